@@ -1,0 +1,55 @@
+# The appliance root: the base, the files of images/rootfs, the units, the programs. One read-only directory that
+# all nodes of a lab share. It is a tree of hard links to the base, so new programs cost a second, not a rebuild.
+
+# Units that a node starts by itself. The ledger and the radio are enabled by the agent once it has a cluster.
+ROOT_ENABLED=(flotilla-agent.service libvirtd.socket virtlogd.socket)
+ROOT_DISABLED=(mosquitto.service etcd.service nftables.service)
+# Each either needs hardware, or a terminal, or wakes up for nothing in a system that is read-only.
+ROOT_MASKED=(
+  apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer logrotate.timer
+  libvirt-guests.service libvirtd-admin.socket virtlogd-admin.socket
+  dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount
+  getty@tty1.service console-getty.service systemd-pstore.service
+)
+PROGRAMS=(build/dist/flotilla-agent.mjs build/dist/flotilla-controller.mjs build/dist/flotilla.mjs)
+
+build_root() {
+  local what=root base='' root tmp p programs=()
+  build_base
+  for p in "${PROGRAMS[@]}"; do [ ! -f "$p" ] || programs+=("$p"); done
+  root=$BUILD/root-$(echo "$base $(hash_of images/rootfs images/lib/root.sh systemd "${programs[@]}")" | sha256sum | cut -c1-12)
+  if [ ! -d "$root" ]; then
+    locked root
+    rm -rf "$BUILD"/.root.*
+    tmp=$BUILD/.root.$$
+    cp -al "$base" "$tmp"
+    # The base's own links to units go first: systemctl would follow and write through ours.
+    rm -f "$tmp/etc/systemd/system/etcd2.service"
+    SYSTEMD_OFFLINE=1 chroot "$tmp" systemctl -q disable "${ROOT_DISABLED[@]}" 2>"$BUILD/root.log"
+    # tar unlinks before it writes, so the base keeps its own.
+    (cd images/rootfs && tar -c --owner=0 --group=0 --mode='u=rwX,go=rX' .) | tar -x -C "$tmp" --no-overwrite-dir
+    install -d "$tmp/usr/lib/flotilla" "$tmp/etc/flotilla" "$tmp/srv/shared" "$tmp/var/lib/flotilla"
+    chmod 0711 "$tmp/var/lib/flotilla"
+    install -m 644 systemd/*.service "$tmp/usr/lib/systemd/system/"
+    for p in "${programs[@]}"; do
+      install -m 644 "$p" "$tmp/usr/lib/flotilla/"
+      [ ! -f "$p.map" ] || install -m 644 "$p.map" "$tmp/usr/lib/flotilla/"
+    done
+    SYSTEMD_OFFLINE=1 chroot "$tmp" systemctl -q enable "${ROOT_ENABLED[@]}" 2>>"$BUILD/root.log"
+    SYSTEMD_OFFLINE=1 chroot "$tmp" systemctl -q mask "${ROOT_MASKED[@]}" 2>>"$BUILD/root.log"
+    mv "$tmp" "$root"
+    exec 9>&-
+    say "ready with ${#programs[@]} of ${#PROGRAMS[@]} programs"
+  fi
+  ln -sfn "$(basename "$root")" "$BUILD/root"
+  forget_old_roots "$root"
+}
+
+# Removes roots that are neither this one, nor under a lab's nodes, nor younger than a day... hard links make them
+# nearly free, but their number is not bounded otherwise.
+forget_old_roots() {
+  local keep=$1 old
+  find "$BUILD" -maxdepth 1 -name 'root-*' -printf '%T@ %p\n' | sort -rn | cut -d' ' -f2- | tail -n +6 | while read -r old; do
+    [ "$old" = "$keep" ] || grep -qsx "$old" "$BUILD"/lab/*/root || rm -rf "$old"
+  done
+}
