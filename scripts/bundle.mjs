@@ -20,6 +20,8 @@ await build({
   sourcemap: 'linked',
   legalComments: 'none',
   // CommonJS dependencies inside an ES module need `require`.
-  banner: { js: "import { createRequire as flotillaRequire } from 'node:module'; const require = flotillaRequire(import.meta.url);" },
+  banner: {
+    js: "import { createRequire as flotillaRequire } from 'node:module'; const require = flotillaRequire(import.meta.url);",
+  },
   logLevel: 'warning',
 });

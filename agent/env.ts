@@ -1,0 +1,151 @@
+import type { Accel, NodeFacts, PoolUse } from '../core/domain/node.js';
+import type { Disk } from '../core/domain/disk.js';
+import type { Image } from '../core/domain/image.js';
+import type { Network } from '../core/domain/network.js';
+import type { Pool } from '../core/domain/pool.js';
+import type { VmSpec } from '../core/domain/vm.js';
+import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
+import type { Ledger } from './ledger/ledger.js';
+import type { Hypervisor } from './libvirt/hypervisor.js';
+
+/** Time and chance, so that the simulator can own both. */
+export interface Clock {
+  /** Monotonic milliseconds since some start: the only time that decisions use. */
+  nowMs(): number;
+  /** Milliseconds since 1970: for people. */
+  wallMs(): number;
+  /** Resolves after that long, or early with the signal's reason thrown. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
+}
+
+export interface Random {
+  uuid(): string;
+  /** Whole number from 0 to `n` - 1. */
+  below(n: number): number;
+}
+
+/** One line for the journal. Never a secret. */
+export interface Log {
+  info(text: string, fields?: Record<string, unknown>): void;
+  warn(text: string, fields?: Record<string, unknown>): void;
+  error(text: string, fields?: Record<string, unknown>): void;
+}
+
+/** What one node is heard to say; ages are monotonic, by this listener's clock. */
+export interface HeardNode {
+  readonly node: string;
+  readonly beatAgeMs: number | null;
+  readonly stateAgeMs: number | null;
+  readonly state: RadioPayload<'state'> | null;
+  readonly vms: ReadonlyMap<string, { readonly ageMs: number; readonly state: RadioPayload<'vm'> }>;
+  /** True since its broker reported the agent's connection broken without goodbye. */
+  readonly agentGone: boolean;
+  readonly connected: boolean;
+  /** Last events it published, newest first; bounded. */
+  readonly events: readonly RadioPayload<'event'>[];
+}
+
+export interface Radio {
+  /** Says something on this node's own broker. Never waits; drops when the broker is away (state is said again). */
+  say<K extends RadioKind>(kind: K, payload: RadioPayload<K>, id?: string): void;
+  /** Takes a retained `vm` or `op` line back. */
+  unsay(kind: 'vm' | 'op', id: string): void;
+  /** Every node heard since start, this one too. */
+  heard(): readonly HeardNode[];
+  /** Refused since start, by kind: `forged-topic`, `unreadable`, `oversized`, `certificate`. */
+  refused(): Readonly<Record<string, number>>;
+  /** Called after anything new was heard. @returns a function that ends it */
+  onChange(wake: () => void): () => void;
+  /** Nodes to listen to, by address; called when the ledger's list changes. */
+  setPeers(peers: readonly { readonly node: string; readonly address: string }[]): void;
+}
+
+/** Volumes: files of disks and images in this node's pools. All calls are idempotent: repeated, they end in the same state. */
+export interface Volumes {
+  /** Makes sure the pool's directories exist and are writable here, and tells its use. @throws FlotillaError */
+  probe(pool: Pool): Promise<PoolUse>;
+  /**
+   * Makes the disk's file as described, by a temporary name first, so that a crash leaves nothing half-made.
+   *
+   * @throws FlotillaError `no-space`, `not-found` (image's file), `tool-failed`, `cancelled`
+   */
+  makeDisk(disk: Disk, pool: Pool, image: { image: Image; pool: Pool } | null, o: WorkOptions): Promise<void>;
+  /** Enlarges the file of a stopped VM's disk. Shrinking is refused `unsupported`. */
+  growDisk(disk: Disk, pool: Pool): Promise<void>;
+  removeDisk(disk: Disk, pool: Pool): Promise<void>;
+  diskPath(disk: Pick<Disk, 'id' | 'format'>, pool: Pool): string;
+  imagePath(image: Pick<Image, 'id' | 'format'>, pool: Pool): string;
+  /** Takes what was uploaded or fetches `source`, checks it, converts it, and returns the finished facts. */
+  importImage(
+    image: Image,
+    pool: Pool,
+    o: WorkOptions,
+  ): Promise<Pick<Image, 'format' | 'sizeBytes' | 'virtualSizeBytes' | 'sha256'>>;
+  removeImage(image: Image, pool: Pool): Promise<void>;
+  /** Bytes of an upload stored so far: where to resume. */
+  uploadOffset(image: Image, pool: Pool): Promise<number>;
+  /** Appends at `offset`. @throws FlotillaError `offset-mismatch`, `no-space`, `too-large` */
+  upload(image: Image, pool: Pool, offset: number, data: AsyncIterable<Uint8Array>): Promise<number>;
+  /** Removes temporary files that no known disk or image explains, older than the boot. @returns what was removed */
+  sweep(
+    pool: Pool,
+    known: { disks: ReadonlySet<string>; images: ReadonlySet<string> },
+  ): Promise<readonly string[]>;
+}
+
+export interface WorkOptions {
+  readonly signal: AbortSignal;
+  /** Called with 0 to 1, at most a few times a second. */
+  progress(share: number, step?: string): void;
+}
+
+/** Cloud-init seeds: a small ISO per VM with NoCloud data. */
+export interface Seeds {
+  /** Writes the seed of this spec; the same spec gives the same seed. @returns its path */
+  make(spec: VmSpec, networks: ReadonlyMap<string, Network>): Promise<string>;
+  remove(vmId: string): Promise<void>;
+}
+
+/** Bridges of the node. */
+export interface Bridges {
+  /** Makes the bridge and its uplink as described; idempotent; never touches an interface it does not own. */
+  ensure(network: Network): Promise<void>;
+}
+
+/** The node itself. */
+export interface Machine {
+  /** Accelerator by a boot probe, cached for this boot of the machine. */
+  accel(): Promise<Accel>;
+  /** Slow facts, cached; null until first read. Never waits. */
+  facts(): NodeFacts | null;
+  /** Cheap numbers from /proc. */
+  use(): Promise<{
+    cpus: number;
+    cpuUsedPct: number;
+    memoryBytes: number;
+    memoryUsedBytes: number;
+    loadAvg1: number;
+    upSinceMs: number;
+  }>;
+}
+
+/**
+ * Everything the agent reaches. Production and simulator both implement it; nothing else in the agent touches
+ * a clock, a socket, a file or a command.
+ */
+export interface AgentEnv {
+  readonly node: string;
+  /** Random, new at each start of the agent. */
+  readonly boot: string;
+  readonly version: string;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly ledger: Ledger;
+  readonly radio: Radio;
+  readonly hypervisor: Hypervisor;
+  readonly volumes: Volumes;
+  readonly seeds: Seeds;
+  readonly bridges: Bridges;
+  readonly machine: Machine;
+}

@@ -1,0 +1,60 @@
+/**
+ * The ledger as the rest of the agent and the controller see it: a linearizable map of strings with
+ * transactions, leases and wake-ups. Production speaks to etcd; tests use an in-memory one.
+ * Every call has a deadline and throws FlotillaError `ledger-unavailable` when it passes;
+ * an error is never an absence.
+ */
+export interface LedgerEntry {
+  readonly key: string;
+  readonly value: string;
+  /** Revision of the ledger at its creation: for a live key, the node's incarnation. */
+  readonly createRevision: bigint;
+  /** Revision of its last change: what a compare-and-swap compares. */
+  readonly modRevision: bigint;
+  /** Lease it is bound to; `0` none. */
+  readonly lease: string;
+}
+
+/** `modRevision: 0n` or `createRevision: 0n` mean "does not exist". */
+export type Compare =
+  | { readonly key: string; readonly modRevision: bigint }
+  | { readonly key: string; readonly createRevision: bigint }
+  | { readonly key: string; readonly value: string };
+
+export type Write =
+  | { readonly put: string; readonly value: string; readonly lease?: string }
+  | { readonly del: string }
+  | { readonly delPrefix: string };
+
+export interface TxnResult {
+  /** True: all compares held and all writes were done, at `revision`. False: nothing was written. */
+  readonly done: boolean;
+  readonly revision: bigint;
+}
+
+export interface Listing {
+  readonly entries: readonly LedgerEntry[];
+  readonly revision: bigint;
+}
+
+export interface Ledger {
+  /** Linearizable read. */
+  get(key: string): Promise<LedgerEntry | null>;
+  /** Linearizable read of all keys below a prefix, by key. */
+  list(prefix: string): Promise<Listing>;
+  /** All compares, then all writes, in one step or not at all. At most 128 of each. */
+  txn(compare: readonly Compare[], writes: readonly Write[]): Promise<TxnResult>;
+  /**
+   * Calls `wake` after something below the prefix changed (perhaps often, perhaps late, perhaps for nothing) and
+   * after each reconnection. A watch is a bell: the caller re-reads, since a watch never proves freshness.
+   *
+   * @returns a function that ends it
+   */
+  watch(prefix: string, wake: () => void): () => void;
+  /** @returns the lease's id */
+  grantLease(ttlS: number): Promise<string>;
+  /** @returns seconds left; 0: the lease is gone */
+  keepAlive(lease: string): Promise<number>;
+  revokeLease(lease: string): Promise<void>;
+  close(): Promise<void>;
+}

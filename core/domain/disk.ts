@@ -1,0 +1,30 @@
+import { z } from 'zod';
+import { idSchema, nameSchema, nodeIdSchema } from './schema.js';
+import { errorRecordSchema } from './op.js';
+import { virtualSizeBytesMax } from './image.js';
+
+/** Smallest disk, bytes: QEMU wants whole sectors, people want at least this. */
+export const diskBytesMin = 1024 * 1024;
+
+export const diskSourceSchema = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('blank') }),
+  /** `full`: all data copied. `linked`: only changes are stored; the image cannot be deleted meanwhile. */
+  z.object({ kind: z.literal('image'), image: idSchema, mode: z.enum(['full', 'linked']) }),
+]);
+export type DiskSource = z.output<typeof diskSourceSchema>;
+
+/** A VM's disk. Its file is `disks/<id>.<format>` in its pool. */
+export const diskSchema = z.object({
+  id: idSchema,
+  name: nameSchema,
+  vm: idSchema,
+  pool: idSchema,
+  /** The node whose directory holds it when the pool is local; null on a shared pool. */
+  node: nodeIdSchema.nullable(),
+  format: z.enum(['raw', 'qcow2']),
+  sizeBytes: z.number().int().min(diskBytesMin).max(virtualSizeBytesMax).multipleOf(512),
+  source: diskSourceSchema,
+  state: z.enum(['wanted', 'ready', 'failed', 'deleting']),
+  error: errorRecordSchema.nullable(),
+});
+export type Disk = z.output<typeof diskSchema>;

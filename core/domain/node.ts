@@ -1,0 +1,117 @@
+import { z } from 'zod';
+import { ipv4Schema, nodeIdSchema, wallMsSchema } from './schema.js';
+
+/** What a node may be asked to be. */
+export const nodeDesiredSchema = z.enum(['active', 'maintenance', 'leaving']);
+export type NodeDesired = z.output<typeof nodeDesiredSchema>;
+
+/**
+ * A node as the ledger knows it: written at its admission, changed by people.
+ * What it *is* right now it says itself, on the radio ({@link nodeStateSchema}).
+ */
+export const nodeRecordSchema = z.object({
+  id: nodeIdSchema,
+  /** Reached at these addresses, the management one first. */
+  addresses: z.array(ipv4Schema).min(1).max(8),
+  /** Voter of the ledger, or a client of it. */
+  voter: z.boolean(),
+  desired: nodeDesiredSchema,
+  rack: z.string().max(63).nullable(),
+  /** SHA-256 of its certificate's public key, hex: what the console shows and an admission compares. */
+  fingerprint: z.string().regex(/^[0-9a-f]{64}$/),
+  joinedMs: wallMsSchema,
+});
+export type NodeRecord = z.output<typeof nodeRecordSchema>;
+
+/** How guests run: hardware virtualisation, or emulation. Decided by a boot probe, not by /dev/kvm existing. */
+export const accelSchema = z.enum(['kvm', 'tcg']);
+export type Accel = z.output<typeof accelSchema>;
+
+/** A part of the agent that can be well or not, in words: shown on every page that shows the node. */
+export const healthSchema = z.object({
+  /** e.g. `ledger`, `hypervisor`, `radio`, `pool local`. */
+  part: z.string().max(64),
+  ok: z.boolean(),
+  /** What is wrong and since when; empty while well. */
+  text: z.string().max(500),
+});
+export type Health = z.output<typeof healthSchema>;
+
+/** Use of one pool on one node. */
+export const poolUseSchema = z.object({
+  pool: z.string(),
+  totalBytes: z.number().nonnegative(),
+  freeBytes: z.number().nonnegative(),
+  ok: z.boolean(),
+  text: z.string().max(500),
+});
+export type PoolUse = z.output<typeof poolUseSchema>;
+
+/** Slow facts about the hardware, through systeminformation, cached. */
+export const nodeFactsSchema = z.object({
+  cpuModel: z.string().max(200),
+  cpuCores: z.number().int().positive(),
+  cpuMHz: z.number().nonnegative(),
+  memoryBytes: z.number().nonnegative(),
+  drives: z
+    .array(z.object({ name: z.string().max(64), model: z.string().max(128), sizeBytes: z.number() }))
+    .max(64),
+  nics: z
+    .array(
+      z.object({
+        name: z.string().max(32),
+        mac: z.string().max(32),
+        addresses: z.array(z.string().max(64)).max(16),
+        mbit: z.number().nullable(),
+        up: z.boolean(),
+      }),
+    )
+    .max(64),
+  /** Hottest sensor, degrees Celsius; null where there is none. */
+  temperatureC: z.number().nullable(),
+  os: z.string().max(128),
+  kernel: z.string().max(128),
+});
+export type NodeFacts = z.output<typeof nodeFactsSchema>;
+
+/** What a node says of itself on the radio, retained; at most 64 kB. */
+export const nodeStateSchema = z.object({
+  node: nodeIdSchema,
+  /** Incarnation: new at each start of the agent. */
+  boot: z.string().max(64),
+  seq: z.number().int().nonnegative(),
+  version: z.string().max(64),
+  atMs: wallMsSchema,
+  upSinceMs: wallMsSchema,
+  accel: accelSchema.nullable(),
+  qemu: z.string().max(64).nullable(),
+  libvirt: z.string().max(64).nullable(),
+  /** Logical CPUs and memory of the node, and what is used of them now. */
+  cpus: z.number().int().nonnegative(),
+  cpuUsedPct: z.number().nonnegative(),
+  memoryBytes: z.number().nonnegative(),
+  memoryUsedBytes: z.number().nonnegative(),
+  loadAvg1: z.number().nonnegative(),
+  pools: z.array(poolUseSchema).max(32),
+  health: z.array(healthSchema).max(32),
+  /** Nodes whose beat this node hears, with the age of the last, ms. */
+  hears: z.record(nodeIdSchema, z.number()),
+  /** Refused: wrong certificates, forged topics, unreadable payloads; counted since start, by kind. */
+  refused: z.record(z.string().max(64), z.number().int()),
+  facts: nodeFactsSchema.nullable(),
+});
+export type NodeState = z.output<typeof nodeStateSchema>;
+
+/** How fresh what we know of a node is. Colours pages; decides nothing. */
+export type NodePresence = 'here' | 'suspect' | 'silent' | 'never-heard';
+
+/** Silence after which a node is suspected, ms. @see gossip-consensus: 3.5 s gave no false alarm at 2 s stalls. */
+export const suspectAfterMs = 3_500;
+/** Silence after which its numbers are shown as old, ms. */
+export const silentAfterMs = 15_000;
+
+export function presence(beatAgeMs: number | null): NodePresence {
+  if (beatAgeMs === null) return 'never-heard';
+  if (beatAgeMs < suspectAfterMs) return 'here';
+  return beatAgeMs < silentAfterMs ? 'suspect' : 'silent';
+}

@@ -1,0 +1,62 @@
+import { z } from 'zod';
+import { errorStatus, type ErrorCode } from './error.js';
+import { idSchema, nodeIdSchema, wallMsSchema } from './schema.js';
+
+export const errorRecordSchema = z.object({
+  code: z.enum(Object.keys(errorStatus) as [ErrorCode, ...ErrorCode[]]),
+  message: z.string(),
+  hint: z.string(),
+  causes: z.array(z.string()),
+  details: z.unknown().optional(),
+});
+
+export const opKindSchema = z.enum([
+  'vm.create',
+  'vm.delete',
+  'vm.start',
+  'vm.stop',
+  'vm.force-stop',
+  'vm.reboot',
+  'vm.reset',
+  'vm.pause',
+  'vm.resume',
+  'vm.update',
+  'image.import',
+  'image.delete',
+  'disk.delete',
+]);
+export type OpKind = z.output<typeof opKindSchema>;
+
+export const opStateSchema = z.enum(['queued', 'running', 'done', 'failed', 'cancelled']);
+export type OpState = z.output<typeof opStateSchema>;
+
+/**
+ * An operation: what somebody asked for and how far it is. Any agent that takes over can resume it from here,
+ * so a step is written before it is acted on. Finished ones stay as a bounded tail.
+ */
+export const opSchema = z.object({
+  id: idSchema,
+  kind: opKindSchema,
+  subject: z.object({ kind: z.enum(['vm', 'image', 'disk']), id: idSchema, name: z.string() }),
+  /** The node that acts; null: the owner of the subject. */
+  node: nodeIdSchema.nullable(),
+  /** Who asked: a user's or token's name. */
+  askedBy: z.string().max(128),
+  args: z.record(z.string(), z.unknown()),
+  state: opStateSchema,
+  /** What is being done now, in words. */
+  step: z.string().max(200),
+  /** 0 to 1; null where it cannot be known. */
+  progress: z.number().min(0).max(1).nullable(),
+  cancelAsked: z.boolean(),
+  createdMs: wallMsSchema,
+  updatedMs: wallMsSchema,
+  error: errorRecordSchema.nullable(),
+});
+export type Op = z.output<typeof opSchema>;
+
+export const opFinished = (op: Pick<Op, 'state'>): boolean =>
+  op.state === 'done' || op.state === 'failed' || op.state === 'cancelled';
+
+/** Finished ops kept in the ledger; older ones are only in the nodes' journals. */
+export const opsKeptMax = 200;

@@ -1,0 +1,198 @@
+import { z } from 'zod';
+import {
+  idSchema,
+  ipv4Schema,
+  macSchema,
+  nameSchema,
+  nodeIdSchema,
+  noteSchema,
+  tagsSchema,
+  wallMsSchema,
+} from './schema.js';
+import { errorRecordSchema } from './op.js';
+
+/** What the user wants the VM's power to be. */
+export const powerSchema = z.enum(['running', 'paused', 'stopped']);
+export type Power = z.output<typeof powerSchema>;
+
+export const diskBusSchema = z.enum(['virtio', 'scsi', 'sata']);
+
+/** A disk in its VM; the data is described by the disk object of that id. */
+export const vmDiskSchema = z.object({ disk: idSchema, bus: diskBusSchema });
+
+/** A CD drive; `image` null: empty. */
+export const vmCdromSchema = z.object({ image: idSchema.nullable() });
+
+export const vmNicSchema = z.object({
+  id: idSchema,
+  network: idSchema,
+  /** Unique in the cluster, by a ledger key. */
+  mac: macSchema,
+  /** Handed out by the cluster, or null where the guest gets one elsewhere. */
+  address: ipv4Schema.nullable(),
+  model: z.enum(['virtio', 'e1000e']),
+});
+export type VmNic = z.output<typeof vmNicSchema>;
+
+/** NoCloud data for the guest. Bounded so that the spec always fits a ledger value. */
+export const cloudInitSchema = z.object({
+  hostname: z
+    .string()
+    .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/i)
+    .nullable(),
+  /** Login made in the guest; null: the image's default user. */
+  user: z
+    .string()
+    .regex(/^[a-z_][a-z0-9_-]{0,31}$/)
+    .nullable(),
+  sshKeys: z
+    .array(
+      z
+        .string()
+        .max(4096)
+        .regex(/^[^\r\n]+$/),
+    )
+    .max(16),
+  /** Whole user-data in place of the generated one; `#cloud-config` or a script. */
+  userData: z.string().max(32_768).nullable(),
+  /** Whole network-config in place of the one made from the NICs' addresses. */
+  networkConfig: z.string().max(8_192).nullable(),
+});
+export type CloudInit = z.output<typeof cloudInitSchema>;
+
+/** What a VM boots from: its disks and CD drives in the order they stand in the spec, or the network. */
+export const bootSchema = z.enum(['disk', 'cdrom', 'network']);
+
+/** What the user wants of one VM. Written by the API, read by the owner's agent. */
+export const vmSpecSchema = z.object({
+  id: idSchema,
+  name: nameSchema,
+  /** Rises by one with each edit; an agent refuses an older one. */
+  generation: z.number().int().positive(),
+  note: noteSchema,
+  tags: tagsSchema,
+  cpus: z.number().int().min(1).max(256),
+  memoryMiB: z
+    .number()
+    .int()
+    .min(32)
+    .max(16 * 1024 * 1024),
+  firmware: z.enum(['bios', 'uefi']),
+  boot: z.array(bootSchema).min(1).max(3),
+  disks: z.array(vmDiskSchema).max(24),
+  cdroms: z.array(vmCdromSchema).max(4),
+  nics: z.array(vmNicSchema).max(16),
+  cloudInit: cloudInitSchema.nullable(),
+  power: powerSchema,
+  /** Time a guest has to shut down before it is forced off, seconds. */
+  stopTimeoutS: z.number().int().min(0).max(3600),
+  /** When QEMU or the guest crashes. */
+  onCrash: z.enum(['restart', 'stop']),
+});
+export type VmSpec = z.output<typeof vmSpecSchema>;
+
+/**
+ * The one key that lets a VM run (`vm/<id>/own`). Append-only schema: every keeper ever shipped can read it.
+ * Each change is one compare-and-swap with `gen` one higher.
+ *
+ * @see DESIGN 3, safety 1 and 14
+ */
+export const vmOwnSchema = z.looseObject({
+  owner: nodeIdSchema,
+  standby: nodeIdSchema.nullable(),
+  copies: z.array(z.looseObject({ node: nodeIdSchema, state: z.string(), epoch: z.number().int() })),
+  gen: z.number().int().positive(),
+  state: z.enum(['stopped', 'running', 'migrating']),
+  sync: z.enum(['none', 'ok', 'stale']),
+  fence: z.object({ armed: z.boolean(), waitMs: z.number().int().nonnegative() }),
+  op: idSchema.nullable(),
+});
+export type VmOwn = z.output<typeof vmOwnSchema>;
+
+/** What a VM is doing, as seen on its node. */
+export const vmPhaseSchema = z.enum([
+  'creating',
+  'stopped',
+  'starting',
+  'running',
+  'paused',
+  'stopping',
+  'crashed',
+  'failed',
+  'deleting',
+  /** The owner is silent: nobody knows. */
+  'unknown',
+]);
+export type VmPhase = z.output<typeof vmPhaseSchema>;
+
+/** Rates over the last interval of 5 to 10 s. */
+export const vmStatsSchema = z.object({
+  atMs: wallMsSchema,
+  /** Share of the VM's own vCPUs, 0 to 100. */
+  cpuPct: z.number().nonnegative(),
+  memoryUsedBytes: z.number().nonnegative(),
+  memoryBytes: z.number().nonnegative(),
+  diskReadBps: z.number().nonnegative(),
+  diskWriteBps: z.number().nonnegative(),
+  netRxBps: z.number().nonnegative(),
+  netTxBps: z.number().nonnegative(),
+});
+export type VmStats = z.output<typeof vmStatsSchema>;
+
+/** What the owner's agent says of a VM on the radio (`vm/<id>`, retained). */
+export const vmStateSchema = z.object({
+  vm: idSchema,
+  name: z.string(),
+  node: nodeIdSchema,
+  boot: z.string().max(64),
+  seq: z.number().int().nonnegative(),
+  atMs: wallMsSchema,
+  phase: vmPhaseSchema,
+  /** Why it is so, in words, where that is not plain: `guest shut itself down`, `QEMU crashed`. */
+  reason: z.string().max(500),
+  /** The spec's generation that the running machine has. */
+  generation: z.number().int().nonnegative(),
+  /** Edits that wait for a restart, in words. Empty: the machine is as asked. */
+  pendingRestart: z.array(z.string().max(200)).max(32),
+  upSinceMs: wallMsSchema.nullable(),
+  guestAgent: z.boolean(),
+  /** As the guest agent reports them, else as handed out. */
+  addresses: z.array(z.string().max(64)).max(64),
+  hostname: z.string().max(255).nullable(),
+  filesystems: z
+    .array(
+      z.object({
+        mount: z.string().max(255),
+        type: z.string().max(32),
+        totalBytes: z.number(),
+        usedBytes: z.number(),
+      }),
+    )
+    .max(32),
+  stats: vmStatsSchema.nullable(),
+  /** Unix sockets on the node, ready to be proxied. */
+  consoles: z.object({ serial: z.string().nullable(), vnc: z.string().nullable() }),
+  error: errorRecordSchema.nullable(),
+});
+export type VmState = z.output<typeof vmStateSchema>;
+
+/** What can be asked of a VM. */
+export type VmAction =
+  'start' | 'stop' | 'force-stop' | 'reboot' | 'reset' | 'pause' | 'resume' | 'edit' | 'delete';
+
+/**
+ * Which action is allowed in which phase: the one table that API, GUI and agent ask.
+ * `delete` of a running VM is not in it on purpose: stop it first, or say `force`.
+ */
+export const vmActions: Readonly<Record<VmPhase, readonly VmAction[]>> = {
+  creating: ['delete', 'edit'],
+  stopped: ['start', 'edit', 'delete'],
+  starting: ['stop', 'force-stop', 'edit'],
+  running: ['stop', 'force-stop', 'reboot', 'reset', 'pause', 'edit'],
+  paused: ['resume', 'stop', 'force-stop', 'reset', 'edit'],
+  stopping: ['force-stop', 'edit'],
+  crashed: ['start', 'edit', 'delete', 'stop', 'force-stop'],
+  failed: ['start', 'stop', 'force-stop', 'edit', 'delete'],
+  deleting: [],
+  unknown: ['edit', 'stop', 'start'],
+};

@@ -1,0 +1,99 @@
+import { type z } from 'zod';
+import { clusterMetaSchema, liveSchema, tokenRecordSchema } from '../domain/cluster.js';
+import { diskSchema } from '../domain/disk.js';
+import { FlotillaError } from '../domain/error.js';
+import { imageSchema } from '../domain/image.js';
+import { networkSchema } from '../domain/network.js';
+import { nodeRecordSchema } from '../domain/node.js';
+import { opSchema } from '../domain/op.js';
+import { poolSchema } from '../domain/pool.js';
+import { ledgerValueBytesMax, parse } from '../domain/schema.js';
+import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
+
+/** All of Flotilla's keys start so; another cluster's etcd never does. */
+export const ledgerRoot = '/flotilla/';
+
+/** One kind of ledger record: where it stands and what it must look like. */
+export interface RecordKind<S extends z.ZodType> {
+  readonly prefix: string;
+  readonly schema: S;
+  key(id: string): string;
+  /** The id in a key of this kind, or null where the key is of another. */
+  idOf(key: string): string | null;
+}
+
+function kind<S extends z.ZodType>(name: string, schema: S, suffix = ''): RecordKind<S> {
+  const prefix = `${ledgerRoot}${name}/`;
+  return {
+    prefix,
+    schema,
+    key: (id) => `${prefix}${id}${suffix}`,
+    idOf: (key) => {
+      if (!key.startsWith(prefix) || !key.endsWith(suffix)) return null;
+      const id = key.slice(prefix.length, key.length - suffix.length);
+      return id === '' || id.includes('/') ? null : id;
+    },
+  };
+}
+
+export const metaKey = `${ledgerRoot}meta`;
+export const metaSchema = clusterMetaSchema;
+
+/** Every record kind of the ledger. Names are stable: every agent ever shipped knows them. */
+export const ledger = {
+  node: kind('node', nodeRecordSchema),
+  live: kind('live', liveSchema),
+  vmSpec: kind('vm', vmSpecSchema, '/spec'),
+  vmOwn: kind('vm', vmOwnSchema, '/own'),
+  disk: kind('disk', diskSchema),
+  pool: kind('pool', poolSchema),
+  image: kind('image', imageSchema),
+  network: kind('network', networkSchema),
+  op: kind('op', opSchema),
+  token: kind('token', tokenRecordSchema),
+} as const;
+
+/**
+ * Keys whose existence alone is the fact: a transaction creates them with "must not exist yet", so that a name,
+ * an address or a MAC is given once in the cluster. The value is the id of the holder.
+ */
+export const unique = {
+  /** Names compare without case, in NFC. */
+  name: (of: 'vm' | 'pool' | 'image' | 'network' | 'token', name: string): string =>
+    `${ledgerRoot}name/${of}/${name.normalize('NFC').toLocaleLowerCase('en')}`,
+  address: (networkId: string, address: string): string => `${ledgerRoot}address/${networkId}/${address}`,
+  addressPrefix: (networkId: string): string => `${ledgerRoot}address/${networkId}/`,
+  mac: (mac: string): string => `${ledgerRoot}mac/${mac}`,
+} as const;
+
+/**
+ * Reads a record from the ledger.
+ *
+ * @throws FlotillaError `unreadable-record`: not JSON, or not of its schema. The caller counts it and shows it;
+ *   an unreadable record is never taken for an absent one.
+ */
+export function readRecord<S extends z.ZodType>(k: { schema: S }, key: string, value: string): z.output<S> {
+  try {
+    return parse(k.schema, JSON.parse(value), `ledger record ${key}`);
+  } catch (cause) {
+    throw new FlotillaError('unreadable-record', `The ledger record ${key} cannot be read`, {
+      hint: 'A newer or a broken program wrote it. Nothing is done with the object until it is mended.',
+      cause,
+    });
+  }
+}
+
+/**
+ * Turns a record into what is stored. It is checked by its own schema first: what we write, every agent can read.
+ *
+ * @throws FlotillaError `bad-input`: not of its schema; `too-large`: above {@link ledgerValueBytesMax}
+ */
+export function writeRecord<S extends z.ZodType>(k: { schema: S }, value: z.output<S>): string {
+  const text = JSON.stringify(parse(k.schema, value, 'the record'));
+  if (Buffer.byteLength(text) > ledgerValueBytesMax) {
+    throw new FlotillaError('too-large', `The record would be ${text.length} characters long`, {
+      hint: `Records hold at most ${ledgerValueBytesMax} bytes: shorten notes, user data or keys.`,
+    });
+  }
+  return text;
+}
