@@ -84,6 +84,12 @@ export const vmSpecSchema = z.object({
   nics: z.array(vmNicSchema).max(16),
   cloudInit: cloudInitSchema.nullable(),
   power: powerSchema,
+  /**
+   * The generation at which `power` was last set to `running` by a start or to `stopped` by a stop (not by
+   * pause or resume; at creation: 1). A machine begun before it that went off by itself is started anew;
+   * one begun since has shut itself down and is left off.
+   */
+  powerGeneration: z.number().int().positive(),
   /** Time a guest has to shut down before it is forced off, seconds. */
   stopTimeoutS: z.number().int().min(0).max(3600),
   /** When QEMU or the guest crashes. */
