@@ -202,8 +202,7 @@ export function nodesOf(config, cgroup, fabric) {
  * @param {string} mount
  */
 async function forget(mount) {
-  const script =
-    'my $v = pack("L", 2); open(my $f, "<", $ARGV[0]) && ioctl($f, 0x8004587D, $v) or die "$!\\n"';
+  const script = '$v = pack("L", 2); open(F, "<", $ARGV[0]) && ioctl(F, 0x8004587D, $v) or die "$!\\n"';
   const { code, stderr } = await run('perl', ['-e', script, mount], { allowFailure: true });
   if (code !== 0) process.stderr.write(`lab: ${mount} may keep unwritten data: ${stderr}`);
 }
