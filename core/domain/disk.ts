@@ -23,6 +23,8 @@ export const diskSchema = z.object({
   node: nodeIdSchema.nullable(),
   format: z.enum(['raw', 'qcow2']),
   sizeBytes: z.number().int().min(diskBytesMin).max(virtualSizeBytesMax).multipleOf(512),
+  /** Size the file was last made or grown to; 0 before it is made. Smaller than `sizeBytes`: to be grown. */
+  madeBytes: z.number().int().nonnegative(),
   source: diskSourceSchema,
   state: z.enum(['wanted', 'ready', 'failed', 'deleting']),
   error: errorRecordSchema.nullable(),
