@@ -38,6 +38,8 @@ export interface HeardNode {
   readonly stateAgeMs: number | null;
   readonly state: RadioPayload<'state'> | null;
   readonly vms: ReadonlyMap<string, { readonly ageMs: number; readonly state: RadioPayload<'vm'> }>;
+  /** Progress of its operations. */
+  readonly ops?: ReadonlyMap<string, { readonly ageMs: number; readonly state: RadioPayload<'op'> }>;
   /** True since its broker reported the agent's connection broken without goodbye. */
   readonly agentGone: boolean;
   readonly connected: boolean;
@@ -112,6 +114,23 @@ export interface Bridges {
   ensure(network: Network): Promise<void>;
 }
 
+/** This node's claim to be alive in the ledger. */
+export interface Liveness {
+  /**
+   * The live key of this boot, to be compared in every ownership transaction; null while the last good renewal
+   * is too old to count on.
+   */
+  mine(): { readonly key: string; readonly createRevision: bigint } | null;
+}
+
+/** Where a VM's consoles are on this node. */
+export interface Sockets {
+  paths(vmId: string): { readonly serial: string; readonly vnc: string; readonly serialLog: string };
+  /** Makes the directories; libvirt makes the sockets. */
+  prepare(vmId: string): Promise<void>;
+  remove(vmId: string): Promise<void>;
+}
+
 /** The node itself. */
 export interface Machine {
   /** Accelerator by a boot probe, cached for this boot of the machine. */
@@ -142,10 +161,12 @@ export interface AgentEnv {
   readonly random: Random;
   readonly log: Log;
   readonly ledger: Ledger;
+  readonly live: Liveness;
   readonly radio: Radio;
   readonly hypervisor: Hypervisor;
   readonly volumes: Volumes;
   readonly seeds: Seeds;
   readonly bridges: Bridges;
   readonly machine: Machine;
+  readonly sockets: Sockets;
 }

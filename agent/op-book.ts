@@ -1,0 +1,103 @@
+import { errorRecord, FlotillaError, type ErrorRecord } from '../core/domain/error.js';
+import { opFinished, opsKeptMax, type Op } from '../core/domain/op.js';
+import { ledger as kinds, writeRecord } from '../core/wire/ledger-keys.js';
+import type { AgentEnv } from './env.js';
+import type { Write } from './ledger/ledger.js';
+import type { Kept, Snapshot } from './snapshot.js';
+
+/** Least time between two progress writes of one op to the ledger, ms; the radio carries it more often. */
+const progressWriteMs = 5_000;
+
+/** Writes how operations stand: progress to the radio, steps and outcomes to the ledger. */
+export class OpBook {
+  private readonly env: AgentEnv;
+  private readonly written = new Map<string, number>();
+
+  constructor(env: AgentEnv) {
+    this.env = env;
+  }
+
+  /**
+   * Changes an op by compare-and-swap.
+   *
+   * @returns the op as it now stands, or null when somebody else changed it meanwhile (read again)
+   */
+  async change(kept: Kept<Op>, patch: Partial<Op>, also: readonly Write[] = []): Promise<Op | null> {
+    const op: Op = { ...kept.value, ...patch, updatedMs: this.env.clock.wallMs() };
+    const key = kinds.op.key(op.id);
+    const r = await this.env.ledger.txn(
+      [{ key, modRevision: kept.modRevision }],
+      [{ put: key, value: writeRecord(kinds.op, op) }, ...also],
+    );
+    if (!r.done) return null;
+    this.env.radio.say('op', op, op.id);
+    return op;
+  }
+
+  async finish(kept: Kept<Op>, state: 'done' | 'cancelled', step: string): Promise<void> {
+    if (opFinished(kept.value)) return;
+    await this.change(kept, {
+      state,
+      step: step.slice(0, 200),
+      progress: state === 'done' ? 1 : kept.value.progress,
+    });
+    this.written.delete(kept.value.id);
+    this.env.log.info(`op ${kept.value.kind} ${state}`, {
+      op: kept.value.id,
+      subject: kept.value.subject.name,
+      step,
+    });
+  }
+
+  async fail(kept: Kept<Op>, error: unknown): Promise<void> {
+    if (opFinished(kept.value)) return;
+    const cancelled = error instanceof FlotillaError && error.code === 'cancelled';
+    const record: ErrorRecord = errorRecord(error);
+    await this.change(kept, { state: cancelled ? 'cancelled' : 'failed', error: record });
+    this.written.delete(kept.value.id);
+    this.env.log.warn(`op ${kept.value.kind} ${cancelled ? 'cancelled' : 'failed'}: ${record.message}`, {
+      op: kept.value.id,
+      subject: kept.value.subject.name,
+      code: record.code,
+    });
+  }
+
+  /** Says progress on the radio at once, and writes it to the ledger now and then. */
+  progress(op: Op, share: number, step: string): void {
+    const now = this.env.clock.nowMs();
+    const next: Op = {
+      ...op,
+      state: 'running',
+      progress: Math.max(0, Math.min(1, share)),
+      step: step.slice(0, 200),
+    };
+    this.env.radio.say('op', next, op.id);
+    if (now - (this.written.get(op.id) ?? -Infinity) < progressWriteMs) return;
+    this.written.set(op.id, now);
+    const key = kinds.op.key(op.id);
+    // Best effort: a lost progress line is not worth an error; the outcome is written with care.
+    void (async () => {
+      const e = await this.env.ledger.get(key);
+      if (e === null) return;
+      const current = JSON.parse(e.value) as Op;
+      if (opFinished(current)) return;
+      const value = writeRecord(kinds.op, {
+        ...current,
+        state: 'running',
+        progress: next.progress,
+        step: next.step,
+      });
+      await this.env.ledger.txn([{ key, modRevision: e.modRevision }], [{ put: key, value }]);
+    })().catch(() => undefined);
+  }
+
+  /** Drops the oldest finished ops beyond the bound. Every agent may do it; the same keys are named by all. */
+  async trim(snapshot: Snapshot): Promise<void> {
+    const finished = [...snapshot.ops.values()].filter((k) => opFinished(k.value));
+    const over = finished.length - opsKeptMax;
+    if (over <= 0) return;
+    finished.sort((a, b) => a.value.updatedMs - b.value.updatedMs || (a.value.id < b.value.id ? -1 : 1));
+    const drop = finished.slice(0, Math.min(over, 100)).map((k) => ({ del: kinds.op.key(k.value.id) }));
+    await this.env.ledger.txn([], drop);
+  }
+}

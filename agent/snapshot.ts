@@ -1,0 +1,117 @@
+import type { z } from 'zod';
+import type { ClusterMeta } from '../core/domain/cluster.js';
+import type { Disk } from '../core/domain/disk.js';
+import type { Image } from '../core/domain/image.js';
+import type { Network } from '../core/domain/network.js';
+import type { NodeRecord } from '../core/domain/node.js';
+import type { Op } from '../core/domain/op.js';
+import type { Pool } from '../core/domain/pool.js';
+import type { TokenRecord } from '../core/domain/cluster.js';
+import type { VmOwn, VmSpec } from '../core/domain/vm.js';
+import { ledger as kinds, ledgerRoot, metaKey, metaSchema, readRecord } from '../core/wire/ledger-keys.js';
+import type { Ledger, LedgerEntry } from './ledger/ledger.js';
+
+/** A record with the revision that a compare-and-swap of it must name. */
+export interface Kept<T> {
+  readonly value: T;
+  readonly modRevision: bigint;
+}
+
+/** Everything the ledger holds, at one revision. */
+export interface Snapshot {
+  readonly revision: bigint;
+  readonly meta: Kept<ClusterMeta> | null;
+  readonly nodes: ReadonlyMap<string, Kept<NodeRecord>>;
+  readonly specs: ReadonlyMap<string, Kept<VmSpec>>;
+  readonly owns: ReadonlyMap<string, Kept<VmOwn>>;
+  readonly disks: ReadonlyMap<string, Kept<Disk>>;
+  readonly pools: ReadonlyMap<string, Kept<Pool>>;
+  readonly images: ReadonlyMap<string, Kept<Image>>;
+  readonly networks: ReadonlyMap<string, Kept<Network>>;
+  readonly ops: ReadonlyMap<string, Kept<Op>>;
+  readonly tokens: ReadonlyMap<string, Kept<TokenRecord>>;
+  /** Keys whose record cannot be read: counted and shown, and nothing is done with their object. */
+  readonly unreadable: readonly string[];
+}
+
+interface Parsed {
+  readonly modRevision: bigint;
+  readonly value: unknown;
+  readonly ok: boolean;
+}
+
+/**
+ * Reads the whole ledger in one linearizable read, and parses only what changed since the last time: an idle
+ * cluster costs a read and no parsing.
+ */
+export class Snapshots {
+  private parsed = new Map<string, Parsed>();
+  private readonly ledger: Pick<Ledger, 'list'>;
+
+  constructor(ledger: Pick<Ledger, 'list'>) {
+    this.ledger = ledger;
+  }
+
+  /** @throws FlotillaError `ledger-unavailable` */
+  async read(): Promise<Snapshot> {
+    const { entries, revision } = await this.ledger.list(ledgerRoot);
+    const next = new Map<string, Parsed>();
+    const unreadable: string[] = [];
+    const take = <S extends z.ZodType>(k: { schema: S }, e: LedgerEntry): Kept<z.output<S>> | null => {
+      let p = this.parsed.get(e.key);
+      if (p?.modRevision !== e.modRevision) {
+        try {
+          p = { modRevision: e.modRevision, value: readRecord(k, e.key, e.value), ok: true };
+        } catch {
+          p = { modRevision: e.modRevision, value: null, ok: false };
+        }
+      }
+      next.set(e.key, p);
+      if (!p.ok) {
+        unreadable.push(e.key);
+        return null;
+      }
+      return { value: p.value as z.output<S>, modRevision: e.modRevision };
+    };
+    let meta: Kept<ClusterMeta> | null = null;
+    const maps = {
+      node: new Map<string, Kept<NodeRecord>>(),
+      vmSpec: new Map<string, Kept<VmSpec>>(),
+      vmOwn: new Map<string, Kept<VmOwn>>(),
+      disk: new Map<string, Kept<Disk>>(),
+      pool: new Map<string, Kept<Pool>>(),
+      image: new Map<string, Kept<Image>>(),
+      network: new Map<string, Kept<Network>>(),
+      op: new Map<string, Kept<Op>>(),
+      token: new Map<string, Kept<TokenRecord>>(),
+    };
+    for (const e of entries) {
+      if (e.key === metaKey) {
+        meta = take({ schema: metaSchema }, e);
+        continue;
+      }
+      for (const name of Object.keys(maps) as (keyof typeof maps)[]) {
+        const id = kinds[name].idOf(e.key);
+        if (id === null) continue;
+        const kept = take(kinds[name], e);
+        if (kept !== null) (maps[name] as Map<string, Kept<unknown>>).set(id, kept);
+        break;
+      }
+    }
+    this.parsed = next;
+    return {
+      revision,
+      meta,
+      nodes: maps.node,
+      specs: maps.vmSpec,
+      owns: maps.vmOwn,
+      disks: maps.disk,
+      pools: maps.pool,
+      images: maps.image,
+      networks: maps.network,
+      ops: maps.op,
+      tokens: maps.token,
+      unreadable,
+    };
+  }
+}
