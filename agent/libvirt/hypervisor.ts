@@ -398,10 +398,10 @@ interface OfDomain {
 
 /**
  * What the daemon reports. Events are hints: they are never replayed, so after `resync` (the first item, after
- * every reconnect, and after a reader fell behind) read everything again.
+ * every reconnect, after a reader fell behind, after a message nobody can read) read everything again.
  */
 export type HostEvent =
-  | { readonly type: 'resync'; readonly why: 'connected' | 'reconnected' | 'overflow' }
+  | { readonly type: 'resync'; readonly why: 'connected' | 'reconnected' | 'overflow' | 'unreadable' }
   | { readonly type: 'disconnected'; readonly error: Error }
   | (OfDomain & LifecycleChange & { readonly type: 'lifecycle' })
   | (OfDomain & { readonly type: 'reboot' })
