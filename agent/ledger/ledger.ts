@@ -1,3 +1,5 @@
+import { FlotillaError } from '../../core/domain/error.js';
+
 /**
  * The ledger as the rest of the agent and the controller see it: a linearizable map of strings with
  * transactions, leases and wake-ups. Production speaks to etcd; tests use an in-memory one.
@@ -57,4 +59,43 @@ export interface Ledger {
   keepAlive(lease: string): Promise<number>;
   revokeLease(lease: string): Promise<void>;
   close(): Promise<void>;
+}
+
+/** Most compares, and most writes, of one transaction: etcd's `max-txn-ops` by default. */
+export const txnOpsMax = 128;
+
+/** First key behind a prefix. Prefixes of ours are ASCII and end with `/`, so the last byte has a successor. */
+export function prefixEnd(prefix: string): string {
+  const last = prefix.charCodeAt(prefix.length - 1);
+  if (prefix === '' || last >= 0x7e) throw new RangeError(`"${prefix}" is not a prefix of ledger keys`);
+  return prefix.slice(0, -1) + String.fromCharCode(last + 1);
+}
+
+/**
+ * Refuses what etcd would refuse, so that every implementation does alike.
+ *
+ * @throws FlotillaError `bad-input`: more than {@link txnOpsMax}, or a key written twice
+ */
+export function checkTxn(compare: readonly Compare[], writes: readonly Write[]): void {
+  const refuse = (fault: string): never => {
+    throw new FlotillaError('bad-input', `The ledger refused a transaction: ${fault}`, {
+      hint: 'Nothing was changed. Split the work, or write each key once.',
+      details: { outcome: 'refused' },
+    });
+  };
+  if (compare.length > txnOpsMax || writes.length > txnOpsMax)
+    refuse(`more than ${txnOpsMax} compares or writes`);
+  const puts = new Set<string>();
+  for (const w of writes) {
+    if (!('put' in w)) continue;
+    if (puts.has(w.put)) refuse(`${w.put} is put twice`);
+    puts.add(w.put);
+  }
+  for (const w of writes) {
+    for (const put of puts) {
+      if ('del' in w ? w.del === put : 'delPrefix' in w && put.startsWith(w.delPrefix)) {
+        refuse(`${put} is put and deleted`);
+      }
+    }
+  }
 }

@@ -39,6 +39,12 @@ function kind<S extends z.ZodType>(name: string, schema: S, suffix = ''): Record
 export const metaKey = `${ledgerRoot}meta`;
 export const metaSchema = clusterMetaSchema;
 
+/**
+ * The epoch of `meta` once more, alone: small enough to be compared by value in every transaction, so that none
+ * of before a restore of the ledger is done after it. @see safety 10
+ */
+export const epochKey = `${ledgerRoot}epoch`;
+
 /** Every record kind of the ledger. Names are stable: every agent ever shipped knows them. */
 export const ledger = {
   node: kind('node', nodeRecordSchema),

@@ -1,0 +1,233 @@
+import { z } from 'zod';
+import { FlotillaError } from '../../core/domain/error.js';
+import type { TlsMaterial } from '../pki/tls.js';
+import { AttemptError, Gateway, type GatewayOptions } from './gateway.js';
+import type { Compare, Ledger, LedgerEntry, Listing, TxnResult, Write } from './ledger.js';
+import { checkTxn, prefixEnd } from './ledger.js';
+import { Watcher } from './watch.js';
+
+/** Keys per page of a listing: at 64 kB each a page stays below 45 MB of JSON, 5,000 small ones are ten pages. */
+export const pageKeys = 500;
+
+/** A listing whose revision was compacted under it starts again, at most so often: compaction is hourly. */
+const listTries = 3;
+
+/** How long a list page may take, ms: a page can be 43 MB. */
+const pageDeadlineMs = 10_000;
+
+const int64 = z.string().regex(/^-?\d{1,20}$/);
+const headerSchema = z.object({ revision: int64.default('0') });
+const kvSchema = z.object({
+  key: z.string(),
+  value: z.string().default(''),
+  create_revision: int64,
+  mod_revision: int64,
+  lease: int64.default('0'),
+});
+const rangeSchema = z.object({
+  header: headerSchema,
+  kvs: z.array(kvSchema).default([]),
+  more: z.boolean().default(false),
+});
+const txnSchema = z.object({ header: headerSchema, succeeded: z.boolean().default(false) });
+const grantSchema = z.object({ ID: int64, TTL: int64 });
+const keepAliveSchema = z.object({ result: z.object({ ID: int64, TTL: int64.default('0') }) });
+
+export const b64 = (s: string): string => Buffer.from(s, 'utf8').toString('base64');
+const text = (s: string): string => Buffer.from(s, 'base64').toString('utf8');
+
+/**
+ * Checks an answer of etcd. One we cannot read is an error like no answer: never an absence.
+ *
+ * @throws FlotillaError `ledger-unavailable`
+ */
+export function readAnswer<S extends z.ZodType>(schema: S, answer: unknown, what: string): z.output<S> {
+  const r = schema.safeParse(answer);
+  if (r.success) return r.data;
+  throw new FlotillaError('ledger-unavailable', `The ledger's answer to ${what} cannot be read`, {
+    hint: 'Is this etcd 3.4 or 3.5? Another program may listen at its address.',
+    details: { outcome: 'unknown' },
+    cause: r.error,
+  });
+}
+
+/** etcd judged the request and said no: says so in our words. */
+export function judged(error: unknown, what: string): Error {
+  if (!(error instanceof AttemptError)) return error as Error;
+  const notFound = error.grpcCode === 5;
+  return new FlotillaError(notFound ? 'not-found' : 'bad-input', `The ledger refused ${what}`, {
+    hint: notFound
+      ? 'It is gone: read again and start anew.'
+      : 'Nothing was changed. The cause names the fault.',
+    details: { outcome: 'refused' },
+    cause: error,
+  });
+}
+
+function entry(kv: z.output<typeof kvSchema>): LedgerEntry {
+  return {
+    key: text(kv.key),
+    value: text(kv.value),
+    createRevision: BigInt(kv.create_revision),
+    modRevision: BigInt(kv.mod_revision),
+    lease: kv.lease,
+  };
+}
+
+function compareJson(c: Compare): Record<string, string> {
+  const base = { key: b64(c.key), result: 'EQUAL' };
+  if ('modRevision' in c) return { ...base, target: 'MOD', mod_revision: c.modRevision.toString() };
+  if ('createRevision' in c)
+    return { ...base, target: 'CREATE', create_revision: c.createRevision.toString() };
+  return { ...base, target: 'VALUE', value: b64(c.value) };
+}
+
+function writeJson(w: Write): Record<string, unknown> {
+  if ('put' in w) {
+    const lease = w.lease === undefined ? {} : { lease: w.lease };
+    return { request_put: { key: b64(w.put), value: b64(w.value), ...lease } };
+  }
+  if ('del' in w) return { request_delete_range: { key: b64(w.del) } };
+  return { request_delete_range: { key: b64(w.delPrefix), range_end: b64(prefixEnd(w.delPrefix)) } };
+}
+
+/**
+ * The ledger on etcd 3.4 or 3.5, through its JSON gateway.
+ *
+ * A read is tried at every endpoint within its deadline. A transaction goes to another endpoint only while it is
+ * certain that no member saw it; otherwise it ends as `ledger-unavailable` with details `{outcome: 'unknown'}`,
+ * and the caller looks before asking again.
+ */
+export class EtcdLedger implements Ledger {
+  readonly gateway: Gateway;
+  readonly #watcher: Watcher;
+  readonly #deadlineMs: number | undefined;
+  readonly #shared: boolean;
+
+  constructor(o: GatewayOptions, shared?: { gateway: Gateway; watcher: Watcher }) {
+    this.gateway = shared?.gateway ?? new Gateway(o);
+    this.#watcher = shared?.watcher ?? new Watcher(this.gateway);
+    this.#deadlineMs = o.deadlineMs;
+    this.#shared = shared !== undefined;
+  }
+
+  /** The same connections with another deadline per call: the lease's renewal must be done within its period. */
+  withDeadline(deadlineMs: number): EtcdLedger {
+    const o = { endpoints: this.gateway.endpoints, tls: null, deadlineMs };
+    return new EtcdLedger(o, { gateway: this.gateway, watcher: this.#watcher });
+  }
+
+  setEndpoints(endpoints: readonly string[]): void {
+    this.gateway.setEndpoints(endpoints);
+  }
+
+  setTls(tls: TlsMaterial): void {
+    this.gateway.setTls(tls);
+  }
+
+  async get(key: string): Promise<LedgerEntry | null> {
+    const { kvs } = await this.#range({ key: b64(key) }, `reading ${key}`);
+    return kvs[0] ? entry(kvs[0]) : null;
+  }
+
+  async list(prefix: string): Promise<Listing> {
+    for (let i = 1; ; i++) {
+      try {
+        return await this.#listOnce(prefix);
+      } catch (error) {
+        const compacted = error instanceof AttemptError && error.grpcCode === 11;
+        if (!compacted || i === listTries) throw judged(error, `listing ${prefix}`);
+      }
+    }
+  }
+
+  async #listOnce(prefix: string): Promise<Listing> {
+    const range_end = b64(prefixEnd(prefix));
+    const entries: LedgerEntry[] = [];
+    let from = b64(prefix);
+    // All pages are read at the revision of the first: one moment, not several.
+    let revision: string | undefined;
+    for (;;) {
+      const page = readAnswer(
+        rangeSchema,
+        await this.gateway.call(
+          '/v3/kv/range',
+          { key: from, range_end, limit: String(pageKeys), ...(revision === undefined ? {} : { revision }) },
+          { kind: 'read', deadlineMs: Math.max(this.#deadlineMs ?? 0, pageDeadlineMs) },
+        ),
+        `listing ${prefix}`,
+      );
+      revision ??= page.header.revision;
+      for (const kv of page.kvs) entries.push(entry(kv));
+      const last = page.kvs.at(-1);
+      if (!page.more || last === undefined) return { entries, revision: BigInt(revision) };
+      from = Buffer.concat([Buffer.from(last.key, 'base64'), Buffer.from([0])]).toString('base64');
+    }
+  }
+
+  async #range(body: Record<string, string>, what: string) {
+    try {
+      return readAnswer(rangeSchema, await this.#call('/v3/kv/range', body, 'read'), what);
+    } catch (error) {
+      throw judged(error, what);
+    }
+  }
+
+  async txn(compare: readonly Compare[], writes: readonly Write[]): Promise<TxnResult> {
+    checkTxn(compare, writes);
+    const body = { compare: compare.map(compareJson), success: writes.map(writeJson) };
+    try {
+      const r = readAnswer(txnSchema, await this.#call('/v3/kv/txn', body, 'write'), 'a transaction');
+      return { done: r.succeeded, revision: BigInt(r.header.revision) };
+    } catch (error) {
+      throw judged(error, 'a transaction');
+    }
+  }
+
+  watch(prefix: string, wake: () => void): () => void {
+    return this.#watcher.watch(prefix, wake);
+  }
+
+  /** Granting twice by a repeated call leaves a lease that nobody renews: it ends by itself. */
+  async grantLease(ttlS: number): Promise<string> {
+    try {
+      const answer = await this.#call('/v3/lease/grant', { TTL: String(ttlS) }, 'read');
+      return readAnswer(grantSchema, answer, 'granting a lease').ID;
+    } catch (error) {
+      throw judged(error, 'a lease');
+    }
+  }
+
+  async keepAlive(lease: string): Promise<number> {
+    try {
+      const answer = await this.#call('/v3/lease/keepalive', { ID: lease }, 'read');
+      return Number(readAnswer(keepAliveSchema, answer, 'renewing a lease').result.TTL);
+    } catch (error) {
+      if (error instanceof AttemptError && error.grpcCode === 5) return 0;
+      throw judged(error, 'renewing a lease');
+    }
+  }
+
+  async revokeLease(lease: string): Promise<void> {
+    try {
+      await this.#call('/v3/lease/revoke', { ID: lease }, 'read');
+    } catch (error) {
+      if (error instanceof AttemptError && error.grpcCode === 5) return;
+      throw judged(error, 'revoking a lease');
+    }
+  }
+
+  /** Ends watches and connections; a view made by {@link withDeadline} ends nothing. */
+  async close(): Promise<void> {
+    if (this.#shared) return;
+    this.#watcher.close();
+    this.gateway.close();
+  }
+
+  #call(path: string, body: unknown, kind: 'read' | 'write'): Promise<unknown> {
+    return this.gateway.call(path, body, {
+      kind,
+      ...(this.#deadlineMs === undefined ? {} : { deadlineMs: this.#deadlineMs }),
+    });
+  }
+}

@@ -1,0 +1,43 @@
+import type { SecureContextOptions, TlsOptions } from 'node:tls';
+
+/** What a TLS connection of the cluster needs, PEM. */
+export interface TlsMaterial {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+/** TLS 1.2 is the least that mosquitto, etcd and QEMU of Debian 13 all speak well; all of them prefer 1.3. */
+const minVersion = 'TLSv1.2';
+
+/**
+ * Options of an HTTPS server of the cluster. It asks for a client certificate and lets a connection without one
+ * in, since people come with a token; {@link peerNode} tells who it is. The CA stands in the chain that is sent,
+ * so that a joining node can compare its hash with the one in its token.
+ */
+export function httpsServerOptions(m: TlsMaterial): TlsOptions {
+  return {
+    key: m.key,
+    cert: `${m.cert.trimEnd()}\n${m.ca}`,
+    ca: m.ca,
+    requestCert: true,
+    rejectUnauthorized: false,
+    minVersion,
+  };
+}
+
+/** Options of a client of the cluster's servers: HTTPS, etcd. The server must show a certificate of our CA with its address in it. */
+export function clientTlsOptions(m: TlsMaterial): SecureContextOptions & { rejectUnauthorized: true } {
+  return { key: m.key, cert: m.cert, ca: m.ca, rejectUnauthorized: true, minVersion };
+}
+
+/** The same for mqtt.js: fields of its `connect` options. */
+export function mqttTlsOptions(m: TlsMaterial): {
+  key: string;
+  cert: string;
+  ca: string;
+  rejectUnauthorized: true;
+  protocol: 'mqtts';
+} {
+  return { key: m.key, cert: m.cert, ca: m.ca, rejectUnauthorized: true, protocol: 'mqtts' };
+}
