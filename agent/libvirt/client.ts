@@ -265,13 +265,13 @@ export class RpcConnection {
   }
 
   #send(pending: Pending): void {
-    const row: Procedure<never, unknown> = PROCEDURES[pending.name];
+    const row: Procedure<unknown, unknown> = PROCEDURES[pending.name];
     do this.#serial = (this.#serial + 1) % 0x100000000;
     while (this.#serial === 0 || this.#inFlight.has(this.#serial) || this.#streams.has(this.#serial));
     const serial = this.#serial;
     let bytes: Buffer;
     try {
-      bytes = encodeFrame(headerOf(row, MESSAGE.call, serial, STATUS.ok), row.args, pending.args as never);
+      bytes = encodeFrame(headerOf(row, MESSAGE.call, serial, STATUS.ok), row.args, pending.args);
     } catch (error) {
       this.#release(pending);
       const fields = { code: 'invalid-argument', outcome: 'not-sent', procedure: pending.name } as const;
@@ -363,7 +363,7 @@ export class RpcConnection {
   #reply(header: Header, body: Buffer): void {
     const pending = this.#inFlight.get(header.serial);
     if (pending === undefined) throw new XdrError(`reply with serial ${header.serial}, which no call has`);
-    const row: Procedure<never, unknown> = PROCEDURES[pending.name];
+    const row: Procedure<unknown, unknown> = PROCEDURES[pending.name];
     if (header.procedure !== row.number || header.program !== PROGRAM[row.program]) {
       throw new XdrError(
         `reply for procedure ${header.procedure}, but call ${header.serial} was ${pending.name}`,
@@ -404,7 +404,7 @@ export class RpcConnection {
     }
   }
 
-  #openStream(row: Procedure<never, unknown>, serial: number): RpcStream {
+  #openStream(row: Procedure<unknown, unknown>, serial: number): RpcStream {
     const send = (status: number, data: Buffer | null, done?: (error?: Error | null) => void): void => {
       const socket = this.#socket;
       if (socket === null || this.#state === 'closed' || !this.#streams.has(serial)) return done?.();
@@ -498,7 +498,7 @@ export class RpcConnection {
   }
 }
 
-function headerOf(row: Procedure<never, unknown>, type: number, serial: number, status: number): Header {
+function headerOf(row: Procedure<unknown, unknown>, type: number, serial: number, status: number): Header {
   return {
     program: PROGRAM[row.program],
     version: PROGRAM_VERSION,

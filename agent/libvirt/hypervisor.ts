@@ -314,7 +314,6 @@ export interface MigrateOptions {
   readonly copyDisks?: readonly string[];
   readonly copyWritesSynchronously?: boolean;
   readonly bandwidthMiBps?: number;
-  readonly diskBandwidthMiBps?: number;
   readonly autoConverge?: boolean;
   readonly parallel?: number;
   readonly maxDowntimeMs?: number;
