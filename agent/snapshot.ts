@@ -93,7 +93,7 @@ export class Snapshots {
       for (const name of Object.keys(maps) as (keyof typeof maps)[]) {
         const id = kinds[name].idOf(e.key);
         if (id === null) continue;
-        const kept = take(kinds[name], e);
+        const kept = take(kinds[name] as { schema: z.ZodType }, e);
         if (kept !== null) (maps[name] as Map<string, Kept<unknown>>).set(id, kept);
         break;
       }

@@ -1,6 +1,7 @@
 import { XMLBuilder, XMLParser } from 'fast-xml-parser';
 import type { Accel } from '../../core/domain/node.js';
 import type { Hardware, HardwareDisk, HardwareNic } from '../../core/domain/hardware.js';
+import type { DomainMark } from '../../core/decide/vm.js';
 import { FlotillaError } from '../../core/domain/error.js';
 
 /** What a domain is made from. */
@@ -9,10 +10,7 @@ export interface DomainPlan {
   readonly name: string;
   readonly hardware: Hardware;
   readonly accel: Accel;
-  /** The ownership generation this start belongs to. */
-  readonly gen: number;
-  /** The spec's generation it was made from. */
-  readonly generation: number;
+  readonly mark: DomainMark;
   readonly paths: DomainPaths;
 }
 
@@ -23,12 +21,6 @@ export interface DomainPaths {
   readonly serialLog: string;
 }
 
-/** What Flotilla writes into a domain's metadata, and reads back after a crash. */
-export interface DomainMark {
-  readonly gen: number;
-  readonly generation: number;
-}
-
 /** What is read back from a domain's XML. */
 export interface DomainFacts {
   readonly mark: DomainMark | null;
@@ -37,7 +29,8 @@ export interface DomainFacts {
   readonly agentConnected: boolean;
 }
 
-const ns = 'urn:flotilla:vm:1';
+/** Name space of {@link DomainMark} in a domain's metadata. */
+export const markUri = 'urn:flotilla:vm:1';
 /** Empty PCIe slots given to each machine for devices plugged later. */
 const spareSlots = 6;
 /** TCG's translation cache, MiB. Without a bound each guest may take 1 GiB of the node. */
@@ -102,6 +95,10 @@ function nicNode(nic: HardwareNic, order: number | null): Node {
   };
 }
 
+/** The mark as libvirt's metadata calls take it. */
+export const markXml = (mark: DomainMark, boot: Hardware['boot']): string =>
+  `<vm gen='${mark.gen}' generation='${mark.generation}' started='${mark.startedMs}' boot='${boot.join(' ')}'/>`;
+
 const textOf = (nodes: Node): string => String(builder.build(nodes));
 
 /** One disk's device, for plugging. `dev` must be free in the machine. */
@@ -157,9 +154,10 @@ export function domainXml(plan: DomainPlan): string {
     title: plan.name,
     metadata: {
       'f:vm': {
-        '@xmlns:f': ns,
-        '@gen': String(plan.gen),
-        '@generation': String(plan.generation),
+        '@xmlns:f': markUri,
+        '@gen': String(plan.mark.gen),
+        '@generation': String(plan.mark.generation),
+        '@started': String(plan.mark.startedMs),
         '@boot': h.boot.join(' '),
       },
     },
@@ -315,8 +313,8 @@ export function parseDomain(xml: string): DomainFacts {
   );
   return {
     mark:
-      str(vm, '@xmlns:f') === ns && Number.isInteger(gen) && gen > 0 && Number.isInteger(generation)
-        ? { gen, generation }
+      str(vm, '@xmlns:f') === markUri && Number.isInteger(gen) && gen > 0 && Number.isInteger(generation)
+        ? { gen, generation, startedMs: Number(str(vm, '@started')) || 0 }
         : null,
     hardware: {
       cpus,

@@ -4,13 +4,23 @@ import type { Op } from '../domain/op.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
 import type { HardwareDiff, HotStep } from './hardware.js';
 
+/** What Flotilla writes into a machine when it begins it, and reads back after a crash. */
+export interface DomainMark {
+  /** The ownership generation this run belongs to. */
+  readonly gen: number;
+  /** The spec's generation it was begun with. */
+  readonly generation: number;
+  /** Wall clock of the start: for people. */
+  readonly startedMs: number;
+}
+
 /** A domain as one pass of the loop sees it, in libvirt's words for state and reason. */
 export interface DomainView {
   readonly active: boolean;
   readonly state: string;
   readonly reason: string;
-  /** Flotilla's mark: the ownership generation and the spec generation it was begun with. Null: not ours. */
-  readonly mark: { readonly gen: number; readonly generation: number } | null;
+  /** Null: not ours. */
+  readonly mark: DomainMark | null;
   readonly agentConnected: boolean;
   /** Disks in the machine now, by id. */
   readonly diskIds: readonly string[];

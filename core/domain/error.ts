@@ -32,6 +32,7 @@ export const errorStatus = {
   'ledger-unavailable': 503,
   'ledger-full': 507,
   'node-unreachable': 503,
+  'pool-unavailable': 503,
   'hypervisor-unavailable': 503,
   'hypervisor-error': 502,
   'tool-failed': 502,

@@ -6,7 +6,7 @@ export const errorRecordSchema = z.object({
   code: z.enum(Object.keys(errorStatus) as [ErrorCode, ...ErrorCode[]]),
   message: z.string(),
   hint: z.string(),
-  causes: z.array(z.string()),
+  causes: z.array(z.string()).readonly(),
   details: z.unknown().optional(),
 });
 

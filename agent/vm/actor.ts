@@ -1,0 +1,335 @@
+import type { VmStep } from '../../core/decide/vm.js';
+import type { HotStep } from '../../core/decide/hardware.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import type { Disk } from '../../core/domain/disk.js';
+import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
+import { ledger as kinds, metaKey, unique, writeRecord } from '../../core/wire/ledger-keys.js';
+import type { AgentEnv } from '../env.js';
+import type { Compare, Write } from '../ledger/ledger.js';
+import { LibvirtError } from '../libvirt/hypervisor.js';
+import type { OpBook } from '../op-book.js';
+import type { Kept, Snapshot } from '../snapshot.js';
+import { cdromXml, diskXml, domainXml, markUri, markXml, nicXml, targets } from './domain-xml.js';
+import type { Observed } from './domains.js';
+import { wantedHardware } from './want.js';
+
+/** One VM as a step finds it. */
+export interface Subject {
+  readonly id: string;
+  readonly spec: Kept<VmSpec>;
+  readonly own: Kept<VmOwn>;
+  readonly domain: Observed | null;
+  readonly snapshot: Snapshot;
+}
+
+/** How long QEMU may take to come up: a cold cache and a loaded node take seconds, a hung pool takes for ever. */
+const startDeadlineMs = 60_000;
+
+/**
+ * Does the steps that {@link decideVm} chose. Each is written so that a crash at any line leaves something the
+ * next pass understands: ledger first where it permits, ledger last where it reports.
+ */
+export class VmActor {
+  private readonly env: AgentEnv;
+  private readonly ops: OpBook;
+
+  constructor(env: AgentEnv, ops: OpBook) {
+    this.env = env;
+    this.ops = ops;
+  }
+
+  /**
+   * Does one step.
+   *
+   * @throws FlotillaError, LibvirtError. `edit-conflict` and `stale-view`: the ledger moved on meanwhile; look again
+   */
+  async act(step: VmStep, s: Subject): Promise<void> {
+    const { env } = this;
+    const h = env.hypervisor;
+    switch (step.do) {
+      case 'none':
+        return;
+      case 'start':
+        return this.start(s, step.paused);
+      case 'adopt':
+        return this.adopt(s);
+      case 'ask-stop':
+        return ignoreGone(h.stop(s.id, step.how));
+      case 'destroy':
+        env.log.info(`forces VM "${s.spec.value.name}" off: ${step.why}`, { vm: s.id });
+        return ignoreGone(h.stop(s.id, 'destroy'));
+      case 'settle':
+        return this.settle(s, step.powerOff);
+      case 'pause':
+        return h.suspend(s.id);
+      case 'resume':
+        return h.resume(s.id);
+      case 'reboot':
+      case 'reset': {
+        const kept = s.snapshot.ops.get(step.op.id);
+        if (kept === undefined) return;
+        // Marked before it is sent: an agent that dies in between does not send it twice.
+        const marked = await this.ops.change(kept, { state: 'running', step: 'asks the machine' });
+        if (marked === null) throw staleView(s);
+        return step.do === 'reset' ? h.reset(s.id) : h.reboot(s.id, step.how);
+      }
+      case 'apply':
+        return this.apply(step.step, s);
+      case 'grow-disk':
+        return this.grow(step.disk, step.live, s);
+      case 'remove-disk':
+        return this.removeDisk(step.disk, s);
+      case 'delete':
+        return this.delete(s);
+      case 'remove-foreign':
+        env.log.warn(`removes VM ${s.id} from this node: ${s.own.value.owner} owns it`, { vm: s.id });
+        if (s.domain?.active === true) await ignoreGone(h.stop(s.id, 'destroy'));
+        return this.undefine(s.id);
+    }
+  }
+
+  /** What every ownership transaction compares: the key as read, this boot's live key, the ledger's epoch. */
+  private guard(s: Subject): Compare[] {
+    const mine = this.env.live.mine();
+    if (mine === null || s.snapshot.meta === null) {
+      throw new FlotillaError(
+        'ledger-unavailable',
+        `VM "${s.spec.value.name}": this node has no live lease now`,
+        {
+          hint: 'Nothing is started or written until the ledger answers again; this happens by itself.',
+        },
+      );
+    }
+    return [
+      { key: kinds.vmOwn.key(s.id), modRevision: s.own.modRevision },
+      mine,
+      { key: metaKey, modRevision: s.snapshot.meta.modRevision },
+    ];
+  }
+
+  private async swap(
+    s: Subject,
+    own: VmOwn,
+    also: { compare?: Compare[]; writes?: Write[] } = {},
+  ): Promise<void> {
+    const r = await this.env.ledger.txn(
+      [...this.guard(s), ...(also.compare ?? [])],
+      [{ put: kinds.vmOwn.key(s.id), value: writeRecord(kinds.vmOwn, own) }, ...(also.writes ?? [])],
+    );
+    if (!r.done) throw staleView(s);
+  }
+
+  private async start(s: Subject, paused: boolean): Promise<void> {
+    const { env } = this;
+    const spec = s.spec.value;
+    // All that can be refused or take long comes before the swap.
+    const networks = new Map([...s.snapshot.networks].map(([id, k]) => [id, k.value]));
+    const seed = spec.cloudInit === null ? null : await env.seeds.make(spec, networks);
+    const hardware = wantedHardware(spec, s.snapshot, env.volumes, seed);
+    const accel = await env.machine.accel();
+    for (const nic of spec.nics) {
+      const network = networks.get(nic.network);
+      if (network !== undefined) await env.bridges.ensure(network);
+    }
+    await env.sockets.prepare(s.id);
+    const gen = s.own.value.gen + 1;
+    await this.swap(s, { ...s.own.value, gen, state: 'running' });
+    // A fresh object: what libvirt remembers of the last run (why it went off) must not be taken for this one's.
+    if (s.domain !== null) await this.undefine(s.id, true);
+    await env.hypervisor.define(
+      domainXml({
+        id: s.id,
+        name: spec.name,
+        hardware,
+        accel,
+        mark: { gen, generation: spec.generation, startedMs: env.clock.wallMs() },
+        paths: env.sockets.paths(s.id),
+      }),
+    );
+    await env.hypervisor.start(s.id, { paused, deadlineMs: startDeadlineMs });
+  }
+
+  private async adopt(s: Subject): Promise<void> {
+    const gen = s.own.value.gen + 1;
+    await this.swap(s, { ...s.own.value, gen, state: 'running' });
+    const { mark, hardware } = s.domain ?? { mark: null, hardware: { boot: [] } };
+    const { generation, startedMs } = mark ?? { generation: s.spec.value.generation, startedMs: 0 };
+    await this.env.hypervisor.setMetadata(
+      s.id,
+      { uri: markUri, prefix: 'f' },
+      markXml({ gen, generation, startedMs }, hardware.boot),
+      { live: true, config: true },
+    );
+  }
+
+  private async settle(s: Subject, powerOff: boolean): Promise<void> {
+    const own: VmOwn = { ...s.own.value, gen: s.own.value.gen + 1, state: 'stopped' };
+    if (!powerOff) return this.swap(s, own);
+    const generation = s.spec.value.generation + 1;
+    const spec: VmSpec = { ...s.spec.value, power: 'stopped', generation, powerGeneration: generation };
+    const key = kinds.vmSpec.key(s.id);
+    return this.swap(s, own, {
+      compare: [{ key, modRevision: s.spec.modRevision }],
+      writes: [{ put: key, value: writeRecord(kinds.vmSpec, spec) }],
+    });
+  }
+
+  private async apply(step: HotStep, s: Subject): Promise<void> {
+    const h = this.env.hypervisor;
+    // The definition is made afresh at each start, so only the running machine is changed.
+    const o = { live: true };
+    switch (step.do) {
+      case 'attach-disk': {
+        const used = new Set(targets(s.domain?.hardware.disks ?? []).values());
+        const prefix = step.disk.bus === 'virtio' ? 'vd' : 'sd';
+        const taken = await this.usedTargets(s.id);
+        const dev = freeTarget(prefix, new Set([...used, ...taken]));
+        return h.attachDevice(s.id, diskXml(step.disk, dev), o);
+      }
+      case 'detach-disk': {
+        const dev = await this.targetOf(s.id, `ua-disk-${step.disk.id}`);
+        if (dev === null) return;
+        return h.detachDevice(s.id, diskXml(step.disk, dev), o);
+      }
+      case 'attach-nic':
+        for (const n of s.snapshot.networks.values())
+          if (n.value.bridge === step.nic.bridge) await this.env.bridges.ensure(n.value);
+        return h.attachDevice(s.id, nicXml(step.nic), o);
+      case 'detach-nic':
+        return h.detachDevice(s.id, nicXml(step.nic), o);
+      case 'set-cdrom': {
+        const sata = (s.domain?.hardware.disks ?? []).filter((d) => d.bus === 'sata').length;
+        return h.updateDevice(s.id, cdromXml(step.path, step.index, sata), { ...o, force: true });
+      }
+      case 'set-cpus':
+        return h.setVcpus(s.id, step.cpus, o);
+      case 'set-memory':
+        return h.setMemory(s.id, step.memoryMiB * 1024, o);
+    }
+  }
+
+  private async usedTargets(id: string): Promise<string[]> {
+    const xml = await this.env.hypervisor.xml(id);
+    return [...xml.matchAll(/<target dev='([a-z]+)'/g)].map((m) => m[1] ?? '');
+  }
+
+  private async targetOf(id: string, alias: string): Promise<string | null> {
+    const xml = await this.env.hypervisor.xml(id);
+    for (const m of xml.matchAll(/<disk .*?<\/disk>/gs)) {
+      if (m[0].includes(`<alias name='${alias}'/>`)) return /<target dev='([a-z]+)'/.exec(m[0])?.[1] ?? null;
+    }
+    return null;
+  }
+
+  private async grow(disk: Disk, live: boolean, s: Subject): Promise<void> {
+    const kept = s.snapshot.disks.get(disk.id);
+    const pool = s.snapshot.pools.get(disk.pool);
+    if (kept === undefined || pool === undefined) throw staleView(s);
+    if (live) {
+      const dev = await this.targetOf(s.id, `ua-disk-${disk.id}`);
+      if (dev === null) throw staleView(s);
+      await this.env.hypervisor.blockResize(s.id, dev, disk.sizeBytes);
+    } else {
+      await this.env.volumes.growDisk(disk, pool.value);
+    }
+    await this.putDisk(kept, { ...disk, madeBytes: disk.sizeBytes });
+  }
+
+  /** Writes a disk's record if nobody changed it meanwhile. */
+  async putDisk(kept: Kept<Disk>, disk: Disk): Promise<boolean> {
+    const key = kinds.disk.key(disk.id);
+    const r = await this.env.ledger.txn(
+      [{ key, modRevision: kept.modRevision }],
+      [{ put: key, value: writeRecord(kinds.disk, disk) }],
+    );
+    return r.done;
+  }
+
+  private async removeDisk(disk: Disk, s: Subject): Promise<void> {
+    const kept = s.snapshot.disks.get(disk.id);
+    const pool = s.snapshot.pools.get(disk.pool);
+    if (kept === undefined) return;
+    if (pool !== undefined) await this.env.volumes.removeDisk(disk, pool.value);
+    const key = kinds.disk.key(disk.id);
+    const r = await this.env.ledger.txn([{ key, modRevision: kept.modRevision }], [{ del: key }]);
+    if (!r.done) throw staleView(s);
+  }
+
+  /** Takes everything of a VM away: domain, files, then all its keys in one transaction. */
+  private async delete(s: Subject): Promise<void> {
+    const { env } = this;
+    const spec = s.spec.value;
+    this.guard(s);
+    await this.undefine(s.id);
+    const disks = [...s.snapshot.disks.values()].filter((d) => d.value.vm === s.id);
+    for (const d of disks) {
+      const pool = s.snapshot.pools.get(d.value.pool);
+      if (pool !== undefined) await env.volumes.removeDisk(d.value, pool.value);
+    }
+    await env.seeds.remove(s.id);
+    await env.sockets.remove(s.id);
+    const writes: Write[] = [
+      { del: kinds.vmSpec.key(s.id) },
+      { del: kinds.vmOwn.key(s.id) },
+      { del: unique.name('vm', spec.name) },
+      ...disks.map((d) => ({ del: kinds.disk.key(d.value.id) })),
+      ...spec.nics.map((n) => ({ del: unique.mac(n.mac) })),
+      ...spec.nics.flatMap((n) =>
+        n.address === null ? [] : [{ del: unique.address(n.network, n.address) }],
+      ),
+    ];
+    const now = env.clock.wallMs();
+    for (const k of s.snapshot.ops.values()) {
+      if (k.value.subject.id !== s.id || k.value.kind !== 'vm.delete' || k.value.state === 'done') continue;
+      if (k.value.state === 'failed' || k.value.state === 'cancelled') continue;
+      const op = { ...k.value, state: 'done' as const, step: 'deleted', progress: 1, updatedMs: now };
+      writes.push({ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) });
+    }
+    const r = await env.ledger.txn(
+      [...this.guard(s), { key: kinds.vmSpec.key(s.id), modRevision: s.spec.modRevision }],
+      writes,
+    );
+    if (!r.done) throw staleView(s);
+    env.radio.unsay('vm', s.id);
+  }
+
+  /** @param again - it will be defined again: UEFI variables stay */
+  private async undefine(id: string, again = false): Promise<void> {
+    await ignoreGone(
+      this.env.hypervisor.undefine(id, {
+        nvram: again ? 'keep' : 'delete',
+        managedSave: true,
+        snapshotsMetadata: true,
+        checkpointsMetadata: true,
+      }),
+    );
+  }
+}
+
+/** Libvirt's "no such domain" and "not running" where the aim was just that. */
+async function ignoreGone(done: Promise<void>): Promise<void> {
+  try {
+    await done;
+  } catch (e) {
+    if (e instanceof LibvirtError && (e.code === 'no-such-domain' || e.code === 'invalid-state')) return;
+    throw e;
+  }
+}
+
+const staleView = (s: Subject): FlotillaError =>
+  new FlotillaError('stale-view', `VM "${s.spec.value.name}" changed in the ledger meanwhile`, {
+    hint: 'The agent looks again by itself.',
+  });
+
+function freeTarget(prefix: string, used: ReadonlySet<string>): string {
+  const letters = 'abcdefghijklmnopqrstuvwxyz';
+  for (const first of ['', ...letters]) {
+    for (const last of letters) {
+      const name = prefix + first + last;
+      if (!used.has(name)) return name;
+    }
+  }
+  throw new FlotillaError('unsupported', 'No device name is left in this VM', {
+    hint: 'Remove a disk first.',
+  });
+}

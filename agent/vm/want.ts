@@ -1,0 +1,52 @@
+import { FlotillaError } from '../../core/domain/error.js';
+import { cpusMaxFor, type Hardware } from '../../core/domain/hardware.js';
+import type { VmSpec } from '../../core/domain/vm.js';
+import type { Volumes } from '../env.js';
+import type { Snapshot } from '../snapshot.js';
+
+/**
+ * The machine a spec asks for, with this node's paths and bridges.
+ *
+ * @param seed - path of the cloud-init seed; null where the spec has none
+ * @throws FlotillaError `not-found`: a disk, pool, image or network that the spec names is not in the ledger;
+ *   `wrong-state`: an image that is not ready
+ */
+export function wantedHardware(spec: VmSpec, s: Snapshot, volumes: Volumes, seed: string | null): Hardware {
+  const missing = (what: string): FlotillaError =>
+    new FlotillaError('not-found', `VM "${spec.name}": ${what} is not in the ledger`, {
+      hint: 'Edit the VM so that it no longer names it, or make it again.',
+    });
+  return {
+    cpus: spec.cpus,
+    cpusMax: cpusMaxFor(spec.cpus),
+    memoryMiB: spec.memoryMiB,
+    memoryMaxMiB: spec.memoryMiB,
+    firmware: spec.firmware,
+    boot: spec.boot,
+    disks: spec.disks.map(({ disk: id, bus }) => {
+      const disk = s.disks.get(id)?.value;
+      const pool = disk && s.pools.get(disk.pool)?.value;
+      if (disk === undefined) throw missing(`disk ${id}`);
+      if (pool === undefined) throw missing(`pool ${disk.pool} of disk ${disk.name}`);
+      return { id, bus, path: volumes.diskPath(disk, pool), format: disk.format };
+    }),
+    cdroms: spec.cdroms.map(({ image: id }) => {
+      if (id === null) return null;
+      const image = s.images.get(id)?.value;
+      const pool = image && s.pools.get(image.pool)?.value;
+      if (image === undefined || pool === undefined) throw missing(`image ${id}`);
+      if (image.state !== 'ready') {
+        throw new FlotillaError('wrong-state', `Image "${image.name}" is ${image.state}, not ready`, {
+          hint: 'Wait for its import, or take the image out of the CD drive.',
+        });
+      }
+      return volumes.imagePath(image, pool);
+    }),
+    nics: spec.nics.map((n) => {
+      const network = s.networks.get(n.network)?.value;
+      if (network === undefined) throw missing(`network ${n.network}`);
+      return { id: n.id, mac: n.mac, bridge: network.bridge, model: n.model };
+    }),
+    seed,
+  };
+}

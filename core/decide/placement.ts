@@ -1,0 +1,276 @@
+import type { Image } from '../domain/image.js';
+import type { Health, NodeDesired, NodePresence, PoolUse } from '../domain/node.js';
+import { poolHasNode, type Pool } from '../domain/pool.js';
+import { formatSize } from '../domain/units.js';
+
+const MiB = 1024 * 1024;
+
+/** A node as placement sees it. */
+export interface PlacementNode {
+  readonly id: string;
+  readonly presence: NodePresence;
+  readonly desired: NodeDesired;
+  /** Logical CPUs and memory; 0 while the node has not said. */
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  /** Sums over all VMs it owns, running or not: each of them may be started at any time. */
+  readonly committedCpus: number;
+  readonly committedMemoryMiB: number;
+  readonly vms: number;
+  readonly pools: readonly PoolUse[];
+  readonly health: readonly Health[];
+}
+
+export interface PlacementDisk {
+  readonly name: string;
+  readonly pool: Pool;
+  readonly sizeBytes: number;
+  /** What it is made from; its file must be within the node's reach. */
+  readonly image: { readonly image: Image; readonly pool: Pool; readonly mode: 'full' | 'linked' } | null;
+}
+
+export interface PlacementRequest {
+  readonly cpus: number;
+  readonly memoryMiB: number;
+  readonly disks: readonly PlacementDisk[];
+  /** ISOs in its CD drives. */
+  readonly isos: readonly { readonly image: Image; readonly pool: Pool }[];
+  readonly networks: readonly { readonly name: string }[];
+  /** The only node wanted; null: any. */
+  readonly node: string | null;
+}
+
+/** How full a node may be made. */
+export interface PlacementPolicy {
+  /** Kept for the node itself: this share of its memory, but between the two bounds. */
+  readonly reservePct: number;
+  readonly reserveMinMiB: number;
+  readonly reserveMaxMiB: number;
+  /** QEMU's own memory beside the guest's, per VM. */
+  readonly vmOverheadMiB: number;
+  /** vCPUs promised per logical CPU, at most. */
+  readonly cpuOvercommit: number;
+}
+
+/**
+ * 10 % of the memory, 256 MiB to 2 GiB, is what agent, broker, ledger and kernel take. 64 MiB per VM is QEMU 10
+ * with virtio devices and VNC. 16 vCPUs per CPU: idle guests are many, and CPU, unlike memory, can be shared out.
+ */
+export const placementPolicy: PlacementPolicy = {
+  reservePct: 10,
+  reserveMinMiB: 256,
+  reserveMaxMiB: 2048,
+  vmOverheadMiB: 64,
+  cpuOvercommit: 16,
+};
+
+/** Why a node does not fit, in words, and what would help. */
+export interface PlacementReason {
+  readonly reason:
+    | 'not-asked'
+    | 'not-here'
+    | 'not-active'
+    | 'unwell'
+    | 'no-memory'
+    | 'no-cpus'
+    | 'no-pool'
+    | 'pool-unwell'
+    | 'no-space'
+    | 'image-out-of-reach';
+  readonly text: string;
+  readonly hint: string;
+}
+
+export interface NodeRefusal {
+  readonly node: string;
+  readonly reasons: readonly PlacementReason[];
+}
+
+export type Placement =
+  | { readonly ok: true; readonly node: string; readonly reasons: readonly string[] }
+  | { readonly ok: false; readonly code: 'no-node-fits'; readonly nodes: readonly NodeRefusal[] };
+
+/** Memory kept for the node itself, MiB. */
+export function reserveMiB(memoryBytes: number, p: PlacementPolicy): number {
+  const share = Math.floor(((memoryBytes / MiB) * p.reservePct) / 100);
+  return Math.min(p.reserveMaxMiB, Math.max(p.reserveMinMiB, share));
+}
+
+/**
+ * Picks the node that shall own a new VM: the least loaded of those that fit, by the share of memory, then of
+ * vCPUs, promised after it. Ties break by name, so that every controller proposes the same one.
+ *
+ * @returns the node and why, or for each node all reasons against it
+ */
+export function place(
+  request: PlacementRequest,
+  nodes: readonly PlacementNode[],
+  policy: PlacementPolicy = placementPolicy,
+): Placement {
+  const refused: NodeRefusal[] = [];
+  let best: { node: PlacementNode; memory: number; cpus: number } | null = null;
+  for (const node of [...nodes].sort((a, b) => (a.id < b.id ? -1 : 1))) {
+    const reasons = refusals(request, node, policy);
+    if (reasons.length > 0) {
+      refused.push({ node: node.id, reasons });
+      continue;
+    }
+    const memory =
+      ((node.committedMemoryMiB + request.memoryMiB + policy.vmOverheadMiB * (node.vms + 1)) * MiB) /
+      node.memoryBytes;
+    const cpus = (node.committedCpus + request.cpus) / node.cpus;
+    if (best === null || memory < best.memory || (memory === best.memory && cpus < best.cpus))
+      best = { node, memory, cpus };
+  }
+  if (best === null) return { ok: false, code: 'no-node-fits', nodes: refused };
+  const percent = Math.round(best.memory * 100);
+  return {
+    ok: true,
+    node: best.node.id,
+    reasons: [
+      `${best.node.id} is the least loaded of ${nodes.length - refused.length} that fit: ${percent} % of its memory promised with this VM`,
+      ...refused.map((r) => `${r.node} does not fit: ${r.reasons.map((x) => x.text).join('; ')}`),
+    ],
+  };
+}
+
+/** All reasons against one node; empty: it fits. */
+export function refusals(
+  request: PlacementRequest,
+  node: PlacementNode,
+  policy: PlacementPolicy = placementPolicy,
+): PlacementReason[] {
+  const out: PlacementReason[] = [];
+  const no = (reason: PlacementReason['reason'], text: string, hint: string): void => {
+    out.push({ reason, text, hint });
+  };
+  if (request.node !== null && request.node !== node.id) {
+    no('not-asked', `${request.node} was asked for`, 'Leave the node out to let placement choose.');
+    return out;
+  }
+  if (node.desired !== 'active') {
+    const text = node.desired === 'maintenance' ? 'is in maintenance' : 'is leaving the cluster';
+    no('not-active', text, `Set it active: flotilla node set ${node.id} --desired active`);
+  }
+  if (node.presence !== 'here') {
+    const text = node.presence === 'never-heard' ? 'was never heard' : `is ${node.presence}`;
+    no('not-here', text, 'Bring the node or its network back, or wait until it is heard.');
+    return out;
+  }
+  for (const h of node.health) {
+    const matters = h.part === 'hypervisor' || request.networks.some((n) => h.part === `network ${n.name}`);
+    if (!h.ok && matters) no('unwell', `${h.part}: ${h.text}`, 'Mend what the node names.');
+  }
+  checkMemoryAndCpus(request, node, policy, no);
+  checkPools(request, node, no);
+  checkImages(request, node, no);
+  return out;
+}
+
+type No = (reason: PlacementReason['reason'], text: string, hint: string) => void;
+
+function checkMemoryAndCpus(r: PlacementRequest, node: PlacementNode, p: PlacementPolicy, no: No): void {
+  const total = Math.floor(node.memoryBytes / MiB);
+  const reserve = reserveMiB(node.memoryBytes, p);
+  const committed = node.committedMemoryMiB + p.vmOverheadMiB * node.vms;
+  const free = total - reserve - committed;
+  const needs = r.memoryMiB + p.vmOverheadMiB;
+  if (needs > free) {
+    no(
+      'no-memory',
+      `needs ${needs} MiB of memory, ${Math.max(0, free)} MiB are free (${total} MiB, less ${committed} MiB promised to ${node.vms} VMs and ${reserve} MiB for the node)`,
+      'Ask for less memory, delete or shrink other VMs, or add a node.',
+    );
+  }
+  if (r.cpus > node.cpus) {
+    no('no-cpus', `needs ${r.cpus} vCPUs, it has ${node.cpus} CPUs`, `Ask for at most ${node.cpus} vCPUs.`);
+  } else if (node.committedCpus + r.cpus > node.cpus * p.cpuOvercommit) {
+    no(
+      'no-cpus',
+      `${node.committedCpus} vCPUs are promised already, at most ${node.cpus * p.cpuOvercommit} may be (${p.cpuOvercommit} per CPU)`,
+      'Delete or shrink other VMs, or add a node.',
+    );
+  }
+}
+
+/** Bytes a new disk takes at once: a full copy of its image; what a guest writes later comes on top. */
+const bytesAtOnce = (d: PlacementDisk): number => (d.image?.mode === 'full' ? d.image.image.sizeBytes : 0);
+
+function checkPools(r: PlacementRequest, node: PlacementNode, no: No): void {
+  const byPool = new Map<string, PlacementDisk[]>();
+  for (const d of r.disks) byPool.set(d.pool.id, [...(byPool.get(d.pool.id) ?? []), d]);
+  for (const disks of byPool.values()) {
+    const pool = (disks[0] as PlacementDisk).pool;
+    if (!poolHasNode(pool, node.id)) {
+      no(
+        'no-pool',
+        `does not have the pool "${pool.name}"`,
+        'Choose another pool, or give the node this one.',
+      );
+      continue;
+    }
+    const use = poolUse(pool, node.pools);
+    if (use === undefined) {
+      no(
+        'pool-unwell',
+        `has not said how the pool "${pool.name}" is`,
+        'Wait until it has, or look at its page.',
+      );
+      continue;
+    }
+    if (!use.ok) {
+      no('pool-unwell', `the pool "${pool.name}" is not well: ${use.text}`, 'Mend the pool on that node.');
+      continue;
+    }
+    for (const d of disks) {
+      if (d.sizeBytes > use.totalBytes) {
+        no(
+          'no-space',
+          `disk "${d.name}" of ${formatSize(d.sizeBytes)} is larger than the pool "${pool.name}" (${formatSize(use.totalBytes)})`,
+          'Ask for a smaller disk or another pool.',
+        );
+      }
+    }
+    const needs = disks.reduce((n, d) => n + bytesAtOnce(d), 0);
+    const kept = (use.totalBytes * pool.reservePct) / 100;
+    if (use.freeBytes - needs < kept) {
+      no(
+        'no-space',
+        `the pool "${pool.name}" has ${formatSize(use.freeBytes)} of ${formatSize(use.totalBytes)} free; ${formatSize(needs)} are needed at once and ${formatSize(kept)} stay free`,
+        'Free space in the pool, choose another one, or clone linked.',
+      );
+    }
+  }
+}
+
+function checkImages(r: PlacementRequest, node: PlacementNode, no: No): void {
+  const needed = [
+    ...r.isos,
+    ...r.disks.flatMap((d) => (d.image === null ? [] : [{ image: d.image.image, pool: d.image.pool }])),
+  ];
+  const seen = new Set<string>();
+  for (const { image, pool } of needed) {
+    if (seen.has(image.id)) continue;
+    seen.add(image.id);
+    const there = image.node === null ? poolHasNode(pool, node.id) : image.node === node.id;
+    if (!there) {
+      const where = image.node === null ? `the pool "${pool.name}"` : `${image.node} only`;
+      no(
+        'image-out-of-reach',
+        `the image "${image.name}" is on ${where}`,
+        'Import it to a shared pool, or on this node too.',
+      );
+    }
+  }
+}
+
+/** The pool's use among what a node says; agents name pools by id, early ones by name. */
+export function poolUse(pool: Pick<Pool, 'id' | 'name'>, uses: readonly PoolUse[]): PoolUse | undefined {
+  return uses.find((u) => u.pool === pool.id) ?? uses.find((u) => u.pool === pool.name);
+}
+
+/** The refusals in one text: shown where a list of nodes has no room. */
+export function placementText(nodes: readonly NodeRefusal[]): string {
+  if (nodes.length === 0) return 'the cluster has no node';
+  return nodes.map((n) => `${n.node}: ${n.reasons.map((r) => r.text).join('; ')}`).join(' · ');
+}
