@@ -1,0 +1,189 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { connect, type PeerCertificate, type TLSSocket } from 'node:tls';
+import { MqttClient } from 'mqtt';
+import { radioPayloadBytesMax } from '../../core/wire/radio.js';
+import type { Random } from '../env.js';
+import type { Slots } from './slots.js';
+
+/** A connection with TLS and CONNACK takes milliseconds; a node that is off answers nothing at all. */
+const connectTimeoutMs = 5_000;
+/** First wait before dialling again; each is jittered from half to one and a half. */
+const retryMinMs = 500;
+/** Longest wait: a node that comes back is heard soon, and 63 silent peers cost six attempts a second. */
+const retryMaxMs = 10_000;
+/** @see gossip-consensus 1.6: a dead link is seen by the broker after 5.5 to 8 s */
+const keepaliveS = 5;
+/** Topic and header beside the payload. */
+const packetOverheadBytes = 1_024;
+
+/** PEM texts. */
+export interface TlsFiles {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+export interface LinkOptions {
+  readonly host: string;
+  readonly port: number;
+  /** Node id the broker's certificate must bear as its common name. */
+  readonly expect: string;
+  readonly clientId: string;
+  /** Read at each attempt, so a renewed certificate is used without a restart. */
+  tls(): TlsFiles;
+  readonly will: { readonly topic: string; readonly text: string } | null;
+  readonly subscribe: readonly string[];
+  readonly slots: Slots;
+  readonly random: Random;
+  onUp(): void;
+  onDown(): void;
+  onMessage(topic: string, payload: Uint8Array, retained: boolean): void;
+  /** A certificate was refused, theirs by us or ours by them; or a publish was (error 135). */
+  onRefused(kind: 'certificate' | 'not-authorized', why: string): void;
+}
+
+/**
+ * One connection to one broker, dialled again for ever. Each attempt is a fresh MQTT 5 client with a clean start:
+ * no session, no queue, nothing to resume, since all that is worth knowing is retained or said again.
+ */
+export class Link {
+  readonly #o: LinkOptions;
+  readonly #stop = new AbortController();
+  #client: MqttClient | null = null;
+  #up = false;
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(o: LinkOptions) {
+    this.#o = o;
+  }
+
+  start(): void {
+    this.#running = this.#run();
+  }
+
+  /** Says goodbye, so that the broker publishes no will. */
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await this.#running;
+  }
+
+  get up(): boolean {
+    return this.#up;
+  }
+
+  /** @returns false where it was dropped because the broker is away */
+  publish(topic: string, text: string, o: { qos: 0 | 1; retain: boolean }): boolean {
+    const c = this.#client;
+    if (!this.#up || c === null) return false;
+    c.publish(topic, text, o, (error) => {
+      if (error && 'code' in error && error.code === 135) this.#o.onRefused('not-authorized', topic);
+    });
+    return true;
+  }
+
+  async #run(): Promise<void> {
+    let wait = retryMinMs;
+    while (!this.#stop.signal.aborted) {
+      const free = await this.#o.slots.take();
+      try {
+        if (this.#stop.signal.aborted) return;
+        if (await this.#attempt(free)) wait = retryMinMs;
+      } finally {
+        free();
+      }
+      const jittered = wait / 2 + this.#o.random.below(wait);
+      wait = Math.min(wait * 2, retryMaxMs);
+      await sleep(jittered, undefined, { signal: this.#stop.signal, ref: false }).catch(() => undefined);
+    }
+  }
+
+  /** One connection from dialling to its end. @returns whether it ever was up */
+  #attempt(dialled: () => void): Promise<boolean> {
+    return new Promise((resolve) => {
+      let was = false;
+      let refused = false;
+      const client = new MqttClient(() => this.#dial(), this.#mqttOptions());
+      this.#client = client;
+      const refuse = (error: Error) => {
+        if (refused || !isCertificateError(error)) return;
+        refused = true;
+        this.#o.onRefused('certificate', error.message);
+      };
+      const leave = () => client.end(false);
+      const timer = setTimeout(() => client.end(true), connectTimeoutMs);
+      this.#stop.signal.addEventListener('abort', leave, { once: true });
+      client.on('error', refuse);
+      client.on('connect', () => {
+        clearTimeout(timer);
+        dialled();
+        // QoS 1, so that the broker does not shed retained lines when there are many.
+        client.subscribe([...this.#o.subscribe], { qos: 1 }, (error) => {
+          if (error) return client.end(true);
+          if (client.disconnecting) return;
+          was = true;
+          this.#up = true;
+          this.#o.onUp();
+        });
+      });
+      client.on('message', (topic, payload, packet) => this.#o.onMessage(topic, payload, packet.retain));
+      client.on('close', () => {
+        clearTimeout(timer);
+        this.#stop.signal.removeEventListener('abort', leave);
+        const up = this.#up;
+        this.#up = false;
+        this.#client = null;
+        client.end(true);
+        if (up) this.#o.onDown();
+        resolve(was);
+      });
+    });
+  }
+
+  #mqttOptions(): ConstructorParameters<typeof MqttClient>[1] {
+    const { will, clientId } = this.#o;
+    return {
+      protocolVersion: 5,
+      clean: true,
+      clientId,
+      keepalive: keepaliveS,
+      reconnectPeriod: 0,
+      connectTimeout: connectTimeoutMs,
+      queueQoSZero: false,
+      resubscribe: false,
+      properties: { sessionExpiryInterval: 0, maximumPacketSize: radioPayloadBytesMax + packetOverheadBytes },
+      ...(will === null
+        ? {}
+        : { will: { topic: will.topic, payload: Buffer.from(will.text), qos: 1 as const, retain: false } }),
+    };
+  }
+
+  #dial(): TLSSocket {
+    const { host, port, expect } = this.#o;
+    const socket = connect({
+      host,
+      port,
+      ...this.#o.tls(),
+      minVersion: 'TLSv1.3',
+      // Nodes are known by their ids; addresses change and say nothing.
+      checkServerIdentity: (_host, cert) => wrongNode(expect, cert),
+    });
+    socket.setNoDelay(true);
+    return socket;
+  }
+}
+
+function wrongNode(expect: string, cert: PeerCertificate): Error | undefined {
+  const cn: unknown = cert.subject.CN;
+  if (cn === expect) return undefined;
+  return Object.assign(new Error(`the certificate is of ${String(cn)}, not of ${expect}`), {
+    code: 'ERR_TLS_CERT_ALTNAME_INVALID',
+  });
+}
+
+/** OpenSSL's verification results, Node's own, and the alerts by which the other side refuses ours. */
+const certificateErrors =
+  /^(CERT_|CRL_|ERR_TLS_CERT|ERR_SSL_.*(CERTIFICATE|UNKNOWN_CA)|DEPTH_ZERO_|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|INVALID_(CA|PURPOSE)|ERROR_IN_CERT)/;
+
+function isCertificateError(error: Error): boolean {
+  return 'code' in error && typeof error.code === 'string' && certificateErrors.test(error.code);
+}
