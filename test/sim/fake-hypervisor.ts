@@ -1,0 +1,241 @@
+import { parseDomain } from '../../agent/vm/domain-xml.js';
+import type { Clock } from '../../agent/env.js';
+import {
+  LibvirtError,
+  type DomainState,
+  type DomainStats,
+  type HostEvent,
+  type Hypervisor,
+} from '../../agent/libvirt/hypervisor.js';
+
+/** A domain of the fake daemon. */
+export interface FakeDomain {
+  xml: string;
+  active: boolean;
+  state: DomainState;
+  id: number | null;
+  agent: boolean;
+}
+
+const off = (
+  reason: 'unknown' | 'shutdown' | 'destroyed' | 'crashed' | 'failed' | 'daemon',
+): DomainState => ({
+  state: 'shut-off',
+  reason,
+});
+
+/**
+ * One node's libvirtd and its guests, in memory, on the given clock. It outlives agents, as the real one does.
+ * Calls that it does not know throw.
+ */
+export class FakeHost {
+  readonly domains = new Map<string, FakeDomain>();
+  /** Every start, for checkers. */
+  readonly starts: { readonly uuid: string; readonly gen: number }[] = [];
+  /** Called before a machine comes to life: throw to refuse, look to check. */
+  beforeStart: (uuid: string, gen: number) => void = () => undefined;
+  /** How long a guest takes to shut down; null: it does not listen. */
+  guestStopMs: number | null = 1_000;
+  resets = 0;
+  reboots = 0;
+  /** False: libvirtd does not answer. */
+  up = true;
+  readonly #clock: Clock;
+  #nextId = 1;
+  readonly #readers = new Set<(e: HostEvent) => void>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  emit(e: HostEvent): void {
+    for (const r of this.#readers) r(e);
+  }
+
+  listen(reader: (e: HostEvent) => void): () => void {
+    this.#readers.add(reader);
+    return () => void this.#readers.delete(reader);
+  }
+
+  get(uuid: string): FakeDomain {
+    const d = this.domains.get(uuid);
+    if (d === undefined)
+      throw new LibvirtError('no such domain', { code: 'no-such-domain', outcome: 'refused' });
+    return d;
+  }
+
+  active(uuid: string): FakeDomain {
+    const d = this.get(uuid);
+    if (!d.active) throw new LibvirtError('not running', { code: 'invalid-state', outcome: 'refused' });
+    return d;
+  }
+
+  start(uuid: string, paused: boolean): void {
+    const d = this.get(uuid);
+    if (d.active) throw new LibvirtError('already running', { code: 'invalid-state', outcome: 'refused' });
+    const gen = parseDomain(d.xml).mark?.gen ?? 0;
+    try {
+      this.beforeStart(uuid, gen);
+    } catch (e) {
+      d.state = off('failed');
+      throw e;
+    }
+    this.starts.push({ uuid, gen });
+    d.active = true;
+    d.id = this.#nextId++;
+    d.state = paused ? { state: 'paused', reason: 'user' } : { state: 'running', reason: 'booted' };
+    this.#ring(uuid, 'started');
+  }
+
+  /** The machine goes off for that reason, by itself. */
+  die(uuid: string, reason: 'shutdown' | 'destroyed' | 'crashed'): void {
+    const d = this.active(uuid);
+    d.active = false;
+    d.id = null;
+    d.agent = false;
+    d.state = off(reason);
+    this.#ring(uuid, 'stopped');
+  }
+
+  /** Power loss and boot of the node: nothing runs, nobody knows why. */
+  reboot(): void {
+    for (const d of this.domains.values()) {
+      d.active = false;
+      d.id = null;
+      d.agent = false;
+      d.state = off('unknown');
+    }
+  }
+
+  async askStop(uuid: string): Promise<void> {
+    this.active(uuid);
+    const ms = this.guestStopMs;
+    if (ms === null) return;
+    void this.#clock.sleep(ms).then(() => {
+      if (this.domains.get(uuid)?.active === true) this.die(uuid, 'shutdown');
+    });
+  }
+
+  #ring(uuid: string, event: 'started' | 'stopped'): void {
+    this.emit({ type: 'lifecycle', uuid, name: uuid, event, detail: 'unknown' });
+  }
+}
+
+/** One agent's connection to a {@link FakeHost}. */
+export function fakeHypervisor(host: FakeHost): Hypervisor {
+  const answer = <T>(act: () => T): Promise<T> =>
+    Promise.resolve().then(() => {
+      if (!host.up) throw new LibvirtError('no daemon', { code: 'disconnected', outcome: 'not-sent' });
+      return act();
+    });
+  const known: Partial<Hypervisor> = {
+    connected: true,
+    facts: () =>
+      answer(
+        () =>
+          ({ qemuVersion: '10.0.0', libvirtVersion: '11.3.0' }) as Awaited<ReturnType<Hypervisor['facts']>>,
+      ),
+    list: () =>
+      answer(() => [...host.domains].map(([uuid, d]) => ({ uuid, name: uuid, id: d.id, active: d.active }))),
+    state: (d) => answer(() => host.get(d).state),
+    stats: () =>
+      answer(() =>
+        [...host.domains].map(([uuid, d]): DomainStats => ({
+          uuid,
+          name: uuid,
+          id: d.id,
+          state: d.state,
+          cpu: { timeNs: 0 },
+        })),
+      ),
+    xml: (d) =>
+      answer(() => {
+        const dom = host.get(d);
+        const text = dom.xml.replaceAll('"', "'");
+        return dom.agent
+          ? text.replace("name='org.qemu.guest_agent.0'", "name='org.qemu.guest_agent.0' state='connected'")
+          : text;
+      }),
+    define: (xml) =>
+      answer(() => {
+        const uuid = /<uuid>([^<]+)</.exec(xml)?.[1] ?? '';
+        const old = host.domains.get(uuid);
+        if (old) old.xml = xml;
+        else host.domains.set(uuid, { xml, active: false, state: off('unknown'), id: null, agent: false });
+        return { uuid, name: uuid, id: null, active: false };
+      }),
+    undefine: (d) =>
+      answer(() => {
+        host.get(d);
+        host.domains.delete(d);
+      }),
+    start: (d, o) => answer(() => host.start(d, o?.paused === true)),
+    stop: (d, how) =>
+      answer(() => {
+        if (how === 'destroy') return host.die(d, 'destroyed');
+        return void host.askStop(d);
+      }),
+    suspend: (d) => answer(() => void (host.active(d).state = { state: 'paused', reason: 'user' })),
+    resume: (d) => answer(() => void (host.active(d).state = { state: 'running', reason: 'unpaused' })),
+    reset: (d) =>
+      answer(() => {
+        host.active(d);
+        host.resets++;
+      }),
+    reboot: (d) =>
+      answer(() => {
+        host.active(d);
+        host.reboots++;
+      }),
+    setMetadata: (d, _kind, value) =>
+      answer(() => {
+        const dom = host.get(d);
+        const attributes = /<vm (.*)\/>/.exec(value ?? '')?.[1] ?? '';
+        dom.xml = dom.xml.replace(/<f:vm [^>]*>/, `<f:vm xmlns:f='urn:flotilla:vm:1' ${attributes}/>`);
+      }),
+    setVcpus: (d, n) =>
+      answer(() => {
+        const dom = host.active(d);
+        dom.xml = dom.xml.replace(/current=["']\d+["']/, `current="${n}"`);
+      }),
+    setMemory: (d, kib) =>
+      answer(() => {
+        const dom = host.active(d);
+        dom.xml = dom.xml.replace(
+          /<currentMemory unit="MiB">\d+</,
+          `<currentMemory unit="MiB">${kib / 1024}<`,
+        );
+      }),
+    attachDevice: (d, xml) =>
+      answer(() => {
+        const dom = host.active(d);
+        dom.xml = dom.xml.replace('</devices>', `${xml}</devices>`);
+      }),
+    async *events(signal) {
+      const queue: HostEvent[] = [{ type: 'resync', why: 'connected' }];
+      let ring = (): void => undefined;
+      const end = host.listen((e) => {
+        queue.push(e);
+        ring();
+      });
+      signal?.addEventListener('abort', () => ring(), { once: true });
+      try {
+        while (signal?.aborted !== true) {
+          const e = queue.shift();
+          if (e !== undefined) yield e;
+          else await new Promise<void>((r) => (ring = r));
+        }
+      } finally {
+        end();
+      }
+    },
+  };
+  return new Proxy(known as Hypervisor, {
+    get(target, key) {
+      const v = (target as unknown as Record<string | symbol, unknown>)[key];
+      if (v === undefined && typeof key === 'string' && key !== 'then')
+        throw new Error(`the fake hypervisor does not know "${key}"`);
+      return v;
+    },
+  });
+}

@@ -1,0 +1,381 @@
+import { randomUUID } from 'node:crypto';
+import { AgentLoop } from '../../agent/loop.js';
+import type { AgentEnv, Radio, Volumes } from '../../agent/env.js';
+import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
+import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import type { Disk } from '../../core/domain/disk.js';
+import type { Op, OpKind } from '../../core/domain/op.js';
+import type { VmOwn, VmSpec, VmState } from '../../core/domain/vm.js';
+import { FakeClock } from '../unit/agent/ledger/fake-clock.js';
+import { FakeHost, fakeHypervisor } from './fake-hypervisor.js';
+import { MemoryLedger } from './memory-ledger.js';
+
+/** Files of a node's pools; they outlive agents. */
+export class FakeFiles {
+  readonly disks = new Map<string, number>();
+  readonly log: string[] = [];
+  /** Thrown by the next making of a disk. */
+  failMake: Error | null = null;
+}
+
+function fakeVolumes(files: FakeFiles): Volumes {
+  const no = (): never => {
+    throw new Error('the fake volumes do not know this call');
+  };
+  return {
+    probe: async (p) => ({ pool: p.id, totalBytes: 1e12, freeBytes: 5e11, ok: true, text: '' }),
+    makeDisk: async (d) => {
+      await Promise.resolve();
+      if (files.failMake !== null) {
+        const e = files.failMake;
+        files.failMake = null;
+        throw e;
+      }
+      files.log.push(`make ${d.name}`);
+      files.disks.set(d.id, d.sizeBytes);
+    },
+    growDisk: async (d) => void files.disks.set(d.id, d.sizeBytes),
+    removeDisk: async (d) => void files.disks.delete(d.id),
+    diskPath: (d, p) => `${p.path}/disks/${d.id}.${d.format}`,
+    imagePath: (i, p) => `${p.path}/images/${i.id}.${i.format}`,
+    importImage: no,
+    removeImage: no,
+    uploadOffset: no,
+    upload: no,
+    sweep: async () => [],
+  };
+}
+
+/** How an agent dies in a test: at its n-th act, before or after the act has its effect. */
+export interface Death {
+  readonly at: number;
+  readonly when: 'before' | 'after';
+}
+
+/**
+ * One node in one process on a clock that tests move: the shipped agent loop over an in-memory ledger,
+ * libvirt and pools, which outlive it.
+ */
+export class SimNode {
+  readonly clock = new FakeClock();
+  readonly ledger = new MemoryLedger(this.clock);
+  readonly host = new FakeHost(this.clock);
+  readonly files = new FakeFiles();
+  /** What the agent says on the radio now. */
+  readonly said = new Map<string, VmState>();
+  readonly events: RadioPayload<'event'>[] = [];
+  /** Acts of the present agent: calls with an effect outside. */
+  acts = 0;
+  death: Death | null = null;
+  dead = false;
+  loop: AgentLoop | null = null;
+  #leaseOk = true;
+  #liveRevision = 0n;
+  readonly #poolId = randomUUID();
+  readonly node = 'n1';
+
+  constructor() {
+    this.ledger.found(
+      {
+        schema: 1,
+        id: randomUUID(),
+        name: 'sim',
+        epoch: 1,
+        ca: 'none',
+        foundedMs: 0,
+        founder: this.node,
+      },
+      [],
+    );
+    this.ledger.poke(
+      kinds.pool.key(this.#poolId),
+      writeRecord(kinds.pool, {
+        id: this.#poolId,
+        name: 'local',
+        kind: 'local',
+        path: '/pool',
+        nodes: null,
+        reservePct: 5,
+      }),
+    );
+    // R1: a machine comes to life only while the ledger says that it runs here, in this generation.
+    this.host.beforeStart = (uuid, gen) => {
+      const own = this.own(uuid);
+      if (own === null || own.owner !== this.node || own.state !== 'running' || own.gen !== gen) {
+        throw new Error(`R1 broken: started ${uuid} gen ${gen} against ${JSON.stringify(own)}`);
+      }
+    };
+  }
+
+  own(id: string): VmOwn | null {
+    const e = this.ledger.peek(kinds.vmOwn.key(id));
+    return e === null ? null : (JSON.parse(e.value) as VmOwn);
+  }
+
+  spec(id: string): VmSpec | null {
+    const e = this.ledger.peek(kinds.vmSpec.key(id));
+    return e === null ? null : (JSON.parse(e.value) as VmSpec);
+  }
+
+  op(id: string): Op {
+    const e = this.ledger.peek(kinds.op.key(id));
+    if (e === null) throw new Error(`no op ${id}`);
+    return JSON.parse(e.value) as Op;
+  }
+
+  /** The lease of the node is lost or regained. */
+  set leased(ok: boolean) {
+    this.#leaseOk = ok;
+  }
+
+  /** Starts an agent as systemd would: a new boot of it, over what is there. */
+  boot(death: Death | null = null): void {
+    this.acts = 0;
+    this.death = death;
+    this.dead = false;
+    this.ledger.poke(
+      kinds.live.key(this.node),
+      JSON.stringify({ node: this.node, boot: randomUUID(), version: '0' }),
+    );
+    this.#liveRevision = this.ledger.peek(kinds.live.key(this.node))?.createRevision ?? 0n;
+    this.loop = new AgentLoop(this.#env());
+    this.loop.start();
+  }
+
+  /** Ends the agent in order. */
+  async stop(): Promise<void> {
+    const ended = this.loop?.stop();
+    await this.clock.advance(6_000);
+    await ended;
+    this.loop = null;
+    this.ledger.close();
+  }
+
+  /**
+   * Lets time pass until it holds.
+   *
+   * @throws Error after `limitMs` of simulated time
+   */
+  async until(what: string, holds: () => boolean, limitMs = 120_000): Promise<void> {
+    const end = this.clock.nowMs() + limitMs;
+    while (!holds()) {
+      if (this.clock.nowMs() > end) throw new Error(`not within ${limitMs} ms: ${what}`);
+      await this.clock.advance(100);
+    }
+  }
+
+  /** What the API writes when a VM is created. */
+  createVm(o: Partial<VmSpec> = {}): { id: string; op: string; disk: string } {
+    const id = randomUUID();
+    const diskId = randomUUID();
+    const disk: Disk = {
+      id: diskId,
+      name: 'root',
+      vm: id,
+      pool: this.#poolId,
+      node: this.node,
+      format: 'qcow2',
+      sizeBytes: 2 ** 30,
+      madeBytes: 0,
+      source: { kind: 'blank' },
+      state: 'wanted',
+      error: null,
+    };
+    const spec: VmSpec = {
+      id,
+      name: `vm-${id.slice(0, 4)}`,
+      generation: 1,
+      note: '',
+      tags: [],
+      cpus: 1,
+      memoryMiB: 128,
+      firmware: 'bios',
+      boot: ['disk'],
+      disks: [{ disk: diskId, bus: 'virtio' }],
+      cdroms: [],
+      nics: [],
+      cloudInit: null,
+      power: 'running',
+      powerGeneration: 1,
+      stopTimeoutS: 30,
+      onCrash: 'restart',
+      ...o,
+    };
+    const own: VmOwn = {
+      owner: this.node,
+      standby: null,
+      copies: [],
+      gen: 1,
+      state: 'stopped',
+      sync: 'none',
+      fence: { armed: false, waitMs: 0 },
+      op: null,
+    };
+    this.ledger.poke(kinds.disk.key(diskId), writeRecord(kinds.disk, disk));
+    this.ledger.poke(unique.name('vm', spec.name), id);
+    this.ledger.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, own));
+    this.ledger.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));
+    return { id, disk: diskId, op: this.ask('vm.create', id) };
+  }
+
+  /** What the API writes for an edit. */
+  edit(id: string, patch: Partial<VmSpec>): void {
+    const spec = this.spec(id);
+    if (spec === null) throw new Error('no such VM');
+    this.ledger.poke(
+      kinds.vmSpec.key(id),
+      writeRecord(kinds.vmSpec, { ...spec, ...patch, generation: spec.generation + 1 }),
+    );
+  }
+
+  /** What the API writes for an action: the power that goes with it, and the op. */
+  action(
+    kind: 'start' | 'stop' | 'force-stop' | 'pause' | 'resume' | 'reboot' | 'reset',
+    id: string,
+  ): string {
+    const spec = this.spec(id);
+    if (spec === null) throw new Error('no such VM');
+    const g = spec.generation + 1;
+    if (kind === 'start') this.edit(id, { power: 'running', powerGeneration: g });
+    if (kind === 'stop' || kind === 'force-stop') this.edit(id, { power: 'stopped', powerGeneration: g });
+    if (kind === 'pause') this.edit(id, { power: 'paused' });
+    if (kind === 'resume') this.edit(id, { power: 'running' });
+    return this.ask(`vm.${kind}`, id);
+  }
+
+  ask(kind: OpKind, subject: string): string {
+    const id = randomUUID();
+    const now = this.clock.wallMs();
+    const op: Op = {
+      id,
+      kind,
+      subject: { kind: 'vm', id: subject, name: 'vm' },
+      node: null,
+      askedBy: 'test',
+      args: {},
+      state: 'queued',
+      step: '',
+      progress: null,
+      cancelAsked: false,
+      createdMs: now,
+      updatedMs: now,
+      error: null,
+    };
+    this.ledger.poke(kinds.op.key(id), writeRecord(kinds.op, op));
+    return id;
+  }
+
+  #env(): AgentEnv {
+    const client = this.ledger.client(this.node);
+    const revision = this.#liveRevision;
+    const die = this.#mortal();
+    const quiet = { info: () => undefined, warn: () => undefined, error: () => undefined };
+    const radio: Radio = {
+      say: <K extends RadioKind>(kind: K, payload: RadioPayload<K>, id?: string) => {
+        if (this.dead) return;
+        if (kind === 'vm' && id !== undefined) this.said.set(id, payload as VmState);
+        if (kind === 'event') this.events.unshift(payload as RadioPayload<'event'>);
+      },
+      unsay: (_kind, id) => void this.said.delete(id),
+      heard: () => [],
+      refused: () => ({}),
+      onChange: () => () => undefined,
+      setPeers: () => undefined,
+    };
+    return {
+      node: this.node,
+      boot: randomUUID(),
+      version: '0.0.0',
+      clock: this.clock,
+      random: { uuid: () => randomUUID(), below: () => 0 },
+      log: quiet,
+      ledger: die(client, ['txn'], ['get', 'list', 'watch']),
+      live: {
+        compare: () =>
+          this.#leaseOk && !this.dead ? { key: kinds.live.key(this.node), createRevision: revision } : null,
+      },
+      radio,
+      hypervisor: die(
+        fakeHypervisor(this.host),
+        [
+          'define',
+          'undefine',
+          'start',
+          'stop',
+          'suspend',
+          'resume',
+          'reset',
+          'reboot',
+          'setMetadata',
+          'setVcpus',
+          'setMemory',
+          'attachDevice',
+        ],
+        ['list', 'state', 'stats', 'xml', 'facts', 'events', 'connected'],
+      ),
+      volumes: die(
+        fakeVolumes(this.files),
+        ['makeDisk', 'growDisk', 'removeDisk'],
+        ['probe', 'diskPath', 'imagePath', 'sweep'],
+      ),
+      seeds: { make: async () => '/seed.iso', remove: async () => undefined },
+      bridges: { ensure: async () => undefined },
+      sockets: {
+        paths: (id) => ({ serial: `/run/${id}/serial`, vnc: `/run/${id}/vnc`, serialLog: `/log/${id}` }),
+        prepare: async () => undefined,
+        remove: async () => undefined,
+      },
+      machine: {
+        accel: async () => 'tcg',
+        facts: () => null,
+        use: async () => ({
+          cpus: 4,
+          cpuUsedPct: 0,
+          memoryBytes: 8e9,
+          memoryUsedBytes: 1e9,
+          loadAvg1: 0,
+          upSinceMs: 0,
+        }),
+      },
+    };
+  }
+
+  /**
+   * Wraps a part of the environment so that the agent can die in it: a dead agent's calls have no effect and
+   * never answer. `acting` calls are counted as places to die at.
+   */
+  #mortal(): <T extends object>(part: T, acting: readonly string[], looking: readonly string[]) => T {
+    const never = new Promise<never>(() => undefined);
+    let alive = true;
+    return (part, acting, looking) =>
+      new Proxy(part, {
+        get: (target, key) => {
+          const value = (target as Record<string | symbol, unknown>)[key];
+          if (typeof value !== 'function') return value;
+          const name = String(key);
+          const call = value as (...a: unknown[]) => unknown;
+          if (looking.includes(name)) return (...a: unknown[]) => (alive ? call.apply(target, a) : never);
+          if (!acting.includes(name))
+            throw new FlotillaError('internal', `the simulator does not know ${name}`, { hint: '' });
+          return async (...a: unknown[]) => {
+            if (!alive) return never;
+            const n = this.acts++;
+            const dies = this.death?.at === n;
+            if (dies && this.death?.when === 'before') {
+              alive = false;
+              this.dead = true;
+              return never;
+            }
+            const result = await (call.apply(target, a) as Promise<unknown>);
+            if (dies || !alive) {
+              alive = false;
+              this.dead = true;
+              return never;
+            }
+            return result;
+          };
+        },
+      });
+  }
+}
