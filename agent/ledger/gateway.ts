@@ -292,7 +292,7 @@ export class Gateway {
           try {
             resolve(readAnswer(endpoint, res.statusCode ?? 0, Buffer.concat(chunks).toString('utf8')));
           } catch (error) {
-            reject(error as Error);
+            reject(error);
           }
         });
       });

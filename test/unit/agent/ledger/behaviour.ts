@@ -6,7 +6,7 @@ export interface Pair {
   readonly a: Ledger;
   readonly b: Ledger;
   /** Lets time pass until the condition holds. @throws after a limit */
-  until(what: string, holds: () => boolean | Promise<boolean>): Promise<void>;
+  readonly until: (what: string, holds: () => boolean | Promise<boolean>) => Promise<void>;
 }
 
 /**

@@ -19,7 +19,7 @@ await behaviour('memory', async () => {
   };
 });
 
-t.test('faults: an unknown outcome may have been done, or not', async (t) => {
+void t.test('faults: an unknown outcome may have been done, or not', async (t) => {
   const store = new MemoryLedger(new FakeClock());
   const a = store.client('a');
   const unknown = { code: 'ledger-unavailable', details: { outcome: 'unknown' } };
@@ -35,7 +35,7 @@ t.test('faults: an unknown outcome may have been done, or not', async (t) => {
   await t.resolves(a.txn([], [{ put: '/flotilla/x', value: '3' }]), 'one fault each');
 });
 
-t.test(
+void t.test(
   'faults: cut off, no call ends before its deadline and its watches are silent; mending rings',
   async (t) => {
     const clock = new FakeClock();
@@ -58,7 +58,7 @@ t.test(
   },
 );
 
-t.test('a lease ends by the clock, not by a call', async (t) => {
+void t.test('a lease ends by the clock, not by a call', async (t) => {
   const clock = new FakeClock();
   const store = new MemoryLedger(clock);
   const a = store.client('a');
