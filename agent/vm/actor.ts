@@ -3,7 +3,7 @@ import type { HotStep } from '../../core/decide/hardware.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
-import { ledger as kinds, metaKey, unique, writeRecord } from '../../core/wire/ledger-keys.js';
+import { ledger as kinds, epochKey, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
@@ -90,7 +90,7 @@ export class VmActor {
 
   /** What every ownership transaction compares: the key as read, this boot's live key, the ledger's epoch. */
   private guard(s: Subject): Compare[] {
-    const mine = this.env.live.mine();
+    const mine = this.env.live.compare();
     if (mine === null || s.snapshot.meta === null) {
       throw new FlotillaError(
         'ledger-unavailable',
@@ -103,7 +103,7 @@ export class VmActor {
     return [
       { key: kinds.vmOwn.key(s.id), modRevision: s.own.modRevision },
       mine,
-      { key: metaKey, modRevision: s.snapshot.meta.modRevision },
+      { key: epochKey, value: String(s.snapshot.meta.value.epoch) },
     ];
   }
 

@@ -95,10 +95,9 @@ export function filesystems(value: unknown): VmState['filesystems'] {
     .flatMap((f: unknown) => {
       const mount = field(f, 'mountpoint');
       const type = field(f, 'type');
-      const o = f as Record<string, unknown>;
-      const total = o['total-bytes'];
-      const used = o['used-bytes'];
-      if (mount === null || type === null || typeof total !== 'number' || typeof used !== 'number') return [];
+      if (mount === null || type === null) return [];
+      const { 'total-bytes': total, 'used-bytes': used } = f as Record<string, unknown>;
+      if (typeof total !== 'number' || typeof used !== 'number') return [];
       return [{ mount: mount.slice(0, 255), type: type.slice(0, 32), totalBytes: total, usedBytes: used }];
     })
     .slice(0, 32);
