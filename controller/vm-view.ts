@@ -1,0 +1,111 @@
+import type { Disk } from '../core/domain/disk.js';
+import type { NodePresence } from '../core/domain/node.js';
+import type { Op } from '../core/domain/op.js';
+import type { VmOwn, VmPhase, VmSpec, VmState } from '../core/domain/vm.js';
+import { vmRowSchema, type VmRow, type VmView } from '../core/wire/rest.js';
+
+/** What one node was heard to say of a VM. */
+export interface HeardVm {
+  readonly node: string;
+  readonly state: VmState;
+  /** Wall clock of this listener when it was said. */
+  readonly heardMs: number;
+}
+
+/** All that makes up the view of one VM. */
+export interface VmParts {
+  readonly spec: VmSpec;
+  readonly own: VmOwn | null;
+  readonly disks: readonly Disk[];
+  /** Its operations, oldest first. */
+  readonly ops: readonly Op[];
+  /** What its nodes say; in health only the owner. */
+  readonly heard: readonly HeardVm[];
+  /** Of the owner. */
+  readonly presence: NodePresence;
+}
+
+const open = (op: Op): boolean => op.state === 'queued' || op.state === 'running';
+
+/** What the VM is doing as far as can be known: an old line of a silent owner is not passed off as news. */
+export function phaseOf(p: VmParts): { phase: VmPhase; reason: string } {
+  const { own } = p;
+  if (p.ops.some((o) => o.kind === 'vm.delete' && open(o))) return { phase: 'deleting', reason: '' };
+  if (own === null) return { phase: 'unknown', reason: 'its owner record is missing or cannot be read' };
+  if (p.presence === 'silent' || p.presence === 'never-heard') {
+    const how = p.presence === 'silent' ? 'is silent' : 'was never heard';
+    return { phase: 'unknown', reason: `its owner ${own.owner} ${how}` };
+  }
+  const said = p.heard.find((h) => h.node === own.owner);
+  if (said !== undefined) return { phase: said.state.phase, reason: said.state.reason };
+  const create = p.ops.find((o) => o.kind === 'vm.create');
+  if (create !== undefined && open(create)) return { phase: 'creating', reason: create.step };
+  if (create?.state === 'failed') return { phase: 'failed', reason: create.error?.message ?? '' };
+  return { phase: 'unknown', reason: `${own.owner} has not spoken of it yet` };
+}
+
+/** Folds the parts to what the API shows. */
+export function vmView(p: VmParts): VmView {
+  const { spec, own } = p;
+  const said = own === null ? undefined : p.heard.find((h) => h.node === own.owner);
+  const seen = said?.state ?? null;
+  const { phase, reason } = phaseOf(p);
+  const known = phase !== 'unknown';
+  return {
+    id: spec.id,
+    name: spec.name,
+    node: own?.owner ?? null,
+    presence: p.presence,
+    phase,
+    reason,
+    power: spec.power,
+    generation: spec.generation,
+    cpus: spec.cpus,
+    memoryMiB: spec.memoryMiB,
+    diskBytes: p.disks.reduce((n, d) => n + (d.state === 'deleting' ? 0 : d.sizeBytes), 0),
+    tags: spec.tags,
+    addresses:
+      seen !== null && seen.addresses.length > 0
+        ? seen.addresses
+        : spec.nics.flatMap((n) => (n.address === null ? [] : [n.address])),
+    macs: spec.nics.map((n) => n.mac),
+    hostname: seen?.hostname ?? null,
+    guestAgent: known && (seen?.guestAgent ?? false),
+    cpuPct: known ? (seen?.stats?.cpuPct ?? null) : null,
+    memoryUsedBytes: known ? (seen?.stats?.memoryUsedBytes ?? null) : null,
+    upSinceMs: known ? (seen?.upSinceMs ?? null) : null,
+    pendingRestart: seen?.pendingRestart ?? [],
+    heardMs: said?.heardMs ?? null,
+    ops: p.ops.filter(open).map((o) => o.id),
+    error: seen?.error ?? null,
+    spec,
+    own,
+    observed: seen,
+    disks: [...p.disks],
+    problems: problemsOf(p),
+  };
+}
+
+const active: ReadonlySet<VmPhase> = new Set<VmPhase>(['starting', 'running', 'paused', 'stopping']);
+
+function problemsOf(p: VmParts): string[] {
+  const out: string[] = [];
+  for (const h of p.heard) {
+    if (h.node !== p.own?.owner && active.has(h.state.phase))
+      out.push(`${h.node} says it is ${h.state.phase} there, but does not own it`);
+  }
+  for (const d of p.spec.disks) {
+    const disk = p.disks.find((x) => x.id === d.disk);
+    if (disk === undefined) out.push(`its disk ${d.disk} has no readable record`);
+    else if (disk.state === 'failed')
+      out.push(`its disk "${disk.name}" failed: ${disk.error?.message ?? 'no reason was given'}`);
+  }
+  return out;
+}
+
+const rowFields = Object.keys(vmRowSchema.shape) as (keyof VmRow)[];
+
+/** The part of a view that lists show. */
+export function vmRow(v: VmView): VmRow {
+  return Object.fromEntries(rowFields.map((f) => [f, v[f]])) as VmRow;
+}
