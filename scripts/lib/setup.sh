@@ -8,6 +8,7 @@ need_node_modules() {
   local want mark=node_modules/.flotilla-installed
   want=$(cat package.json package-lock.json | sha256sum)
   [ "$(cat "$mark" 2>/dev/null || true)" != "$want" ] || return 0
+  mkdir -p "$BUILD"
   say 'installing npm packages'
   npm ci --no-audit --no-fund --loglevel=error >"$BUILD/npm.log" 2>&1 \
     || { tail -n 20 "$BUILD/npm.log" >&2; fail 'npm ci failed' 'all of its words: build/npm.log'; }
