@@ -60,7 +60,10 @@ export type PausedReason =
   | 'post-copy-failed'
   | 'api-error';
 
-/** `shutdown`: the guest did it. `crashed`: QEMU died. `daemon`: libvirtd found it gone after its own restart. */
+/**
+ * `shutdown`: the guest did it. `crashed`: QEMU died (the life cycle event of that says `failed`).
+ * `daemon`: libvirtd found it gone after its own restart.
+ */
 export type ShutOffReason =
   | 'unknown'
   | 'shutdown'

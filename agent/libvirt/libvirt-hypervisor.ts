@@ -453,7 +453,7 @@ export class LibvirtHypervisor implements Hypervisor {
     o?: CallOptions,
   ): Promise<unknown> {
     const timeoutS = Math.max(1, Math.ceil((o?.deadlineMs ?? DEADLINE_MS.guest) / 1000));
-    const text = JSON.stringify({ execute: command, ...(args === undefined ? {} : { arguments: args }) });
+    const text = commandText(command, args);
     const call = { domain: this.#wire(d), command: text, timeoutS, flags: 0 };
     const { result } = await this.#guest(d, 'qemuAgentCommand', call, o);
     return returned(result ?? '{}', command, d);
@@ -465,7 +465,7 @@ export class LibvirtHypervisor implements Hypervisor {
     args?: Readonly<Record<string, unknown>>,
     o?: CallOptions,
   ): Promise<unknown> {
-    const text = JSON.stringify({ execute: command, ...(args === undefined ? {} : { arguments: args }) });
+    const text = commandText(command, args);
     const { result } = await this.#on(
       d,
       'qemuMonitorCommand',
@@ -713,6 +713,15 @@ function whole(n: number, what: string): bigint {
 function cpuElement(xml: string): string {
   const model = /<mode name=['"]host-model['"][^>]*>([\s\S]*?)<\/mode>/.exec(xml)?.[1];
   return model === undefined ? xml : `<cpu>${model.replace(/<maxphysaddr[^>]*\/>/g, '')}</cpu>`;
+}
+
+/**
+ * A command for QEMU or the guest agent. Other than ASCII is escaped: libvirt 11.3 refuses it as it is with
+ * "invalid utf-8 string" (seen 2026-11 with guest-exec).
+ */
+export function commandText(command: string, args: Readonly<Record<string, unknown>> | undefined): string {
+  const text = JSON.stringify({ execute: command, ...(args === undefined ? {} : { arguments: args }) });
+  return text.replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 /** the `return` value of a guest agent's or monitor's answer */

@@ -249,8 +249,8 @@ export const PROCEDURES = {
   domainShutdownFlags: row(258, onDomainFlags, nothing),
   domainReboot: row(27, onDomainFlags, nothing),
   domainReset: row(245, onDomainFlags, nothing),
-  domainSuspend: row(28, onDomain, nothing),
-  domainResume: row(30, onDomain, nothing),
+  domainSuspend: row(34, onDomain, nothing),
+  domainResume: row(28, onDomain, nothing),
 
   domainAttachDeviceFlags: row(160, device, nothing),
   domainDetachDeviceFlags: row(161, device, nothing),
