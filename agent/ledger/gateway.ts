@@ -59,7 +59,7 @@ export interface CallOptions {
   /** `read` (also: anything that may be done twice) is tried at each endpoint; `write` only until it was sent. */
   readonly kind: 'read' | 'write';
   readonly deadlineMs?: number;
-  /** Only this endpoint: for questions about one member. */
+  /** Only this endpoint: for questions about one member, which it answers without a leader too. */
   readonly endpoint?: string;
 }
 
@@ -69,6 +69,9 @@ export interface OpenStream {
   readonly endpoint: string;
   close(): void;
 }
+
+/** A member without a leader refuses at once, and ends its watches, instead of hanging. */
+const needsLeader = { 'Grpc-Metadata-hasleader': 'true' };
 
 /**
  * Answers of etcd after which nothing was done, for certain: they are given before a proposal enters the log.
@@ -169,6 +172,7 @@ export class Gateway {
         return await this.#attempt(endpoint, path, text, {
           connectMs: slice,
           totalMs: o.kind === 'read' ? slice : leftMs,
+          leader: o.endpoint === undefined,
         });
       } catch (error) {
         if (!(error instanceof AttemptError)) throw error;
@@ -185,7 +189,7 @@ export class Gateway {
   /** Opens an answer that goes on. The request's body is ended: with it open the gateway sends nothing. */
   async stream(path: string, body: unknown, o: { openMs?: number } = {}): Promise<OpenStream> {
     const endpoint = this.current;
-    const req = this.#request(endpoint, path, this.#streamAgent, {});
+    const req = this.#request(endpoint, path, this.#streamAgent, needsLeader);
     const openMs = o.openMs ?? this.#deadlineMs;
     return await new Promise<OpenStream>((resolve, reject) => {
       const fail = (message: string, cause?: unknown) => {
@@ -237,9 +241,7 @@ export class Gateway {
   }
 
   #request(endpoint: string, path: string, agent: http.Agent, headers: http.OutgoingHttpHeaders) {
-    // hasleader: a member without a leader refuses at once, and ends its watches, instead of hanging.
-    const always = { 'Content-Type': 'application/json', 'Grpc-Metadata-hasleader': 'true' };
-    const o = { method: 'POST', agent, headers: { ...always, ...headers } };
+    const o = { method: 'POST', agent, headers: { 'Content-Type': 'application/json', ...headers } };
     return this.#insecure ? http.request(endpoint + path, o) : https.request(endpoint + path, o);
   }
 
@@ -247,11 +249,12 @@ export class Gateway {
     endpoint: string,
     path: string,
     text: string,
-    o: { connectMs: number; totalMs: number },
+    o: { connectMs: number; totalMs: number; leader: boolean },
   ): Promise<unknown> {
     return new Promise((resolve, reject) => {
       let connected = false;
-      const req = this.#request(endpoint, path, this.#agent, { 'Content-Length': Buffer.byteLength(text) });
+      const headers = { 'Content-Length': Buffer.byteLength(text), ...(o.leader ? needsLeader : {}) };
+      const req = this.#request(endpoint, path, this.#agent, headers);
       const fail = (message: string, cause?: unknown) => {
         clearTimeout(connectTimer);
         clearTimeout(totalTimer);
@@ -292,7 +295,7 @@ export class Gateway {
           try {
             resolve(readAnswer(endpoint, res.statusCode ?? 0, Buffer.concat(chunks).toString('utf8')));
           } catch (error) {
-            reject(error);
+            reject(error instanceof Error ? error : new Error(String(error)));
           }
         });
       });

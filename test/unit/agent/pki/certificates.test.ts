@@ -2,7 +2,6 @@ import { createPublicKey, generateKeyPairSync, X509Certificate } from 'node:cryp
 import { readdir, stat, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import https from 'node:https';
-import type { TLSSocket } from 'node:tls';
 import path from 'node:path';
 import t from 'tap';
 import {
