@@ -11,9 +11,16 @@ const packetOverheadBytes = 1_024;
  *
  * @param o.dir - directory with `ca.crt`, `node.crt`, `node.key` and `acl`
  * @param o.address - where to listen; null: everywhere
+ * @param o.logFile - where the broker writes its errors for {@link BrokerLog}, besides the journal; the broker's user
+ *   must be able to write there
  * @see mosquitto.conf(5), mosquitto 2.0
  */
-export function brokerConfig(o: { dir: string; port: number; address: string | null }): string {
+export function brokerConfig(o: {
+  dir: string;
+  port: number;
+  address: string | null;
+  logFile: string | null;
+}): string {
   return `# Written by flotilla-agent at each start; changes are lost.
 per_listener_settings false
 listener ${o.port}${o.address === null ? '' : ` ${o.address}`}
@@ -33,20 +40,10 @@ sys_interval 0
 log_type error
 log_type warning
 log_dest stderr
-log_dest topic
-`;
+${o.logFile === undefined ? '' : `log_dest file ${o.logFile}\n`}`;
 }
 
-/** Who may say what: every node below its own id only. The broker's error lines let the agent count what it refused. */
+/** Who may say what: every node below its own id only.  */
 export const brokerAcl = `pattern write v1/+/n/%u/#
 pattern read v1/#
-pattern read $SYS/broker/log/E
 `;
-
-/** Where mosquitto says its errors, `log_dest topic`. */
-export const brokerErrorsTopic = '$SYS/broker/log/E';
-
-/** True for the line mosquitto writes where a client's certificate is missing, foreign or expired. */
-export function brokerSawBadCertificate(line: Uint8Array): boolean {
-  return /OpenSSL Error.*(certificate|unknown ca)/i.test(Buffer.from(line).toString('utf8'));
-}

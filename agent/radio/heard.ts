@@ -78,8 +78,8 @@ export class Heard {
   }
 
   /** Counts something refused elsewhere on the radio, e.g. a certificate. */
-  refuse(kind: string): void {
-    this.#refused.set(kind, (this.#refused.get(kind) ?? 0) + 1);
+  refuse(kind: string, count = 1): void {
+    this.#refused.set(kind, (this.#refused.get(kind) ?? 0) + count);
   }
 
   refused(): Readonly<Record<string, number>> {

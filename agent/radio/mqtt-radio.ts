@@ -7,7 +7,7 @@ import {
   type RadioPayload,
 } from '../../core/wire/radio.js';
 import type { Clock, HeardNode, Log, Radio, Random } from '../env.js';
-import { brokerErrorsTopic, brokerSawBadCertificate } from './broker-config.js';
+import { BrokerLog } from './broker-log.js';
 import type { RadioMessage } from './door.js';
 import { Heard } from './heard.js';
 import { Link, type TlsFiles } from './link.js';
@@ -42,6 +42,8 @@ export interface MqttRadioOptions {
   readonly ownHost?: string;
   /** Lines of an earlier start that were not said again are taken back after this time, ms; 20 s unless told. */
   readonly oldLinesMs?: number;
+  /** Error log of this node's own broker, see {@link BrokerLog}; without it only refusals at our end are counted. */
+  readonly brokerLog?: string;
   /** The cluster's CA, this node's certificate and key; called at each connection. */
   tls(): TlsFiles;
   readonly clock: Clock;
@@ -70,6 +72,7 @@ export class MqttRadio implements Radio {
   readonly #links = new Map<string, { readonly link: Link; readonly at: string }>();
   readonly #wakes = new Set<() => void>();
   readonly #leaving = new Set<Promise<void>>();
+  readonly #brokerLog: BrokerLog | null;
   #own: Link | null = null;
   #timer: NodeJS.Timeout | null = null;
   #seq = 0;
@@ -81,6 +84,13 @@ export class MqttRadio implements Radio {
     this.#o = o;
     this.#heard = new Heard({ cluster: o.cluster, clock: o.clock, tickMs });
     if (o.mode === 'agent') this.#heard.setNodes([o.node]);
+    this.#brokerLog =
+      o.brokerLog === undefined
+        ? null
+        : new BrokerLog(o.brokerLog, (count) => {
+            this.#heard.refuse('certificate', count);
+            this.#wake();
+          });
   }
 
   start(): void {
@@ -90,6 +100,7 @@ export class MqttRadio implements Radio {
       this.#own = this.#ownLink();
       this.#own.start();
     }
+    void this.#brokerLog?.start();
     for (const { link } of this.#links.values()) link.start();
   }
 
@@ -97,6 +108,7 @@ export class MqttRadio implements Radio {
   async stop(): Promise<void> {
     if (this.#timer !== null) clearInterval(this.#timer);
     this.#timer = null;
+    this.#brokerLog?.stop();
     const links = [...this.#links.values()].map((l) => l.link.stop());
     this.#links.clear();
     await Promise.all([...links, this.#own?.stop(), ...this.#leaving]);
@@ -164,7 +176,7 @@ export class MqttRadio implements Radio {
     const { cluster, node, ownHost, port } = this.#o;
     return this.#link(node, ownHost ?? '127.0.0.1', port, {
       // Our own lines of an earlier start, and the wills that our peers left here.
-      subscribe: [nodeTopics(cluster, node), `v1/${cluster}/n/+/gone`, brokerErrorsTopic],
+      subscribe: [nodeTopics(cluster, node), `v1/${cluster}/n/+/gone`],
       onUp: () => {
         this.#ownUpMs = this.#o.clock.nowMs();
         this.#outbox.sayAll();
@@ -224,11 +236,6 @@ export class MqttRadio implements Radio {
   }
 
   #ownMessage(t: string, payload: Uint8Array, kept: boolean): void {
-    if (t === brokerErrorsTopic) {
-      if (!brokerSawBadCertificate(payload)) return;
-      this.#heard.refuse('certificate');
-      return this.#wake();
-    }
     // What we say now we know already; kept lines are of an earlier start.
     const ours = t.startsWith(`v1/${this.#o.cluster}/n/${this.#o.node}/`);
     if (ours && !kept) return;

@@ -54,6 +54,10 @@ export class Broker {
     this.tls = o.tls;
   }
 
+  get logFile(): string {
+    return `${this.dir}/errors.log`;
+  }
+
   async start(): Promise<void> {
     await mkdir(this.dir, { recursive: true });
     const { ca, cert, key } = this.tls;
@@ -62,11 +66,18 @@ export class Broker {
     await writeFile(`${this.dir}/node.crt`, cert);
     await writeFile(`${this.dir}/node.key`, key);
     await writeFile(`${this.dir}/acl`, brokerAcl, { mode: 0o600 });
-    const config = brokerConfig({ dir: this.dir, port: this.port, address: '127.0.0.1' });
+    const config = brokerConfig({
+      dir: this.dir,
+      port: this.port,
+      address: '127.0.0.1',
+      logFile: this.logFile,
+    });
     await writeFile(`${this.dir}/mosquitto.conf`, config + user);
     const [program, ...args] = [...mosquittoCommand(), '-c', `${this.dir}/mosquitto.conf`];
     const p = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#process = p;
+    // Also where the test itself dies.
+    process.once('exit', () => p.kill('SIGKILL'));
     for (const s of [p.stdout, p.stderr]) s.on('data', (d: Buffer) => (this.log += d.toString()));
     await until(`mosquitto on ${this.port}: ${this.log}`, () => answers(this.port));
   }

@@ -48,6 +48,7 @@ function radio(
     ...(o.oldLinesMs === undefined ? {} : { oldLinesMs: o.oldLinesMs }),
     mode: o.mode ?? 'agent',
     port: broker(node).port,
+    ...(o.mode === 'listen' ? {} : { brokerLog: broker(node).logFile }),
     tls: () => o.tls ?? broker(node).tls,
     clock,
     random,
