@@ -9,13 +9,15 @@ started=$SECONDS
 say() { printf '%-6s %3ds  %s\n' "$what" $((SECONDS - started)) "$*" >&2; }
 fail() { printf '%-6s %s\n' "$what" "$1" >&2; [ -z "${2:-}" ] || echo "       $2" >&2; exit 1; }
 
-# Hash of files and directories as they are: names, modes, link targets, contents.
+# Hash of files and directories as they are: names, whether executable, link targets, contents.
 hash_of() {
   for path in "$@"; do
-    find "$path" \( -type f -printf '%P %#m\n' -o -type l -printf '%P -> %l\n' \) | LC_ALL=C sort
+    find "$path" \( -type f -perm -u+x -printf '%P x\n' -o -type f -printf '%P\n' -o -type l -printf '%P -> %l\n' \) | LC_ALL=C sort
     find "$path" -type f -print0 | LC_ALL=C sort -z | xargs -0r cat
-  done | sha256sum | cut -c1-12
+  done | sha256sum
 }
+
+short_hash() { sha256sum | cut -c1-12; }
 
 # Installs what is missing of the given Debian packages, and says so.
 need() {
@@ -51,7 +53,7 @@ debian() {
   while read -r option; do options+=(--aptopt="$option"); done < <(apt-config dump 2>/dev/null | grep -iE '^Acquire::https?::(Proxy|Verify)|^Acquire::Check-' || true)
   # Downloaded packages are kept: the images share many, and an edit of a list then costs no second download.
   mkdir -p "$BUILD/debs"
-  sources | mmdebstrap --mode=root --variant=minbase --include="$names" "${options[@]}" \
+  sources | mmdebstrap --mode=root --variant="${VARIANT:-minbase}" --include="$names" "${options[@]}" \
     --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Retries "3"' --dpkgopt=force-unsafe-io \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
@@ -66,9 +68,19 @@ debian() {
 # The packages named in a list file, joined by commas.
 packages_in() { sed 's/#.*//' "$1" | tr -s ' \n' ',' | sed 's/^,//; s/,$//'; }
 
-# locked NAME: one build of a thing at a time; the second waits and then finds it done.
+# locked NAME COMMAND..: one build of a thing at a time; who waits then finds it done, so the command must look again.
 locked() {
+  local name=$1
+  shift
   mkdir -p "$BUILD"
-  exec 9>"$BUILD/.$1.lock"
-  flock -n 9 || { say 'waiting for another run'; flock 9; }
+  (
+    exec 7>"$BUILD/.$name.lock"
+    flock -n 7 || { say 'waiting for another run'; flock 7; }
+    "$@" 7>&-
+  )
+}
+
+# forget_old PREFIX NUMBER: of the cached trees of one kind, keeps the newest.
+forget_old() {
+  find "$BUILD" -maxdepth 1 -name "$1-*" -printf '%T@ %p\n' | sort -rn | cut -d' ' -f2- | tail -n +$(($2 + 1)) | xargs -r rm -rf
 }

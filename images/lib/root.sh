@@ -14,39 +14,42 @@ ROOT_MASKED=(
 PROGRAMS=(build/dist/flotilla-agent.mjs build/dist/flotilla-controller.mjs build/dist/flotilla.mjs)
 
 build_root() {
-  local what=root base='' root tmp p programs=()
+  local what=root base='' root p programs=()
   build_base
   for p in "${PROGRAMS[@]}"; do [ ! -f "$p" ] || programs+=("$p"); done
-  root=$BUILD/root-$(echo "$base $(hash_of images/rootfs images/lib/root.sh systemd "${programs[@]}")" | sha256sum | cut -c1-12)
-  if [ ! -d "$root" ]; then
-    locked root
-    rm -rf "$BUILD"/.root.*
-    tmp=$BUILD/.root.$$
-    cp -al "$base" "$tmp"
-    # The base's own links to units go first: systemctl would follow and write through ours.
-    rm -f "$tmp/etc/systemd/system/etcd2.service"
-    SYSTEMD_OFFLINE=1 chroot "$tmp" systemctl -q disable "${ROOT_DISABLED[@]}" 2>"$BUILD/root.log"
-    # tar unlinks before it writes, so the base keeps its own.
-    (cd images/rootfs && tar -c --owner=0 --group=0 --mode='u=rwX,go=rX' .) | tar -x -C "$tmp" --no-overwrite-dir
-    install -d "$tmp/usr/lib/flotilla" "$tmp/etc/flotilla" "$tmp/srv/shared" "$tmp/var/lib/flotilla"
-    chmod 0711 "$tmp/var/lib/flotilla"
-    install -m 644 systemd/*.service "$tmp/usr/lib/systemd/system/"
-    for p in "${programs[@]}"; do
-      install -m 644 "$p" "$tmp/usr/lib/flotilla/"
-      [ ! -f "$p.map" ] || install -m 644 "$p.map" "$tmp/usr/lib/flotilla/"
-    done
-    SYSTEMD_OFFLINE=1 chroot "$tmp" systemctl -q enable "${ROOT_ENABLED[@]}" 2>>"$BUILD/root.log"
-    SYSTEMD_OFFLINE=1 chroot "$tmp" systemctl -q mask "${ROOT_MASKED[@]}" 2>>"$BUILD/root.log"
-    mv "$tmp" "$root"
-    exec 9>&-
-    say "ready with ${#programs[@]} of ${#PROGRAMS[@]} programs"
-  fi
+  root=$BUILD/root-$({ echo "$base"; hash_of images/rootfs systemd "${programs[@]}"; declare -f make_root; echo "${ROOT_ENABLED[*]} ${ROOT_DISABLED[*]} ${ROOT_MASKED[*]}"; } | short_hash)
+  [ -d "$root" ] || locked root make_root
   ln -sfn "$(basename "$root")" "$BUILD/root"
   forget_old_roots "$root"
 }
 
-# Removes roots that are neither this one, nor under a lab's nodes, nor younger than a day... hard links make them
-# nearly free, but their number is not bounded otherwise.
+make_root() {
+  local p tmp=$BUILD/.root.$$
+  [ ! -d "$root" ] || return 0
+  rm -rf "$BUILD"/.root.*
+  cp -al "$base" "$tmp"
+  # A link to a unit would be followed, and written through.
+  rm -f "$tmp/etc/systemd/system/etcd2.service"
+  in_root systemctl -q disable "${ROOT_DISABLED[@]}"
+  # tar unlinks before it writes, so the base keeps its own.
+  (cd images/rootfs && tar -c --owner=0 --group=0 --mode='u=rwX,go=rX' .) | tar -x -C "$tmp" --no-overwrite-dir
+  install -d "$tmp/usr/lib/flotilla" "$tmp/etc/flotilla" "$tmp/srv/shared"
+  install -d -m 0711 "$tmp/var/lib/flotilla"
+  install -m 644 systemd/*.service "$tmp/usr/lib/systemd/system/"
+  for p in "${programs[@]}"; do
+    install -m 644 "$p" "$tmp/usr/lib/flotilla/"
+    [ ! -f "$p.map" ] || install -m 644 "$p.map" "$tmp/usr/lib/flotilla/"
+  done
+  in_root systemctl -q enable "${ROOT_ENABLED[@]}"
+  in_root systemctl -q mask "${ROOT_MASKED[@]}"
+  mv "$tmp" "$root"
+  say "ready with ${#programs[@]} of ${#PROGRAMS[@]} programs"
+}
+
+# systemctl in a root that does not run complains about /proc; it is right, and it does not matter.
+in_root() { SYSTEMD_OFFLINE=1 chroot "$tmp" "$@" 2>>"$BUILD/root.log"; }
+
+# Keeps this root, those under a lab's nodes, and the five newest: hard links are nearly free, but not unbounded.
 forget_old_roots() {
   local keep=$1 old
   find "$BUILD" -maxdepth 1 -name 'root-*' -printf '%T@ %p\n' | sort -rn | cut -d' ' -f2- | tail -n +6 | while read -r old; do
