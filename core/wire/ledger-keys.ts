@@ -59,6 +59,9 @@ export const ledger = {
   token: kind('token', tokenRecordSchema),
 } as const;
 
+/** Who does one of the few jobs that one node does for all; bound to that node's lease. */
+export const leadKey = (role: 'voters'): string => `${ledgerRoot}lead/${role}`;
+
 /**
  * Keys whose existence alone is the fact: a transaction creates them with "must not exist yet", so that a name,
  * an address or a MAC is given once in the cluster. The value is the id of the holder.
@@ -70,6 +73,8 @@ export const unique = {
   address: (networkId: string, address: string): string => `${ledgerRoot}address/${networkId}/${address}`,
   addressPrefix: (networkId: string): string => `${ledgerRoot}address/${networkId}/`,
   mac: (mac: string): string => `${ledgerRoot}mac/${mac}`,
+  /** A node's own address: certificates name it, so no two nodes may have one. */
+  nodeAddress: (address: string): string => `${ledgerRoot}node-address/${address}`,
 } as const;
 
 /**
