@@ -1,0 +1,62 @@
+import { execa } from 'execa';
+import { FlotillaError } from '../../core/domain/error.js';
+
+/** Units of the node that the agent starts and stops. */
+export type Unit = 'flotilla-etcd' | 'flotilla-mosquitto';
+
+/** The node's services. Starting does not wait until they are ready: a voter is ready when others are. */
+export interface Services {
+  /** Starts it now and at each boot. Idempotent. */
+  enable(unit: Unit): Promise<void>;
+  /** Stops it now and does not start it at boot. Idempotent. */
+  disable(unit: Unit): Promise<void>;
+  /** Starts it anew, with its new configuration. */
+  restart(unit: Unit): Promise<void>;
+  /** Lets it read certificates and access lists again. */
+  reload(unit: Unit): Promise<void>;
+  active(unit: Unit): Promise<boolean>;
+}
+
+/** systemctl answers at once with --no-block; a systemd that does not is stuck. */
+const systemctlTimeoutMs = 20_000;
+
+/** Services by systemd. */
+export class SystemdServices implements Services {
+  async enable(unit: Unit): Promise<void> {
+    await this.#systemctl('enable', '--quiet', `${unit}.service`);
+    await this.#systemctl('start', '--no-block', `${unit}.service`);
+  }
+
+  async disable(unit: Unit): Promise<void> {
+    await this.#systemctl('disable', '--quiet', `${unit}.service`);
+    // Waits for its end: its data may be removed next.
+    await this.#systemctl('stop', `${unit}.service`);
+  }
+
+  async restart(unit: Unit): Promise<void> {
+    await this.#systemctl('restart', '--no-block', `${unit}.service`);
+  }
+
+  async reload(unit: Unit): Promise<void> {
+    await this.#systemctl('reload-or-restart', '--no-block', `${unit}.service`);
+  }
+
+  async active(unit: Unit): Promise<boolean> {
+    const { exitCode, stdout } = await execa('systemctl', ['is-active', `${unit}.service`], {
+      reject: false,
+      timeout: systemctlTimeoutMs,
+    });
+    return exitCode === 0 || stdout.trim() === 'activating';
+  }
+
+  async #systemctl(...args: string[]): Promise<void> {
+    try {
+      await execa('systemctl', args, { timeout: systemctlTimeoutMs, stdin: 'ignore' });
+    } catch (cause) {
+      throw new FlotillaError('tool-failed', `systemctl ${args.join(' ')} failed`, {
+        hint: 'Look at "systemctl status" and the journal of the unit.',
+        cause,
+      });
+    }
+  }
+}
