@@ -5,7 +5,7 @@ import type { Network } from '../core/domain/network.js';
 import type { Pool } from '../core/domain/pool.js';
 import type { VmSpec } from '../core/domain/vm.js';
 import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
-import type { Ledger } from './ledger/ledger.js';
+import type { Compare, Ledger } from './ledger/ledger.js';
 import type { Hypervisor } from './libvirt/hypervisor.js';
 
 /** Time and chance, so that the simulator can own both. */
@@ -117,10 +117,10 @@ export interface Bridges {
 /** This node's claim to be alive in the ledger. */
 export interface Liveness {
   /**
-   * The live key of this boot, to be compared in every ownership transaction; null while the last good renewal
-   * is too old to count on.
+   * Compares the live key of this boot: part of every ownership transaction. Null while the last good renewal
+   * is too old to count on: then nothing is even tried.
    */
-  mine(): { readonly key: string; readonly createRevision: bigint } | null;
+  compare(): Compare | null;
 }
 
 /** Where a VM's consoles are on this node. */

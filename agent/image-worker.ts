@@ -38,7 +38,7 @@ export class ImageWorker {
         if (op.cancelAsked) job.abort();
         continue;
       }
-      if (this.jobs.size >= atOnce || this.env.live.mine() === null) continue;
+      if (this.jobs.size >= atOnce || this.env.live.compare() === null) continue;
       const abort = new AbortController();
       this.jobs.set(op.id, abort);
       if (op.cancelAsked) abort.abort();

@@ -247,7 +247,7 @@ export class AgentLoop {
       me: this.env.node,
       spec: spec?.value ?? null,
       own: own?.value ?? null,
-      live: this.env.live.mine() !== null && s.meta !== null,
+      live: this.env.live.compare() !== null && s.meta !== null,
       domain,
       disks: [...s.disks.values()].filter((d) => d.value.vm === id).map((d) => d.value),
       ops: unfinished.map((k) => k.value),
@@ -608,8 +608,8 @@ export class AgentLoop {
       },
       {
         part: 'lease',
-        ok: this.env.live.mine() !== null,
-        text: this.env.live.mine() !== null ? '' : 'this node is not alive in the ledger: it starts no VM',
+        ok: this.env.live.compare() !== null,
+        text: this.env.live.compare() !== null ? '' : 'this node is not alive in the ledger: it starts no VM',
       },
       {
         part: 'hypervisor',
