@@ -78,12 +78,10 @@ export class BlockJob implements JobWork<void> {
       if (info.found === 0) return this.#ended(cancelled);
       const equal = info.end > 0n && info.current === info.end;
       // an active commit is equal again and again but ends only by pivoting
-      if (equal && finish !== 'by-itself' && !cancelled.aborted) {
-        if (finish !== 'leave') await this.#end(connection, finish === 'pivot' ? ABORT_PIVOT : 0);
-        return;
-      }
-      if (equal && blockJobType(info.type) === 'active-commit' && !cancelled.aborted) {
-        return this.#end(connection, ABORT_PIVOT);
+      const ours = finish !== 'by-itself' || blockJobType(info.type) === 'active-commit';
+      if (equal && ours && !cancelled.aborted && (await this.#ready(connection))) {
+        if (finish === 'leave') return;
+        return this.#end(connection, finish === 'cancel' ? 0 : ABORT_PIVOT);
       }
       if (performance.now() > endsAt) {
         await this.#end(connection, 0);
@@ -91,6 +89,15 @@ export class BlockJob implements JobWork<void> {
       }
       await Promise.race([woken, later(LOOK_MS)]);
     }
+  }
+
+  /** equal figures come a moment before QEMU says "ready"; the event tells, and so does the domain's XML */
+  async #ready(connection: RpcConnection): Promise<boolean> {
+    if (this.#outcome === 'ready') return true;
+    const args = { domain: this.#domain, flags: 0 };
+    const { xml } = await connection.call('domainGetXmlDesc', args, { deadlineMs: ASK_MS });
+    const disk = xml.split('</disk>').find((part) => part.includes(`<target dev='${this.#work.disk}'`));
+    return /<mirror [^>]*ready='yes'/.test(disk ?? '');
   }
 
   /** the job is gone: how it ended is only in its last event */
