@@ -165,10 +165,10 @@ function judgeVmdk(s: Sample): Verdict {
   const length = Number(head.readBigUInt64LE(36)) * 512;
   // QEMU takes a vmdk without capacity for a mere description and opens the files it names.
   if (capacity === 0) return no('it is a vmdk description that refers to other files', flatten);
-  if (offset === 0 || length === 0)
-    return no('it is one part of a split vmdk', 'Send the disk as one monolithic or stream-optimised vmdk.');
   if (offset + length > head.length) return no('its description is out of place', flatten);
   const text = head.toString('latin1', offset, offset + length).split('\0')[0] ?? '';
+  if (offset === 0 || text.trim() === '')
+    return no('it is one part of a split vmdk', 'Send the disk as one monolithic or stream-optimised vmdk.');
   const type = /^\s*createType\s*=\s*"([^"]*)"/im.exec(text)?.[1] ?? 'none';
   if (!/^(monolithicSparse|streamOptimized)$/i.test(type))
     return no(
@@ -190,7 +190,8 @@ function judgeVhdx(s: Sample): Verdict {
 }
 
 function judgeVpc(s: Sample): Verdict {
-  if (!at(s.tail, 0, hex('conectix'))) return no('it is cut off: a VHD ends with its footer', resend);
+  if (s.tail.length < tailBytes || !at(s.tail, 0, hex('conectix')))
+    return no('it is cut off: a VHD ends with its footer', resend);
   const type = s.tail.readUInt32BE(60);
   if (type === 4) return no('it needs another file: it is a differencing VHD', flatten);
   if (type !== 2 && type !== 3) return no(`it is a VHD of type ${type}, which is not known`, flatten);
@@ -201,6 +202,7 @@ function judgeVpc(s: Sample): Verdict {
 }
 
 function judgeIso(s: Sample): Verdict {
+  if (s.head.length < 0x8800) return no('it is cut off', resend);
   // The primary descriptor tells the volume's blocks; boot code may follow, so a file may be longer, never shorter.
   const claimed = s.head.readUInt32LE(0x8000 + 80) * s.head.readUInt16LE(0x8000 + 128);
   if (claimed > s.sizeBytes)
