@@ -122,7 +122,8 @@ export function processesIn(dir) {
 /** Stops every process of the group, in kernel, at once. @param {string} dir */
 export async function freeze(dir) {
   writeFileSync(path.join(dir, 'cgroup.freeze'), '1');
-  const frozen = () => /^frozen 1$/m.test(readFileSync(path.join(dir, 'cgroup.events'), 'utf8'));
+  const events = path.join(dir, 'cgroup.events');
+  const frozen = () => !existsSync(events) || /^frozen 1$/m.test(readFileSync(events, 'utf8'));
   return (await until(frozen, { limitMs: 3000, everyMs: 5 })) === true;
 }
 

@@ -1,0 +1,174 @@
+import { spawn } from 'node:child_process';
+import { createServer } from 'node:net';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/** What a program said, and how it ended. */
+export interface Outcome {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs a program to its end. The exit code is for the caller to judge. */
+export async function run(
+  file: string,
+  args: readonly string[],
+  options: { readonly input?: string; readonly env?: NodeJS.ProcessEnv } = {},
+): Promise<Outcome> {
+  const child = spawn(file, args, { env: { ...process.env, ...options.env } });
+  let stdout = '';
+  let stderr = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+  child.stdin.on('error', () => undefined);
+  child.stdin.end(options.input ?? '');
+  const code = await new Promise<number>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (exit) => resolve(exit ?? 1));
+  });
+  return { code, stdout, stderr };
+}
+
+/**
+ * Looks until something is there. Tests wait for conditions, never for time to pass: how fast a busy machine is
+ * says nothing about whether the program is right.
+ *
+ * @param what - what is waited for, in the words of the failure
+ * @param look - undefined, null and false mean "not yet"; so does an error, which the failure then quotes
+ */
+export async function waitFor<T>(
+  what: string,
+  look: () => Promise<T> | T,
+  { limitMs = 60_000, everyMs = 200 }: { readonly limitMs?: number; readonly everyMs?: number } = {},
+): Promise<Exclude<NonNullable<T>, false>> {
+  const end = Date.now() + limitMs;
+  for (;;) {
+    let error: unknown;
+    try {
+      const found = await look();
+      if (found !== undefined && found !== null && found !== false)
+        return found as Exclude<NonNullable<T>, false>;
+    } catch (caught) {
+      error = caught;
+    }
+    if (Date.now() >= end) throw new Error(`${what}: not within ${limitMs / 1000} s`, { cause: error });
+    await sleep(everyMs);
+  }
+}
+
+/** A port of 127.0.0.1 that nobody has now. */
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
+
+export interface LabOptions {
+  /** Owns the cgroup and network namespaces of this name: one per test file that runs beside others. */
+  readonly id: string;
+  /** First three numbers of the nodes' network. Labs do not see each other, so two may have the same. */
+  readonly net?: string;
+  readonly guestNet?: string;
+}
+
+/** A rack of nodes on this machine, as `scripts/lab` makes it. */
+export class Lab {
+  readonly id: string;
+  readonly net: string;
+  readonly guestNet: string;
+  /** Everything this lab keeps, among it each node's console.log. */
+  readonly dir: string;
+  /** The directory that all nodes see as /srv/shared. */
+  readonly share: string;
+
+  constructor(o: LabOptions) {
+    this.id = o.id;
+    this.net = o.net ?? '10.79.0';
+    this.guestNet = o.guestNet ?? '10.79.100';
+    this.dir = path.resolve('build/lab', o.id);
+    this.share = path.join(this.dir, 'share');
+  }
+
+  /** `scripts/lab VERB ARGS`, whatever it says. */
+  async call(...args: readonly string[]): Promise<Outcome> {
+    const env = { LAB_ID: this.id, LAB_NET: this.net, LAB_GUEST_NET: this.guestNet };
+    return run(process.execPath, [path.resolve('scripts/lab.mjs'), ...args], { env });
+  }
+
+  /** The same, where anything but success is a failure of the test. @returns what it printed */
+  async must(...args: readonly string[]): Promise<string> {
+    const { code, stdout, stderr } = await this.call(...args);
+    if (code !== 0) throw new Error(`lab ${args.join(' ')}: exit ${code}\n${stderr}${stdout}`);
+    return stdout;
+  }
+
+  /** Boots n1 to nN and returns when systemd in each of them has started everything. */
+  async up(nodes: number): Promise<void> {
+    await this.must('up', String(nodes));
+  }
+
+  /** Ends everything; right after any half-done `up`, and twice. */
+  async down(): Promise<void> {
+    await this.must('down');
+  }
+
+  /** Names of the nodes that are on. */
+  async nodes(): Promise<string[]> {
+    return (await this.must('nodes')).split('\n').filter((name) => name !== '');
+  }
+
+  address(node: string): string {
+    return `${this.net}.${node.slice(1)}`;
+  }
+
+  /** Runs a program in a node. */
+  async exec(node: string, ...command: readonly string[]): Promise<Outcome> {
+    return this.call('exec', node, ...command);
+  }
+
+  /** Runs a shell script in a node; anything but success is a failure. @returns what it printed, trimmed */
+  async sh(node: string, script: string): Promise<string> {
+    return (await this.must('exec', node, 'sh', '-euc', script)).trim();
+  }
+
+  async boot(node: string): Promise<void> {
+    await this.must('boot', node);
+  }
+
+  /** Cuts the power. */
+  async kill(node: string): Promise<void> {
+    await this.must('kill', node);
+  }
+
+  async cut(a: string, b?: string): Promise<void> {
+    await this.must('cut', a, ...(b === undefined ? [] : [b]));
+  }
+
+  async heal(a?: string, b?: string): Promise<void> {
+    await this.must('heal', ...[a, b].filter((node) => node !== undefined));
+  }
+
+  async freeze(node: string): Promise<void> {
+    await this.must('freeze', node);
+  }
+
+  async thaw(node: string): Promise<void> {
+    await this.must('thaw', node);
+  }
+
+  /** Runs a program on the fabric, where nodes and guests have their addresses. */
+  async fabric(...command: readonly string[]): Promise<Outcome> {
+    return this.call('fab', ...command);
+  }
+
+  /** @param target - `n1:8443`, or an address in the lab @returns a port of 127.0.0.1 that leads there */
+  async forward(target: string): Promise<number> {
+    const port = await freePort();
+    await this.must('forward', String(port), target);
+    return port;
+  }
+}
