@@ -264,6 +264,12 @@ export class AgentLoop {
     for (const disk of d.make) this.make(disk, subject, view);
     if (this.busy.has(id)) return idlePassMs;
     if (view.live) for (const k of unfinished) this.verdict(k, view, d);
+    // Files are not removed under the hands of whoever makes them: the making ends first.
+    const making = view.disks.filter((x) => this.makes.has(x.id));
+    if (d.step.do === 'delete' && making.length > 0) {
+      for (const x of making) this.makes.get(x.id)?.abort();
+      return idlePassMs;
+    }
     if (d.step.do !== 'none') this.perform(d.step, subject, view);
     return d.againMs ?? idlePassMs;
   }
