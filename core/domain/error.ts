@@ -9,6 +9,7 @@ export const errorStatus = {
   unauthenticated: 401,
   'wrong-certificate': 403,
   forbidden: 403,
+  'rate-limited': 429,
   'too-many-requests': 429,
   'token-unknown': 403,
   'token-expired': 403,
