@@ -21,7 +21,7 @@ echo "$node" >"$etc/hostname"
 } >"$etc/hosts"
 mkdir -p "$etc/flotilla"
 [ -e "$etc/flotilla/agent.json" ] || cat >"$etc/flotilla/agent.json" <<JSON
-{ "name": "$node", "address": "$net.${node#n}", "stateDir": "/var/lib/flotilla" }
+{ "name": "$node", "address": "$net.${node#n}", "stateDir": "/var/lib/flotilla", "timing": "lab" }
 JSON
 
 binds=(--bind=/dev/net/tun "--bind=$dir/watchdog:/dev/watchdog" "--bind=$share:/srv/shared")
