@@ -6,10 +6,11 @@ import {
   LibvirtError,
   LibvirtHypervisor,
   PROCEDURES,
+  RpcConnection,
   type HostEvent,
 } from '../../../agent/libvirt/index.js';
 import { cannotRun, eventually, LabDaemon } from './daemon.js';
-import { ARMS_WATCHDOG, debianGuest, tinyGuest, WRITES_DISK } from './guest.js';
+import { ARMS_WATCHDOG, debianGuest, DIRTIES_MEMORY, tinyGuest, WRITES_DISK } from './guest.js';
 
 /*
  * Every row of the procedure table against a real libvirtd, with virsh as the oracle. Numbers and field orders
@@ -481,7 +482,7 @@ await t.test('a real guest: agent, filesystems, addresses, balloon', async (t) =
 });
 
 await t.test('migration: there and back, progress, cancel, post-copy', async (t) => {
-  const guest = tinyGuest(n1, { name: 'walker' });
+  const guest = tinyGuest(n1, { name: 'walker', mode: DIRTIES_MEMORY });
   // the same disks on both nodes: what the guest reads must be there
   tinyGuest(n2, { name: 'walker' });
   await h1.define(guest.xml);
@@ -537,7 +538,7 @@ await t.test('migration: there and back, progress, cancel, post-copy', async (t)
 
   await h2.migrate(guest.uuid, to1, { mode: 'paused', unsafe: true }).done;
   t.match(await h1.state(guest.uuid), { state: 'running' });
-  await h1.migrate(guest.uuid, to2, { mode: 'post-copy', bandwidthMiBps: 8, unsafe: true, maxDowntimeMs: 1 })
+  await h1.migrate(guest.uuid, to2, { mode: 'post-copy', bandwidthMiBps: 1, unsafe: true, maxDowntimeMs: 1 })
     .done;
   await event('migration-iteration', (e) => e.uuid === guest.uuid);
   t.match(await h2.state(guest.uuid), { state: 'running' });
@@ -546,6 +547,30 @@ await t.test('migration: there and back, progress, cancel, post-copy', async (t)
     h2.migrate(guest.uuid, { uri: 'qemu+tcp://10.9.0.77/system' }, { mode: 'live' }).done,
   );
   await h2.stop(guest.uuid, 'destroy');
+});
+
+await t.test('a connection by itself, without a hypervisor around it', async (t) => {
+  const kinds: string[] = [];
+  const connection = new RpcConnection({
+    socketPath: n1.socketPath,
+    counters: h1.counters,
+    onEvent: ({ kind }) => kinds.push(kind),
+  });
+  await connection.connect();
+  const deadlineMs = 5000;
+  const { callbackId } = await connection.call(
+    'connectDomainEventCallbackRegisterAny',
+    { eventId: EVENTS.lifecycle.eventId, domain: null },
+    { deadlineMs },
+  );
+  const guest = tinyGuest(n1, { name: 'solo' });
+  await h1.define(guest.xml);
+  await eventually('one event', () => kinds.length === 1);
+  await connection.call('connectDomainEventCallbackDeregisterAny', { callbackId }, { deadlineMs });
+  await h1.undefine(guest.uuid);
+  await event('lifecycle', (e) => e.uuid === guest.uuid && e.event === 'undefined');
+  await connection.end();
+  t.same(kinds, ['lifecycle']);
 });
 
 await t.test('the daemon asks whether we live, and we say so', async (t) => {

@@ -5,6 +5,7 @@ import type { LabDaemon } from './daemon.js';
 /** What the boot sector below does beside printing a dot per timer tick and echoing what it reads. */
 export const WRITES_DISK = 1;
 export const ARMS_WATCHDOG = 2;
+export const DIRTIES_MEMORY = 4;
 
 /*
  * A guest of 512 bytes, so that a domain does something observable within a second of its start, also without
@@ -15,12 +16,14 @@ export const ARMS_WATCHDOG = 2;
  *   tick:  hlt                                     18 times a second
  *          if the serial port has a byte: echo it
  *          write '.' to the serial port
+ *          if mode & 4: fill 64 KiB to 576 KiB with a number that is one more each time
  *          if mode & 1: int 13h AH=43h, 64 sectors to the second disk, next time 64 further on
  *          jmp tick
  */
 const CODE =
   'fa31c08ed88ec08ed0bc007cfbf606fd7d027406ba4304b00eeef4bafd03eca8017405baf803eceebaf803b02eee' +
-  'f606fd7d0174e5b80043b281be487ccd1372d98306507c40ebd21000400000800000';
+  'f606fd7d04741efcff06f87dbb00108ec331ffb90080a1f87df3ab81c3001081fb009072eaf606fd7d0174c0b800' +
+  '43b281be707ccd1372b48306787c40ebad8d74001000400000800000';
 const MODE_AT = 0x1fd;
 
 /** The boot disk, 1 MiB. */
