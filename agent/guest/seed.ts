@@ -43,7 +43,8 @@ export class Seeds implements SeedsContract {
   async make(spec: VmSpec, networks: ReadonlyMap<string, Network>): Promise<string> {
     const files = seedFiles(spec, networks);
     const path = this.#path(spec.id);
-    const appId = `flotilla-${recipe}-${hashOf(files)}`;
+    // Upper case: ISO 9660 knows no other.
+    const appId = `FLOTILLA-${recipe}-${hashOf(files).toUpperCase()}`;
     await this.#turns.take(spec.id, async () => {
       await this.#files.makeDir(this.#dir);
       if ((await this.#appIdOf(path)) !== appId) await this.#write(spec, files, appId, path);

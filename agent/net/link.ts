@@ -73,7 +73,8 @@ export function parseLinks(linkJson: string, addressJson: string): ReadonlyMap<s
           up: l.flags.includes('UP'),
           loopback: l.flags.includes('LOOPBACK'),
           master: l.master ?? null,
-          parent: l.link ?? null,
+          // Of a veth it is the other end, not what it stands on.
+          parent: l.linkinfo?.info_kind === 'veth' ? null : (l.link ?? null),
           addrGen: l.inet6_addr_gen_mode,
           stp: l.linkinfo?.info_data?.stp_state ?? null,
           forwardDelay: l.linkinfo?.info_data?.forward_delay ?? null,

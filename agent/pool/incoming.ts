@@ -11,6 +11,8 @@ import type { Source } from './source.js';
 
 /** After so many bytes what came is flushed and counted as safe: what a power loss costs at most. */
 const flushEveryBytes = 64 * 1024 * 1024;
+/** The pool's space is looked at after so many bytes: half of the least reserve, so it is never used up. */
+const lookEveryBytes = 8 * 1024 * 1024;
 /** Attempts of a download without a single new byte between them. */
 const attemptsMax = 5;
 
@@ -120,6 +122,7 @@ export class Incoming {
     const handle = await this.#files.calls.open(path, (await this.#files.stat(path)) ? 'r+' : 'w+', 0o600);
     let at = here;
     let safe = here;
+    let looked = here;
     const flush = async () => {
       await handle.sync();
       safe = at;
@@ -149,26 +152,28 @@ export class Incoming {
           p += bytesWritten;
           at += bytesWritten;
         }
+        if (at - looked >= lookEveryBytes) {
+          looked = at;
+          await this.#checkSpace(image, pool, 0);
+        }
         about.moved?.(at);
         if (at - safe >= flushEveryBytes) {
           await flush();
-          await this.#checkSpace(image, pool, 0);
           const now = await this.facts(image.id, pool);
           if (now && (now.node !== this.#worker.node || now.boot !== this.#worker.boot))
             throw overtaken(image);
         }
       }
+      if (at > safe) await flush();
       return at;
     } catch (e) {
+      // As far as it goes: what cannot be noted as safe any more is sent once more.
+      if (at > safe) await flush().catch(() => undefined);
       throw isFull(e) ? noSpace(image, pool, 'the file system is full', e) : e;
     } finally {
       // The source is told, but not waited for.
       void iterator.return?.().catch(() => undefined);
-      try {
-        if (at > safe) await flush();
-      } finally {
-        await handle.close();
-      }
+      await handle.close();
     }
   }
 

@@ -85,7 +85,7 @@ export class Source {
   /**
    * Asks for a file from `offset` on, if it is still the version of which that much is here.
    *
-   * @throws FlotillaError `forbidden`: such an address is not asked; `not-found`; `tool-failed`: any other answer;
+   * @throws FlotillaError `forbidden`: such an address is not asked; `not-found`, `bad-input`: it will not give it; `tool-failed`: it failed;
    *   `timeout`; `cancelled`
    */
   async open(source: string, offset: number, version: string | null, signal: AbortSignal): Promise<Received> {
@@ -137,12 +137,7 @@ export class Source {
     }
     if (status === 200) return { offset: 0, totalBytes: length, version, data };
     res.destroy();
-    throw refused(
-      url,
-      `it answered ${status}`,
-      'Open the address yourself and see what it gives.',
-      status === 404 || status === 410,
-    );
+    throw refused(url, `it answered ${status}`, 'Open the address yourself and see what it gives.', status);
   }
 
   #ask(url: URL, offset: number, version: string | null, signal: AbortSignal): Promise<http.IncomingMessage> {
@@ -159,6 +154,7 @@ export class Source {
     };
     return new Promise((resolve, reject) => {
       const get = url.protocol === 'https:' ? https.get : http.get;
+      let answer: http.IncomingMessage | null = null;
       const req = get(
         url,
         {
@@ -172,10 +168,13 @@ export class Source {
             ...(offset > 0 && version !== null && { range: `bytes=${offset}-`, 'if-range': version }),
           },
         },
-        resolve,
+        (res) => {
+          answer = res;
+          resolve(res);
+        },
       );
       req.setTimeout(this.#stallMs, () => {
-        req.destroy(
+        (answer ?? req).destroy(
           new FlotillaError('timeout', `${url.host} sent nothing for ${this.#stallMs / 1000} s`, {
             hint: 'See whether the server answers from the node, then try again.',
           }),
@@ -210,12 +209,10 @@ function asFault(url: URL, e: unknown, signal: AbortSignal): FlotillaError {
   });
 }
 
-function refused(url: URL, why: string, hint: string, absent = false): FlotillaError {
-  return new FlotillaError(
-    absent ? 'not-found' : 'tool-failed',
-    `${url.host} did not give the image: ${why}`,
-    { hint },
-  );
+/** An answer that will be the same next time, unless it was the server that failed. */
+function refused(url: URL, why: string, hint: string, status = 400): FlotillaError {
+  const code = status >= 500 ? 'tool-failed' : status === 404 || status === 410 ? 'not-found' : 'bad-input';
+  return new FlotillaError(code, `${url.host} did not give the image: ${why}`, { hint });
 }
 
 function forbidden(url: URL, address: string): FlotillaError {

@@ -40,7 +40,11 @@ t.test('an upload by pieces, with the offset asked in between', async (t) => {
   images.set(image.id, { image, pool });
   const at = `/v1/images/${image.id}`;
   const put = async (offset: number | string, body: Buffer) => {
-    const r = await app.request(`${at}/content?offset=${offset}`, { method: 'PUT', body });
+    const r = await app.request(`${at}/content?offset=${offset}`, {
+      method: 'PUT',
+      headers: { 'content-length': String(body.length) },
+      body,
+    });
     return [r.status, await r.json()] as [
       number,
       { offset?: number; error?: { code: string; details: unknown } },
@@ -89,6 +93,7 @@ t.test('a slow drive slows the sender: what is not written is not taken', async 
     image: async () => ({ image, pool }),
   });
   const server = serve({ fetch: app.fetch, port: 0, hostname: '127.0.0.1' }) as http.Server;
+  await listening(server);
   t.teardown(() => {
     server.closeAllConnections();
     server.close();
@@ -141,7 +146,7 @@ t.test('a node fetches an image from another over mutual TLS, from the middle to
     createServer: https.createServer,
     serverOptions: { ...n1, requestCert: true, rejectUnauthorized: true },
   }) as https.Server;
-  await new Promise((resolve) => (server.listening ? resolve(null) : server.once('listening', resolve)));
+  await listening(server);
   t.teardown(() => {
     server.closeAllConnections();
     server.close();
@@ -185,9 +190,7 @@ t.test('a node fetches an image from another over mutual TLS, from the middle to
     createServer: https.createServer,
     serverOptions: ca.issue('n3'),
   }) as https.Server;
-  await new Promise((resolve) =>
-    wrongName.listening ? resolve(null) : wrongName.once('listening', resolve),
-  );
+  await listening(wrongName);
   t.teardown(() => void wrongName.close());
   const misled = peerImages({
     addressOf: () => '127.0.0.1',
@@ -233,4 +236,8 @@ function authority(dir: string) {
       };
     },
   };
+}
+
+async function listening(server: http.Server | https.Server): Promise<void> {
+  if (!server.listening) await new Promise((resolve) => server.once('listening', resolve));
 }

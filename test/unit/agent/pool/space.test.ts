@@ -1,6 +1,8 @@
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
+import os from 'node:os';
 import t from 'tap';
+import { runTool, type Tool } from '../../../../agent/pool/tool.js';
 import {
   bytesOf,
   diskOf,
@@ -18,12 +20,16 @@ import {
 if (process.getuid?.() !== 0) t.plan(0, 'mounting needs root');
 
 /** A pool of its own small file system, so that it can really be full. */
-function smallPool(t: { testdir: () => string; teardown: (f: () => void) => void }, sizeMiB: number) {
-  const dir = t.testdir();
+function smallPool(t: { teardown: (f: () => void) => void }, sizeMiB: number, run: Tool = runTool) {
+  // Not below the test's own folder: that is removed before the mount is.
+  const dir = fs.mkdtempSync(`${os.tmpdir()}/flotilla-space-`);
   fs.mkdirSync(`${dir}/pool`);
   execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${sizeMiB}m`, 'flotilla-test', `${dir}/pool`]);
-  t.teardown(() => execFileSync('umount', ['-l', `${dir}/pool`]));
-  return { dir, pool: poolAt(`${dir}/pool`, { reservePct: 10 }), v: volumesAt(dir) };
+  t.teardown(() => {
+    execFileSync('umount', ['-l', `${dir}/pool`]);
+    fs.rmSync(dir, { recursive: true });
+  });
+  return { dir, pool: poolAt(`${dir}/pool`, { reservePct: 10 }), v: volumesAt(dir, { run }) };
 }
 
 t.test('a clone that does not fit is refused before it begins', async (t) => {
@@ -45,34 +51,61 @@ t.test('a clone that does not fit is refused before it begins', async (t) => {
   t.match(await v.probe(pool), { ok: true }, 'a full pool is still a pool');
 });
 
-t.test('a pool that fills up during a clone stops it, and nothing half-made stays', async (t) => {
-  const { v, pool, dir } = smallPool(t, 256);
-  fs.writeFileSync(`${dir}/src.raw`, noise(96 * MiB));
-  const image = await importRoomy(dir, v, pool);
-  const disk = diskOf(pool, {
-    format: 'raw',
-    sizeBytes: 96 * MiB,
-    source: { kind: 'image', image: image.id, mode: 'full' },
-  });
-  // Somebody else takes the space as soon as the copy has begun.
-  let filled = false;
-  const watch = fs.watch(`${pool.path}/disks`, () => {
-    if (filled) return;
-    filled = true;
-    execFileSync('fallocate', ['-l', '120M', `${pool.path}/other`]);
-  });
-  const fault = await faultOf(v.makeDisk(disk, pool, { image, pool }, work()));
-  watch.close();
-  t.ok(filled);
+t.test(
+  'a pool that is filled up by others during a clone stops it, and nothing half-made stays',
+  async (t) => {
+    const { v, pool, dir } = smallPool(t, 256, async (file, args, o) => {
+      if (args[0] === 'convert' && ballast) execFileSync('fallocate', ['-l', ballast, `${pool.path}/other`]);
+      return runTool(file, args, o);
+    });
+    let ballast = '';
+    fs.writeFileSync(`${dir}/src.raw`, noise(96 * MiB));
+    const image = await importRoomy(dir, v, pool);
+    const disk = diskOf(pool, {
+      format: 'raw',
+      sizeBytes: 96 * MiB,
+      source: { kind: 'image', image: image.id, mode: 'full' },
+    });
+    ballast = '120M';
+    const fault = await faultOf(v.makeDisk(disk, pool, { image, pool }, work()));
+    t.equal(fault?.code, 'no-space');
+    t.match(fault?.hint, /Nothing half-made was kept/);
+    t.strictSame(
+      filesBelow(pool.path).filter((f) => f.startsWith('disks/')),
+      [],
+    );
+    fs.unlinkSync(`${pool.path}/other`);
+    ballast = '';
+    await v.makeDisk(disk, pool, { image, pool }, work());
+    t.equal(fs.statSync(v.diskPath(disk, pool)).size, 96 * MiB, 'with space again, it is made');
+  },
+);
+
+t.test('a copy that grows is stopped at the reserve, not at the last byte', async (t) => {
+  let freeAtEnd = 0;
+  // A tool that writes on and on, slowly, until it is told to stop.
+  const endless: Tool = async (file, args, o) => {
+    if (args[0] !== 'convert') return runTool(file, args, o);
+    const to = args.at(-1) ?? '';
+    while (!o.signal?.aborted) {
+      fs.appendFileSync(to, Buffer.alloc(MiB / 4, 1));
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    freeAtEnd = fs.statfsSync(to).bavail;
+    throw o.signal.reason;
+  };
+  const { v, pool, dir } = smallPool(t, 256, endless);
+  fs.writeFileSync(`${dir}/src.raw`, noise(MiB));
+  const image = imageOf(pool);
+  const half = { ...pool, reservePct: 50 };
+  await v.upload(image, half, 0, fs.createReadStream(`${dir}/src.raw`));
+  const fault = await faultOf(v.importImage(image, half, work()));
   t.equal(fault?.code, 'no-space');
-  t.match(fault?.hint, /Nothing half-made was kept/);
+  t.ok(freeAtEnd > 0, 'there was still space');
   t.strictSame(
-    filesBelow(pool.path).filter((f) => f.startsWith('disks/')),
+    filesBelow(pool.path).filter((f) => f.startsWith('images/')),
     [],
   );
-  fs.unlinkSync(`${pool.path}/other`);
-  await v.makeDisk(disk, pool, { image, pool }, work());
-  t.equal(fs.statSync(v.diskPath(disk, pool)).size, 96 * MiB, 'with space again, it is made');
 });
 
 t.test('an image that unpacks to more than the pool is stopped before the pool is full', async (t) => {
