@@ -1,0 +1,446 @@
+import { place, placementText, refusals, type PlacementRequest } from '../../core/decide/placement.js';
+import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import type { Op } from '../../core/domain/op.js';
+import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
+import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
+import type { VmCreate, VmPatch } from '../../core/wire/rest.js';
+import type { Kept } from '../tables.js';
+import { Change, checkIfMatch, commit, fresh, idFromKey, requestMark } from './commit.js';
+import type { ApiDeps, Ask } from './context.js';
+import { idOf, notFound, poolOf, readyImage } from './lookup.js';
+import { newOp, repeated, until } from './ops.js';
+
+/** VMs in a cluster, at most: what the ledger's quota and the pages are made for. */
+const vmsMax = 5_000;
+/** How long a request waits for an owner to say how its VM is after an operation has just ended, ms. */
+const settleMs = 3_000;
+
+/** Result of a change: the op to follow, and whose it is. */
+export interface VmChanged {
+  readonly op: Op;
+  readonly vmId: string;
+}
+
+/** Every change of VMs, each one transaction of the ledger. */
+export class VmWrites {
+  private readonly deps: ApiDeps;
+  /** Creates go one after the other, so that each sees what the one before was promised. */
+  private turn: Promise<unknown> = Promise.resolve();
+
+  constructor(deps: ApiDeps) {
+    this.deps = deps;
+  }
+
+  async create(ask: Ask<'vmCreate'>): Promise<VmChanged> {
+    const mine = this.turn.then(() => this.createNow(ask));
+    this.turn = mine.catch(() => undefined);
+    return mine;
+  }
+
+  private async createNow(ask: Ask<'vmCreate'>): Promise<VmChanged> {
+    const { deps } = this;
+    const { view } = deps;
+    view.freshness();
+    const input = ask.body;
+    const mark = requestMark(ask);
+    const ids = this.ids(ask.who, 'vmCreate', ask.idempotencyKey);
+    const before = ids.again ? await repeated(deps, ids.op, mark) : null;
+    if (before !== null) return { op: before, vmId: before.subject.id };
+    await this.know(input);
+    return commit(deps, `VM "${input.name}"`, async () => {
+      if (view.ledger.tables.vmSpec.size >= vmsMax) {
+        throw new FlotillaError('ledger-full', `The cluster has ${vmsMax} VMs; no more are taken`, {
+          hint: 'Delete VMs that are no longer needed.',
+        });
+      }
+      await this.nameFree(input.name);
+      const edit = createVm(ids.vm, input, await this.editContext(input.nics));
+      const node = this.placeVm(input, edit);
+      const made = edit.made.map((m) => placed(m, node));
+      const own: VmOwn = {
+        owner: node,
+        standby: null,
+        copies: [],
+        gen: 1,
+        state: 'stopped',
+        sync: 'none',
+        fence: { armed: false, waitMs: 0 },
+        op: null,
+      };
+      const op = newOp(deps, {
+        id: ids.op,
+        kind: 'vm.create',
+        subject: { kind: 'vm', id: ids.vm, name: input.name },
+        node: null,
+        who: ask.who,
+        args: { request: mark },
+      });
+      const change = new Change()
+        .at(kinds.vmSpec.key(ids.vm), null)
+        .at(kinds.vmOwn.key(ids.vm), null)
+        .at(kinds.op.key(ids.op), null)
+        .put(kinds.vmSpec, ids.vm, edit.spec)
+        .put(kinds.vmOwn, ids.vm, own)
+        .put(kinds.op, ids.op, op);
+      const record = view.ledger.tables.node.get(node);
+      if (record !== undefined) change.at(kinds.node.key(node), record);
+      for (const m of made) change.put(kinds.disk, m.disk.id, m.disk);
+      this.addKeys(change, edit, ids.vm);
+      return { change, answer: () => ({ op, vmId: ids.vm }) };
+    });
+  }
+
+  async patch(ask: Ask<'vmPatch'>): Promise<VmChanged> {
+    const { deps } = this;
+    const { view } = deps;
+    const patch = ask.body;
+    const id = await idOf(view, 'vm', ask.params.vm);
+    const mark = requestMark(ask);
+    const ids = this.ids(ask.who, `vmPatch ${id}`, ask.idempotencyKey);
+    const before = ids.again ? await repeated(deps, ids.op, mark) : null;
+    if (before !== null) return { op: before, vmId: id };
+    await this.know({ disks: patch.addDisks ?? [], cdroms: patch.cdroms ?? [], nics: patch.addNics ?? [] });
+    return commit(deps, `VM "${ask.params.vm}"`, async () => {
+      const { spec, own, phase } = await this.read(id, ask.params.vm, false);
+      checkIfMatch(ask.ifMatch, spec.value.generation, `VM "${spec.value.name}"`);
+      this.allow('edit', phase, spec.value);
+      const diskKept = view.vmDisks(id);
+      const edit = editVm(
+        spec.value,
+        diskKept.map((k) => k.value),
+        patch,
+        phase,
+        own.value.owner,
+        await this.editContext(patch.addNics ?? []),
+      );
+      if (unique.name('vm', edit.spec.name) !== unique.name('vm', spec.value.name))
+        await this.nameFree(edit.spec.name);
+      this.checkOwnerHasRoom(own.value.owner, spec.value, edit, patch, diskKept);
+      const op = newOp(deps, {
+        id: ids.op,
+        kind: 'vm.update',
+        subject: { kind: 'vm', id, name: edit.spec.name },
+        node: null,
+        who: ask.who,
+        args: { request: mark, generation: edit.spec.generation, fields: Object.keys(patch) },
+      });
+      const change = new Change()
+        .at(kinds.vmSpec.key(id), spec)
+        .put(kinds.vmSpec, id, edit.spec)
+        .at(kinds.op.key(ids.op), null)
+        .put(kinds.op, ids.op, op);
+      // New disks on a local pool belong on the owner: it must still be the owner.
+      if (edit.made.length > 0) change.at(kinds.vmOwn.key(id), own);
+      for (const d of edit.disks) {
+        change.at(kinds.disk.key(d.id), diskKept.find((k) => k.value.id === d.id) ?? null);
+        change.put(kinds.disk, d.id, d);
+      }
+      this.addKeys(change, edit, id);
+      return { change, answer: () => ({ op, vmId: id }) };
+    });
+  }
+
+  async act(ask: Ask<'vmAction'>): Promise<VmChanged> {
+    const { deps } = this;
+    const { action } = ask.params;
+    const id = await idOf(deps.view, 'vm', ask.params.vm);
+    const mark = requestMark(ask);
+    const ids = this.ids(ask.who, `vmAction ${id} ${action}`, ask.idempotencyKey);
+    const before = ids.again ? await repeated(deps, ids.op, mark) : null;
+    if (before !== null) return { op: before, vmId: id };
+    return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {
+      const { spec, phase } = await this.read(id, ask.params.vm, true);
+      const kind = `vm.${action}` as const;
+      // Two people who press the same button follow the same operation.
+      const same = this.openOps(id).find((o) => o.kind === kind);
+      if (same !== undefined) return { change: null, answer: () => ({ op: same, vmId: id }) };
+      this.allow(action, phase, spec.value);
+      const op = newOp(deps, {
+        id: ids.op,
+        kind,
+        subject: { kind: 'vm', id, name: spec.value.name },
+        node: null,
+        who: ask.who,
+        args: { request: mark },
+      });
+      const change = new Change()
+        .at(kinds.vmSpec.key(id), spec)
+        .at(kinds.op.key(ids.op), null)
+        .put(kinds.op, ids.op, op);
+      const next = withPower(spec.value, action);
+      if (next !== null) change.put(kinds.vmSpec, id, next);
+      return { change, answer: () => ({ op, vmId: id }) };
+    });
+  }
+
+  async remove(ask: Ask<'vmDelete'>): Promise<Op> {
+    const { deps } = this;
+    const { force } = ask.query;
+    const mark = requestMark(ask);
+    const asked = ask.idempotencyKey;
+    // The VM may be gone already when the request comes again: the op answers for it.
+    const ids = this.ids(ask.who, `vmDelete ${ask.params.vm}`, asked);
+    const before = ids.again ? await repeated(deps, ids.op, mark) : null;
+    if (before !== null) return before;
+    const id = await idOf(deps.view, 'vm', ask.params.vm);
+    return commit(deps, `VM "${ask.params.vm}"`, async () => {
+      const { spec, phase } = await this.read(id, ask.params.vm, true);
+      const same = this.openOps(id).find((o) => o.kind === 'vm.delete');
+      if (same !== undefined) return { change: null, answer: () => same };
+      checkIfMatch(ask.ifMatch, spec.value.generation, `VM "${spec.value.name}"`);
+      if (!force) this.allow('delete', phase, spec.value);
+      const op = newOp(deps, {
+        id: ids.op,
+        kind: 'vm.delete',
+        subject: { kind: 'vm', id, name: spec.value.name },
+        node: null,
+        who: ask.who,
+        args: { request: mark, force },
+      });
+      const change = new Change()
+        .at(kinds.vmSpec.key(id), spec)
+        .at(kinds.op.key(ids.op), null)
+        .put(kinds.op, ids.op, op);
+      return { change, answer: () => op };
+    });
+  }
+
+  /**
+   * The VM as it is: spec and owner from the ledger, phase from the radio.
+   *
+   * @param settle - wait a little where an operation ended after the owner last spoke
+   */
+  private async read(
+    id: string,
+    ref: string,
+    settle: boolean,
+  ): Promise<{ spec: Kept<VmSpec>; own: Kept<VmOwn>; phase: VmPhase }> {
+    const { view } = this.deps;
+    const [spec, own] = await Promise.all([
+      fresh(this.deps, kinds.vmSpec, id),
+      fresh(this.deps, kinds.vmOwn, id),
+    ]);
+    if (spec === null) throw notFound('vm', ref);
+    if (own === null) {
+      throw new FlotillaError('unreadable-record', `VM "${spec.value.name}" has no owner record`, {
+        hint: 'Its ledger records are broken; nothing is done with it until they are mended.',
+      });
+    }
+    if (settle) await until(view, settleMs, null, () => this.settled(id));
+    return { spec, own, phase: view.vm(id)?.phase ?? 'unknown' };
+  }
+
+  /** What the owner says is not older than the end of the last operation. Both times are the owner's clock. */
+  private settled(id: string): boolean {
+    const vm = this.deps.view.vm(id);
+    if (vm === null || vm.phase === 'unknown') return true;
+    const seenMs = vm.observed?.atMs ?? 0;
+    return !this.deps.view
+      .vmOps(id)
+      .some((o) => o.state === 'done' && o.kind.startsWith('vm.') && o.updatedMs > seenMs);
+  }
+
+  private openOps(id: string): Op[] {
+    return this.deps.view.vmOps(id).filter((o) => o.state === 'queued' || o.state === 'running');
+  }
+
+  /** @throws FlotillaError `wrong-state` */
+  private allow(action: VmAction, phase: VmPhase, spec: VmSpec): void {
+    const allowed = vmActions[phase];
+    if (allowed.includes(action)) return;
+    const verb = action === 'edit' ? 'edited' : action === 'delete' ? 'deleted' : `asked to ${action}`;
+    const now = phase === 'unknown' ? 'nobody knows what it does: its owner is silent' : `it is ${phase}`;
+    const hints: string[] = [];
+    if (action === 'delete' && phase !== 'deleting') hints.push('Stop it first, or delete with force.');
+    else if (allowed.length === 0) hints.push('Wait until it is gone.');
+    else hints.push(`Now it can: ${allowed.join(', ')}.`);
+    throw new FlotillaError('wrong-state', `VM "${spec.name}" cannot be ${verb}: ${now}`, {
+      hint: hints.join(' '),
+      details: { phase, action, allowed },
+    });
+  }
+
+  /** @throws FlotillaError `name-taken` */
+  private async nameFree(name: string): Promise<void> {
+    const holder = await this.deps.ledger.get(unique.name('vm', name));
+    if (holder === null) return;
+    throw new FlotillaError('name-taken', `There is a VM "${name}" already`, {
+      hint: 'Choose another name: names compare without case.',
+      details: { id: holder.value },
+    });
+  }
+
+  private ids(who: string, route: string, key: string | null): { op: string; vm: string; again: boolean } {
+    const { chance } = this.deps;
+    if (key === null) return { op: chance.uuid(), vm: chance.uuid(), again: false };
+    return { op: idFromKey(who, route, key), vm: idFromKey(who, `${route} vm`, key), again: true };
+  }
+
+  /** Makes sure that everything the request names is known, reading the ledger once for what is new. */
+  private async know(o: Pick<VmCreate, 'disks' | 'cdroms' | 'nics'>): Promise<void> {
+    const { view } = this.deps;
+    for (const d of o.disks) {
+      if (d.pool !== undefined) await idOf(view, 'pool', d.pool);
+      if (d.image !== undefined) await idOf(view, 'image', d.image);
+    }
+    for (const c of o.cdroms) if (c.image !== null) await idOf(view, 'image', c.image);
+    for (const n of o.nics) await idOf(view, 'network', n.network);
+  }
+
+  private async editContext(nics: VmCreate['nics']): Promise<EditContext> {
+    const { deps } = this;
+    const { view } = deps;
+    const addresses = new Map<string, ReadonlySet<string>>();
+    for (const n of nics) {
+      const id = view.find('network', n.network);
+      if (id === null || n.address === null || addresses.has(id)) continue;
+      const prefix = unique.addressPrefix(id);
+      const { entries } = await deps.ledger.list(prefix);
+      addresses.set(id, new Set(entries.map((e) => e.key.slice(prefix.length))));
+    }
+    return {
+      newId: () => deps.chance.uuid(),
+      newMac: () => `52:54:00:${(deps.chance.hex(3).match(/../g) ?? []).join(':')}`,
+      pool: (ref) => poolOf(view, ref),
+      image: (ref) => readyImage(view, ref),
+      network: (ref) => {
+        const id = view.find('network', ref);
+        const network = id === null ? undefined : view.ledger.tables.network.get(id)?.value;
+        if (network === undefined) throw notFound('network', ref);
+        return network;
+      },
+      addresses: (id) => addresses.get(id) ?? new Set(),
+    };
+  }
+
+  /** What placement must know of a VM with these new disks. */
+  private request(
+    spec: VmSpec,
+    edit: Pick<VmEdit, 'made' | 'images' | 'networks'>,
+    node: string | null,
+  ): PlacementRequest {
+    const pools = this.deps.view.ledger.tables.pool;
+    const poolById = (id: string) => {
+      const pool = pools.get(id)?.value;
+      if (pool === undefined) throw notFound('pool', id);
+      return pool;
+    };
+    return {
+      cpus: spec.cpus,
+      memoryMiB: spec.memoryMiB,
+      node,
+      networks: edit.networks,
+      isos: edit.images
+        .filter((i) => i.format === 'iso')
+        .map((image) => ({ image, pool: poolById(image.pool) })),
+      disks: edit.made.map((m) => ({
+        name: m.disk.name,
+        pool: m.pool,
+        sizeBytes: m.disk.sizeBytes,
+        image:
+          m.image === null || m.disk.source.kind !== 'image'
+            ? null
+            : { image: m.image, pool: poolById(m.image.pool), mode: m.disk.source.mode },
+      })),
+    };
+  }
+
+  /** @throws FlotillaError `no-node-fits`, `no-space`, `not-found` */
+  private placeVm(input: VmCreate, edit: VmEdit): string {
+    const { view } = this.deps;
+    if (input.node !== undefined && view.find('node', input.node) === null)
+      throw notFound('node', input.node);
+    const answer = place(this.request(edit.spec, edit, input.node ?? null), view.placementNodes());
+    if (answer.ok) return answer.node;
+    const told = answer.nodes.filter((n) => n.reasons.every((r) => r.reason !== 'not-asked'));
+    throw refusal(`VM "${input.name}" fits on no node`, told);
+  }
+
+  /** @throws FlotillaError `no-node-fits`, `no-space`: an edit asks for more than the owner has */
+  private checkOwnerHasRoom(
+    owner: string,
+    before: VmSpec,
+    edit: VmEdit,
+    patch: VmPatch,
+    disks: readonly Kept<{ readonly id: string; readonly pool: string; readonly sizeBytes: number }>[],
+  ): void {
+    const { view } = this.deps;
+    const node = view.placementNodes().find((n) => n.id === owner);
+    // Of a silent owner nothing is known; it will say by itself what it cannot do.
+    if (node === undefined || node.presence !== 'here') return;
+    const grown = (patch.growDisks ?? []).length === 0 ? [] : edit.disks;
+    const grownAsked = grown.flatMap((d) => {
+      const pool = view.ledger.tables.pool.get(d.pool)?.value;
+      const was = disks.find((k) => k.value.id === d.id)?.value.sizeBytes;
+      if (pool === undefined || was === undefined || d.sizeBytes <= was || d.state === 'deleting') return [];
+      return [{ name: d.name, pool, sizeBytes: d.sizeBytes, image: null }];
+    });
+    const request = this.request(edit.spec, edit, null);
+    const reasons = refusals(
+      { ...request, disks: [...request.disks, ...grownAsked] },
+      {
+        ...node,
+        desired: 'active',
+        committedCpus: node.committedCpus - before.cpus,
+        committedMemoryMiB: node.committedMemoryMiB - before.memoryMiB,
+        vms: node.vms - 1,
+      },
+    ).filter((r) => {
+      if (r.reason === 'no-memory') return edit.spec.memoryMiB > before.memoryMiB;
+      if (r.reason === 'no-cpus') return edit.spec.cpus > before.cpus;
+      return r.reason !== 'unwell' || edit.networks.length > 0;
+    });
+    if (reasons.length > 0)
+      throw refusal(`VM "${before.name}" does not fit on its owner so`, [{ node: owner, reasons }]);
+  }
+
+  private addKeys(change: Change, edit: VmEdit, vmId: string): void {
+    const t = this.deps.view.ledger.tables;
+    for (const key of edit.free) change.del(key);
+    for (const key of edit.take) change.take(key, vmId);
+    const refer = (kind: 'image' | 'network' | 'pool', id: string): void => {
+      const kept = t[kind].get(id);
+      if (kept === undefined) throw notFound(kind, id);
+      change.refersTo(kinds[kind].key(id), kept);
+    };
+    for (const i of edit.images) refer('image', i.id);
+    for (const n of edit.networks) refer('network', n.id);
+    for (const p of edit.pools) refer('pool', p.id);
+  }
+}
+
+function refusal(
+  message: string,
+  nodes: readonly { node: string; reasons: readonly { reason: string; text: string; hint: string }[] }[],
+): FlotillaError {
+  const space = nodes.length > 0 && nodes.every((n) => n.reasons.every((r) => r.reason === 'no-space'));
+  const hints = [...new Set(nodes.flatMap((n) => n.reasons.map((r) => r.hint)))].slice(0, 3);
+  return new FlotillaError(
+    space ? 'no-space' : 'no-node-fits',
+    `${message}: ${placementText(nodes as never)}`,
+    {
+      hint: hints.join(' ') || 'Add a node to the cluster.',
+      details: { nodes },
+    },
+  );
+}
+
+/** The spec after an action; null where the action leaves it. */
+export function withPower(spec: VmSpec, action: Ask<'vmAction'>['params']['action']): VmSpec | null {
+  const generation = spec.generation + 1;
+  switch (action) {
+    case 'start':
+      return { ...spec, power: 'running', generation, powerGeneration: generation };
+    case 'stop':
+    case 'force-stop':
+      return { ...spec, power: 'stopped', generation, powerGeneration: generation };
+    case 'pause':
+      return { ...spec, power: 'paused', generation };
+    case 'resume':
+      return { ...spec, power: 'running', generation };
+    case 'reboot':
+    case 'reset':
+      return null;
+  }
+}

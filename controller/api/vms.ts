@@ -1,0 +1,86 @@
+import { FlotillaError } from '../../core/domain/error.js';
+import { vmFields, type VmRow, type VmView } from '../../core/wire/rest.js';
+import type { Cell, View } from '../view.js';
+import { etagOf } from './commit.js';
+import type { ApiDeps, Reply, Some } from './context.js';
+import { idOf, notFound } from './lookup.js';
+import { opView } from './ops.js';
+import { nameKeyOf, page } from './page.js';
+import { VmWrites, type VmChanged } from './vm-write.js';
+
+type Names = 'vmList' | 'vmGet' | 'vmCreate' | 'vmPatch' | 'vmAction' | 'vmDelete' | 'diskList' | 'diskGet';
+
+export function vmHandlers(deps: ApiDeps): Some<Names> {
+  const { view } = deps;
+  const writes = new VmWrites(deps);
+  const changed = ({ op, vmId }: VmChanged): Reply<'vmCreate'> => {
+    const vm = view.vm(vmId);
+    if (vm === null) throw notFound('vm', vmId);
+    return { body: { op: opView(view, op), vm }, etag: etagOf(vm.generation) };
+  };
+  return {
+    async vmList({ query: q }) {
+      const tag = q.tag?.normalize('NFC');
+      const part = q.name?.normalize('NFC').toLocaleLowerCase('en');
+      const filtered = [q.node, q.phase, q.power, tag, part].some((x) => x !== undefined);
+      const wanted = (v: VmRow): boolean =>
+        (q.node ?? v.node) === v.node &&
+        (q.phase ?? v.phase) === v.phase &&
+        (q.power ?? v.power) === v.power &&
+        (tag === undefined || v.tags.includes(tag)) &&
+        (part === undefined || nameKeyOf(v).includes(part));
+      return page(view, view.list('vm'), q, {
+        ...(filtered ? { wanted } : {}),
+        ...(q.fields === undefined ? {} : { text: fieldsText(view, q.fields) }),
+      });
+    },
+    async vmGet({ params }) {
+      const vm = view.vm(await idOf(view, 'vm', params.vm));
+      if (vm === null) throw notFound('vm', params.vm);
+      return { body: vm, etag: etagOf(vm.generation) };
+    },
+    vmCreate: async (ask) => changed(await writes.create(ask)),
+    vmPatch: async (ask) => changed(await writes.patch(ask)),
+    vmAction: async (ask) => changed(await writes.act(ask)),
+    vmDelete: async (ask) => ({ body: { op: opView(view, await writes.remove(ask)) } }),
+    async diskList({ query: q }) {
+      const vm = q.vm === undefined ? null : await idOf(view, 'vm', q.vm);
+      const pool = q.pool === undefined ? null : await idOf(view, 'pool', q.pool);
+      view.freshness();
+      const cells = view
+        .disks()
+        .filter((d) => (vm ?? d.vm) === d.vm && (pool ?? d.pool) === d.pool)
+        .map((d) => ({ view: d, json: JSON.stringify(d) }))
+        .sort((a, b) => (diskKey(a.view) < diskKey(b.view) ? -1 : 1));
+      return page(view, cells, q, { keyOf: diskKey });
+    },
+    async diskGet({ params }) {
+      const find = () => view.disks().find((d) => d.id === params.disk);
+      if (find() === undefined) await view.ledger.refresh('disk');
+      const disk = find();
+      if (disk !== undefined) return { body: disk };
+      throw new FlotillaError('not-found', `There is no disk ${params.disk}`, {
+        hint: 'See which there are: GET /api/v1/disks.',
+      });
+    },
+  };
+}
+
+const diskKey = (d: { vmName: string | null; name: string; id: string }): string =>
+  `${d.vmName ?? ''}\u0000${d.name}\u0000${d.id}`;
+
+/** Makes the text of the fields asked for. @throws FlotillaError `unknown-field` */
+function fieldsText(view: View, fields: string): (c: Cell<VmRow>) => string {
+  const names = fields.split(',').map((f) => f.trim());
+  const unknown = names.filter((n) => !vmFields.includes(n as keyof VmView));
+  if (unknown.length > 0) {
+    throw new FlotillaError('unknown-field', `VMs have no field ${unknown.map((u) => `"${u}"`).join(', ')}`, {
+      hint: `There are: ${vmFields.join(', ')}.`,
+    });
+  }
+  const whole = names.some((n) => ['spec', 'own', 'observed', 'disks', 'problems'].includes(n));
+  return (c) => {
+    const v: Partial<VmView> = whole ? (view.vm(c.view.id) ?? c.view) : c.view;
+    return JSON.stringify(Object.fromEntries(names.map((n) => [n, v[n as keyof VmView]])));
+  };
+}
