@@ -11,10 +11,12 @@ export const mosquittoDir = (stateDir: string): string => path.join(stateDir, 'm
  * Writes what the node's broker needs: its configuration, the access list, and copies of certificate and key, since
  * the broker is not root and cannot reach ours. Its unit gives the directory to it.
  *
+ * @param logFile - where the broker writes its errors besides the journal; see {@link brokerConfig}
  * @returns what must be done for it to count: `restart` (configuration), `reload` (certificates, access list), nothing
  */
 export async function installMosquitto(
   config: Pick<AgentConfig, 'stateDir' | 'ports' | 'address'>,
+  logFile: string | null = null,
 ): Promise<'restart' | 'reload' | null> {
   const dir = mosquittoDir(config.stateDir);
   const pki = pkiPaths(config.stateDir);
@@ -23,7 +25,7 @@ export async function installMosquitto(
   // machine have loopback addresses and keep to theirs.
   const address = config.address.startsWith('127.') ? config.address : null;
   const files: [name: string, text: string, means: 'restart' | 'reload'][] = [
-    ['mosquitto.conf', brokerConfig({ dir, port: config.ports.radio, address }), 'restart'],
+    ['mosquitto.conf', brokerConfig({ dir, port: config.ports.radio, address, logFile }), 'restart'],
     ['acl', brokerAcl, 'reload'],
     ['ca.crt', await text(pki.caCert), 'reload'],
     ['node.crt', await text(pki.nodeCert), 'reload'],

@@ -70,6 +70,11 @@ export class LiveLease {
     return mine === null ? null : { key: this.#key, createRevision: mine.createRevision };
   }
 
+  /** The lease to bind what must end with this node to; null while it has none. */
+  lease(): string | null {
+    return this.#lease;
+  }
+
   /** Age of the last good renewal, for pages; null: none yet. */
   renewalAgeMs(): number | null {
     const age = this.#ageMs();

@@ -1,0 +1,156 @@
+import type { ClusterMeta } from '../../core/domain/cluster.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import type { NodeRecord } from '../../core/domain/node.js';
+import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
+import type { Clock } from '../env.js';
+import { absent, changeTriesMax, putRecord, unchanged, type RecordStore } from '../ledger/records.js';
+import { checkCsr, signNode, type Ca } from '../pki/certificates.js';
+import { checkToken } from '../pki/tokens.js';
+import type { Ports } from './config.js';
+import { clientUrl } from './etcd-settings.js';
+import type { JoinAnswer, JoinRequest } from './join-wire.js';
+
+/** Most nodes of a cluster. The radio was measured with 999 peers, the ledger's clients with 27 per voter. */
+export const nodesMax = 256;
+
+export interface AdmissionDeps {
+  readonly store: RecordStore;
+  readonly meta: ClusterMeta;
+  readonly ca: Ca;
+  readonly ports: Ports;
+  readonly clock: Clock;
+}
+
+/**
+ * Admits a node with a token: its certificate is signed, and its record, its address and the token's use are
+ * written in one transaction. Repeating it with the same key is answered again, without another use, since the
+ * first answer may have been lost.
+ *
+ * @param from - the address the request came from
+ * @throws FlotillaError `token-unknown`, `token-expired`, `token-used-up`, `name-taken`, `address-taken`,
+ *   `bad-input`, `too-large`, `wrong-state`, `edit-conflict`, and of the ledger
+ */
+export async function admit(d: AdmissionDeps, request: JoinRequest, from: string): Promise<JoinAnswer> {
+  const bearer = { id: request.tokenId, secret: request.secret };
+  // The token first: who has none learns nothing, and costs no openssl.
+  await checkToken(d.store, 'join', bearer, d.clock.wallMs());
+  const fingerprint = await checkCsr(request.csr);
+  checkAddress(request, from);
+  let cert: string | null = null;
+  for (let i = 0; i < changeTriesMax; i++) {
+    const token = await checkToken(d.store, 'join', bearer, d.clock.wallMs());
+    const nodes = await d.store.list(kinds.node);
+    const own = nodes.items.find((n) => n.id === request.name);
+    const again = own !== undefined && isSame(own.value, request, fingerprint);
+    if (!again) {
+      const used = token.value.usesLeft === 0;
+      if (used) throw usedUp(token.value.name);
+      const known = [...nodes.items.map((n) => n.id), ...nodes.unreadable.map((u) => kinds.node.idOf(u.key))];
+      checkFree(
+        request,
+        known,
+        nodes.items.map((n) => n.value),
+      );
+    }
+    // Signed before it is written: a signer that fails has admitted nobody.
+    const subject = { node: request.name, addresses: [request.address] };
+    cert ??= await signNode(d.ca, request.csr, subject, d.clock.wallMs());
+    if (again)
+      return answer(
+        d,
+        request,
+        cert,
+        nodes.items.map((n) => n.value),
+      );
+    const record: NodeRecord = {
+      id: request.name,
+      addresses: [request.address],
+      voter: false,
+      desired: 'active',
+      rack: null,
+      fingerprint,
+      joinedMs: d.clock.wallMs(),
+    };
+    const addressKey = unique.nodeAddress(request.address);
+    const left = token.value.usesLeft;
+    const r = await d.store.txn(
+      [unchanged(token), absent(kinds.node.key(request.name)), absent(addressKey)],
+      [
+        putRecord(kinds.token, token.id, { ...token.value, usesLeft: left === null ? null : left - 1 }),
+        putRecord(kinds.node, record.id, record),
+        { put: addressKey, value: record.id },
+      ],
+    );
+    if (r.done) return answer(d, request, cert, [...nodes.items.map((n) => n.value), record]);
+    const holder = await d.store.ledger.get(addressKey);
+    if (holder !== null && holder.value !== request.name) throw addressTaken(request.address, holder.value);
+  }
+  throw new FlotillaError('edit-conflict', `The admission of ${request.name} lost ${changeTriesMax} races`, {
+    hint: 'Many nodes join at once: try again.',
+  });
+}
+
+const isSame = (node: NodeRecord, request: JoinRequest, fingerprint: string): boolean =>
+  node.fingerprint === fingerprint && node.addresses[0] === request.address;
+
+/**
+ * The address goes into the certificate, so it must be the one the request comes from: else whoever holds a token
+ * could get a certificate for the address of a voter.
+ */
+function checkAddress(request: JoinRequest, from: string): void {
+  const source = from.startsWith('::ffff:') ? from.slice('::ffff:'.length) : from;
+  if (source === request.address) return;
+  throw new FlotillaError('bad-input', `${request.name} claims ${request.address} but asks from ${source}`, {
+    hint: 'Write the address by which the other nodes reach it into its /etc/flotilla/agent.json.',
+  });
+}
+
+function checkFree(
+  request: JoinRequest,
+  names: readonly (string | null)[],
+  nodes: readonly NodeRecord[],
+): void {
+  if (names.includes(request.name)) {
+    throw new FlotillaError('name-taken', `There is a node "${request.name}" already, with another key`, {
+      hint: 'Give this machine another name. If it replaces a dead one, remove that node first.',
+    });
+  }
+  const holder = nodes.find((n) => n.addresses.includes(request.address));
+  if (holder !== undefined) throw addressTaken(request.address, holder.id);
+  if (names.length >= nodesMax) {
+    throw new FlotillaError('wrong-state', `The cluster has ${nodesMax} nodes, the most it takes`, {
+      hint: 'Found another cluster.',
+    });
+  }
+}
+
+function addressTaken(address: string, node: string): FlotillaError {
+  return new FlotillaError('address-taken', `The address ${address} belongs to the node "${node}"`, {
+    hint: 'Give this machine another address, or remove that node first.',
+  });
+}
+
+function usedUp(name: string): FlotillaError {
+  return new FlotillaError('token-used-up', `The join token "${name}" was used up`, {
+    hint: 'Make a new one: "flotilla token create --kind join --uses N".',
+  });
+}
+
+function answer(
+  d: AdmissionDeps,
+  request: JoinRequest,
+  cert: string,
+  nodes: readonly NodeRecord[],
+): JoinAnswer {
+  const at = (n: NodeRecord) => n.addresses[0] ?? '';
+  return {
+    cluster: { id: d.meta.id, name: d.meta.name, epoch: d.meta.epoch },
+    node: request.name,
+    address: request.address,
+    cert,
+    ca: d.ca.cert,
+    peers: nodes.map((n) => ({ node: n.id, address: at(n) })),
+    ledgerEndpoints: nodes.filter((n) => n.voter).map((n) => clientUrl(at(n), d.ports)),
+    voterPlan: nodes.filter((n) => n.voter).length >= 3 ? 'client' : 'may-become-voter',
+  };
+}

@@ -1,0 +1,224 @@
+import { readFile } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { Hono, type Context } from 'hono';
+import { bodyLimit } from 'hono/body-limit';
+import type { ClusterMeta } from '../../core/domain/cluster.js';
+import { errorRecord, FlotillaError, type ErrorCode } from '../../core/domain/error.js';
+import type { NodeRecord } from '../../core/domain/node.js';
+import { parse } from '../../core/domain/schema.js';
+import { ledger as kinds } from '../../core/wire/ledger-keys.js';
+import type { Clock, Log } from '../env.js';
+import type { LedgerMembers } from '../ledger/members.js';
+import type { RecordStore } from '../ledger/records.js';
+import { checkCsr, signNode, type Ca } from '../pki/certificates.js';
+import { peerNode } from '../pki/identity.js';
+import { pkiPaths, readIfThere } from '../pki/store.js';
+import { admit } from './admission.js';
+import type { AgentConfig } from './config.js';
+import { peerUrl } from './etcd-settings.js';
+import { joinBodyBytesMax, joinRequestSchema, renewRequestSchema } from './join-wire.js';
+import { RateLimit } from './rate-limit.js';
+
+/** Admissions at work at once: each runs openssl four times. Others wait. */
+const atWorkMax = 2;
+/** Admissions waiting; beyond it the answer is "later". */
+const waitingMax = 32;
+
+export interface JoinAppDeps {
+  readonly config: AgentConfig;
+  /** Null while the agent has not reached the ledger yet. */
+  readonly cluster: () => { readonly store: RecordStore; readonly meta: ClusterMeta } | null;
+  readonly members: Pick<LedgerMembers, 'list'>;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export interface JoinApp {
+  readonly app: Hono;
+  /** Refused since start, by code; for the node's state and page. */
+  readonly refused: () => Readonly<Record<string, number>>;
+}
+
+/** What @hono/node-server gives its handlers. */
+interface NodeBindings {
+  incoming: IncomingMessage;
+}
+
+const socketOf = (c: Context) => (c.env as Partial<NodeBindings>).incoming?.socket;
+
+/**
+ * The part of the agent's HTTPS server that admits nodes: `POST /join` with a token; with a certificate of the
+ * cluster `POST /renew` and, for a node the leader has made a voter, `GET /voter/ca-key`.
+ */
+export function joinApp(d: JoinAppDeps): JoinApp {
+  const app = new Hono();
+  const limit = new RateLimit(d.clock.nowMs());
+  const refused = new Map<ErrorCode, number>();
+  const gate = new Gate(atWorkMax, waitingMax);
+
+  const cluster = () => {
+    const c = d.cluster();
+    if (c !== null) return c;
+    throw new FlotillaError(
+      'ledger-unavailable',
+      `The node ${d.config.name} has not reached the ledger yet`,
+      {
+        hint: 'Try again in a moment.',
+        details: { outcome: 'not-sent' },
+      },
+    );
+  };
+  const signer = async (nodes?: readonly NodeRecord[]): Promise<Ca> => {
+    const p = pkiPaths(d.config.stateDir);
+    if ((await readIfThere(p.caKey)) !== null)
+      return { cert: await readFile(p.caCert, 'utf8'), keyFile: p.caKey };
+    const list = nodes ?? (await cluster().store.list(kinds.node)).items.map((n) => n.value);
+    throw new FlotillaError('wrong-state', `The node ${d.config.name} cannot sign: it is no voter`, {
+      hint: 'Ask a voter; "details" lists their addresses.',
+      details: { signers: list.filter((n) => n.voter).map((n) => n.addresses[0]) },
+    });
+  };
+  const body = async (c: Context): Promise<unknown> => {
+    try {
+      return await c.req.json();
+    } catch (cause) {
+      throw new FlotillaError('bad-input', 'The request is not JSON', {
+        hint: 'Send one JSON object.',
+        cause,
+      });
+    }
+  };
+  /** The node at the other end, by certificate *and* by the ledger: one that was removed is nobody. */
+  const peer = async (c: Context): Promise<NodeRecord> => {
+    const socket = socketOf(c);
+    const who = socket === undefined ? null : peerNode(socket);
+    if (who === null || who === 'wrong') {
+      throw new FlotillaError(
+        who === null ? 'unauthenticated' : 'wrong-certificate',
+        'No certificate of a node',
+        {
+          hint: 'Only nodes of the cluster ask this, with their certificate.',
+        },
+      );
+    }
+    const record = await cluster().store.read(kinds.node, who.node);
+    if (record?.value.fingerprint === who.fingerprint) return record.value;
+    throw new FlotillaError(
+      'wrong-certificate',
+      `The certificate of "${who.node}" is not that of a node of ours now`,
+      {
+        hint: 'The node was removed, or joined anew with another key.',
+      },
+    );
+  };
+
+  // On these routes only: the server this is mounted in takes whole images on others.
+  const small = bodyLimit({
+    maxSize: joinBodyBytesMax,
+    onError: () => {
+      throw tooLarge();
+    },
+  });
+
+  app.post('/join', small, async (c) => {
+    const from = socketOf(c)?.remoteAddress ?? '';
+    if (!limit.take(from, d.clock.nowMs())) throw tooMany();
+    const request = parse(joinRequestSchema, await body(c), 'the join request');
+    const { store, meta } = cluster();
+    const ca = await signer();
+    const deps = { store, meta, ca, ports: d.config.ports, clock: d.clock };
+    const answer = await gate.run(() => admit(deps, request, from));
+    d.log.info('admitted a node', { node: request.name, address: request.address, token: request.tokenId });
+    return c.json(answer);
+  });
+
+  app.post('/renew', small, async (c) => {
+    const node = await peer(c);
+    const { csr } = parse(renewRequestSchema, await body(c), 'the renewal');
+    const ca = await signer();
+    const fingerprint = await checkCsr(csr);
+    if (fingerprint !== node.fingerprint) {
+      throw new FlotillaError('bad-input', `The renewal of "${node.id}" is for another key`, {
+        hint: 'A node keeps its key. For a new key, remove the node and join it again.',
+      });
+    }
+    const subject = { node: node.id, addresses: node.addresses };
+    const cert = await gate.run(() => signNode(ca, csr, subject, d.clock.wallMs()));
+    d.log.info('renewed a certificate', { node: node.id });
+    return c.json({ cert });
+  });
+
+  app.get('/voter/ca-key', async (c) => {
+    const node = await peer(c);
+    const wanted = peerUrl(node.addresses[0] ?? '', d.config.ports);
+    const members = await d.members.list();
+    if (!members.some((m) => m.peerUrls.includes(wanted))) {
+      throw new FlotillaError('forbidden', `The node "${node.id}" is no voter`, {
+        hint: 'Only voters hold the key of the CA.',
+      });
+    }
+    const ca = await signer();
+    d.log.info('gave the key of the CA to a voter', { node: node.id });
+    return c.json({ key: await readFile(ca.keyFile, 'utf8') });
+  });
+
+  app.onError((error, c) => {
+    const r = errorRecord(error);
+    refused.set(r.code, (refused.get(r.code) ?? 0) + 1);
+    const from = socketOf(c)?.remoteAddress ?? '';
+    const level = r.code === 'internal' ? 'error' : 'warn';
+    d.log[level]('refused a request', {
+      path: c.req.path,
+      from,
+      code: r.code,
+      message: r.message,
+      causes: r.causes,
+    });
+    // Causes stay in the journal: the asker may be anybody.
+    const message = r.code === 'internal' ? 'The agent failed at this request' : r.message;
+    const status = error instanceof FlotillaError ? error.status : 500;
+    const details = r.code === 'internal' || r.details === undefined ? {} : { details: r.details };
+    return c.json({ code: r.code, message, hint: r.hint, ...details }, status);
+  });
+
+  return { app, refused: () => Object.fromEntries(refused) };
+}
+
+function tooMany(): FlotillaError {
+  return new FlotillaError('too-many-requests', 'Too many join requests', {
+    hint: 'Wait a minute and try again.',
+  });
+}
+
+function tooLarge(): FlotillaError {
+  return new FlotillaError('too-large', `The request has more than ${joinBodyBytesMax} bytes`, {
+    hint: 'A join request has about 800.',
+  });
+}
+
+/** Lets a few work at a time, a bounded number wait, and refuses the rest. */
+class Gate {
+  readonly #max: number;
+  readonly #waitingMax: number;
+  readonly #waiting: (() => void)[] = [];
+  #atWork = 0;
+
+  constructor(max: number, waiting: number) {
+    this.#max = max;
+    this.#waitingMax = waiting;
+  }
+
+  async run<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#atWork >= this.#max) {
+      if (this.#waiting.length >= this.#waitingMax) throw tooMany();
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    } else this.#atWork++;
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#atWork--;
+    }
+  }
+}

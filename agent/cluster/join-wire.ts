@@ -1,0 +1,46 @@
+import { z } from 'zod';
+import { errorStatus, type ErrorCode } from '../../core/domain/error.js';
+import { idSchema, ipv4Schema, nameSchema, nodeIdSchema } from '../../core/domain/schema.js';
+import { csrBytesMax } from '../pki/certificates.js';
+import { bearerSchema } from '../pki/tokens.js';
+
+/** Largest body of a join request, bytes: a CSR and some names. */
+export const joinBodyBytesMax = 16_384;
+/** Largest answer a joining node reads, bytes: certificates and up to 256 peers. */
+export const joinAnswerBytesMax = 256 * 1024;
+
+/** `POST /join`. */
+export const joinRequestSchema = z.strictObject({
+  ...bearerSchema.shape,
+  csr: z.string().max(csrBytesMax),
+  name: nodeIdSchema,
+  address: ipv4Schema,
+});
+export type JoinRequest = z.output<typeof joinRequestSchema>;
+
+export const joinAnswerSchema = z.object({
+  cluster: z.object({ id: idSchema, name: nameSchema, epoch: z.number().int().positive() }),
+  node: nodeIdSchema,
+  address: ipv4Schema,
+  cert: z.string().max(16_384),
+  ca: z.string().max(16_384),
+  peers: z.array(z.object({ node: nodeIdSchema, address: ipv4Schema })).max(1024),
+  ledgerEndpoints: z.array(z.url()).min(1).max(16),
+  /** What the ledger plans with this node: it starts as a client; the leader may make it a voter later. */
+  voterPlan: z.enum(['client', 'may-become-voter']),
+});
+export type JoinAnswer = z.output<typeof joinAnswerSchema>;
+
+/** `POST /renew`, with the certificate that is to be renewed. */
+export const renewRequestSchema = z.strictObject({ csr: z.string().max(csrBytesMax) });
+export const renewAnswerSchema = z.object({ cert: z.string().max(16_384) });
+
+/** `GET /voter/ca-key`: for a node that the ledger's leader has made a voter. */
+export const caKeyAnswerSchema = z.object({ key: z.string().max(4_096) });
+
+export const refusalSchema = z.object({
+  code: z.enum(Object.keys(errorStatus) as [ErrorCode, ...ErrorCode[]]),
+  message: z.string().max(2_000),
+  hint: z.string().max(2_000),
+  details: z.unknown().optional(),
+});

@@ -1,0 +1,264 @@
+import https from 'node:https';
+import { isIP } from 'node:net';
+import { X509Certificate } from 'node:crypto';
+import tls, { type DetailedPeerCertificate } from 'node:tls';
+import { FlotillaError } from '../../core/domain/error.js';
+import { parse } from '../../core/domain/schema.js';
+import type { Clock, Log } from '../env.js';
+import { certificateInfo, certificateSha256, makeCsr } from '../pki/certificates.js';
+import { ensurePrivateKey, fingerprintOfPrivateKey } from '../pki/keys.js';
+import { pkiPaths, writePublic } from '../pki/store.js';
+import { parseJoinToken, type JoinToken } from '../pki/tokens.js';
+import { readClusterCache, writeClusterCache } from './cache.js';
+import type { AgentConfig } from './config.js';
+import { alreadyIn } from './found.js';
+import {
+  caKeyAnswerSchema,
+  joinAnswerBytesMax,
+  joinAnswerSchema,
+  refusalSchema,
+  type JoinAnswer,
+} from './join-wire.js';
+import { installMosquitto } from './mosquitto.js';
+import type { Services } from './services.js';
+
+/** Longest time one request of joining may take, ms: signing waits its turn when a rack joins at once. */
+const requestMs = 20_000;
+/** How long joining goes on trying while the cluster cannot be reached, ms. */
+const joinLimitMs = 120_000;
+const retryPauseMs = 1_000;
+
+/** Worth trying again: the other side, or the way to it, may recover. The same key gets the same answer. */
+const transient: ReadonlySet<string> = new Set([
+  'node-unreachable',
+  'ledger-unavailable',
+  'too-many-requests',
+  'edit-conflict',
+  'timeout',
+]);
+
+export interface JoinDeps {
+  readonly config: AgentConfig;
+  readonly services: Services;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly limitMs?: number;
+}
+
+export interface Joined {
+  readonly clusterId: string;
+  readonly name: string;
+  readonly node: string;
+  readonly fingerprint: string;
+}
+
+/**
+ * Joins the cluster a token speaks of. The server must show the CA whose hash is in the token *before* it gets the
+ * secret. `cluster.json` is written last: until it is there, calling this again goes on, with the same key, and the
+ * cluster answers as the first time.
+ *
+ * @throws FlotillaError `already-founded`, `wrong-certificate`, `node-unreachable`, and what the cluster refuses with
+ */
+export async function join(d: JoinDeps, tokenText: string): Promise<Joined> {
+  const { config, clock, log } = d;
+  const { stateDir } = config;
+  const token = parseJoinToken(tokenText);
+  const cache = await readClusterCache(stateDir);
+  if (cache !== null) throw alreadyIn(cache.name, cache.node);
+  const p = pkiPaths(stateDir);
+  const key = await ensurePrivateKey(p.nodeKey);
+  const csr = await makeCsr({ keyFile: p.nodeKey, commonName: config.name });
+
+  const endMs = clock.nowMs() + (d.limitMs ?? joinLimitMs);
+  let answer: JoinAnswer;
+  for (;;) {
+    try {
+      answer = await ask(config, token, csr);
+      break;
+    } catch (error) {
+      const again = error instanceof FlotillaError && transient.has(error.code);
+      if (!again || clock.nowMs() + retryPauseMs > endMs) throw error;
+      log.warn('joining is tried again', { code: error.code, message: error.message });
+      await clock.sleep(retryPauseMs);
+    }
+  }
+  const fingerprint = fingerprintOfPrivateKey(key);
+  checkAnswer(config, token, answer, fingerprint);
+
+  await writePublic(p.caCert, answer.ca);
+  await writePublic(p.nodeCert, answer.cert);
+  await installMosquitto(config);
+  await d.services.enable('flotilla-mosquitto');
+  await writeClusterCache(stateDir, {
+    clusterId: answer.cluster.id,
+    name: answer.cluster.name,
+    node: config.name,
+    address: config.address,
+    ledgerEndpoints: answer.ledgerEndpoints,
+    peers: answer.peers,
+  });
+  log.info('joined a cluster', { cluster: answer.cluster.name, node: config.name });
+  return { clusterId: answer.cluster.id, name: answer.cluster.name, node: config.name, fingerprint };
+}
+
+async function ask(config: AgentConfig, token: JoinToken, csr: string): Promise<JoinAnswer> {
+  const port = token.port ?? config.ports.agent;
+  const ca = await fetchCa({
+    address: token.address,
+    port,
+    caSha256: token.caSha256,
+    localAddress: config.address,
+  });
+  const body = { tokenId: token.id, secret: token.secret, csr, name: config.name, address: config.address };
+  const answer = await request({
+    address: token.address,
+    port,
+    path: '/join',
+    method: 'POST',
+    body,
+    tls: { ca },
+    localAddress: config.address,
+  });
+  return parse(joinAnswerSchema, answer, `the answer of ${token.address}`);
+}
+
+/** The cluster is trusted by its CA; still, what does not fit is a defect to be told now and not at the next start. */
+function checkAnswer(config: AgentConfig, token: JoinToken, a: JoinAnswer, fingerprint: string): void {
+  const wrong = (fault: string) =>
+    new FlotillaError('wrong-certificate', `The answer of ${token.address} is refused: ${fault}`, {
+      hint: 'Nothing was changed on this node. Make a new token on a node you trust.',
+    });
+  if (certificateSha256(a.ca) !== token.caSha256) throw wrong('its CA is not the one of the token');
+  const info = certificateInfo(a.cert);
+  if (info.fingerprint !== fingerprint) throw wrong('the certificate is for another key');
+  if (info.commonName !== config.name)
+    throw wrong(`the certificate is for "${info.commonName.slice(0, 64)}"`);
+  if (!new X509Certificate(a.cert).verify(new X509Certificate(a.ca).publicKey))
+    throw wrong('it is not signed by its CA');
+}
+
+/**
+ * Looks at the certificates a server sends and takes the CA whose hash is known. Nothing is sent but the handshake.
+ *
+ * @returns the CA's certificate, PEM, for a connection that is then checked by it
+ * @throws FlotillaError `node-unreachable`, `wrong-certificate`
+ */
+export async function fetchCa(o: {
+  address: string;
+  port: number;
+  caSha256: string;
+  localAddress?: string;
+}): Promise<string> {
+  const certificates = await new Promise<X509Certificate[]>((resolve, reject) => {
+    const socket = tls.connect({
+      host: o.address,
+      port: o.port,
+      rejectUnauthorized: false,
+      ...(o.localAddress === undefined ? {} : { localAddress: o.localAddress }),
+    });
+    socket.setTimeout(requestMs, () => socket.destroy(new Error(`no handshake within ${requestMs} ms`)));
+    socket.on('error', (cause) => {
+      socket.destroy();
+      reject(unreachable(o.address, o.port, cause));
+    });
+    socket.on('close', () => reject(unreachable(o.address, o.port, new Error('closed without a handshake'))));
+    socket.on('secureConnect', () => {
+      const chain: X509Certificate[] = [];
+      let c: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
+      // A root is its own issuer: the walk ends there, and at a length no honest chain has.
+      for (let i = 0; i < 5 && c?.raw !== undefined; i++) {
+        chain.push(new X509Certificate(c.raw));
+        if (c.issuerCertificate === c) break;
+        c = c.issuerCertificate;
+      }
+      resolve(chain);
+      socket.destroy();
+    });
+  });
+  const ca = certificates.map((x) => x.toString()).find((pem) => certificateSha256(pem) === o.caSha256);
+  if (ca !== undefined) return ca;
+  throw new FlotillaError(
+    'wrong-certificate',
+    `The server at ${o.address}:${o.port} is not of the token's cluster`,
+    {
+      hint: 'The secret was not sent. Is the address right? Does somebody sit between you and it?',
+    },
+  );
+}
+
+export interface RequestOptions {
+  readonly address: string;
+  readonly port: number;
+  readonly path: string;
+  readonly method: 'GET' | 'POST';
+  readonly body?: unknown;
+  readonly tls: { readonly ca: string; readonly cert?: string; readonly key?: string };
+  readonly localAddress?: string;
+}
+
+/**
+ * One request to another node's agent, whose certificate must be of the given CA and for that address.
+ *
+ * @throws FlotillaError `node-unreachable`, `timeout`, and what the other side refuses with
+ */
+export async function request(o: RequestOptions): Promise<unknown> {
+  const text = o.body === undefined ? '' : JSON.stringify(o.body);
+  const { status, answer } = await new Promise<{ status: number; answer: string }>((resolve, reject) => {
+    const req = https.request(
+      {
+        host: o.address,
+        port: o.port,
+        path: o.path,
+        method: o.method,
+        agent: false,
+        ...o.tls,
+        rejectUnauthorized: true,
+        // An address is checked against the certificate's addresses; without this Node would look for a name.
+        ...(isIP(o.address) ? { servername: '' } : {}),
+        ...(o.localAddress === undefined ? {} : { localAddress: o.localAddress }),
+        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) },
+        timeout: requestMs,
+        signal: AbortSignal.timeout(requestMs),
+      },
+      (res) => {
+        const chunks: Buffer[] = [];
+        let size = 0;
+        res.on('data', (chunk: Buffer) => {
+          size += chunk.length;
+          if (size > joinAnswerBytesMax) req.destroy(new Error('the answer is too large'));
+          else chunks.push(chunk);
+        });
+        res.on('error', (cause) => reject(unreachable(o.address, o.port, cause)));
+        res.on('end', () =>
+          resolve({ status: res.statusCode ?? 0, answer: Buffer.concat(chunks).toString('utf8') }),
+        );
+      },
+    );
+    req.on('error', (cause) => reject(unreachable(o.address, o.port, cause)));
+    req.end(text);
+  });
+  let json: unknown;
+  try {
+    json = JSON.parse(answer);
+  } catch (cause) {
+    throw unreachable(o.address, o.port, cause);
+  }
+  if (status === 200) return json;
+  const refusal = refusalSchema.safeParse(json);
+  if (!refusal.success) throw unreachable(o.address, o.port, new Error(`HTTP status ${status}`));
+  const { code, message, hint, details } = refusal.data;
+  throw new FlotillaError(code, message, { hint, details });
+}
+
+/** Fetches the CA's key from a voter, for a node that becomes one. The answer goes into a file of its own, 0600. */
+export async function fetchCaKey(o: Omit<RequestOptions, 'path' | 'method' | 'body'>): Promise<string> {
+  const answer = await request({ ...o, path: '/voter/ca-key', method: 'GET' });
+  return parse(caKeyAnswerSchema, answer, `the answer of ${o.address}`).key;
+}
+
+function unreachable(address: string, port: number, cause: unknown): FlotillaError {
+  return new FlotillaError('node-unreachable', `The agent at ${address}:${port} cannot be reached`, {
+    hint: 'Is the address right, does flotilla-agent run there, is the port open?',
+    cause,
+  });
+}

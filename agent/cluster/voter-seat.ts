@@ -1,0 +1,115 @@
+import { randomBytes } from 'node:crypto';
+import { rename, rm, mkdir } from 'node:fs/promises';
+import type { Log } from '../env.js';
+import type { Member } from '../ledger/members.js';
+import { pkiPaths, readIfThere, writeSecret } from '../pki/store.js';
+import type { AgentConfig } from './config.js';
+import { etcdDir, etcdEnvFile, peerUrl, settingsText, voterSettings } from './etcd-settings.js';
+import type { Services } from './services.js';
+
+export interface VoterSeatDeps {
+  readonly config: AgentConfig;
+  readonly clusterId: string;
+  readonly services: Services;
+  readonly log: Log;
+  /** Fetches the CA's key from one of these addresses, trying them in turn. */
+  readonly fetchCaKey: (addresses: readonly string[]) => Promise<string>;
+}
+
+/** Line of etcd.env that says for which member the data directory was made. */
+const memberLine = /^# member (\d+)$/m;
+
+/**
+ * This node's place among the voters. The list of members says whether it has one; etcd and the CA's key on this
+ * node are made to agree with it. Every step may be cut off and is found again.
+ */
+export class VoterSeat {
+  readonly #d: VoterSeatDeps;
+
+  constructor(d: VoterSeatDeps) {
+    this.#d = d;
+  }
+
+  /**
+   * @param members - by linearizable read, never empty
+   * @returns what was done, for the log; null: all was well
+   */
+  async settle(members: readonly Member[]): Promise<string | null> {
+    const { config } = this.#d;
+    if (members.length === 0) return null;
+    const own = peerUrl(config.address, config.ports);
+    const mine = members.find((m) => m.peerUrls.includes(own));
+    const text = await readIfThere(etcdEnvFile(config.stateDir));
+    if (mine === undefined) return text === null ? null : this.#leave();
+    return this.#take(mine, members, text);
+  }
+
+  async #take(mine: Member, members: readonly Member[], text: string | null): Promise<string | null> {
+    const { config, services, log } = this.#d;
+    const marked = text === null ? null : (memberLine.exec(text)?.[1] ?? 'founder');
+    await this.#ensureCaKey(members);
+    if (marked === mine.id || marked === 'founder') {
+      // The founder's file is of before it had a number.
+      if (marked === 'founder' && text !== null) {
+        await writeSecret(etcdEnvFile(config.stateDir), `${text}# member ${mine.id}\n`);
+      }
+      if (await services.active('flotilla-etcd')) return null;
+      await services.enable('flotilla-etcd');
+      return 'started etcd, which was not running';
+    }
+    if (text !== null) await this.#putAside();
+    await mkdir(etcdDir(config.stateDir), { recursive: true, mode: 0o700 });
+    const own = peerUrl(config.address, config.ports);
+    const settings = voterSettings({
+      node: config.name,
+      address: config.address,
+      stateDir: config.stateDir,
+      ports: config.ports,
+      clusterId: this.#d.clusterId,
+      state: 'existing',
+      members: members.flatMap((m) =>
+        m.peerUrls.map((peer) => ({ name: peer === own ? config.name : m.name || 'unnamed', peerUrl: peer })),
+      ),
+    });
+    await writeSecret(etcdEnvFile(config.stateDir), `${settingsText(settings)}# member ${mine.id}\n`);
+    await services.enable('flotilla-etcd');
+    log.info('this node becomes a voter of the ledger', { member: mine.id });
+    return 'started etcd as a new member';
+  }
+
+  async #ensureCaKey(members: readonly Member[]): Promise<void> {
+    const { config } = this.#d;
+    const { caKey } = pkiPaths(config.stateDir);
+    if ((await readIfThere(caKey)) !== null) return;
+    const addresses = members
+      .filter((m) => !m.learner)
+      .flatMap((m) => m.peerUrls)
+      .map((u) => new URL(u).hostname)
+      .filter((a) => a !== config.address);
+    await writeSecret(caKey, await this.#d.fetchCaKey(addresses));
+  }
+
+  /** No member any more: etcd's data is worth nothing without its number, and the CA's key is not ours to keep. */
+  async #leave(): Promise<string> {
+    const { config, log } = this.#d;
+    await this.#putAside();
+    await rm(pkiPaths(config.stateDir).caKey, { force: true });
+    log.info('this node is no voter of the ledger any more');
+    return 'stopped etcd and put its data aside';
+  }
+
+  async #putAside(): Promise<void> {
+    const { config, services } = this.#d;
+    await services.disable('flotilla-etcd');
+    const dir = etcdDir(config.stateDir);
+    // The newest former data is kept, for a person who has to rescue a ledger.
+    await rm(`${dir}.former`, { recursive: true, force: true });
+    await rename(dir, `${dir}.former`).catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    });
+    await rm(etcdEnvFile(config.stateDir), { force: true });
+  }
+}
+
+/** A random number of milliseconds below `ms`, so that nodes do not act in step. */
+export const jitterMs = (ms: number): number => Math.floor((randomBytes(2).readUInt16BE() / 65_536) * ms);

@@ -1,0 +1,129 @@
+import type { NodeDesired } from '../domain/node.js';
+
+/** A node, as far as voting goes. */
+export interface VoterNode {
+  readonly id: string;
+  /** What its record says now. */
+  readonly voter: boolean;
+  readonly desired: NodeDesired;
+  /** Its live key exists. */
+  readonly alive: boolean;
+  readonly joinedMs: number;
+  /** Where its etcd speaks to the others: how a member is known to be this node's. */
+  readonly peerUrl: string;
+}
+
+/** A member of etcd's cluster. */
+export interface VoterMember {
+  readonly id: string;
+  readonly peerUrl: string;
+  readonly learner: boolean;
+}
+
+export interface VoterView {
+  readonly nodes: readonly VoterNode[];
+  readonly members: readonly VoterMember[];
+  /** Members, by id, that this leader has seen without a living node for longer than it waits. */
+  readonly lost: ReadonlySet<string>;
+}
+
+export type VoterStep =
+  | { readonly do: 'add-learner'; readonly node: string; readonly peerUrl: string; readonly why: string }
+  | { readonly do: 'promote'; readonly node: string; readonly member: string; readonly why: string }
+  | { readonly do: 'remove'; readonly member: string; readonly node: string | null; readonly why: string }
+  | { readonly do: 'record'; readonly node: string; readonly voter: boolean; readonly why: string }
+  | { readonly do: 'nothing'; readonly why: string };
+
+/** Voters wanted for so many nodes. Two nodes have one: a second would only add a way to lose the majority. */
+export function votersWanted(nodes: number): number {
+  return nodes >= 7 ? 5 : nodes >= 3 ? 3 : 1;
+}
+
+/**
+ * The next step towards the voters the cluster should have; one at a time, each safe to repeat. The members
+ * themselves say how far it is, so whoever leads next goes on from there.
+ *
+ * Ties break by joining time, then name.
+ * @see DESIGN 3: 1 voter for 1-2 nodes, 3 for 3-6, 5 from 7 on
+ */
+export function decideVoters(v: VoterView): VoterStep {
+  const nodeOf = new Map(v.nodes.map((n) => [n.peerUrl, n]));
+  const memberOf = new Map(v.members.map((m) => [m.peerUrl, m]));
+  const voters = v.members.filter((m) => !m.learner);
+  const staying = v.nodes.filter((n) => n.desired !== 'leaving');
+  const wanted = votersWanted(staying.length);
+
+  // What is shown first: records that say other than etcd.
+  for (const n of byName(v.nodes)) {
+    const votes = memberOf.get(n.peerUrl)?.learner === false;
+    if (n.voter !== votes) {
+      return { do: 'record', node: n.id, voter: votes, why: `the ledger's members say so` };
+    }
+  }
+
+  const learner = v.members.find((m) => m.learner);
+  if (learner !== undefined) {
+    const node = nodeOf.get(learner.peerUrl);
+    if (node === undefined) return remove(learner, null, 'no node of the cluster has its address');
+    if (node.desired === 'leaving') return remove(learner, node, 'its node leaves');
+    if (v.lost.has(learner.id)) return remove(learner, node, 'its node was gone before it had caught up');
+    if (!node.alive) return { do: 'nothing', why: `waiting for ${node.id}, which is to become a voter` };
+    return { do: 'promote', node: node.id, member: learner.id, why: `${wanted} voters are wanted` };
+  }
+
+  const aliveVoters = voters.filter((m) => nodeOf.get(m.peerUrl)?.alive);
+  /** True where the rest has a majority that lives, so that the removal itself can be decided. */
+  const canSpare = (m: VoterMember) => {
+    const rest = voters.length - 1;
+    const restAlive = aliveVoters.filter((a) => a.id !== m.id).length;
+    return rest >= 1 && restAlive > rest / 2;
+  };
+  const stranger = voters.find((m) => !nodeOf.has(m.peerUrl) && canSpare(m));
+  if (stranger !== undefined) return remove(stranger, null, 'no node of the cluster has its address');
+
+  const candidates = byAge(
+    staying.filter((n) => n.desired === 'active' && n.alive && !memberOf.has(n.peerUrl)),
+  );
+  // A lost one goes first: etcd adds nobody while a voter is away. Without anybody to take its seat it keeps it,
+  // since removing it would save nothing.
+  const lost = voters.find((m) => v.lost.has(m.id) && canSpare(m));
+  if (lost !== undefined && candidates.length > 0) {
+    return remove(lost, nodeOf.get(lost.peerUrl) ?? null, 'its node has been gone for long');
+  }
+  const keeping = voters.filter((m) => {
+    const node = nodeOf.get(m.peerUrl);
+    return node !== undefined && node.desired !== 'leaving';
+  });
+  const missing = wanted - keeping.length;
+  if (missing > 0) {
+    const next = candidates[0];
+    // From one voter it goes to three: two need both, so the way is begun only where it can be finished.
+    const stuck = voters.length === 1 && wanted > 2 && candidates.length < 2;
+    if (next !== undefined && !stuck) {
+      return { do: 'add-learner', node: next.id, peerUrl: next.peerUrl, why: `${wanted} voters are wanted` };
+    }
+  }
+  const going = voters.find((m) => !keeping.includes(m) && canSpare(m));
+  // One that leaves goes as soon as it is replaced, or when nobody can replace it and an odd number remains.
+  if (going !== undefined && (missing <= 0 || candidates.length === 0)) {
+    return remove(going, nodeOf.get(going.peerUrl) ?? null, 'its node leaves');
+  }
+  const surplus = keeping.length - wanted;
+  if (surplus > 0) {
+    const last = byAge(keeping.flatMap((m) => nodeOf.get(m.peerUrl) ?? [])).at(-1);
+    const m = last && memberOf.get(last.peerUrl);
+    if (last && m && canSpare(m)) return remove(m, last, `${wanted} voters are wanted`);
+  }
+  if (missing > 0)
+    return { do: 'nothing', why: `${missing} more voters are wanted; no node can become one now` };
+  return { do: 'nothing', why: '' };
+}
+
+function remove(m: VoterMember, node: VoterNode | null, why: string): VoterStep {
+  return { do: 'remove', member: m.id, node: node?.id ?? null, why };
+}
+
+const byName = (nodes: readonly VoterNode[]): VoterNode[] =>
+  [...nodes].sort((a, b) => (a.id < b.id ? -1 : 1));
+const byAge = (nodes: readonly VoterNode[]): VoterNode[] =>
+  [...nodes].sort((a, b) => a.joinedMs - b.joinedMs || (a.id < b.id ? -1 : 1));

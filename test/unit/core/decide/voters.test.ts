@@ -1,0 +1,208 @@
+import fc from 'fast-check';
+import t from 'tap';
+import {
+  decideVoters,
+  votersWanted,
+  type VoterMember,
+  type VoterNode,
+  type VoterStep,
+} from '../../../../core/decide/voters.js';
+
+const url = (id: string) => `https://${id}:2380`;
+const node = (id: string, o: Partial<VoterNode> = {}): VoterNode => ({
+  id,
+  voter: false,
+  desired: 'active',
+  alive: true,
+  joinedMs: 0,
+  peerUrl: url(id),
+  ...o,
+});
+const member = (id: string, learner = false): VoterMember => ({ id: `m-${id}`, peerUrl: url(id), learner });
+const none: ReadonlySet<string> = new Set();
+
+/** etcd and the records, as far as this decision goes. */
+class Model {
+  nodes: VoterNode[];
+  members: VoterMember[];
+  lost: ReadonlySet<string> = none;
+
+  constructor(nodes: VoterNode[], members: VoterMember[]) {
+    this.nodes = nodes;
+    this.members = members;
+  }
+
+  next(): VoterStep {
+    return decideVoters(this);
+  }
+
+  apply(s: VoterStep): void {
+    switch (s.do) {
+      case 'nothing':
+        return;
+      case 'add-learner':
+        this.members = [...this.members, { id: `m-${s.node}`, peerUrl: s.peerUrl, learner: true }];
+        return;
+      case 'promote':
+        this.members = this.members.map((m) => (m.id === s.member ? { ...m, learner: false } : m));
+        return;
+      case 'remove':
+        this.members = this.members.filter((m) => m.id !== s.member);
+        return;
+      case 'record':
+        this.nodes = this.nodes.map((n) => (n.id === s.node ? { ...n, voter: s.voter } : n));
+        return;
+    }
+  }
+
+  /** Steps until nothing is left to do. @returns what was done, as words */
+  settle(max = 60): string[] {
+    const log: string[] = [];
+    for (let i = 0; i < max; i++) {
+      const s = this.next();
+      if (s.do === 'nothing') return log;
+      log.push(s.do === 'record' ? `record ${s.node} ${s.voter}` : `${s.do} ${s.node}`);
+      this.apply(s);
+    }
+    throw new Error(`no end: ${log.join(', ')}`);
+  }
+
+  get voters(): string[] {
+    return this.members.filter((m) => !m.learner).map((m) => m.id);
+  }
+}
+
+void t.test('how many voters', async (t) => {
+  t.same([1, 2, 3, 4, 6, 7, 32].map(votersWanted), [1, 1, 3, 3, 3, 5, 5]);
+});
+
+void t.test('the third node brings two more voters, one after the other, in order of joining', async (t) => {
+  const m = new Model(
+    [node('n1', { voter: true }), node('n3', { joinedMs: 1 }), node('n2', { joinedMs: 2 })],
+    [member('n1')],
+  );
+  t.same(m.settle(), [
+    'add-learner n3',
+    'promote n3',
+    'record n3 true',
+    'add-learner n2',
+    'promote n2',
+    'record n2 true',
+  ]);
+});
+
+void t.test('two nodes keep one voter', async (t) => {
+  const m = new Model([node('n1', { voter: true }), node('n2')], [member('n1')]);
+  t.match(m.next(), { do: 'nothing', why: '' });
+});
+
+void t.test('the way from one to three is begun only with two living candidates', async (t) => {
+  const m = new Model(
+    [node('n1', { voter: true }), node('n2'), node('n3', { alive: false })],
+    [member('n1')],
+  );
+  t.match(m.next(), { do: 'nothing', why: /2 more voters are wanted/ });
+});
+
+void t.test('a learner whose node died is waited for, then replaced', async (t) => {
+  const m = new Model(
+    [node('n1', { voter: true }), node('n2', { alive: false }), node('n3'), node('n4')],
+    [member('n1'), member('n2', true)],
+  );
+  t.match(m.next(), { do: 'nothing', why: /waiting for n2/ });
+  m.lost = new Set(['m-n2']);
+  t.match(m.next(), { do: 'remove', member: 'm-n2' });
+  m.settle();
+  t.same(m.voters.sort(), ['m-n1', 'm-n3', 'm-n4']);
+});
+
+void t.test('a lost voter is removed before it is replaced, since etcd adds nobody meanwhile', async (t) => {
+  const nodes = ['n1', 'n2', 'n3'].map((id) => node(id, { voter: true, alive: id !== 'n2' }));
+  const m = new Model(
+    [...nodes, node('n4')],
+    ['n1', 'n2', 'n3'].map((id) => member(id)),
+  );
+  t.match(m.next(), { do: 'nothing' }, 'away for a moment only');
+  m.lost = new Set(['m-n2']);
+  t.same(m.settle(), ['remove n2', 'record n2 false', 'add-learner n4', 'promote n4', 'record n4 true']);
+  const alone = new Model(
+    nodes,
+    ['n1', 'n2', 'n3'].map((id) => member(id)),
+  );
+  alone.lost = new Set(['m-n2']);
+  t.match(alone.next(), { do: 'nothing' }, 'nobody could take its seat');
+});
+
+void t.test('a leaving voter goes after its replacement has come', async (t) => {
+  const nodes = ['n1', 'n2', 'n3'].map((id) =>
+    node(id, { voter: true, desired: id === 'n1' ? 'leaving' : 'active' }),
+  );
+  const m = new Model(
+    [...nodes, node('n4')],
+    ['n1', 'n2', 'n3'].map((id) => member(id)),
+  );
+  t.same(
+    m.settle().filter((s) => !s.startsWith('record')),
+    ['add-learner n4', 'promote n4', 'remove n1'],
+  );
+});
+
+void t.test('a member of no node is removed, a majority is never given up for it', async (t) => {
+  const m = new Model(
+    [node('n1', { voter: true }), node('n2', { voter: true })],
+    [member('n1'), member('n2'), member('x')],
+  );
+  t.match(m.next(), { do: 'remove', member: 'm-x' });
+  const weak = new Model([node('n1', { voter: true, alive: false })], [member('n1'), member('x')]);
+  t.match(weak.next(), { do: 'nothing' });
+});
+
+void t.test(
+  'whatever it starts from: it ends, with the right number, and never takes the last majority',
+  async (t) => {
+    const arb = fc
+      .array(
+        fc.record({
+          votes: fc.constantFrom('no', 'voter', 'learner'),
+          alive: fc.boolean(),
+          desired: fc.constantFrom('active' as const, 'maintenance' as const, 'leaving' as const),
+          lost: fc.boolean(),
+          recorded: fc.boolean(),
+        }),
+        { minLength: 1, maxLength: 9 },
+      )
+      .filter((list) => list.some((x) => x.votes === 'voter' && x.alive))
+      .filter((list) => list.filter((x) => x.votes === 'learner').length <= 1);
+    fc.assert(
+      fc.property(arb, (list) => {
+        const m = new Model(
+          list.map((x, i) =>
+            node(`n${i}`, { alive: x.alive, desired: x.desired, joinedMs: i, voter: x.recorded }),
+          ),
+          list.flatMap((x, i) => (x.votes === 'no' ? [] : [member(`n${i}`, x.votes === 'learner')])),
+        );
+        m.lost = new Set(list.flatMap((x, i) => (x.lost && !x.alive ? [`m-n${i}`] : [])));
+        const aliveIds = new Set(list.flatMap((x, i) => (x.alive ? [`m-n${i}`] : [])));
+        const majority = () => m.voters.filter((v) => aliveIds.has(v)).length > m.voters.length / 2;
+        for (let i = 0; ; i++) {
+          if (i > 80) throw new Error('no end');
+          const had = majority();
+          const step = m.next();
+          if (step.do === 'nothing') break;
+          m.apply(step);
+          if (m.voters.length === 0) throw new Error('no voter left');
+          if (had && !majority()) throw new Error(`gave the majority up by ${JSON.stringify(step)}`);
+          if (m.members.filter((x) => x.learner).length > 1) throw new Error('two learners');
+        }
+        // Where everybody lives and stays, the number is the wanted one.
+        if (list.every((x) => x.alive && x.desired === 'active')) {
+          if (m.voters.length !== votersWanted(list.length)) throw new Error(`${m.voters.length} voters`);
+          for (const n of m.nodes)
+            if (n.voter !== m.voters.includes(`m-${n.id}`)) throw new Error('record differs');
+        }
+      }),
+      { numRuns: 2_000 },
+    );
+    t.pass();
+  },
+);
