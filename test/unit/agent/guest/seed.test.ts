@@ -58,7 +58,7 @@ const spec = (o: Partial<VmSpec> = {}): VmSpec => ({
 });
 const yamlOf = (files: SeedFiles, name: keyof SeedFiles) => parseYaml(files[name]) as Record<string, unknown>;
 
-t.test('a static address comes with prefix, route and name servers; others by DHCP', async (t) => {
+await t.test('a static address comes with prefix, route and name servers; others by DHCP', async (t) => {
   const files = seedFiles(
     spec({
       nics: [
@@ -93,7 +93,7 @@ t.test('a static address comes with prefix, route and name servers; others by DH
   t.strictSame(yamlOf(files, 'meta-data'), { 'instance-id': id, 'local-hostname': 'web-1' });
 });
 
-t.test('a login of one’s own, the image’s, or root', async (t) => {
+await t.test('a login of one’s own, the image’s, or root', async (t) => {
   const keys = ['ssh-ed25519 AAAA me@home', 'ssh-rsa BBBB "quoted": # yes'];
   const data = (o: Partial<CloudInit>) => {
     const files = seedFiles(spec({ cloudInit: ci({ sshKeys: keys, ...o }) }), networks);
@@ -111,7 +111,7 @@ t.test('a login of one’s own, the image’s, or root', async (t) => {
   });
 });
 
-t.test('no name or key changes its meaning on the way through YAML', async (t) => {
+await t.test('no name or key changes its meaning on the way through YAML', async (t) => {
   const key = fc
     .string({ unit: 'binary', minLength: 1, maxLength: 60 })
     .filter((k) => cloudInitSchema.shape.sshKeys.safeParse([k]).success);
@@ -129,7 +129,7 @@ t.test('no name or key changes its meaning on the way through YAML', async (t) =
   );
 });
 
-t.test('a host name is made of any VM name', async (t) => {
+await t.test('a host name is made of any VM name', async (t) => {
   t.equal(hostnameOf({ id, name: 'Müller’s DB.prod_2' }), 'muller-s-db-prod-2');
   t.equal(hostnameOf({ id, name: '数据库' }), 'vm-11111111');
   fc.assert(
@@ -139,7 +139,7 @@ t.test('a host name is made of any VM name', async (t) => {
   );
 });
 
-t.test('what cloud-init would silently drop is refused', async (t) => {
+await t.test('what cloud-init would silently drop is refused', async (t) => {
   const refuse = (o: Partial<CloudInit>, code: string, text: RegExp) =>
     t.throws(() => seedFiles(spec({ cloudInit: ci(o) }), networks), { code, message: text });
   refuse({ userData: 'packages: [nginx]' }, 'bad-input', /does not know/);
@@ -157,7 +157,7 @@ t.test('what cloud-init would silently drop is refused', async (t) => {
   );
 });
 
-t.test('the seed is an ISO that cloud-init finds, with the three files in it', async (t) => {
+await t.test('the seed is an ISO that cloud-init finds, with the three files in it', async (t) => {
   const dir = t.testdir();
   const path = await new Seeds({ stateDir: dir }).make(spec(), networks);
   t.equal(path, `${dir}/seeds/${id}.iso`);
@@ -176,7 +176,7 @@ t.test('the seed is an ISO that cloud-init finds, with the three files in it', a
     t.equal(fs.readFileSync(`${dir}/out/${name}`, 'utf8'), text);
 });
 
-t.test('the same content gives the same bytes, and is not written again', async (t) => {
+await t.test('the same content gives the same bytes, and is not written again', async (t) => {
   const a = t.testdir();
   const paths = [];
   let runs = 0;
@@ -201,31 +201,34 @@ t.test('the same content gives the same bytes, and is not written again', async 
   t.ok(fs.readFileSync(paths[0] ?? '').equals(fs.readFileSync(paths[1] ?? '')), 'same bytes on two nodes');
 });
 
-t.test('an edit writes it anew, a crash leaves the old one whole, and removing removes all', async (t) => {
-  const dir = t.testdir();
-  const seeds = new Seeds({ stateDir: dir });
-  const path = await seeds.make(spec(), networks);
-  const old = fs.readFileSync(path);
-  const dying = new Seeds({
-    stateDir: dir,
-    run: async (_file, args) => {
-      fs.writeFileSync(args[args.indexOf('-o') + 1] ?? '', 'half');
-      throw new Error('died');
-    },
-  });
-  const edited = spec({ cloudInit: ci({ hostname: 'new' }) });
-  await t.rejects(dying.make(edited, networks), { code: 'tool-failed', message: /web 1/ });
-  t.ok(fs.readFileSync(path).equals(old));
-  t.strictSame(fs.readdirSync(`${dir}/seeds`), [`${id}.iso`]);
-  // What a killed agent leaves does not hinder the next.
-  fs.mkdirSync(`${dir}/seeds/.${id}.tmp`);
-  fs.writeFileSync(`${dir}/seeds/.${id}.tmp/user-data`, 'old');
-  fs.writeFileSync(`${dir}/seeds/.${id}.tmp.iso`, 'half');
-  await seeds.make(edited, networks);
-  t.notOk(fs.readFileSync(path).equals(old));
-  await seeds.make(spec(), networks);
-  t.ok(fs.readFileSync(path).equals(old), 'and back again');
-  await seeds.remove(id);
-  await seeds.remove(id);
-  t.strictSame(fs.readdirSync(`${dir}/seeds`), []);
-});
+await t.test(
+  'an edit writes it anew, a crash leaves the old one whole, and removing removes all',
+  async (t) => {
+    const dir = t.testdir();
+    const seeds = new Seeds({ stateDir: dir });
+    const path = await seeds.make(spec(), networks);
+    const old = fs.readFileSync(path);
+    const dying = new Seeds({
+      stateDir: dir,
+      run: async (_file, args) => {
+        fs.writeFileSync(args[args.indexOf('-o') + 1] ?? '', 'half');
+        throw new Error('died');
+      },
+    });
+    const edited = spec({ cloudInit: ci({ hostname: 'new' }) });
+    await t.rejects(dying.make(edited, networks), { code: 'tool-failed', message: /web 1/ });
+    t.ok(fs.readFileSync(path).equals(old));
+    t.strictSame(fs.readdirSync(`${dir}/seeds`), [`${id}.iso`]);
+    // What a killed agent leaves does not hinder the next.
+    fs.mkdirSync(`${dir}/seeds/.${id}.tmp`);
+    fs.writeFileSync(`${dir}/seeds/.${id}.tmp/user-data`, 'old');
+    fs.writeFileSync(`${dir}/seeds/.${id}.tmp.iso`, 'half');
+    await seeds.make(edited, networks);
+    t.notOk(fs.readFileSync(path).equals(old));
+    await seeds.make(spec(), networks);
+    t.ok(fs.readFileSync(path).equals(old), 'and back again');
+    await seeds.remove(id);
+    await seeds.remove(id);
+    t.strictSame(fs.readdirSync(`${dir}/seeds`), []);
+  },
+);

@@ -34,17 +34,19 @@ function dying(at: number): { files: Files; run: Tool; dead: () => boolean } {
     new Proxy(target, {
       get(of, name) {
         const value: unknown = Reflect.get(of, name, of);
-        if (typeof value !== 'function' || name === 'close')
-          return typeof value === 'function' ? value.bind(of) : value;
+        if (typeof value !== 'function') return value;
+        const call = (...args: unknown[]): unknown => (value as (...a: unknown[]) => unknown).apply(of, args);
+        // A dead process closes its files too.
+        if (name === 'close') return call;
         return async (...args: unknown[]) => {
           step();
-          const result: unknown = await (value as (...a: unknown[]) => unknown).apply(of, args);
+          const result = await call(...args);
           return name === 'open' ? wrap(result as object) : result;
         };
       },
     });
   return {
-    files: new Files(wrap(fsPromises) as FileCalls),
+    files: new Files(wrap<FileCalls>(fsPromises)),
     run: async (file, args, o) => {
       step();
       const r = await runTool(file, args, o);
@@ -96,7 +98,7 @@ async function atEachStep(
 type Tap = Pick<typeof t, 'ok' | 'fail' | 'equal' | 'match'>;
 const nothing = { disks: new Set<string>(), images: new Set<string>() };
 
-t.test('a disk made by copy is whole or not there, at whatever step the agent dies', async (t) => {
+await t.test('a disk made by copy is whole or not there, at whatever step the agent dies', async (t) => {
   const dir = t.testdir();
   fs.writeFileSync(`${dir}/src.raw`, Buffer.concat([noise(MiB), Buffer.alloc(MiB)]));
   await atEachStep(
@@ -120,7 +122,7 @@ t.test('a disk made by copy is whole or not there, at whatever step the agent di
   );
 });
 
-t.test('a linked disk likewise', async (t) => {
+await t.test('a linked disk likewise', async (t) => {
   const dir = t.testdir();
   fs.writeFileSync(`${dir}/src.raw`, noise(MiB));
   await atEachStep(
@@ -141,7 +143,7 @@ t.test('a linked disk likewise', async (t) => {
   );
 });
 
-t.test('an import is whole or can be repeated, at whatever step the agent dies', async (t) => {
+await t.test('an import is whole or can be repeated, at whatever step the agent dies', async (t) => {
   const dir = t.testdir();
   fs.writeFileSync(`${dir}/src.raw`, Buffer.concat([noise(MiB), Buffer.alloc(MiB)]));
   let image: Image;
@@ -163,7 +165,7 @@ t.test('an import is whole or can be repeated, at whatever step the agent dies',
   );
 });
 
-t.test('killed in the middle of a copy, its tools die too and the next boot sweeps', async (t) => {
+await t.test('killed in the middle of a copy, its tools die too and the next boot sweeps', async (t) => {
   const dir = t.testdir();
   const pool = poolAt(`${dir}/pool`);
   fs.writeFileSync(`${dir}/big.raw`, noise(192 * MiB));
@@ -197,7 +199,7 @@ t.test('killed in the middle of a copy, its tools die too and the next boot swee
   t.equal(infoOf(next.diskPath(disk, pool))['virtual-size'], 192 * MiB);
 });
 
-t.test('a sweep touches nothing of another node, of this boot, or of nobody', async (t) => {
+await t.test('a sweep touches nothing of another node, of this boot, or of nobody', async (t) => {
   const dir = t.testdir();
   const pool = poolAt(`${dir}/pool`, { kind: 'shared' });
   const v = volumesAt(dir, { boot: 'now' });

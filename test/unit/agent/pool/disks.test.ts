@@ -26,7 +26,7 @@ function source(dir: string): string {
   return `${dir}/src.raw`;
 }
 
-t.test('a blank disk has its size, costs nothing yet, and only root reads it', async (t) => {
+await t.test('a blank disk has its size, costs nothing yet, and only root reads it', async (t) => {
   const { v, pool } = setUp(t);
   for (const format of ['qcow2', 'raw'] as const) {
     const disk = diskOf(pool, { format, sizeBytes: 64 * MiB });
@@ -41,7 +41,7 @@ t.test('a blank disk has its size, costs nothing yet, and only root reads it', a
     t.equal(fs.statSync(`${pool.path}/${folder}`).mode & 0o777, 0o700);
 });
 
-t.test('made twice, also at once, it is made once and keeps what was written to it', async (t) => {
+await t.test('made twice, also at once, it is made once and keeps what was written to it', async (t) => {
   const { v, pool } = setUp(t);
   const disk = diskOf(pool, { format: 'raw' });
   await Promise.all([1, 2, 3].map(() => v.makeDisk(disk, pool, null, work())));
@@ -51,7 +51,7 @@ t.test('made twice, also at once, it is made once and keeps what was written to 
   t.strictSame(filesBelow(pool.path), [`disks/${disk.id}.raw`]);
 });
 
-t.test('a full copy has the image’s data, in the disk’s own format and size', async (t) => {
+await t.test('a full copy has the image’s data, in the disk’s own format and size', async (t) => {
   const { v, pool, dir } = setUp(t);
   const image = await importFile(v, pool, source(dir));
   for (const format of ['qcow2', 'raw'] as const) {
@@ -68,7 +68,7 @@ t.test('a full copy has the image’s data, in the disk’s own format and size'
   }
 });
 
-t.test('a linked disk stands on the image, which then cannot go', async (t) => {
+await t.test('a linked disk stands on the image, which then cannot go', async (t) => {
   const { v, pool, dir } = setUp(t);
   const image = await importFile(v, pool, source(dir));
   const disk = diskOf(pool, { source: { kind: 'image', image: image.id, mode: 'linked' } });
@@ -83,7 +83,7 @@ t.test('a linked disk stands on the image, which then cannot go', async (t) => {
   t.strictSame(filesBelow(pool.path), []);
 });
 
-t.test('what cannot be is refused before anything is made', async (t) => {
+await t.test('what cannot be is refused before anything is made', async (t) => {
   const { v, pool, dir } = setUp(t);
   const image = await importFile(v, pool, source(dir));
   const other = poolAt(`${dir}/other`);
@@ -120,7 +120,7 @@ t.test('what cannot be is refused before anything is made', async (t) => {
   t.strictSame(filesBelow(pool.path), before);
 });
 
-t.test('a disk grows, says no to shrinking, and is left alone when it has its size', async (t) => {
+await t.test('a disk grows, says no to shrinking, and is left alone when it has its size', async (t) => {
   const { v, pool } = setUp(t);
   for (const format of ['qcow2', 'raw'] as const) {
     const disk = diskOf(pool, { format });
@@ -134,7 +134,7 @@ t.test('a disk grows, says no to shrinking, and is left alone when it has its si
   t.equal(await codeOf(v.growDisk(diskOf(pool), pool)), 'not-found');
 });
 
-t.test('removing twice is removing', async (t) => {
+await t.test('removing twice is removing', async (t) => {
   const { v, pool } = setUp(t);
   const disk = diskOf(pool);
   await v.makeDisk(disk, pool, null, work());
@@ -143,7 +143,7 @@ t.test('removing twice is removing', async (t) => {
   t.strictSame(filesBelow(pool.path), []);
 });
 
-t.test('cancelled in the middle of a copy, nothing of it stays', async (t) => {
+await t.test('cancelled in the middle of a copy, nothing of it stays', async (t) => {
   const { v, pool, dir } = setUp(t);
   fs.writeFileSync(`${dir}/big.raw`, Buffer.concat([noise(96 * MiB), Buffer.alloc(MiB)]));
   const image = await importFile(v, pool, `${dir}/big.raw`);

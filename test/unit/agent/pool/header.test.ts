@@ -28,7 +28,7 @@ const judgeText = (b: Buffer | string): ReturnType<typeof judgeHeader> => {
 };
 const reason = (v: ReturnType<typeof judgeHeader>): string => (v.ok ? `taken as ${v.format}` : v.reason);
 
-t.test('what qemu-img writes is known by its format and size', async (t) => {
+await t.test('what qemu-img writes is known by its format and size', async (t) => {
   const dir = t.testdir();
   for (const [format, options, size] of [
     ['qcow2', [], 5 * MiB],
@@ -52,7 +52,7 @@ t.test('what qemu-img writes is known by its format and size', async (t) => {
   }
 });
 
-t.test('images that need other files are refused', async (t) => {
+await t.test('images that need other files are refused', async (t) => {
   const dir = t.testdir({ base: '' });
   const refused = (path: string, pattern: RegExp) => t.match(reason(judgeHeader(sampleOf(path))), pattern);
   qemuImg('create', '-q', '-f', 'raw', `${dir}/base`, '5M');
@@ -79,7 +79,7 @@ t.test('images that need other files are refused', async (t) => {
   refused(`${dir}/twoGbMaxExtentSparse-s001.vmdk`, /split vmdk/);
 });
 
-t.test('headers that lie are refused', async (t) => {
+await t.test('headers that lie are refused', async (t) => {
   const dir = t.testdir();
   const patched = (format: string, options: string[], patch: (b: Buffer) => void) => {
     const path = `${dir}/x`;
@@ -151,7 +151,7 @@ t.test('headers that lie are refused', async (t) => {
   );
 });
 
-t.test('what is no image is named as what it is', async (t) => {
+await t.test('what is no image is named as what it is', async (t) => {
   const padded = (start: Buffer | string, at = 0) => {
     const b = Buffer.alloc(4096);
     (Buffer.isBuffer(start) ? start : Buffer.from(start, 'latin1')).copy(b, at);
@@ -170,7 +170,7 @@ t.test('what is no image is named as what it is', async (t) => {
   t.match(reason(judgeText('some text')), /no whole number of sectors/);
 });
 
-t.test('no header makes the judge fail, or lets more than 64 TiB through', async (t) => {
+await t.test('no header makes the judge fail, or lets more than 64 TiB through', async (t) => {
   const starts = ['QFI\xfb\0\0\0\x03', 'KDMV\x01\0\0\0', 'vhdxfile', 'conectix', '', '# Disk D'];
   fc.assert(
     fc.property(

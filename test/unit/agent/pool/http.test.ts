@@ -33,7 +33,7 @@ function home(t: { testdir: () => string }): Home {
   return { images, app, v, pool: poolAt(`${dir}/pool`), dir };
 }
 
-t.test('an upload by pieces, with the offset asked in between', async (t) => {
+await t.test('an upload by pieces, with the offset asked in between', async (t) => {
   const { app, images, pool, v } = home(t);
   const data = noise(MiB);
   const image = imageOf(pool, { expectedBytes: data.length });
@@ -70,7 +70,7 @@ t.test('an upload by pieces, with the offset asked in between', async (t) => {
   t.equal((await app.request(`/v1/images/${imageOf(pool).id}/content`)).status, 404);
 });
 
-t.test('a slow drive slows the sender: what is not written is not taken', async (t) => {
+await t.test('a slow drive slows the sender: what is not written is not taken', async (t) => {
   const pool = poolAt('/nowhere');
   const image = imageOf(pool);
   let taken = 0;
@@ -116,7 +116,7 @@ t.test('a slow drive slows the sender: what is not written is not taken', async 
   t.ok(sent > taken);
 });
 
-t.test('ranges are exact', async (t) => {
+await t.test('ranges are exact', async (t) => {
   fc.assert(
     fc.property(fc.nat(2000), fc.nat(2000), fc.integer({ min: 1, max: 1500 }), (a, b, size) => {
       const r = rangeOf(`bytes=${a}-${b}`, size);
@@ -132,7 +132,7 @@ t.test('ranges are exact', async (t) => {
   t.equal(rangeOf('bytes=-0', 100), 'unsatisfiable');
 });
 
-t.test('a node fetches an image from another over mutual TLS, from the middle too', async (t) => {
+await t.test('a node fetches an image from another over mutual TLS, from the middle too', async (t) => {
   const { app, images, pool, v, dir } = home(t);
   fs.writeFileSync(`${dir}/src.raw`, noise(2 * MiB));
   const image = await importFile(v, pool, `${dir}/src.raw`);

@@ -33,7 +33,7 @@ function source(dir: string): string {
   return `${dir}/src.raw`;
 }
 
-t.test('every format that is taken ends as a qcow2 of its own with the same data', async (t) => {
+await t.test('every format that is taken ends as a qcow2 of its own with the same data', async (t) => {
   const { v, pool, dir } = setUp(t);
   const raw = source(dir);
   for (const [format, options] of [
@@ -64,7 +64,7 @@ t.test('every format that is taken ends as a qcow2 of its own with the same data
   }
 });
 
-t.test('an ISO stays as it is', async (t) => {
+await t.test('an ISO stays as it is', async (t) => {
   const { v, pool, dir } = setUp(t);
   fs.writeFileSync(`${dir}/hello`, 'hello');
   execFileSync('xorriso', ['-as', 'mkisofs', '-quiet', '-o', `${dir}/x.iso`, '-V', 'X', `${dir}/hello`]);
@@ -77,7 +77,7 @@ t.test('an ISO stays as it is', async (t) => {
   t.match((await faultOf(v.importImage(bad, pool, work())))?.message, /cut off/);
 });
 
-t.test('imported twice, also when the first answer was lost, it gives the same facts', async (t) => {
+await t.test('imported twice, also when the first answer was lost, it gives the same facts', async (t) => {
   const { v, pool, dir } = setUp(t);
   const image = await importFile(v, pool, source(dir));
   const again = await volumesAt(dir, { boot: 'boot-2' }).importImage(
@@ -88,7 +88,7 @@ t.test('imported twice, also when the first answer was lost, it gives the same f
   t.match(image, again);
 });
 
-t.test('an upload goes on where it broke off, also after a crash of the agent', async (t) => {
+await t.test('an upload goes on where it broke off, also after a crash of the agent', async (t) => {
   const { v, pool, dir } = setUp(t);
   const data = fs.readFileSync(source(dir));
   const image = imageOf(pool, { expectedBytes: data.length, sha256: sha256(data) });
@@ -120,14 +120,14 @@ t.test('an upload goes on where it broke off, also after a crash of the agent', 
   );
 });
 
-t.test('an upload longer than announced stops at once', async (t) => {
+await t.test('an upload longer than announced stops at once', async (t) => {
   const { v, pool } = setUp(t);
   const image = imageOf(pool, { expectedBytes: 10 });
   t.equal(await codeOf(v.upload(image, pool, 0, bytesOf('0123456789', 'x'))), 'too-large');
   t.equal(await v.uploadOffset(image, pool), 10);
 });
 
-t.test('a newer upload ends an older one that hangs', async (t) => {
+await t.test('a newer upload ends an older one that hangs', async (t) => {
   const { v, pool } = setUp(t);
   const image = imageOf(pool, { expectedBytes: 1024 });
   let blocked = (): void => undefined;
@@ -146,7 +146,7 @@ t.test('a newer upload ends an older one that hangs', async (t) => {
   t.strictSame([file[511], file[512], file.length], [1, 2, 1024]);
 });
 
-t.test('what is refused leaves nothing behind', async (t) => {
+await t.test('what is refused leaves nothing behind', async (t) => {
   const { v, pool, dir } = setUp(t);
   const raw = source(dir);
   const file = (name: string, ...args: string[]) => {
@@ -211,7 +211,7 @@ t.test('what is refused leaves nothing behind', async (t) => {
   }
 });
 
-t.test('an image larger than the pool is no disk for it, whatever it weighs', async (t) => {
+await t.test('an image larger than the pool is no disk for it, whatever it weighs', async (t) => {
   const { v, pool, dir } = setUp(t);
   qemuImg('create', '-q', '-f', 'qcow2', `${dir}/huge`, '60T');
   const image = imageOf(pool);
@@ -221,7 +221,7 @@ t.test('an image larger than the pool is no disk for it, whatever it weighs', as
   t.match(fault?.message, new RegExp(String(60 * 2 ** 40)), 'with the numbers');
 });
 
-t.test('a wrong checksum is told with both, before the file is looked into', async (t) => {
+await t.test('a wrong checksum is told with both, before the file is looked into', async (t) => {
   const { v, pool, dir } = setUp(t);
   const image = imageOf(pool, { sha256: 'a'.repeat(64) });
   await v.upload(image, pool, 0, fs.createReadStream(source(dir)));
@@ -231,12 +231,12 @@ t.test('a wrong checksum is told with both, before the file is looked into', asy
   t.strictSame(filesBelow(pool.path), []);
 });
 
-t.test('nothing uploaded is said so', async (t) => {
+await t.test('nothing uploaded is said so', async (t) => {
   const { v, pool } = setUp(t);
   t.equal(await codeOf(v.importImage(imageOf(pool), pool, work())), 'not-found');
 });
 
-t.test('internal snapshots do not come in', async (t) => {
+await t.test('internal snapshots do not come in', async (t) => {
   const { v, pool, dir } = setUp(t);
   qemuImg('convert', '-f', 'raw', '-O', 'qcow2', source(dir), `${dir}/s`);
   qemuImg('snapshot', '-c', 'old', `${dir}/s`);
@@ -246,7 +246,7 @@ t.test('internal snapshots do not come in', async (t) => {
   t.equal(infoOf(v.imagePath(image, pool)).format, 'qcow2');
 });
 
-t.test(
+await t.test(
   'an image of another node is fetched, checked, kept as a copy, and swept when it is no more',
   async (t) => {
     const { v, pool, dir } = setUp(t);

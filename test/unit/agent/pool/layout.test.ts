@@ -12,7 +12,7 @@ import {
 const node = fc.stringMatching(/^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/);
 const pool = { path: '/srv/pool' };
 
-t.test('a temporary name tells whose it is, and whose work', async (t) => {
+await t.test('a temporary name tells whose it is, and whose work', async (t) => {
   fc.assert(
     fc.property(fc.uuid(), node, fc.uuid(), fc.constantFrom(undefined, 'facts'), (id, n, boot, part) => {
       const path = tempPath(pool, 'disks', id, { node: n, boot }, part);
@@ -23,7 +23,7 @@ t.test('a temporary name tells whose it is, and whose work', async (t) => {
   );
 });
 
-t.test('a finished name is never taken for a temporary one', async (t) => {
+await t.test('a finished name is never taken for a temporary one', async (t) => {
   fc.assert(
     fc.property(fc.uuid(), fc.constantFrom('raw' as const, 'qcow2' as const), (id, format) => {
       const name = diskPath({ id, format }, pool).split('/').at(-1) ?? '';
@@ -33,7 +33,7 @@ t.test('a finished name is never taken for a temporary one', async (t) => {
   );
 });
 
-t.test('any other name is nobody’s', async (t) => {
+await t.test('any other name is nobody’s', async (t) => {
   fc.assert(
     fc.property(fc.string(), (name) => {
       t.equal(parseTempName(name), null);
@@ -44,7 +44,7 @@ t.test('any other name is nobody’s', async (t) => {
   t.equal(parseTempName('.00000000-0000-0000-0000-00000000000g.tmp.n1.b'), null);
 });
 
-t.test('an id that is no UUID never becomes a path', async (t) => {
+await t.test('an id that is no UUID never becomes a path', async (t) => {
   fc.assert(
     fc.property(fc.oneof(fc.string(), fc.constantFrom('../../etc/passwd', '..', 'a/b', '', '\0')), (id) => {
       t.throws(() => diskPath({ id, format: 'raw' }, pool));

@@ -36,7 +36,7 @@ function mirror(pieceBytes: number, asked: string[], etag: () => string = () => 
   };
 }
 
-t.test('a download goes on where the server broke off', async (t) => {
+await t.test('a download goes on where the server broke off', async (t) => {
   const dir = t.testdir();
   const pool = poolAt(`${dir}/pool`);
   const asked: string[] = [];
@@ -49,7 +49,7 @@ t.test('a download goes on where the server broke off', async (t) => {
   t.strictSame(filesBelow(pool.path), [`images/${image.id}.json`, `images/${image.id}.qcow2`]);
 });
 
-t.test('a file that changed on the server meanwhile is fetched anew', async (t) => {
+await t.test('a file that changed on the server meanwhile is fetched anew', async (t) => {
   const dir = t.testdir();
   const pool = poolAt(`${dir}/pool`);
   const asked: string[] = [];
@@ -60,7 +60,7 @@ t.test('a file that changed on the server meanwhile is fetched anew', async (t) 
   t.match(await volumesAt(dir).importImage(image, pool, work()), { sha256: sum });
 });
 
-t.test('redirects are followed, but not for ever and not from https down', async (t) => {
+await t.test('redirects are followed, but not for ever and not from https down', async (t) => {
   const dir = t.testdir();
   const pool = poolAt(`${dir}/pool`);
   const url = await serve(t, (req, res) => {
@@ -75,7 +75,7 @@ t.test('redirects are followed, but not for ever and not from https down', async
   });
 });
 
-t.test('a node is never made to ask itself or its link', async (t) => {
+await t.test('a node is never made to ask itself or its link', async (t) => {
   const url = await serve(t, (_req, res) => res.end('secret'));
   const port = new URL(url).port;
   const source = new Source();
@@ -102,7 +102,7 @@ t.test('a node is never made to ask itself or its link', async (t) => {
   t.equal(await codeOf(once.open(trap, 0, null, signal)), 'forbidden');
 });
 
-t.test('only http and https, and no passwords, which all could read', async (t) => {
+await t.test('only http and https, and no passwords, which all could read', async (t) => {
   for (const bad of [
     'file:///etc/passwd',
     'ftp://a/b',
@@ -115,7 +115,7 @@ t.test('only http and https, and no passwords, which all could read', async (t) 
     t.throws(() => parseSource(bad), { code: 'bad-input' }, bad);
 });
 
-t.test('what the server says is passed on in words', async (t) => {
+await t.test('what the server says is passed on in words', async (t) => {
   const dir = t.testdir();
   const pool = poolAt(`${dir}/pool`);
   const url = await serve(t, (req, res) => {
@@ -143,7 +143,7 @@ t.test('what the server says is passed on in words', async (t) => {
   );
 });
 
-t.test('cancelled in the middle, it ends and keeps its place', async (t) => {
+await t.test('cancelled in the middle, it ends and keeps its place', async (t) => {
   const dir = t.testdir();
   const pool = poolAt(`${dir}/pool`);
   const stop = new AbortController();

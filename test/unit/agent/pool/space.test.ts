@@ -17,8 +17,6 @@ import {
   work,
 } from './fixture.js';
 
-if (process.getuid?.() !== 0) t.plan(0, 'mounting needs root');
-
 /** A pool of its own small file system, so that it can really be full. */
 function smallPool(t: { teardown: (f: () => void) => void }, sizeMiB: number, run: Tool = runTool) {
   // Not below the test's own folder: that is removed before the mount is.
@@ -32,7 +30,7 @@ function smallPool(t: { teardown: (f: () => void) => void }, sizeMiB: number, ru
   return { dir, pool: poolAt(`${dir}/pool`, { reservePct: 10 }), v: volumesAt(dir, { run }) };
 }
 
-t.test('a clone that does not fit is refused before it begins', async (t) => {
+await t.test('a clone that does not fit is refused before it begins', async (t) => {
   const { v, pool, dir } = smallPool(t, 128);
   fs.writeFileSync(`${dir}/src.raw`, noise(64 * MiB));
   const image = await importRoomy(dir, v, pool);
@@ -51,7 +49,7 @@ t.test('a clone that does not fit is refused before it begins', async (t) => {
   t.match(await v.probe(pool), { ok: true }, 'a full pool is still a pool');
 });
 
-t.test(
+await t.test(
   'a pool that is filled up by others during a clone stops it, and nothing half-made stays',
   async (t) => {
     const { v, pool, dir } = smallPool(t, 256, async (file, args, o) => {
@@ -81,7 +79,7 @@ t.test(
   },
 );
 
-t.test('a copy that grows is stopped at the reserve, not at the last byte', async (t) => {
+await t.test('a copy that grows is stopped at the reserve, not at the last byte', async (t) => {
   let freeAtEnd = 0;
   // A tool that writes on and on, slowly, until it is told to stop.
   const endless: Tool = async (file, args, o) => {
@@ -108,7 +106,7 @@ t.test('a copy that grows is stopped at the reserve, not at the last byte', asyn
   );
 });
 
-t.test('an image that unpacks to more than the pool is stopped before the pool is full', async (t) => {
+await t.test('an image that unpacks to more than the pool is stopped before the pool is full', async (t) => {
   const { v, pool, dir } = smallPool(t, 192);
   // 160 MiB of one pattern: small when compressed, and no zeros when unpacked.
   fs.writeFileSync(`${dir}/src.raw`, Buffer.alloc(160 * MiB, 'bomb'));
@@ -126,7 +124,7 @@ t.test('an image that unpacks to more than the pool is stopped before the pool i
   );
 });
 
-t.test('an upload stops at the reserve and goes on when there is room', async (t) => {
+await t.test('an upload stops at the reserve and goes on when there is room', async (t) => {
   const { v, pool } = smallPool(t, 128);
   await v.probe(pool);
   const image = imageOf(pool, { expectedBytes: 200 * MiB });
@@ -142,7 +140,7 @@ t.test('an upload stops at the reserve and goes on when there is room', async (t
   t.strictSame(filesBelow(pool.path), []);
 });
 
-t.test('on a pool without a free byte disks can still be removed', async (t) => {
+await t.test('on a pool without a free byte disks can still be removed', async (t) => {
   const { v, pool } = smallPool(t, 64);
   const disk = diskOf(pool, { format: 'raw' });
   await v.makeDisk(disk, pool, null, work());
