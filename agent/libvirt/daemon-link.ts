@@ -41,6 +41,7 @@ export class DaemonLink {
   #running: Promise<void> | null = null;
   #lastError: LibvirtError | null = null;
   #ups = 0;
+  #ending = false;
 
   constructor(options: LinkOptions) {
     this.#options = options;
@@ -65,7 +66,7 @@ export class DaemonLink {
 
   async #run(): Promise<void> {
     let backoffMs = BACKOFF_MIN_MS;
-    while (!this.#closing.signal.aborted) {
+    while (!this.#ending) {
       try {
         await this.#upAndDown();
         backoffMs = BACKOFF_MIN_MS;
@@ -104,7 +105,7 @@ export class DaemonLink {
       this.#lastError = error;
       this.short.drop(error);
       this.agent.drop(error);
-      this.#options.onDown(error);
+      if (!this.#ending) this.#options.onDown(error);
     } catch (error) {
       connection.close();
       throw error;
@@ -165,7 +166,7 @@ export class DaemonLink {
   }
 
   #up(name: ProcedureName): RpcConnection {
-    if (this.#closing.signal.aborted) throw this.#down('closed', `${name}: this client was closed`, name);
+    if (this.#ending) throw this.#down('closed', `${name}: this client was closed`, name);
     if (this.#state === null)
       throw this.#down('disconnected', `${name}: not connected to the libvirt daemon`, name);
     return this.#state;
@@ -204,7 +205,8 @@ export class DaemonLink {
   }
 
   async close(): Promise<void> {
-    if (this.#closing.signal.aborted) return void (await this.#running);
+    if (this.#ending) return void (await this.#running);
+    this.#ending = true;
     await Promise.all([this.#state?.end(), this.short.end(), this.agent.end()]);
     for (const job of this.#jobs) job.close();
     this.#closing.abort();
