@@ -1,0 +1,121 @@
+# What scripts/up does with the nodes of a lab: makes them one cluster, and shows it. Each step looks first whether it
+# is done already. Sourced, after images/lib/common.sh.
+
+NODES=${FLOTILLA_NODES:-3}
+CLUSTER=${FLOTILLA_CLUSTER:-lab}
+export LAB_ID=${LAB_ID:-flotilla} LAB_NET=${LAB_NET:-10.79.0} LAB_GUEST_NET=${LAB_GUEST_NET:-10.79.100}
+LAB_DIR=$BUILD/lab/$LAB_ID
+# First port tried for the page on this machine; the next free one is taken.
+PORT=${FLOTILLA_PORT:-8443}
+DEMO_MEMORY=${FLOTILLA_DEMO_MEMORY:-256}
+PROGRAM=/usr/lib/flotilla
+STATE=/var/lib/flotilla
+
+in_node() { local node=$1; shift; scripts/lab exec "$node" "$@"; }
+nodes() { seq -f 'n%g' "$NODES"; }
+
+# together COMMAND..: all at once; fails when one of them did, after all have ended.
+together() {
+  local command pid pids=() bad=0
+  for command in "$@"; do
+    $command &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || bad=1; done
+  [ "$bad" = 0 ] || fail 'a step failed; its words are above' 'what was done is kept: run the same again'
+}
+
+# await SECONDS WHAT COMMAND..: until the command succeeds.
+await() {
+  local limit=$1 text=$2 end=$((SECONDS + $1))
+  shift 2
+  until "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $end ] || fail "$text: not within $limit s" "scripts/lab shell n1, then journalctl -e"
+    sleep 0.3
+  done
+}
+
+# Whether running nodes have the programs that were just packed.
+lab_programs_are_new() {
+  local mark=$LAB_DIR/programs now
+  now=$(cat build/dist/*.mjs | short_hash)
+  if [ ! -e "$mark" ]; then
+    # The first time the nodes have them from the root they were booted with.
+    (cd build/dist && cat ./*.mjs) | cmp -s - <(cd "$(cat "$LAB_DIR/root")$PROGRAM" && cat ./*.mjs) || { echo "$now" >"$mark"; return 1; }
+    echo "$now" >"$mark"
+    return 0
+  fi
+  [ "$(cat "$mark")" = "$now" ] && return 0
+  echo "$now" >"$mark"
+  return 1
+}
+
+in_a_cluster() { in_node "$1" test -e $STATE/cluster.json; }
+
+found_cluster() {
+  in_a_cluster n1 && return
+  say "founding the cluster \"$CLUSTER\" on n1"
+  in_node n1 node $PROGRAM/flotilla-agent.mjs found --cluster "$CLUSTER" >"$LAB_DIR/found.json" \
+    || fail 'n1 did not found a cluster' 'scripts/lab exec n1 journalctl -u flotilla-etcd -e'
+  # The answer has the token of the first user; it stays on the node, in a file of root's.
+  rm -f "$LAB_DIR/found.json"
+}
+
+join_node() {
+  local node=$1
+  # A token is a secret: it goes from node to node by a pipe, never as an argument.
+  in_node n1 node $PROGRAM/flotilla-agent.mjs token create | in_node "$node" node $PROGRAM/flotilla-agent.mjs join --token-file /dev/stdin >/dev/null
+}
+
+join_nodes() {
+  local node
+  for node in $(nodes | tail -n +2); do
+    in_a_cluster "$node" && continue
+    say "$node joins"
+    join_node "$node" || fail "$node did not join" "scripts/lab exec $node journalctl -u flotilla-agent -e"
+  done
+}
+
+start_controller() {
+  in_node n1 systemctl is-active -q flotilla-controller || say 'controller on n1'
+  in_node n1 systemctl enable -q --now flotilla-controller
+  PORT=$(forwarded_port)
+}
+
+# The port of this machine that leads to the controller: the one there is, else the first free one.
+forwarded_port() {
+  local file port=$PORT
+  for file in "$LAB_DIR"/forward/*.pid; do
+    [ -e "$file" ] || continue
+    port=$(basename "$file" .pid)
+    [ "$(cat "$LAB_DIR/forward/page" 2>/dev/null)" = "$port" ] && kill -0 "$(cat "$file")" 2>/dev/null && echo "$port" && return
+  done
+  port=$PORT
+  while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+  scripts/lab forward "$port" n1:8443 >/dev/null
+  echo "$port" | tee "$LAB_DIR/forward/page"
+}
+
+voters() {
+  in_node n1 env ETCDCTL_API=3 etcdctl --cacert $STATE/pki/ca.crt --cert $STATE/pki/node.crt --key $STATE/pki/node.key \
+    --endpoints https://127.0.0.1:2379 --command-timeout=3s member list 2>/dev/null | grep -c 'started.*false$'
+}
+
+enough_voters() { [ "$(voters)" -ge "$1" ]; }
+
+await_voters() {
+  local wanted=1
+  [ "$NODES" -lt 3 ] || wanted=3
+  [ "$NODES" -lt 7 ] || wanted=5
+  await 120 "$wanted voters of the ledger" enough_voters "$wanted"
+}
+
+cli() { in_node n1 flotilla "$@"; }
+
+nodes_ready() { cli node list --json | node -e '
+  let text = ""; process.stdin.on("data", (d) => (text += d)).on("end", () => {
+    const all = JSON.parse(text); const nodes = all.items ?? all;
+    process.exit(nodes.length >= Number(process.argv[1]) && nodes.every((n) => n.state === "ready" || n.state === "up" || n.alive) ? 0 : 1);
+  });' "$NODES"; }
+
+await_nodes() { await 60 "$NODES nodes that say how they are" nodes_ready; }
