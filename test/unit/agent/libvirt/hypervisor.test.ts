@@ -7,11 +7,11 @@ import { MESSAGE, PROGRAM, STATUS } from '../../../../agent/libvirt/protocol.js'
 import { FakeDaemon } from './fake-daemon.js';
 
 const ID = '0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9';
+type Tap = Pick<typeof t, 'teardown' | 'equal'>;
+
 const NEAR = { deadlineMs: 20 };
 
-async function opened(
-  t: Pick<typeof t, 'teardown'>,
-): Promise<{ fake: FakeDaemon; hypervisor: LibvirtHypervisor }> {
+async function opened(t: Tap): Promise<{ fake: FakeDaemon; hypervisor: LibvirtHypervisor }> {
   const fake = new FakeDaemon();
   await fake.listen();
   const hypervisor = new LibvirtHypervisor({ socketPath: fake.socketPath });
@@ -25,7 +25,7 @@ async function opened(
 }
 
 async function fails(
-  t: Pick<typeof t, 'equal'>,
+  t: Tap,
   promise: Promise<unknown>,
   code: LibvirtErrorCode,
   outcome?: CallOutcome,
