@@ -8,11 +8,11 @@ build_base() {
 }
 
 make_base() {
-  local names tmp=$BUILD/.base.$$
+  local names tmp=$BUILD/.new-base.$$
   [ ! -d "$base" ] || return 0
   names=$(packages_in images/packages.list)
   say "Debian $SUITE with $(tr ',' '\n' <<<"$names" | wc -l) packages and what they need"
-  rm -rf "$BUILD"/.base.*
+  rm -rf "$BUILD"/.new-base.*
   debian "$names" "$tmp"
   # mmdebstrap copies these from the build machine. An empty machine-id is filled at boot.
   : >"$tmp/etc/machine-id"

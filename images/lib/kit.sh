@@ -9,10 +9,10 @@ build_kit() {
 }
 
 make_kit() {
-  local what=kit tmp=$BUILD/.kit.$$
+  local what=kit tmp=$BUILD/.new-kit.$$
   [ ! -d "$kit" ] || return 0
   say 'kernel and tools'
-  rm -rf "$BUILD"/.kit.*
+  rm -rf "$BUILD"/.new-kit.*
   VARIANT=extract debian "$KIT_PACKAGES" "$tmp"
   # Unpacked modules: a guest without KVM would spend seconds on it at each boot.
   chroot "$tmp" sh -c 'find usr/lib/modules -name "*.ko.xz" -exec xz -d -T0 {} + && depmod "$(ls usr/lib/modules)" && mkdir -p work && touch etc/mtab'

@@ -24,9 +24,9 @@ build_root() {
 }
 
 make_root() {
-  local p tmp=$BUILD/.root.$$
+  local p tmp=$BUILD/.new-root.$$
   [ ! -d "$root" ] || return 0
-  rm -rf "$BUILD"/.root.*
+  rm -rf "$BUILD"/.new-root.*
   cp -al "$base" "$tmp"
   # A link to a unit would be followed, and written through.
   rm -f "$tmp/etc/systemd/system/etcd2.service"
