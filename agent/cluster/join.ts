@@ -5,9 +5,9 @@ import tls, { type DetailedPeerCertificate } from 'node:tls';
 import { FlotillaError } from '../../core/domain/error.js';
 import { parse } from '../../core/domain/schema.js';
 import type { Clock, Log } from '../env.js';
-import { certificateInfo, certificateSha256, makeCsr } from '../pki/certificates.js';
+import { certificateInfo, certificateSha256, dueForRenewal, makeCsr } from '../pki/certificates.js';
 import { ensurePrivateKey, fingerprintOfPrivateKey } from '../pki/keys.js';
-import { pkiPaths, writePublic } from '../pki/store.js';
+import { pkiPaths, readTls, writePublic } from '../pki/store.js';
 import { parseJoinToken, type JoinToken } from '../pki/tokens.js';
 import { readClusterCache, writeClusterCache } from './cache.js';
 import type { AgentConfig } from './config.js';
@@ -17,6 +17,7 @@ import {
   joinAnswerBytesMax,
   joinAnswerSchema,
   refusalSchema,
+  renewAnswerSchema,
   type JoinAnswer,
 } from './join-wire.js';
 import { installMosquitto } from './mosquitto.js';
@@ -254,6 +255,64 @@ export async function request(o: RequestOptions): Promise<unknown> {
 export async function fetchCaKey(o: Omit<RequestOptions, 'path' | 'method' | 'body'>): Promise<string> {
   const answer = await request({ ...o, path: '/voter/ca-key', method: 'GET' });
   return parse(caKeyAnswerSchema, answer, `the answer of ${o.address}`).key;
+}
+
+/**
+ * {@link fetchCaKey} from the first of several voters that answers, with this node's own certificate.
+ *
+ * @throws FlotillaError of the last one asked
+ */
+export async function fetchCaKeyFromAny(config: AgentConfig, addresses: readonly string[]): Promise<string> {
+  const tls = await readTls(config.stateDir);
+  let last: unknown = unreachable('no voter', config.ports.agent, undefined);
+  for (const address of addresses) {
+    try {
+      return await fetchCaKey({ address, port: config.ports.agent, tls });
+    } catch (error) {
+      last = error;
+    }
+  }
+  throw last;
+}
+
+/**
+ * Renews the node's certificate at a voter, keeping its key. The caller then gives the new one to its connections
+ * ({@link readTls}, `setTls`) and installs the broker's copy; etcd reads it by itself at the next handshake.
+ *
+ * @returns false: it was not due
+ */
+export async function renewCertificate(
+  config: AgentConfig,
+  voters: readonly string[],
+  wallMs: number,
+): Promise<boolean> {
+  const tls = await readTls(config.stateDir);
+  if (!dueForRenewal(tls.cert, wallMs)) return false;
+  const p = pkiPaths(config.stateDir);
+  const csr = await makeCsr({ keyFile: p.nodeKey, commonName: config.name });
+  let last: unknown = unreachable('no voter', config.ports.agent, undefined);
+  for (const address of voters) {
+    try {
+      const o = { address, port: config.ports.agent, path: '/renew', method: 'POST', tls } as const;
+      const { cert } = parse(
+        renewAnswerSchema,
+        await request({ ...o, body: { csr } }),
+        `the answer of ${address}`,
+      );
+      const info = certificateInfo(cert);
+      const ours = info.commonName === config.name && info.fingerprint === fingerprintOfPrivateKey(tls.key);
+      if (!ours || !new X509Certificate(cert).verify(new X509Certificate(tls.ca).publicKey)) {
+        throw new FlotillaError('wrong-certificate', `The certificate from ${address} does not fit`, {
+          hint: 'The old one stays in use; it is tried again.',
+        });
+      }
+      await writePublic(p.nodeCert, cert);
+      return true;
+    } catch (error) {
+      last = error;
+    }
+  }
+  throw last;
 }
 
 function unreachable(address: string, port: number, cause: unknown): FlotillaError {
