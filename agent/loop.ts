@@ -47,6 +47,7 @@ const makesAtOnce = 2;
  */
 export class AgentLoop {
   private readonly env: AgentEnv;
+  private readonly onSnapshot: (s: Snapshot) => Promise<void>;
   private readonly snapshots: Snapshots;
   private readonly domains: Domains;
   private readonly actor: VmActor;
@@ -85,8 +86,10 @@ export class AgentLoop {
   private running: Promise<void> | null = null;
   private readonly unhook: (() => void)[] = [];
 
-  constructor(env: AgentEnv) {
+  /** @param onSnapshot - told of each new reading of the ledger: endpoints, peers and tokens follow from it */
+  constructor(env: AgentEnv, onSnapshot: (s: Snapshot) => Promise<void> = async () => undefined) {
     this.env = env;
+    this.onSnapshot = onSnapshot;
     this.snapshots = new Snapshots(env.ledger);
     this.domains = new Domains(env.hypervisor, env.clock);
     this.ops = new OpBook(env);
@@ -119,8 +122,9 @@ export class AgentLoop {
   }
 
   /** The last snapshot of the ledger, and its age: pages show them with the ledger gone. */
-  view(): { snapshot: Snapshot | null; ageMs: number } {
-    return { snapshot: this.snapshot, ageMs: this.env.clock.nowMs() - this.snapshotMs };
+  view(): { snapshot: Snapshot | null; ageMs: number; error: string | null } {
+    const ageMs = this.env.clock.nowMs() - this.snapshotMs;
+    return { snapshot: this.snapshot, ageMs, error: this.ledgerError };
   }
 
   /** Monotonic ms of the first pass that read everything; null before. */
@@ -181,7 +185,7 @@ export class AgentLoop {
     await this.slow(s, now);
     await this.takeStats(now);
     this.guests.look(this.observed);
-    await this.publish(s, now);
+    await this.publish(s);
     return again;
   }
 
@@ -191,6 +195,9 @@ export class AgentLoop {
       this.snapshot = s;
       this.snapshotMs = this.env.clock.nowMs();
       this.ledgerError = null;
+      await this.onSnapshot(s).catch((e: unknown) =>
+        this.env.log.error(`following the ledger: ${errorRecord(e).message}`),
+      );
     } catch (e) {
       this.ledgerError = errorRecord(e).message;
     }
@@ -515,7 +522,7 @@ export class AgentLoop {
     }
   }
 
-  private async publish(s: Snapshot | null, now: number): Promise<void> {
+  private async publish(s: Snapshot | null): Promise<void> {
     const { env } = this;
     const wall = env.clock.wallMs();
     if (s !== null) {
@@ -552,7 +559,7 @@ export class AgentLoop {
       memoryUsedBytes: use?.memoryUsedBytes ?? 0,
       loadAvg1: use?.loadAvg1 ?? 0,
       pools: this.poolUse.slice(0, 32),
-      health: this.health(now),
+      health: this.health(),
       hears: Object.fromEntries(
         heard.flatMap((h) => (h.beatAgeMs === null ? [] : [[h.node, Math.round(h.beatAgeMs)]])),
       ),
@@ -604,8 +611,9 @@ export class AgentLoop {
     };
   }
 
-  private health(now: number): Health[] {
-    const ledgerAge = now - this.snapshotMs;
+  /** The parts of this agent, well or not, in words. */
+  health(): Health[] {
+    const ledgerAge = this.env.clock.nowMs() - this.snapshotMs;
     const out: Health[] = [
       {
         part: 'ledger',

@@ -1,0 +1,83 @@
+import { parseArgs } from 'node:util';
+import { errorRecord } from '../core/domain/error.js';
+import { readClusterCache } from './cluster/cache.js';
+import { foundCommand, joinCommand, tokenCommand } from './cluster/commands.js';
+import { readAgentConfig } from './cluster/config.js';
+import { runAgent } from './run.js';
+import { journal, systemClock } from './system.js';
+import { version } from './version.js';
+
+const usage = `flotilla-agent VERB …
+  run                              the service: needs a node that founded or joined
+  found --cluster NAME             makes this node the first of a new cluster
+  join [--token-file FILE]         joins a cluster; the token comes from the file or standard input
+  token create [--kind join|api] [--name NAME] [--ttl 24h] [--uses N]
+  version
+Configuration: /etc/flotilla/agent.json`;
+
+/** A node that belongs to no cluster yet looks so often whether it does, ms. */
+const pendingMs = 1_000;
+
+async function run(): Promise<void> {
+  const log = journal();
+  const config = await readAgentConfig();
+  let said = false;
+  while ((await readClusterCache(config.stateDir)) === null) {
+    if (!said)
+      log.info('this node belongs to no cluster: found one or join one (flotilla-agent found | join)');
+    said = true;
+    await systemClock.sleep(pendingMs);
+  }
+  const agent = await runAgent(config, log);
+  const end = (signal: string): void => {
+    log.info(`stops: ${signal}`);
+    void agent.stop().then(() => process.exit(0));
+  };
+  process.once('SIGTERM', () => end('SIGTERM'));
+  process.once('SIGINT', () => end('SIGINT'));
+}
+
+/** Results are for programs: one line of JSON. */
+const print = (value: unknown): void => console.log(JSON.stringify(value));
+
+async function main(argv: readonly string[]): Promise<void> {
+  const [verb, ...rest] = argv;
+  switch (verb) {
+    case 'run':
+      parseArgs({ args: rest, options: {} });
+      return run();
+    case 'found':
+      return print(await foundCommand(rest));
+    case 'join':
+      return print(await joinCommand(rest));
+    case 'token': {
+      // The token alone on standard output, so that it can be piped; what it is good for beside it.
+      const { token, ...about } = await tokenCommand(rest);
+      console.error(JSON.stringify(about));
+      return console.log(token);
+    }
+    case 'version':
+    case '--version':
+      console.log(version);
+      return;
+    default:
+      console.error(usage);
+      process.exitCode = 2;
+  }
+}
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  const r = errorRecord(error);
+  console.error(`flotilla-agent: ${r.message} (${r.code})`);
+  for (const c of r.causes) console.error(`  because: ${c}`);
+  console.error(`  ${r.hint}`);
+  process.exitCode = 1;
+});
+
+// A promise nobody waited for that fails is a defect; the journal tells it and systemd starts the agent anew.
+process.on('unhandledRejection', (reason) => {
+  journal().error(
+    `unhandled: ${reason instanceof Error ? (reason.stack ?? reason.message) : String(reason)}`,
+  );
+  process.exit(1);
+});

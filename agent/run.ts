@@ -1,0 +1,282 @@
+import path from 'node:path';
+import { watchSet } from '../core/decide/watch-set.js';
+import { errorRecord } from '../core/domain/error.js';
+import { timingProfiles } from '../core/domain/timing.js';
+import { readClusterCache, refreshedCache, writeClusterCache, type ClusterCache } from './cluster/cache.js';
+import type { AgentConfig } from './cluster/config.js';
+import { joinApp } from './cluster/join-app.js';
+import { fetchCaKey } from './cluster/join.js';
+import { SystemdServices } from './cluster/services.js';
+import { VoterLoop } from './cluster/voters.js';
+import { VoterSeat } from './cluster/voter-seat.js';
+import type { AgentEnv, Log } from './env.js';
+import { Seeds } from './guest/seed.js';
+import { createAgentHttp } from './http/server.js';
+import { TokenCache } from './http/token-cache.js';
+import { EtcdLedger } from './ledger/etcd.js';
+import { LiveLease } from './ledger/live.js';
+import { LedgerMembers } from './ledger/members.js';
+import { RecordStore } from './ledger/records.js';
+import { LibvirtHypervisor } from './libvirt/libvirt-hypervisor.js';
+import { AgentLoop } from './loop.js';
+import { NodeMachine } from './machine/machine.js';
+import { Bridges } from './net/bridges.js';
+import { certificateInfo } from './pki/certificates.js';
+import { readTls } from './pki/store.js';
+import { imagesApp } from './pool/http.js';
+import { peerImages } from './pool/peer.js';
+import { Volumes } from './pool/volumes.js';
+import { MqttRadio } from './radio/mqtt-radio.js';
+import { AgentMeter } from './status/agent-use.js';
+import { metricsText } from './status/metrics.js';
+import { statusPage } from './status/page.js';
+import type { StatusView } from './status/view.js';
+import type { Snapshot } from './snapshot.js';
+import { ConsoleSockets, systemClock as clock, systemRandom as random } from './system.js';
+import { version } from './version.js';
+
+/** Until the ledger answers for the first time it is asked again so often, ms. */
+const openAgainMs = 1_000;
+
+/** An agent that runs. */
+export interface RunningAgent {
+  stop(): Promise<void>;
+}
+
+/** Puts a node's agent together from its parts and starts it. The only place that knows them all. */
+export async function runAgent(
+  config: AgentConfig,
+  log: Log,
+  runtimeDir = '/run/flotilla',
+): Promise<RunningAgent> {
+  const { stateDir, ports, name: node } = config;
+  const found = await readClusterCache(stateDir);
+  if (found === null) throw new Error('this node has neither founded a cluster nor joined one');
+  let cluster: ClusterCache = found;
+  const tls = await readTls(stateDir);
+  const own = certificateInfo(tls.cert);
+  const boot = random.uuid();
+  const timing = timingProfiles[config.timing];
+
+  const ledger = new EtcdLedger({ endpoints: cluster.ledgerEndpoints, tls });
+  const members = new LedgerMembers(ledger.gateway);
+  const radio = new MqttRadio({
+    cluster: cluster.clusterId,
+    node,
+    boot,
+    mode: 'agent',
+    port: ports.radio,
+    tls: () => tls,
+    clock,
+    random,
+    log,
+  });
+  const hypervisor = new LibvirtHypervisor({ socketPath: '/run/libvirt/libvirt-sock' });
+  const machine = new NodeMachine({
+    runtimeDir,
+    qemu: ['/usr/bin/qemu-system-x86_64'],
+    factsCommand: [process.execPath, path.join(import.meta.dirname, 'flotilla-facts.mjs')],
+    clock,
+    log,
+  });
+  const volumes = new Volumes({
+    node,
+    boot,
+    stateDir,
+    fetchImage: peerImages({
+      addressOf: (id) => cluster.peers.find((p) => p.node === id)?.address ?? null,
+      port: ports.agent,
+      tls: () => tls,
+    }),
+  });
+
+  // Filled when the ledger answers for the first time.
+  let store: RecordStore | null = null;
+  let meta: Snapshot['meta'] = null;
+  let live: LiveLease | null = null;
+  let voters: VoterLoop | null = null;
+
+  const env: AgentEnv = {
+    node,
+    boot,
+    version,
+    clock,
+    random,
+    log,
+    ledger,
+    live: { compare: () => live?.compare() ?? null },
+    radio,
+    hypervisor,
+    volumes,
+    seeds: new Seeds({ stateDir }),
+    bridges: new Bridges({ node }),
+    machine,
+    sockets: new ConsoleSockets({ runtimeDir, stateDir }),
+  };
+
+  const tokens = new TokenCache(path.join(stateDir, 'tokens.json'));
+  await tokens.load();
+
+  const onSnapshot = async (s: Snapshot): Promise<void> => {
+    meta = s.meta;
+    await tokens.update([...s.tokens.values()].map((k) => k.value));
+    if (s.meta === null) return;
+    const nodes = [...s.nodes.values()].map((k) => k.value);
+    const next = refreshedCache(cluster, s.meta.value, nodes, ports);
+    if (next === cluster) return;
+    cluster = next;
+    await writeClusterCache(stateDir, next);
+    ledger.setEndpoints(next.ledgerEndpoints);
+    listen(nodes.filter((n) => n.voter).map((n) => n.id));
+  };
+  const listen = (voterIds: readonly string[]): void => {
+    const ids = watchSet(
+      node,
+      cluster.peers.map((p) => p.node),
+      { voters: voterIds, partners: [] },
+    );
+    radio.setPeers(cluster.peers.filter((p) => ids.includes(p.node)));
+  };
+
+  const loop = new AgentLoop(env, onSnapshot);
+  const join = joinApp({
+    config,
+    cluster: () => (store === null || meta === null ? null : { store, meta: meta.value }),
+    members,
+    clock,
+    log,
+  });
+  const images = imagesApp({
+    volumes,
+    image: async (id) => {
+      const s = loop.view().snapshot;
+      const image = s?.images.get(id)?.value;
+      const pool = image && s?.pools.get(image.pool)?.value;
+      return image === undefined || pool === undefined ? null : { image, pool };
+    },
+  });
+  const meter = new AgentMeter();
+  const view = (): StatusView => {
+    const { ageMs, error } = loop.view();
+    const seat = voters?.state;
+    return {
+      node,
+      clusterName: cluster.name,
+      version,
+      wallMs: clock.wallMs(),
+      health: [...loop.health(), machine.health()],
+      ledger: {
+        reachable: ageMs === Infinity ? (error === null ? null : false) : error === null,
+        text: error ?? seat?.text ?? '',
+      },
+      heard: radio.heard(),
+      facts: machine.facts(),
+      refused: refused(),
+      certificate: { fingerprint: own.fingerprint, expiresMs: own.notAfterMs },
+      agent: meter.use(),
+    };
+  };
+  const refused = (): Record<string, number> => ({
+    ...radio.refused(),
+    ...prefixed('join', join.refused()),
+    ...prefixed('http', http.refused()),
+  });
+  const http = createAgentHttp({
+    host: '0.0.0.0',
+    port: ports.agent,
+    node,
+    tls: () => tls,
+    verifyToken: tokens.verifier(() => clock.wallMs()),
+    isMember: (peer) => {
+      const s = loop.view().snapshot;
+      // Before the ledger was ever read nobody can be told from a removed node; the certificate has to do.
+      return s === null || s.nodes.get(peer.node)?.value.fingerprint === peer.fingerprint;
+    },
+    health: () => ({
+      ok: loop.health().every((h) => h.ok),
+      node,
+      version,
+      fingerprint: own.fingerprint,
+    }),
+    page: (o) => statusPage(view(), o),
+    metrics: () => metricsText(view()),
+    mounts: [
+      { path: '/v1/images', app: images, allow: 'node', bodyBytesMax: null },
+      { path: '/', app: join.app, allow: 'anyone', bodyBytesMax: null },
+    ],
+    clock,
+    log,
+  });
+
+  meter.start();
+  await http.start();
+  hypervisor.open();
+  machine.start();
+  radio.start();
+  listen([]);
+  loop.start();
+  log.info(`agent ${version} of node ${node} in cluster "${cluster.name}"`, { boot });
+
+  const stopping = new AbortController();
+  const opened = (async (): Promise<void> => {
+    while (!stopping.signal.aborted) {
+      try {
+        const o = await RecordStore.open(ledger);
+        store = o.store;
+        live = new LiveLease({
+          ledger: ledger.withDeadline(timing.renewDeadlineMs),
+          store,
+          clock,
+          log,
+          node,
+          boot,
+          version,
+          timing,
+        });
+        live.onChange(() => loop.wake());
+        live.start();
+        const seat = new VoterSeat({
+          config,
+          clusterId: cluster.clusterId,
+          services: new SystemdServices(),
+          log,
+          fetchCaKey: async (addresses) => {
+            let last: unknown = new Error('no voter to ask');
+            for (const address of addresses) {
+              try {
+                return await fetchCaKey({ address, port: ports.agent, tls });
+              } catch (e) {
+                last = e;
+              }
+            }
+            throw last;
+          },
+        });
+        voters = new VoterLoop({ config, store, members, live, seat, clock, log });
+        voters.start();
+        return;
+      } catch (e) {
+        log.warn(`the ledger does not answer yet: ${errorRecord(e).message}`);
+        await clock.sleep(openAgainMs, stopping.signal).catch(() => undefined);
+      }
+    }
+  })();
+
+  return {
+    async stop() {
+      stopping.abort();
+      await opened;
+      await voters?.stop();
+      await loop.stop();
+      await live?.stop();
+      await radio.stop();
+      await http.stop();
+      machine.stop();
+      await hypervisor.close();
+      await ledger.close();
+    },
+  };
+}
+
+const prefixed = (prefix: string, counts: Readonly<Record<string, number>>): Record<string, number> =>
+  Object.fromEntries(Object.entries(counts).map(([k, v]) => [`${prefix} ${k}`, v]));
