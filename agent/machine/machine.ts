@@ -1,0 +1,177 @@
+import { execFile } from 'node:child_process';
+import { access, constants, readFile, rename, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { z } from 'zod';
+import {
+  accelSchema,
+  nodeFactsSchema,
+  type Accel,
+  type Health,
+  type NodeFacts,
+} from '../../core/domain/node.js';
+import { parse } from '../../core/domain/schema.js';
+import type { Clock, Log, Machine } from '../env.js';
+import { bootProbe } from './boot-probe.js';
+import { parseLoadAvg1, parseMeminfo, parseStat, type CpuTimes } from './proc.js';
+
+const run = promisify(execFile);
+
+/** Hardware changes by hand; temperatures are the liveliest of the facts. */
+export const factsEveryMs = 10 * 60_000;
+/** After a failure sooner, in case the node was just busy booting. */
+export const factsRetryMs = 60_000;
+/** lsblk on a dying drive can hang for minutes; facts are not worth that. */
+export const factsDeadlineMs = 30_000;
+/** 64 drives and 64 NICs are a tenth of it. */
+const factsBytesMax = 1024 * 1024;
+/** A CPU share over less is noise. */
+const shareOverMs = 500;
+
+const accelFileSchema = z.object({ bootId: z.string(), qemu: z.string(), accel: accelSchema });
+
+export interface NodeMachineOptions {
+  /** `/run/flotilla`: what the boot probe found is kept here until the machine boots again. */
+  readonly runtimeDir: string;
+  /** QEMU's program and leading arguments: `['/usr/bin/qemu-system-x86_64']`. */
+  readonly qemu: readonly string[];
+  /** Prints facts as JSON: `[process.execPath, '/usr/lib/flotilla/flotilla-facts.mjs']`. */
+  readonly factsCommand: readonly string[];
+  readonly clock: Clock;
+  readonly log: Log;
+  /** For tests: where /proc, /dev are; `/` unless told. */
+  readonly root?: string;
+}
+
+/** The node's machine: cheap numbers from /proc at any time, slow facts from a child process now and then. */
+export class NodeMachine implements Machine {
+  readonly #o: NodeMachineOptions;
+  readonly #root: string;
+  readonly #stop = new AbortController();
+  #facts: NodeFacts | null = null;
+  #trouble = '';
+  #accel: Promise<Accel> | null = null;
+  #last: { times: CpuTimes; atMs: number; usedPct: number } | null = null;
+
+  constructor(o: NodeMachineOptions) {
+    this.#o = o;
+    this.#root = o.root ?? '/';
+  }
+
+  /** Begins collecting facts in the background. */
+  start(): void {
+    void this.#collectForEver();
+  }
+
+  stop(): void {
+    this.#stop.abort();
+  }
+
+  facts(): NodeFacts | null {
+    return this.#facts;
+  }
+
+  /** Of the collecting of facts: the machine itself is well as long as this is asked. */
+  health(): Health {
+    return { part: 'hardware facts', ok: this.#trouble === '', text: this.#trouble };
+  }
+
+  accel(): Promise<Accel> {
+    // A probe that could not even be tried is tried again at the next call.
+    this.#accel ??= this.#probe().catch((error: unknown) => {
+      this.#accel = null;
+      throw error;
+    });
+    return this.#accel;
+  }
+
+  async use(): ReturnType<Machine['use']> {
+    const [stat, meminfo, loadavg] = await Promise.all(
+      ['stat', 'meminfo', 'loadavg'].map((f) => readFile(path.join(this.#root, 'proc', f), 'utf8')),
+    );
+    const times = parseStat(stat ?? '');
+    const memory = parseMeminfo(meminfo ?? '');
+    return {
+      cpus: times.cpus,
+      cpuUsedPct: this.#share(times),
+      memoryBytes: memory.totalBytes,
+      memoryUsedBytes: memory.totalBytes - memory.availableBytes,
+      loadAvg1: parseLoadAvg1(loadavg ?? ''),
+      upSinceMs: times.bootMs,
+    };
+  }
+
+  /** Share of the CPUs used since the call before; over all time since boot at the first. */
+  #share(times: CpuTimes): number {
+    const now = this.#o.clock.nowMs();
+    const last = this.#last;
+    if (last !== null && now - last.atMs < shareOverMs) return last.usedPct;
+    const busy = times.busy - (last?.times.busy ?? 0);
+    const total = times.total - (last?.times.total ?? 0);
+    const usedPct = total > 0 ? Math.min(100, Math.max(0, Math.round((busy / total) * 1000) / 10)) : 0;
+    this.#last = { times, atMs: now, usedPct };
+    return usedPct;
+  }
+
+  async #collectForEver(): Promise<void> {
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      const ok = await this.#collect();
+      await this.#o.clock.sleep(ok ? factsEveryMs : factsRetryMs, signal).catch(() => undefined);
+    }
+  }
+
+  async #collect(): Promise<boolean> {
+    const [program = '', ...args] = this.#o.factsCommand;
+    try {
+      const { stdout } = await run(program, args, {
+        timeout: factsDeadlineMs,
+        killSignal: 'SIGKILL',
+        maxBuffer: factsBytesMax,
+        signal: this.#stop.signal,
+        env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
+      });
+      this.#facts = parse(nodeFactsSchema, JSON.parse(stdout), 'the hardware facts');
+      this.#trouble = '';
+      return true;
+    } catch (error) {
+      if (this.#stop.signal.aborted) return false;
+      const killed = (error as { killed?: boolean }).killed === true;
+      const why = killed
+        ? `no answer within ${factsDeadlineMs / 1000} s`
+        : (error as Error).message.split('\n')[0];
+      this.#trouble = `cannot be collected: ${why}`.slice(0, 500);
+      this.#o.log.warn('hardware facts', { error: this.#trouble });
+      return false;
+    }
+  }
+
+  async #probe(): Promise<Accel> {
+    const { qemu, runtimeDir, log } = this.#o;
+    const kvm = path.join(this.#root, 'dev/kvm');
+    // Nothing to try: then there is nothing to keep either, somebody may load the module later.
+    if (
+      !(await access(kvm, constants.R_OK | constants.W_OK).then(
+        () => true,
+        () => false,
+      ))
+    )
+      return 'tcg';
+    const bootId = (await readFile(path.join(this.#root, 'proc/sys/kernel/random/boot_id'), 'utf8')).trim();
+    const file = path.join(runtimeDir, 'accel.json');
+    const program = qemu.join(' ');
+    const kept = accelFileSchema.safeParse(
+      await readFile(file, 'utf8')
+        .then(JSON.parse, () => null)
+        .catch(() => null),
+    );
+    if (kept.success && kept.data.bootId === bootId && kept.data.qemu === program) return kept.data.accel;
+    const { ok, text } = await bootProbe({ qemu, accel: 'kvm', dir: runtimeDir });
+    const accel: Accel = ok ? 'kvm' : 'tcg';
+    if (ok) log.info('guests run by KVM');
+    else log.warn('guests are emulated: KVM did not boot one', { why: text });
+    await writeFile(`${file}.new`, JSON.stringify({ bootId, qemu: program, accel }));
+    await rename(`${file}.new`, file);
+    return accel;
+  }
+}
