@@ -5,18 +5,21 @@ import { writeFileDurably } from '../pki/files.js';
 import { brokerAcl, brokerConfig } from '../radio/broker-config.js';
 import type { AgentConfig } from './config.js';
 
+/** Where the node's broker writes its errors for us to count; its unit makes the directory. */
+export const brokerLogFile = '/run/flotilla-mosquitto/errors.log';
+
 export const mosquittoDir = (stateDir: string): string => path.join(stateDir, 'mosquitto');
 
 /**
  * Writes what the node's broker needs: its configuration, the access list, and copies of certificate and key, since
  * the broker is not root and cannot reach ours. Its unit gives the directory to it.
  *
- * @param logFile - where the broker writes its errors besides the journal; see {@link brokerConfig}
+ * @param logFile - where the broker writes its errors besides the journal; null: nowhere
  * @returns what must be done for it to count: `restart` (configuration), `reload` (certificates, access list), nothing
  */
 export async function installMosquitto(
   config: Pick<AgentConfig, 'stateDir' | 'ports' | 'address'>,
-  logFile: string | null = null,
+  logFile: string | null = brokerLogFile,
 ): Promise<'restart' | 'reload' | null> {
   const dir = mosquittoDir(config.stateDir);
   const pki = pkiPaths(config.stateDir);

@@ -17,8 +17,8 @@ export interface Services {
   active(unit: Unit): Promise<boolean>;
 }
 
-/** systemctl answers at once with --no-block; a systemd that does not is stuck. */
-const systemctlTimeoutMs = 20_000;
+/** systemctl answers at once with --no-block; stopping waits for the unit, which systemd kills after 90 s. */
+const systemctlTimeoutMs = 120_000;
 
 /** Services by systemd. */
 export class SystemdServices implements Services {
