@@ -155,9 +155,12 @@ export async function checkCsr(csr: string): Promise<string> {
       const { stdout, stderr } = await openssl(['req', '-in', file, '-verify', '-noout', '-pubkey'], {
         cwd: dir,
       });
-      // openssl 3.0 ends with 0 also where the signature is bad: only its words tell.
-      if (!/verify OK/i.test(stderr) || /fail/i.test(stderr)) throw new Error(stderr.slice(0, 200));
-      return stdout;
+      // openssl 3.0 ends with 0 also where the signature is bad: only its words tell. 3.0 says them on stderr, 3.5 on
+      // stdout, before the key.
+      const key = stdout.indexOf('-----BEGIN');
+      const said = stderr + stdout.slice(0, Math.max(key, 0));
+      if (!/verify OK/i.test(said) || /fail/i.test(said)) throw new Error(said.slice(0, 200));
+      return stdout.slice(key);
     } catch (cause) {
       throw refuse('its signature is not by its own key', cause);
     }
