@@ -22,6 +22,7 @@ export class EventLog {
   private events: StreamEvent[] = [];
   private chars = 0;
   private last = 0;
+  private ended = false;
   private readonly wakes = new Set<() => void>();
 
   constructor(boot: string) {
@@ -60,6 +61,16 @@ export class EventLog {
   cursor(id: string | undefined): number | null {
     const m = /^([0-9a-f-]{1,64})-(\d{1,15})$/.exec(id ?? '');
     return m !== null && m[1] === this.boot ? Number(m[2]) : null;
+  }
+
+  /** Ends the streams of all readers. */
+  close(): void {
+    this.ended = true;
+    for (const wake of [...this.wakes]) wake();
+  }
+
+  get closed(): boolean {
+    return this.ended;
   }
 
   onPush(wake: () => void): () => void {

@@ -131,6 +131,7 @@ export class View {
     if (this.timer !== null) clearInterval(this.timer);
     if (this.folding !== null) clearTimeout(this.folding);
     this.ledger.stop();
+    this.events.close();
     for (const wake of [...this.wakes]) wake();
   }
 

@@ -43,6 +43,12 @@ export class Change {
     return this;
   }
 
+  write(w: Write): this {
+    if ('delPrefix' in w) throw new Error('a change names each key');
+    this.writes.set('put' in w ? w.put : w.del, w);
+    return this;
+  }
+
   del(key: string): this {
     this.writes.set(key, { del: key });
     return this;

@@ -9,6 +9,7 @@ import type { Kept } from '../tables.js';
 import { Change, checkIfMatch, commit, fresh, idFromKey, requestMark } from './commit.js';
 import type { ApiDeps, Ask } from './context.js';
 import { idOf, notFound, poolOf, readyImage } from './lookup.js';
+import { nameFree } from './names.js';
 import { newOp, repeated, until } from './ops.js';
 
 /** VMs in a cluster, at most: what the ledger's quota and the pages are made for. */
@@ -54,7 +55,7 @@ export class VmWrites {
           hint: 'Delete VMs that are no longer needed.',
         });
       }
-      await this.nameFree(input.name);
+      await nameFree(deps, 'vm', input.name);
       const edit = createVm(ids.vm, input, await this.editContext(input.nics));
       const node = this.placeVm(input, edit);
       const made = edit.made.map((m) => placed(m, node));
@@ -115,7 +116,7 @@ export class VmWrites {
         await this.editContext(patch.addNics ?? []),
       );
       if (unique.name('vm', edit.spec.name) !== unique.name('vm', spec.value.name))
-        await this.nameFree(edit.spec.name);
+        await nameFree(deps, 'vm', edit.spec.name);
       this.checkOwnerHasRoom(own.value.owner, spec.value, edit, patch, diskKept);
       const op = newOp(deps, {
         id: ids.op,
@@ -261,16 +262,6 @@ export class VmWrites {
     });
   }
 
-  /** @throws FlotillaError `name-taken` */
-  private async nameFree(name: string): Promise<void> {
-    const holder = await this.deps.ledger.get(unique.name('vm', name));
-    if (holder === null) return;
-    throw new FlotillaError('name-taken', `There is a VM "${name}" already`, {
-      hint: 'Choose another name: names compare without case.',
-      details: { id: holder.value },
-    });
-  }
-
   private ids(who: string, route: string, key: string | null): { op: string; vm: string; again: boolean } {
     const { chance } = this.deps;
     if (key === null) return { op: chance.uuid(), vm: chance.uuid(), again: false };
@@ -320,7 +311,8 @@ export class VmWrites {
     edit: Pick<VmEdit, 'made' | 'images' | 'networks'>,
     node: string | null,
   ): PlacementRequest {
-    const pools = this.deps.view.ledger.tables.pool;
+    const { view } = this.deps;
+    const pools = view.ledger.tables.pool;
     const poolById = (id: string) => {
       const pool = pools.get(id)?.value;
       if (pool === undefined) throw notFound('pool', id);
@@ -341,7 +333,12 @@ export class VmWrites {
         image:
           m.image === null || m.disk.source.kind !== 'image'
             ? null
-            : { image: m.image, pool: poolById(m.image.pool), mode: m.disk.source.mode },
+            : {
+                image: m.image,
+                pool: poolById(m.image.pool),
+                mode: m.disk.source.mode,
+                sourceHere: m.image.node === null || view.presenceOf(m.image.node) === 'here',
+              },
       })),
     };
   }

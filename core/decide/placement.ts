@@ -25,8 +25,16 @@ export interface PlacementDisk {
   readonly name: string;
   readonly pool: Pool;
   readonly sizeBytes: number;
-  /** What it is made from; its file must be within the node's reach. */
-  readonly image: { readonly image: Image; readonly pool: Pool; readonly mode: 'full' | 'linked' } | null;
+  /**
+   * What it is made from. An image on another node's local pool is fetched from there: `sourceHere` says that
+   * this node is heard now.
+   */
+  readonly image: {
+    readonly image: Image;
+    readonly pool: Pool;
+    readonly mode: 'full' | 'linked';
+    readonly sourceHere: boolean;
+  } | null;
 }
 
 export interface PlacementRequest {
@@ -193,8 +201,18 @@ function checkMemoryAndCpus(r: PlacementRequest, node: PlacementNode, p: Placeme
   }
 }
 
-/** Bytes a new disk takes at once: a full copy of its image; what a guest writes later comes on top. */
-const bytesAtOnce = (d: PlacementDisk): number => (d.image?.mode === 'full' ? d.image.image.sizeBytes : 0);
+/** Bytes new disks take at once: full copies of images, and images fetched; what guests write comes on top. */
+function bytesAtOnce(disks: readonly PlacementDisk[], node: string): number {
+  const fetched = new Map<string, number>();
+  let bytes = 0;
+  for (const { image: from } of disks) {
+    if (from === null) continue;
+    if (from.mode === 'full') bytes += from.image.sizeBytes;
+    if (from.image.node !== null && from.image.node !== node)
+      fetched.set(from.image.id, from.image.sizeBytes);
+  }
+  return [...fetched.values()].reduce((a, b) => a + b, bytes);
+}
 
 function checkPools(r: PlacementRequest, node: PlacementNode, no: No): void {
   const byPool = new Map<string, PlacementDisk[]>();
@@ -231,7 +249,7 @@ function checkPools(r: PlacementRequest, node: PlacementNode, no: No): void {
         );
       }
     }
-    const needs = disks.reduce((n, d) => n + bytesAtOnce(d), 0);
+    const needs = bytesAtOnce(disks, node.id);
     const kept = (use.totalBytes * pool.reservePct) / 100;
     if (use.freeBytes - needs < kept) {
       no(
@@ -244,24 +262,21 @@ function checkPools(r: PlacementRequest, node: PlacementNode, no: No): void {
 }
 
 function checkImages(r: PlacementRequest, node: PlacementNode, no: No): void {
-  const needed = [
-    ...r.isos,
-    ...r.disks.flatMap((d) => (d.image === null ? [] : [{ image: d.image.image, pool: d.image.pool }])),
-  ];
   const seen = new Set<string>();
-  for (const { image, pool } of needed) {
-    if (seen.has(image.id)) continue;
+  const check = (image: Image, pool: Pool, fetchable: boolean): void => {
+    if (seen.has(image.id)) return;
     seen.add(image.id);
-    const there = image.node === null ? poolHasNode(pool, node.id) : image.node === node.id;
-    if (!there) {
-      const where = image.node === null ? `the pool "${pool.name}"` : `${image.node} only`;
-      no(
-        'image-out-of-reach',
-        `the image "${image.name}" is on ${where}`,
-        'Import it to a shared pool, or on this node too.',
-      );
-    }
-  }
+    if (image.node === null ? poolHasNode(pool, node.id) : image.node === node.id || fetchable) return;
+    const where = image.node === null ? `the pool "${pool.name}"` : `${image.node} only`;
+    no(
+      'image-out-of-reach',
+      `the image "${image.name}" is on ${where}`,
+      'Import it to a shared pool, or on this node too.',
+    );
+  };
+  // A CD drive reads the file where it lies; a disk is made from a copy, which a node fetches from its peer.
+  for (const { image, pool } of r.isos) check(image, pool, false);
+  for (const d of r.disks) if (d.image !== null) check(d.image.image, d.image.pool, d.image.sourceHere);
 }
 
 /** The pool's use among what a node says; agents name pools by id, early ones by name. */

@@ -57,13 +57,22 @@ export const tagsSchema = z.array(nameSchema).max(32);
 export function parse<T extends z.ZodType>(schema: T, value: unknown, what: string): z.output<T> {
   const r = schema.safeParse(value);
   if (r.success) return r.data;
-  const issues = r.error.issues.slice(0, 8);
+  throw inputRefused(r.error.issues, what);
+}
+
+/**
+ * What a schema says against an input, as the refusal to give.
+ *
+ * @param all - the complaints of zod, for those who do not parse by {@link parse}
+ */
+export function inputRefused(all: readonly z.core.$ZodIssue[], what: string): FlotillaError {
+  const issues = all.slice(0, 8);
   const text = issues.map((i) => {
     const path = i.path.map(String).join('.');
     return path === '' ? i.message : `${path}: ${i.message}`;
   });
   const unknown = issues.every((i) => i.code === 'unrecognized_keys');
-  throw new FlotillaError(unknown ? 'unknown-field' : 'bad-input', `${what}: ${text.join('; ')}`, {
+  return new FlotillaError(unknown ? 'unknown-field' : 'bad-input', `${what}: ${text.join('; ')}`, {
     hint: unknown
       ? 'Remove the fields named; "flotilla help" and /openapi.json list the ones there are.'
       : 'Correct the fields named and send it again; nothing was changed.',

@@ -1,0 +1,385 @@
+import type { HttpBindings } from '@hono/node-server';
+import { createRoute, OpenAPIHono } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { bodyLimit } from 'hono/body-limit';
+import { HTTPException } from 'hono/http-exception';
+import { z } from 'zod';
+import {
+  authenticate,
+  requireIdentity,
+  sessionCookie,
+  type AuthEnv,
+  type Identity,
+} from '../../agent/http/auth.js';
+import { securityHeaders } from '../../agent/http/headers.js';
+import { loginApp } from '../../agent/http/login.js';
+import { problemResponse } from '../../agent/http/problem.js';
+import { css, stylesheetPath } from '../../agent/http/style.js';
+import type { PeerNode } from '../../agent/pki/identity.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import { inputRefused, parse } from '../../core/domain/schema.js';
+import {
+  apiBodyBytesMax,
+  apiRoot,
+  idempotencyHeader,
+  idempotencyKeySchema,
+  problemSchema,
+  refSchema,
+  rest,
+  restStreams,
+  uploadOffsetHeader,
+  type RestName,
+  type RestRoute,
+} from '../../core/wire/rest.js';
+import { overviewPage } from '../page/overview.js';
+import { clusterHandlers, clusterView } from './cluster.js';
+import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
+import { eventStream, kindsOf } from './events.js';
+import { Images } from './images.js';
+import { networkHandlers } from './networks.js';
+import { opHandlers } from './ops.js';
+import { poolHandlers } from './pools.js';
+import { tokenHandlers } from './tokens.js';
+import { TokenDoor } from './token-door.js';
+import { vmHandlers } from './vms.js';
+
+export interface ApiOptions extends ApiDeps {
+  /** What `/healthz` tells everyone. */
+  readonly fingerprint: string;
+}
+
+interface Env {
+  Bindings: HttpBindings;
+  Variables: AuthEnv['Variables'];
+}
+
+/** The controller's whole HTTP side: API, event stream, login and the first page. */
+export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
+  const { view, log } = deps;
+  const app = new OpenAPIHono<Env>({ defaultHook: (result) => refuseInvalid(result) });
+  const door = new TokenDoor(view, deps.clock);
+  const refused: Record<string, number> = {};
+  const onRefused = (kind: string): void => {
+    refused[kind] = (refused[kind] ?? 0) + 1;
+  };
+  const auth = authenticate({
+    verifyToken: (t) => door.verify(t),
+    isMember: (peer) => isMember(deps, peer),
+    onRefused,
+  });
+
+  app.use(securityHeaders());
+  app.onError((error, c) => {
+    const known = error instanceof HTTPException ? badRequest(error) : error;
+    if (!(known instanceof FlotillaError))
+      log.error('request failed', {
+        method: c.req.method,
+        path: c.req.path,
+        error: error.stack ?? String(error),
+      });
+    return problemResponse(known);
+  });
+  app.notFound((c) =>
+    problemResponse(
+      new FlotillaError('not-found', `Nothing is at ${c.req.path.slice(0, 200)}`, {
+        hint: `See ${apiRoot}/openapi.json for what there is.`,
+      }),
+    ),
+  );
+
+  app.get('/healthz', (c) => {
+    const { ready } = view.ledger;
+    const ok = ready && view.ledger.freshness().ledger === 'ok';
+    return c.json(
+      { ok, part: 'controller', version: deps.version, fingerprint: deps.fingerprint },
+      ok ? 200 : 503,
+    );
+  });
+  app.get(stylesheetPath, (c) =>
+    c.body(css, 200, {
+      'content-type': 'text/css; charset=utf-8',
+      'cache-control': 'public, max-age=31536000, immutable',
+    }),
+  );
+  const login = loginApp({
+    verifyToken: (t) => door.verify(t),
+    title: 'Flotilla',
+    home: '/',
+    stylesheet: stylesheetPath,
+    nowMs: () => deps.clock.nowMs(),
+    onRefused,
+  });
+  app.route('/', login as never);
+  app.get('/', auth, async (c) => {
+    if (c.get('identity') === null) return c.redirect('/login', 303);
+    const still = c.req.query('still') !== undefined;
+    return c.html(await overviewPage(view, deps.version, { still, wallMs: deps.clock.wallMs() }), 200, {
+      ...(still ? {} : { refresh: '5' }),
+    });
+  });
+
+  app.use(`${apiRoot}/*`, auth, requireIdentity('node-or-token'), sameSite);
+  const images = new Images(deps);
+  streams(app, deps, images);
+  app.use(
+    `${apiRoot}/*`,
+    bodyLimit({
+      maxSize: apiBodyBytesMax,
+      onError: () => {
+        throw new FlotillaError('too-large', 'The body of the request is too large', {
+          hint: `Send at most ${apiBodyBytesMax} bytes; images go to ${restStreams.imageContent}.`,
+        });
+      },
+    }),
+  );
+  const handlers: Handlers = {
+    ...clusterHandlers(deps),
+    ...vmHandlers(deps),
+    ...images.handlers(),
+    ...poolHandlers(deps),
+    ...networkHandlers(deps),
+    ...opHandlers(deps),
+    ...tokenHandlers(deps),
+  };
+  for (const name of Object.keys(rest) as RestName[]) register(app, name, handlers, log);
+  document(app, deps.version);
+  return app;
+}
+
+/** One row of the table as a route. */
+function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, log: ApiDeps['log']): void {
+  const r: RestRoute = rest[name];
+  const route = createRoute({
+    method: r.method,
+    path: apiRoot + r.path,
+    operationId: name,
+    tags: [r.tag],
+    summary: r.summary,
+    request: {
+      ...(r.params === undefined ? {} : { params: r.params }),
+      ...(r.query === undefined ? {} : { query: r.query }),
+      ...headersOf(r),
+      ...(r.body === undefined
+        ? {}
+        : { body: { required: true, content: { 'application/json': { schema: r.body } } } }),
+    },
+    responses: {
+      [r.status]:
+        r.status === 204
+          ? { description: 'Done' }
+          : { description: 'As asked', content: { 'application/json': { schema: r.response } } },
+      ...problems(r),
+    },
+  });
+  const handle = handlers[name] as (ask: unknown) => Promise<Reply<RestName>>;
+  app.openapi(
+    route as never,
+    (async (c: Context<Env>) => {
+      const valid = (of: 'param' | 'query' | 'json'): unknown => c.req.valid(of as never);
+      const ask = {
+        params: r.params === undefined ? undefined : valid('param'),
+        query: r.query === undefined ? undefined : valid('query'),
+        body: r.body === undefined ? undefined : valid('json'),
+        who: nameOf(c.get('identity')),
+        ifMatch: ifMatchOf(c.req.header('if-match')),
+        idempotencyKey: keyOf(c.req.header(idempotencyHeader)),
+        signal: c.req.raw.signal,
+      } satisfies Record<keyof Ask<RestName>, unknown>;
+      const reply = await handle(ask);
+      if (r.method !== 'get') log.info('changed', { what: name, who: ask.who, ...paramsForLog(ask.params) });
+      const headers = reply.etag === undefined ? {} : { etag: reply.etag };
+      if (r.status === 204) return c.body(null, 204, headers);
+      const text = 'json' in reply ? reply.json : JSON.stringify(reply.body);
+      return c.body(text, r.status, { 'content-type': 'application/json; charset=utf-8', ...headers });
+    }) as never,
+  );
+}
+
+/** The two routes that stream: they have no body of JSON, so they stand before its limit. */
+function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void {
+  const { view } = deps;
+  const contentPath = apiRoot + restStreams.imageContent;
+  app.put(contentPath.replaceAll(/\{(.+?)\}/g, ':$1'), async (c) => {
+    const image = parse(refSchema, c.req.param('image'), 'The image in the path');
+    const text = c.req.header(uploadOffsetHeader) ?? '0';
+    if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(Number(text))) {
+      throw new FlotillaError('bad-input', `The header ${uploadOffsetHeader} is no whole number`, {
+        hint: 'Ask GET /images/{image}/upload where to go on.',
+      });
+    }
+    const answer = await images.append(image, {
+      offset: Number(text),
+      body: c.req.raw.body,
+      length: c.req.header('content-length'),
+      signal: c.req.raw.signal,
+    });
+    return c.json(answer);
+  });
+  app.get(apiRoot + restStreams.events, (c) => {
+    const stream = eventStream(view, {
+      lastEventId: c.req.header('last-event-id') ?? c.req.query('lastEventId'),
+      kinds: kindsOf(c.req.query('kinds')),
+      cluster: () => JSON.stringify(clusterView(view, deps.version)),
+    });
+    return c.body(stream, 200, {
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-store',
+      'x-accel-buffering': 'no',
+    });
+  });
+  const registry = app.openAPIRegistry;
+  registry.registerPath({
+    method: 'put',
+    path: contentPath,
+    operationId: 'imageContent',
+    tags: ['images'],
+    summary: 'Send the bytes of an image, from an offset on; broken off, it goes on where it was',
+    request: {
+      params: z.strictObject({ image: refSchema }),
+      headers: z.object({ [uploadOffsetHeader]: z.string().optional() }),
+      body: {
+        required: true,
+        content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } },
+      },
+    },
+    responses: {
+      200: {
+        description: 'What is there now',
+        content: { 'application/json': { schema: z.object({ offset: z.number().int(), node: z.string() }) } },
+      },
+      ...problemAnswer,
+    },
+  });
+  registry.registerPath({
+    method: 'get',
+    path: apiRoot + restStreams.events,
+    operationId: 'events',
+    tags: ['events'],
+    summary: 'All changes as they come; Last-Event-ID resumes, else a snapshot comes first',
+    request: {
+      query: z.strictObject({ kinds: z.string().optional(), lastEventId: z.string().optional() }),
+      headers: z.object({ 'last-event-id': z.string().optional() }),
+    },
+    responses: {
+      200: {
+        description: 'Server-sent events',
+        content: { 'text/event-stream': { schema: { type: 'string' } } },
+      },
+      ...problemAnswer,
+    },
+  });
+}
+
+const problemAnswer = {
+  '4XX': {
+    description: 'Refused: `code` says why, `hint` the way out',
+    content: { 'application/problem+json': { schema: problemSchema } },
+  },
+  '5XX': {
+    description: 'Failed, or cannot be done now',
+    content: { 'application/problem+json': { schema: problemSchema } },
+  },
+};
+
+const problems = (_: RestRoute): typeof problemAnswer => problemAnswer;
+
+function headersOf(r: RestRoute): { headers?: z.ZodObject } {
+  const shape: Record<string, z.ZodType> = {};
+  if (r.etag === true && r.method !== 'get' && r.method !== 'post') shape['if-match'] = z.string().optional();
+  if (r.idempotent === true) shape[idempotencyHeader] = z.string().optional();
+  return Object.keys(shape).length === 0 ? {} : { headers: z.object(shape) };
+}
+
+function document(app: OpenAPIHono<Env>, version: string): void {
+  app.openAPIRegistry.registerComponent('securitySchemes', 'token', {
+    type: 'http',
+    scheme: 'bearer',
+    bearerFormat: 'flt-api.<id>.<secret>',
+  });
+  app.openAPIRegistry.registerComponent('securitySchemes', 'session', {
+    type: 'apiKey',
+    in: 'cookie',
+    name: sessionCookie,
+  });
+  let text: string | null = null;
+  app.get(`${apiRoot}/openapi.json`, (c) => {
+    text ??= JSON.stringify(
+      app.getOpenAPI31Document({
+        openapi: '3.1.0',
+        info: {
+          title: 'Flotilla',
+          version,
+          description: 'A handful of Linux servers as one virtual datacenter.',
+          license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
+        },
+        servers: [{ url: '/' }],
+        security: [{ token: [] }, { session: [] }],
+        tags: [
+          'cluster',
+          'nodes',
+          'vms',
+          'disks',
+          'images',
+          'pools',
+          'networks',
+          'ops',
+          'tokens',
+          'events',
+        ].map((name) => ({ name })),
+      }),
+    );
+    return c.body(text, 200, { 'content-type': 'application/json; charset=utf-8' });
+  });
+}
+
+/** A certificate is a node's only while the ledger's record has its fingerprint. */
+function isMember(deps: ApiDeps, peer: PeerNode): boolean {
+  return deps.view.ledger.tables.node.get(peer.node)?.value.fingerprint === peer.fingerprint;
+}
+
+const nameOf = (who: Identity | null): string =>
+  who === null ? 'nobody' : who.kind === 'node' ? `node ${who.node}` : who.name;
+
+/** A page of another site, or of another port here, may not change anything with this browser's cookie. */
+async function sameSite(c: Context<Env>, next: () => Promise<void>): Promise<void> {
+  const site = c.req.header('sec-fetch-site');
+  if (c.req.method !== 'GET' && site !== undefined && site !== 'same-origin' && site !== 'none') {
+    throw new FlotillaError('forbidden', 'This request came from another site', {
+      hint: 'Make changes from the controller’s own page, or with an API token.',
+    });
+  }
+  await next();
+}
+
+/** `"7"`, `W/"7"` or `7`; null: none, or any. */
+function ifMatchOf(header: string | undefined): string | null {
+  const text = header?.trim() ?? '*';
+  return text === '*' ? null : text.replace(/^W\//, '').replace(/^"(.*)"$/, '$1');
+}
+
+function keyOf(header: string | undefined): string | null {
+  return header === undefined ? null : parse(idempotencyKeySchema, header, 'The header Idempotency-Key');
+}
+
+const paramsForLog = (params: unknown): Record<string, unknown> =>
+  params === undefined ? {} : { params: params };
+
+/** @throws FlotillaError `bad-input`, `unknown-field` */
+function refuseInvalid(result: {
+  success: boolean;
+  target?: string;
+  error?: { readonly issues: readonly z.core.$ZodIssue[] };
+}): undefined {
+  if (result.success || result.error === undefined) return undefined;
+  const where = { json: 'The body', query: 'The query', param: 'The path', header: 'The headers' }[
+    result.target ?? 'json'
+  ];
+  throw inputRefused(result.error.issues, where ?? 'The request');
+}
+
+function badRequest(error: HTTPException): FlotillaError {
+  const text = error.message === '' ? `status ${error.status}` : error.message;
+  return new FlotillaError('bad-input', `The request was refused: ${text}`, {
+    hint: `Send well-formed JSON with content-type application/json; see ${apiRoot}/openapi.json.`,
+  });
+}

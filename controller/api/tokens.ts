@@ -1,0 +1,84 @@
+import { certificateSha256 } from '../../agent/pki/certificates.js';
+import { apiTokenText, joinTokenText, joinTtlMs, makeToken, tokensMax } from '../../agent/pki/tokens.js';
+import type { TokenRecord } from '../../core/domain/cluster.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
+import type { TokenView } from '../../core/wire/rest.js';
+import { Change, commit } from './commit.js';
+import type { ApiDeps, Reply, Some } from './context.js';
+import { idOf, notFound } from './lookup.js';
+import { nameFree } from './names.js';
+import { pageOfViews } from './page.js';
+
+const shown = ({ sha256: _, ...rest }: TokenRecord): TokenView => rest;
+
+export function tokenHandlers(deps: ApiDeps): Some<'tokenList' | 'tokenCreate' | 'tokenDelete'> {
+  const { view } = deps;
+  return {
+    async tokenList({ query }) {
+      view.freshness();
+      const tokens = [...view.ledger.tables.token.values()].map((k) => shown(k.value));
+      tokens.sort((a, b) => (sortKey(a) < sortKey(b) ? -1 : 1));
+      return pageOfViews(view, tokens, query, sortKey);
+    },
+    async tokenCreate({ body }) {
+      view.freshness();
+      return commit(deps, `Token "${body.name}"`, async () => {
+        if (view.ledger.tables.token.size >= tokensMax) {
+          throw new FlotillaError('ledger-full', `There are ${tokensMax} tokens already`, {
+            hint: 'Delete those that are no longer used: flotilla token list.',
+          });
+        }
+        await nameFree(deps, 'token', body.name);
+        const join = body.kind === 'join';
+        if (!join && body.uses !== undefined && body.uses !== null) {
+          throw new FlotillaError('bad-input', `Token "${body.name}": uses of API tokens are not counted`, {
+            hint: 'Give it a time to live instead: ttlS.',
+          });
+        }
+        const ttlMs =
+          body.ttlS === undefined ? (join ? joinTtlMs : null) : body.ttlS === null ? null : body.ttlS * 1000;
+        const uses = join ? (body.uses === undefined ? 1 : body.uses) : null;
+        const { record, secret, writes } = makeToken(
+          { kind: body.kind, name: body.name, ttlMs, uses },
+          deps.clock.wallMs(),
+        );
+        const token = join ? joinText(record.id, secret) : apiTokenText({ id: record.id, secret });
+        const change = new Change()
+          .at(kinds.token.key(record.id), null)
+          .at(unique.name('token', record.name), null);
+        for (const w of writes) change.write(w);
+        return { change, answer: (): Reply<'tokenCreate'> => ({ body: { ...shown(record), token } }) };
+      });
+    },
+    async tokenDelete({ params }) {
+      const id = await idOf(view, 'token', params.token);
+      return commit(deps, `Token "${params.token}"`, async () => {
+        await view.ledger.refresh('token');
+        const kept = view.ledger.tables.token.get(id);
+        if (kept === undefined) throw notFound('token', params.token);
+        const change = new Change()
+          .at(kinds.token.key(id), kept)
+          .del(kinds.token.key(id))
+          .del(unique.name('token', kept.value.name));
+        return { change, answer: (): Reply<'tokenDelete'> => ({ body: null }) };
+      });
+    },
+  };
+
+  /** A join token says where to knock and whom to trust there. */
+  function joinText(id: string, secret: string): string {
+    const { meta, tables } = view.ledger;
+    const nodes = view.list('node').map((c) => c.view);
+    const node = nodes.find((n) => n.presence === 'here') ?? nodes[0];
+    const address = node === undefined ? undefined : tables.node.get(node.id)?.value.addresses[0];
+    if (meta === null || address === undefined) {
+      throw new FlotillaError('ledger-unavailable', 'The cluster record and its nodes are not known yet', {
+        hint: 'Try again in a moment.',
+      });
+    }
+    return joinTokenText({ address, port: null, id, secret, caSha256: certificateSha256(meta.ca) });
+  }
+}
+
+const sortKey = (t: TokenView): string => t.name.normalize('NFC').toLocaleLowerCase('en');

@@ -1,0 +1,141 @@
+import { Agent, request } from 'node:https';
+import type { IncomingMessage } from 'node:http';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { z } from 'zod';
+import { clientTlsOptions, type TlsMaterial } from '../../agent/pki/tls.js';
+import { errorFromRecord, FlotillaError } from '../../core/domain/error.js';
+import { errorRecordSchema } from '../../core/domain/op.js';
+
+/** Streams an image's bytes to the node that keeps it. */
+export interface AgentUploads {
+  /** Bytes the node has: where to go on. */
+  offset(node: AgentAddress, imageId: string, signal: AbortSignal): Promise<number>;
+  /**
+   * Appends the body at `offset`.
+   *
+   * @returns the new offset
+   * @throws FlotillaError of the node (`offset-mismatch`, `no-space`, `too-large`), `node-unreachable`
+   */
+  append(
+    node: AgentAddress,
+    imageId: string,
+    o: {
+      offset: number;
+      body: ReadableStream<Uint8Array> | null;
+      length: string | undefined;
+      signal: AbortSignal;
+    },
+  ): Promise<number>;
+}
+
+export interface AgentAddress {
+  readonly id: string;
+  readonly address: string;
+}
+
+/** A node that says nothing for so long is given up, ms: its disk may be slow, its network gone. */
+const idleMs = 60_000;
+/** An answer of the agent is a line. */
+const answerBytesMax = 64 * 1024;
+
+const answerSchema = z.union([
+  z.object({ offset: z.number().int().nonnegative() }),
+  z.object({ error: errorRecordSchema }),
+  errorRecordSchema.transform((error) => ({ error })),
+]);
+
+/** Uploads over mutual TLS to the agents' HTTPS servers. Nothing is held here: a slow side slows the other. */
+export class HttpsUploads implements AgentUploads {
+  private readonly agent: Agent;
+  private readonly port: number;
+  /** Asked at each call: certificates are renewed. */
+  private readonly tls: () => TlsMaterial;
+
+  constructor(o: { tls: () => TlsMaterial; port: number }) {
+    this.port = o.port;
+    this.tls = o.tls;
+    this.agent = new Agent({ keepAlive: true, maxSockets: 16 });
+  }
+
+  async offset(node: AgentAddress, imageId: string, signal: AbortSignal): Promise<number> {
+    return this.call(node, { method: 'GET', path: `/v1/images/${imageId}/offset`, signal }, null);
+  }
+
+  async append(
+    node: AgentAddress,
+    imageId: string,
+    o: {
+      offset: number;
+      body: ReadableStream<Uint8Array> | null;
+      length: string | undefined;
+      signal: AbortSignal;
+    },
+  ): Promise<number> {
+    const headers = {
+      'content-type': 'application/octet-stream',
+      ...(o.length === undefined ? {} : { 'content-length': o.length }),
+    };
+    const path = `/v1/images/${imageId}/content?offset=${o.offset}`;
+    return this.call(node, { method: 'PUT', path, headers, signal: o.signal }, o.body);
+  }
+
+  close(): void {
+    this.agent.destroy();
+  }
+
+  private async call(
+    node: AgentAddress,
+    o: { method: string; path: string; headers?: Record<string, string>; signal: AbortSignal },
+    body: ReadableStream<Uint8Array> | null,
+  ): Promise<number> {
+    const unreachable = (cause: unknown): FlotillaError =>
+      new FlotillaError('node-unreachable', `Node ${node.id} does not take the upload`, {
+        hint: 'What came so far is kept. Look whether its agent runs, then send the rest.',
+        cause,
+      });
+    let resolve!: (res: IncomingMessage) => void;
+    let reject!: (e: unknown) => void;
+    const promise = new Promise<IncomingMessage>((yes, no) => {
+      resolve = yes;
+      reject = no;
+    });
+    const req = request(
+      {
+        host: node.address,
+        port: this.port,
+        // The certificate must be that node's, whatever answers at its address.
+        servername: node.id,
+        agent: this.agent,
+        timeout: idleMs,
+        ...clientTlsOptions(this.tls()),
+        ...o,
+      },
+      resolve,
+    );
+    req.on('error', (cause) => reject(unreachable(cause)));
+    req.on('timeout', () => req.destroy(new Error(`no word for ${idleMs / 1000} s`)));
+    if (body === null) req.end();
+    // The node may answer before it has read all (a refusal): then the rest is not sent.
+    else
+      void pipeline(Readable.fromWeb(body as never), req).catch((cause: unknown) =>
+        reject(unreachable(cause)),
+      );
+    const res = await promise;
+    const answer = answerSchema.safeParse(await readJson(res).catch(() => null));
+    if (!answer.success) throw unreachable(new Error(`it answered with status ${res.statusCode}`));
+    if ('error' in answer.data) throw errorFromRecord(answer.data.error);
+    return answer.data.offset;
+  }
+}
+
+async function readJson(res: IncomingMessage): Promise<unknown> {
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of res) {
+    bytes += (part as Buffer).length;
+    if (bytes > answerBytesMax) throw new Error('the answer is too long');
+    parts.push(part as Buffer);
+  }
+  return JSON.parse(Buffer.concat(parts).toString('utf8'));
+}

@@ -1,0 +1,150 @@
+import { formatSize } from '../core/domain/units.js';
+import type {
+  ClusterView,
+  Concern,
+  Freshness,
+  NodeView,
+  OpView,
+  PoolView,
+  VmRow,
+} from '../core/wire/rest.js';
+import type { ClusterMeta } from '../core/domain/cluster.js';
+
+/** What the summary is made of. */
+export interface SummaryParts {
+  readonly meta: ClusterMeta | null;
+  readonly freshness: Freshness;
+  readonly nodes: readonly NodeView[];
+  readonly vms: readonly VmRow[];
+  readonly pools: readonly PoolView[];
+  readonly ops: readonly OpView[];
+  readonly images: number;
+  readonly unreadable: ReadonlyMap<string, string>;
+  readonly refused: Readonly<Record<string, number>>;
+  readonly version: string;
+}
+
+/** More VMs than this of one node with one complaint are told in one line. */
+const groupAbove = 3;
+
+/** Is all well? The whole cluster folded to a sentence, what wants a hand, and what is left of it. */
+export function summary(p: SummaryParts): ClusterView {
+  const concerns = concernsOf(p);
+  const here = p.nodes.filter((n) => n.presence === 'here' || n.presence === 'suspect').length;
+  const running = p.vms.filter((v) => v.phase === 'running').length;
+  const opsOpen = p.ops.filter((o) => o.state === 'queued' || o.state === 'running').length;
+  const well = concerns.length === 0;
+  return {
+    ...p.freshness,
+    meta:
+      p.meta === null
+        ? null
+        : {
+            schema: p.meta.schema,
+            id: p.meta.id,
+            name: p.meta.name,
+            epoch: p.meta.epoch,
+            foundedMs: p.meta.foundedMs,
+            founder: p.meta.founder,
+          },
+    sentence: sentenceOf(p, here, running, concerns),
+    well,
+    concerns,
+    counts: {
+      nodes: p.nodes.length,
+      nodesHere: here,
+      vms: p.vms.length,
+      vmsRunning: running,
+      images: p.images,
+      opsOpen,
+      unreadable: p.unreadable.size,
+    },
+    capacity: capacityOf(p),
+    unreadable: [...p.unreadable].slice(0, 100).map(([key, text]) => ({ key, text })),
+    refused: { ...p.refused },
+    version: p.version,
+  };
+}
+
+const some = (n: number, one: string, many = `${one}s`): string => `${n} ${n === 1 ? one : many}`;
+
+function sentenceOf(p: SummaryParts, here: number, running: number, concerns: readonly Concern[]): string {
+  const nodes =
+    here === p.nodes.length ? some(here, 'node') : `${here} of ${some(p.nodes.length, 'node')} here`;
+  const vms = p.vms.length === 0 ? 'no VMs yet' : `${some(p.vms.length, 'VM')}, ${running} running`;
+  const worst = concerns.find((c) => c.level === 'error') ?? concerns[0];
+  if (worst === undefined) return `All is well: ${nodes}, ${vms}.`;
+  const more = concerns.length > 1 ? ` (and ${some(concerns.length - 1, 'more thing')} to look at)` : '';
+  return `${nodes}, ${vms}. ${worst.subject}: ${worst.text}${more}.`;
+}
+
+function concernsOf(p: SummaryParts): Concern[] {
+  const out: Concern[] = [];
+  const say = (level: Concern['level'], subject: string, text: string): void => {
+    out.push({ level, subject, text });
+  };
+  if (p.freshness.ledger === 'stale')
+    say('error', 'ledger', 'it cannot be read now; what is shown is old, and nothing can be changed');
+  if (p.unreadable.size > 0)
+    say('error', 'ledger', `${some(p.unreadable.size, 'record')} cannot be read: nothing is done with them`);
+  for (const n of p.nodes) {
+    for (const text of n.problems) say(levelOf(n), `node ${n.id}`, text);
+    if (n.record.desired !== 'active') say('warning', `node ${n.id}`, `is set to ${n.record.desired}`);
+  }
+  concernsOfVms(p.vms, say);
+  for (const pool of p.pools) {
+    for (const u of pool.use) {
+      const share = u.totalBytes > 0 ? u.freeBytes / u.totalBytes : 1;
+      if (!u.ok) say('error', `pool ${pool.name}`, `on ${u.node}: ${u.text}`);
+      else if (share * 100 < pool.reservePct)
+        say('warning', `pool ${pool.name}`, `on ${u.node} only ${formatSize(u.freeBytes)} are free`);
+    }
+  }
+  return out.sort((a, b) => (a.level === b.level ? 0 : a.level === 'error' ? -1 : 1));
+}
+
+const levelOf = (n: NodeView): Concern['level'] =>
+  n.presence === 'silent' || n.presence === 'never-heard' ? 'error' : 'warning';
+
+function concernsOfVms(
+  vms: readonly VmRow[],
+  say: (l: Concern['level'], s: string, t: string) => void,
+): void {
+  const unknown = new Map<string, VmRow[]>();
+  for (const v of vms) {
+    if (v.phase === 'crashed' || v.phase === 'failed')
+      say('error', `VM ${v.name}`, v.reason === '' ? `it ${v.phase}` : `${v.phase}: ${v.reason}`);
+    else if (v.phase === 'unknown') {
+      const at = `${v.node ?? ''}\u0000${v.reason}`;
+      unknown.set(at, [...(unknown.get(at) ?? []), v]);
+    } else if (v.error !== null) say('warning', `VM ${v.name}`, v.error.message);
+  }
+  for (const group of unknown.values()) {
+    const first = group[0] as VmRow;
+    if (group.length > groupAbove)
+      say('warning', `${group.length} VMs`, `nobody knows how they are: ${first.reason}`);
+    else for (const v of group) say('warning', `VM ${v.name}`, `nobody knows how it is: ${v.reason}`);
+  }
+}
+
+function capacityOf(p: SummaryParts): ClusterView['capacity'] {
+  const sum = { memoryBytes: 0, memoryUsedBytes: 0, cpus: 0, cpusCommitted: 0, memoryCommittedBytes: 0 };
+  for (const n of p.nodes) {
+    sum.cpus += n.state?.cpus ?? 0;
+    sum.memoryBytes += n.state?.memoryBytes ?? 0;
+    sum.memoryUsedBytes += n.state?.memoryUsedBytes ?? 0;
+    sum.cpusCommitted += n.committedCpus;
+    sum.memoryCommittedBytes += n.committedMemoryMiB * 1024 * 1024;
+  }
+  let poolBytes = 0;
+  let poolFreeBytes = 0;
+  for (const pool of p.pools) {
+    // A shared pool is one directory, whoever tells of it.
+    const uses = pool.kind === 'shared' ? pool.use.slice(0, 1) : pool.use;
+    for (const u of uses) {
+      poolBytes += u.totalBytes;
+      poolFreeBytes += u.freeBytes;
+    }
+  }
+  return { ...sum, poolBytes, poolFreeBytes };
+}
