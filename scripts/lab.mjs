@@ -145,7 +145,7 @@ async function forward(port, target) {
 /** The shared root must not change under running nodes, so new programs go into each node's own layer. */
 async function push() {
   const dist = path.join(config.top, 'build/dist');
-  const files = existsSync(dist) ? readdirSync(dist).filter((name) => /\.mjs(\.map)?$/.test(name)) : [];
+  const files = existsSync(dist) ? readdirSync(dist).filter((name) => /\.mjs$/.test(name)) : [];
   if (files.length === 0) throw new LabError('there are no programs to push', 'run: npm run build');
   const archive = path.join(config.dir, 'push.tar');
   await run('tar', ['-C', dist, '--owner=0', '--group=0', '--mode=644', '-cf', archive, ...files]);

@@ -36,10 +36,7 @@ make_root() {
   install -d "$tmp/usr/lib/flotilla" "$tmp/etc/flotilla" "$tmp/srv/shared"
   install -d -m 0711 "$tmp/var/lib/flotilla"
   install -m 644 systemd/*.service "$tmp/usr/lib/systemd/system/"
-  for p in "${programs[@]}"; do
-    install -m 644 "$p" "$tmp/usr/lib/flotilla/"
-    [ ! -f "$p.map" ] || install -m 644 "$p.map" "$tmp/usr/lib/flotilla/"
-  done
+  [ ${#programs[@]} = 0 ] || install -m 644 "${programs[@]}" "$tmp/usr/lib/flotilla/"
   in_root systemctl -q enable "${ROOT_ENABLED[@]}"
   in_root systemctl -q mask "${ROOT_MASKED[@]}"
   mv "$tmp" "$root"

@@ -55,16 +55,17 @@ in_a_cluster() { in_node "$1" test -e $STATE/cluster.json; }
 found_cluster() {
   in_a_cluster n1 && return
   say "founding the cluster \"$CLUSTER\" on n1"
-  in_node n1 node $PROGRAM/flotilla-agent.mjs found --cluster "$CLUSTER" >"$LAB_DIR/found.json" \
+  # The answer has the token of the first user; the node keeps it in a file of root's.
+  in_node n1 node $PROGRAM/flotilla-agent.mjs found --cluster "$CLUSTER" >/dev/null \
     || fail 'n1 did not found a cluster' 'scripts/lab exec n1 journalctl -u flotilla-etcd -e'
-  # The answer has the token of the first user; it stays on the node, in a file of root's.
-  rm -f "$LAB_DIR/found.json"
 }
 
 join_node() {
   local node=$1
   # A token is a secret: it goes from node to node by a pipe, never as an argument.
-  in_node n1 node $PROGRAM/flotilla-agent.mjs token create | in_node "$node" node $PROGRAM/flotilla-agent.mjs join --token-file /dev/stdin >/dev/null
+  {
+    in_node n1 node $PROGRAM/flotilla-agent.mjs token create | in_node "$node" node $PROGRAM/flotilla-agent.mjs join
+  } >"$LAB_DIR/join.log" 2>&1
 }
 
 join_nodes() {
@@ -72,7 +73,10 @@ join_nodes() {
   for node in $(nodes | tail -n +2); do
     in_a_cluster "$node" && continue
     say "$node joins"
-    join_node "$node" || fail "$node did not join" "scripts/lab exec $node journalctl -u flotilla-agent -e"
+    join_node "$node" || {
+      tail -n 5 "$LAB_DIR/join.log" >&2
+      fail "$node did not join" "scripts/lab exec $node journalctl -u flotilla-agent -e"
+    }
   done
 }
 
