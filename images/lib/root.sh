@@ -16,7 +16,7 @@ PROGRAMS=(build/dist/flotilla-agent.mjs build/dist/flotilla-facts.mjs build/dist
 build_root() {
   local what=root base='' root p programs=()
   build_base
-  for p in "${PROGRAMS[@]}"; do [ ! -f "$p" ] || programs+=("$p"); done
+  for p in build/dist/*.mjs; do [ ! -f "$p" ] || programs+=("$p"); done
   root=$BUILD/root-$({ echo "$base"; hash_of images/rootfs systemd "${programs[@]}"; declare -f make_root; echo "${ROOT_ENABLED[*]} ${ROOT_DISABLED[*]} ${ROOT_MASKED[*]}"; } | short_hash)
   [ -d "$root" ] || locked root make_root
   ln -sfn "$(basename "$root")" "$BUILD/root"
@@ -24,7 +24,7 @@ build_root() {
 }
 
 make_root() {
-  local p tmp=$BUILD/.new-root.$$
+  local tmp=$BUILD/.new-root.$$
   [ ! -d "$root" ] || return 0
   rm -rf "$BUILD"/.new-root.*
   cp -al "$base" "$tmp"
@@ -40,7 +40,7 @@ make_root() {
   in_root systemctl -q enable "${ROOT_ENABLED[@]}"
   in_root systemctl -q mask "${ROOT_MASKED[@]}"
   mv "$tmp" "$root"
-  say "ready with ${#programs[@]} of ${#PROGRAMS[@]} programs"
+  say "ready with ${#programs[@]} programs"
 }
 
 # systemctl in a root that does not run complains about /proc; it is right, and it does not matter.
