@@ -64,6 +64,9 @@ export class AgentLoop {
 
   private readonly memory = new Map<string, VmMemory>();
   private readonly busy = new Map<string, VmStep>();
+  /** The pass during which the last step of a VM ended: what that pass observed may be older than the step. */
+  private readonly endedIn = new Map<string, number>();
+  private passes = 0;
   private readonly makes = new Map<string, AbortController>();
   /** Ops whose verdict is being written. */
   private readonly writing = new Set<string>();
@@ -172,6 +175,7 @@ export class AgentLoop {
   /** One pass. @returns ms after which to come again */
   private async pass(): Promise<number> {
     const { env } = this;
+    this.passes++;
     await Promise.all([this.observeLedger(), this.observeDomains()]);
     const now = env.clock.nowMs();
     const s = this.snapshot;
@@ -225,7 +229,15 @@ export class AgentLoop {
   }
 
   private forgetVm(id: string): void {
-    for (const map of [this.memory, this.highest, this.last, this.stats, this.said, this.decisions])
+    for (const map of [
+      this.memory,
+      this.endedIn,
+      this.highest,
+      this.last,
+      this.stats,
+      this.said,
+      this.decisions,
+    ])
       map.delete(id);
     this.env.radio.unsay('vm', id);
   }
@@ -269,7 +281,7 @@ export class AgentLoop {
     }
     const subject: Subject = { id, spec, own, domain, snapshot: s };
     for (const disk of d.make) this.make(disk, subject, view);
-    if (this.busy.has(id)) return idlePassMs;
+    if (this.busy.has(id) || this.endedIn.get(id) === this.passes) return idlePassMs;
     if (view.live) for (const k of unfinished) this.verdict(k, view, d);
     // Files are not removed under the hands of whoever makes them: the making ends first.
     const making = view.disks.filter((x) => this.makes.has(x.id));
@@ -340,6 +352,7 @@ export class AgentLoop {
         await this.failed(step, s, view, e);
       } finally {
         this.busy.delete(id);
+        this.endedIn.set(id, this.passes);
         this.domains.forget(id);
         this.wake();
       }

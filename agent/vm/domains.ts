@@ -23,6 +23,8 @@ const xmlAgeMsMax = 60_000;
 /** What libvirt has on this node: one cheap call a pass, and the XML of a domain only when something changed. */
 export class Domains {
   private readonly xml = new Map<string, Cached>();
+  /** Rises with each forgetting: a text asked for before it is not kept after it. */
+  private forgotten = 0;
   private readonly hypervisor: Hypervisor;
   private readonly clock: Clock;
 
@@ -33,6 +35,7 @@ export class Domains {
 
   /** Forgets what was read of a domain, or of all. */
   forget(uuid?: string): void {
+    this.forgotten++;
     if (uuid === undefined) this.xml.clear();
     else this.xml.delete(uuid);
   }
@@ -71,8 +74,9 @@ export class Domains {
     const now = this.clock.nowMs();
     const c = this.xml.get(uuid);
     if (c?.epoch === epoch && now - c.readMs < xmlAgeMsMax) return c.facts;
+    const { forgotten } = this;
     const facts = parseDomain(await this.hypervisor.xml(uuid));
-    this.xml.set(uuid, { epoch, readMs: now, facts });
+    if (forgotten === this.forgotten) this.xml.set(uuid, { epoch, readMs: now, facts });
     return facts;
   }
 }

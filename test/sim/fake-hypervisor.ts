@@ -40,6 +40,10 @@ export class FakeHost {
   reboots = 0;
   /** False: libvirtd does not answer. */
   up = true;
+  /** An answer to a look is so old when it arrives, ms; an act takes effect after so long. */
+  lookMs = 20;
+  actMs = 7;
+  readonly wait = (ms: number): Promise<void> => this.#clock.sleep(ms);
   readonly #clock: Clock;
   #nextId = 1;
   readonly #readers = new Set<(e: HostEvent) => void>();
@@ -123,23 +127,32 @@ export class FakeHost {
 
 /** One agent's connection to a {@link FakeHost}. */
 export function fakeHypervisor(host: FakeHost): Hypervisor {
-  const answer = <T>(act: () => T): Promise<T> =>
-    Promise.resolve().then(() => {
-      if (!host.up) throw new LibvirtError('no daemon', { code: 'disconnected', outcome: 'not-sent' });
-      return act();
-    });
+  const call = <T>(act: () => T): T => {
+    if (!host.up) throw new LibvirtError('no daemon', { code: 'disconnected', outcome: 'not-sent' });
+    return act();
+  };
+  /** What is seen is as old as its way back. */
+  const look = async <T>(see: () => T): Promise<T> => {
+    const seen = call(see);
+    await host.wait(host.lookMs);
+    return seen;
+  };
+  const answer = async <T>(act: () => T): Promise<T> => {
+    await host.wait(host.actMs);
+    return call(act);
+  };
   const known: Partial<Hypervisor> = {
     connected: true,
     facts: () =>
-      answer(
+      look(
         () =>
           ({ qemuVersion: '10.0.0', libvirtVersion: '11.3.0' }) as Awaited<ReturnType<Hypervisor['facts']>>,
       ),
     list: () =>
-      answer(() => [...host.domains].map(([uuid, d]) => ({ uuid, name: uuid, id: d.id, active: d.active }))),
-    state: (d) => answer(() => host.get(d).state),
+      look(() => [...host.domains].map(([uuid, d]) => ({ uuid, name: uuid, id: d.id, active: d.active }))),
+    state: (d) => look(() => host.get(d).state),
     stats: () =>
-      answer(() =>
+      look(() =>
         [...host.domains].map(([uuid, d]): DomainStats => ({
           uuid,
           name: uuid,
@@ -149,7 +162,7 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
         })),
       ),
     xml: (d) =>
-      answer(() => {
+      look(() => {
         const dom = host.get(d);
         const text = dom.xml.replaceAll('"', "'");
         return dom.agent
