@@ -477,7 +477,11 @@ export class RpcConnection {
     this.#inFlight.clear();
     for (const pending of sent) this.#drop(pending, error, 'unknown');
     for (const pending of waiting) this.#drop(pending, error, 'not-sent');
-    for (const stream of this.#streams.values()) stream.failed(error);
+    for (const stream of this.#streams.values()) {
+      // closed by ourselves is no error that a reader without a handler should die of
+      if (error.code === 'closed') stream.destroy();
+      else stream.failed(error);
+    }
     this.#streams.clear();
     this.#socket?.destroy();
     this.#options.onClose?.(error);

@@ -434,7 +434,11 @@ await t.test('a real guest: agent, filesystems, addresses, balloon', async (t) =
     (e) => e.uuid === guest.uuid && e.state === 'connected',
     0,
     BOOT_MS,
-  );
+  ).catch(async (cause: unknown) => {
+    throw new Error(`the guest got this far: ${await n1.exec('tail', '-c', '2000', '/tmp/debian.log')}`, {
+      cause,
+    });
+  });
   t.equal(up.reason, 'channel');
   t.match(await h1.agent(guest.uuid, 'guest-info'), { version: String, supported_commands: Array });
   await fails('agent-failed', h1.agent(guest.uuid, 'guest-no-such-command'));

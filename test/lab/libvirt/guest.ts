@@ -98,7 +98,7 @@ export async function debianGuest(daemon: LabDaemon, name: string): Promise<{ uu
   <uuid>${uuid}</uuid>
   <memory unit='MiB'>512</memory>
   <currentMemory unit='MiB'>512</currentMemory>
-  <vcpu>2</vcpu>
+  <vcpu>1</vcpu>
   <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os>
   <features><acpi/></features>
   <cpu mode='custom' match='exact'><model>qemu64</model></cpu>
@@ -106,7 +106,7 @@ export async function debianGuest(daemon: LabDaemon, name: string): Promise<{ uu
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='unsafe'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>
     <interface type='user'><model type='virtio'/></interface>
-    <serial type='pty'><target port='0'/></serial>
+    <serial type='pty'><log file='/tmp/${name}.log' append='on'/><target port='0'/></serial>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <memballoon model='virtio'><stats period='1'/></memballoon>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
