@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { FlotillaError } from '../../core/domain/error.js';
 import { imageSchema, type Image } from '../../core/domain/image.js';
 import { formatHeader, virtualSizeHeader } from './http.js';
-import type { FetchedImage, FetchImage } from './volumes.js';
+import type { FetchedImage, FetchImage } from './catalogue.js';
 
 /** A peer that sends nothing for so long is away, ms. */
 const stallMs = 20_000;
