@@ -17,17 +17,17 @@ header .end { margin-left: auto; display: flex; gap: 1rem; align-items: baseline
 h1 { font-size: 1.25rem; margin: 0; }
 h2 { font-size: 1.05rem; margin: 1.75rem 0 .5rem; }
 a { color: var(--link); }
-.quiet, caption { color: var(--quiet); font-size: .9rem; }
+p.quiet { margin: .25rem 0 .5rem; }
+.quiet { color: var(--quiet); font-size: .9rem; }
 .ok { color: var(--ok); } .warn { color: var(--warn); } .bad { color: var(--bad); }
 .verdict { margin: 1rem 0 0; padding: .75rem 1rem; border-left: .4rem solid; border-radius: .25rem; }
 .verdict p { margin: 0; font-size: 1.1rem; font-weight: 600; }
 .verdict ul { margin: .5rem 0 0; padding-left: 1.2rem; color: var(--ink); }
 .verdict.ok { background: var(--okback); } .verdict.warn { background: var(--warnback); } .verdict.bad { background: var(--badback); }
 table { border-collapse: collapse; width: 100%; font-size: .95rem; }
-caption { text-align: left; padding-bottom: .25rem; }
 th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-thead th { color: var(--quiet); font-weight: 600; font-size: .85rem; }
-td.n { font-variant-numeric: tabular-nums; }
+thead th { color: var(--quiet); font-weight: 600; font-size: .85rem; white-space: nowrap; }
+td.n { font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 .wide { overflow-x: auto; } .wide table { width: auto; } .wide th, .wide td { padding-right: 1rem; white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; margin: 0; font-size: .95rem; }
 dt { color: var(--quiet); } dd { margin: 0; }
@@ -40,7 +40,7 @@ header button { padding: 0; border: 0; background: none; color: var(--link); tex
 code { font-size: .9em; }
 @media (max-width: 44rem) {
   table.cards thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  table.cards, table.cards tbody, table.cards caption { display: block; }
+  table.cards, table.cards tbody { display: block; }
   table.cards tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
   table.cards th, table.cards td { display: block; border: 0; padding: 0; }
   table.cards td::before { content: attr(data-label) ": "; color: var(--quiet); }

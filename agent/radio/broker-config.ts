@@ -40,7 +40,7 @@ sys_interval 0
 log_type error
 log_type warning
 log_dest stderr
-${o.logFile === undefined ? '' : `log_dest file ${o.logFile}\n`}`;
+${o.logFile === null ? '' : `log_dest file ${o.logFile}\n`}`;
 }
 
 /** Who may say what: every node below its own id only.  */

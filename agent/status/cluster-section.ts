@@ -120,11 +120,11 @@ export function matrixSection(v: StatusView): Part {
       ${untold}`;
   }
   return html`<h2>Who hears whom</h2>
+    <p class="quiet">
+      Each line is a listener; the time is the age of the last beat it had when it last told.
+    </p>
     <div class="wide" role="region" aria-label="Who hears whom" tabindex="0">
       <table>
-        <caption>
-          Each line is a listener; the time is the age of the last beat it had when it last told.
-        </caption>
         <thead>
           <tr>
             <th scope="col">listens</th>

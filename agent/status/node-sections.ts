@@ -29,6 +29,9 @@ const phaseLevel: Readonly<Record<VmPhase, string>> = {
   unknown: 'warn',
 };
 
+/** Phases in which the VM's machine is there. */
+const lives: ReadonlySet<VmPhase> = new Set<VmPhase>(['running', 'paused', 'stopping']);
+
 export function vmsSection(v: StatusView): Part {
   const lines = [...(ownLines(v)?.vms.values() ?? [])].sort((a, b) =>
     a.state.name.localeCompare(b.state.name),
@@ -58,7 +61,7 @@ export function vmsSection(v: StatusView): Part {
 }
 
 function vmRow(v: StatusView, s: VmState): Part {
-  const since = s.upSinceMs === null ? '' : `, up ${duration(v.wallMs - s.upSinceMs)}`;
+  const since = s.upSinceMs === null || !lives.has(s.phase) ? '' : `, up ${duration(v.wallMs - s.upSinceMs)}`;
   const why = s.error?.message ?? s.reason;
   const pending =
     s.pendingRestart.length === 0
@@ -70,7 +73,7 @@ function vmRow(v: StatusView, s: VmState): Part {
     <th scope="row">${s.name}</th>
     ${cell('State', html`<span class="${phaseLevel[s.phase]}">${s.phase}</span>${since}${why === '' ? '' : html`<br />${why}`}${pending}`)}
     ${cell('Addresses', s.addresses.join(', '))}
-    ${cell('CPU', st === null ? '' : `${Math.round(st.cpuPct)} %`, 'n')}
+    ${cell('CPU', st === null ? '' : percent(st.cpuPct, 100), 'n')}
     ${cell('Memory', st === null ? '' : `${memory(st.memoryUsedBytes)} of ${memory(st.memoryBytes)}`, 'n')}
     ${cell('Disk read, write', st === null ? '' : rate(st.diskReadBps, st.diskWriteBps), 'n')}
     ${cell('Network in, out', st === null ? '' : rate(st.netRxBps, st.netTxBps), 'n')}
@@ -164,9 +167,9 @@ export function aboutSection(v: StatusView): Part {
       ${row('NICs', f === null || f.nics.length === 0 ? '' : lines(f.nics.map(nicText)))}
       ${row('System', f === null ? '' : `${f.os}, kernel ${f.kernel}`)}
       ${row('Versions', `Flotilla ${v.version}${s?.qemu ? `, QEMU ${s.qemu}` : ''}${s?.libvirt ? `, libvirt ${s.libvirt}` : ''}`)}
-      ${row('Up since', s ? moment(s.upSinceMs) : '')}
+      ${row('Booted', s ? moment(s.upSinceMs) : '')}
       ${row('Certificate', v.certificate === null ? '' : html`until ${moment(v.certificate.expiresMs)}, fingerprint <code>${v.certificate.fingerprint.slice(0, 16)}…</code>`)}
-      ${row('Agent', `since ${moment(v.agent.startedMs)}, ${memory(v.agent.rssBytes)} of memory, event loop late by ${Math.round(v.agent.lagSeconds * 1000)} ms at most`)}
+      ${row('Agent', `since ${moment(v.agent.startedMs)}, ${memory(v.agent.rssBytes)} of memory, event loop late by ${Math.round(v.agent.lagSeconds * 1000)} ms or less in 99 of 100 turns`)}
       ${row('Refused', refused.length === 0 ? 'nothing since the agent started' : refused.map(([kind, n]) => `${n} ${kind}`).join(', '))}
     </dl>
     ${f === null ? html`<p class="quiet">Facts about the hardware are being collected.</p>` : ''}`;

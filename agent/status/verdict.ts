@@ -41,7 +41,9 @@ function sentence(v: StatusView, level: Level, needs: number): string {
   if (level === 'ok') {
     const others = v.heard.length - 1;
     const hears =
-      others > 0 ? `hears ${others === 1 ? 'the other node' : `all ${others} other nodes`}` : 'is alone';
+      others > 0
+        ? `hears ${others === 1 ? 'the other node' : others === 2 ? 'both other nodes' : `all ${others} other nodes`}`
+        : 'is alone';
     return `All is well: ${runs}, ${hears} and reaches the ledger.`;
   }
   return `${count(needs, 'thing needs', 'things need')} a hand; meanwhile ${runs}.`;

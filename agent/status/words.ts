@@ -1,3 +1,6 @@
+/** Number and unit stay on one line. */
+const gap = '\u00a0';
+
 /** Disks and traffic, decimal as on their labels: `12.3 GB`, three digits at most. */
 export const bytes = (n: number): string => scaled(n, 1000, ['B', 'kB', 'MB', 'GB', 'TB', 'PB']);
 
@@ -11,7 +14,7 @@ function scaled(n: number, step: number, units: readonly string[]): string {
     value /= step;
     unit += 1;
   }
-  return `${value >= 99.95 || unit === 0 ? Math.round(value) : value.toPrecision(value < 9.95 ? 2 : 3)} ${units[unit]}`;
+  return `${value >= 99.95 || unit === 0 ? Math.round(value) : value.toPrecision(value < 9.95 ? 2 : 3)}${gap}${units[unit]}`;
 }
 
 /** How long ago or for how long, in one or two units: `0.8 s`, `3 min`, `2 h 5 min`, `4 d`. */
@@ -31,7 +34,7 @@ export const moment = (wallMs: number): string =>
   `${new Date(wallMs).toISOString().slice(0, 19).replace('T', ' ')} UTC`;
 
 export const percent = (part: number, whole: number): string =>
-  whole > 0 ? `${Math.round((part / whole) * 100)} %` : '–';
+  whole > 0 ? `${Math.round((part / whole) * 100)}${gap}%` : '–';
 
 /** `1 VM`, `3 VMs`. */
 export const count = (n: number, one: string, many = `${one}s`): string => `${n} ${n === 1 ? one : many}`;
