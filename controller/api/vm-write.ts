@@ -56,6 +56,7 @@ export class VmWrites {
         });
       }
       await nameFree(deps, 'vm', input.name);
+      await this.macsFree(input.nics, ids.vm);
       const edit = createVm(ids.vm, input, await this.editContext(input.nics));
       const node = this.placeVm(input, edit);
       const made = edit.made.map((m) => placed(m, node));
@@ -117,6 +118,7 @@ export class VmWrites {
       );
       if (unique.name('vm', edit.spec.name) !== unique.name('vm', spec.value.name))
         await nameFree(deps, 'vm', edit.spec.name);
+      await this.macsFree(patch.addNics ?? [], id);
       this.checkOwnerHasRoom(own.value.owner, spec.value, edit, patch, diskKept);
       const op = newOp(deps, {
         id: ids.op,
@@ -262,6 +264,19 @@ export class VmWrites {
     });
   }
 
+  /** Says early and plainly that a MAC is taken; the transaction makes sure of it. */
+  private async macsFree(nics: VmCreate['nics'], vmId: string): Promise<void> {
+    for (const { mac } of nics) {
+      if (mac === undefined) continue;
+      const holder = await this.deps.ledger.get(unique.mac(mac));
+      if (holder === null || holder.value === vmId) continue;
+      const name = this.deps.view.ledger.tables.vmSpec.get(holder.value)?.value.name ?? holder.value;
+      throw new FlotillaError('address-taken', `The MAC ${mac} belongs to VM "${name}"`, {
+        hint: 'Choose another MAC, or leave it out to get a free one.',
+      });
+    }
+  }
+
   private ids(who: string, route: string, key: string | null): { op: string; vm: string; again: boolean } {
     const { chance } = this.deps;
     if (key === null) return { op: chance.uuid(), vm: chance.uuid(), again: false };
@@ -394,8 +409,9 @@ export class VmWrites {
 
   private addKeys(change: Change, edit: VmEdit, vmId: string): void {
     const t = this.deps.view.ledger.tables;
-    for (const key of edit.free) change.del(key);
-    for (const key of edit.take) change.take(key, vmId);
+    // What is given back and taken again in one edit just stays ours.
+    for (const key of edit.free) if (!edit.take.includes(key)) change.del(key);
+    for (const key of edit.take) if (!edit.free.includes(key)) change.take(key, vmId);
     const refer = (kind: 'image' | 'network' | 'pool', id: string): void => {
       const kept = t[kind].get(id);
       if (kept === undefined) throw notFound(kind, id);

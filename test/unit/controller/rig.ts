@@ -1,0 +1,409 @@
+import type { HeardNode, Log, Radio } from '../../../agent/env.js';
+import type { Ledger, Write } from '../../../agent/ledger/ledger.js';
+import { apiTokenText, makeToken } from '../../../agent/pki/tokens.js';
+import { controllerApp } from '../../../controller/api/app.js';
+import type { AgentUploads } from '../../../controller/api/uploads.js';
+import { EventLog } from '../../../controller/event-log.js';
+import { systemChance, systemClock as clock } from '../../../controller/system.js';
+import { View } from '../../../controller/view.js';
+import { FlotillaError } from '../../../core/domain/error.js';
+import type { Image } from '../../../core/domain/image.js';
+import type { NodeRecord, NodeState } from '../../../core/domain/node.js';
+import type { Op } from '../../../core/domain/op.js';
+import type { VmPhase, VmSpec, VmState } from '../../../core/domain/vm.js';
+import { ledger as kinds, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
+import { MemoryLedger } from '../../sim/memory-ledger.js';
+import { testCa } from './test-ca.js';
+
+export const GiB = 2 ** 30;
+
+/** What nodes are heard to say, set by the test. */
+export class FakeRadio implements Radio {
+  readonly nodes = new Map<string, { state: NodeState; vms: Map<string, VmState>; silentMs: number }>();
+  private readonly wakes = new Set<() => void>();
+
+  say(): void {
+    throw new Error('the controller only listens');
+  }
+  unsay(): void {
+    throw new Error('the controller only listens');
+  }
+  heard(): readonly HeardNode[] {
+    return [...this.nodes].map(([node, n]) => ({
+      node,
+      beatAgeMs: n.silentMs,
+      stateAgeMs: n.silentMs,
+      state: n.state,
+      vms: new Map([...n.vms].map(([id, state]) => [id, { ageMs: 5, state }])),
+      agentGone: false,
+      connected: true,
+      events: [],
+    }));
+  }
+  refused(): Readonly<Record<string, number>> {
+    return {};
+  }
+  onChange(wake: () => void): () => void {
+    this.wakes.add(wake);
+    return () => this.wakes.delete(wake);
+  }
+  setPeers(): void {
+    // The test says who is heard.
+  }
+  news(): void {
+    for (const w of this.wakes) w();
+  }
+}
+
+export function nodeRecord(id: string, i: number): NodeRecord {
+  return {
+    id,
+    addresses: [`10.0.0.${i + 1}`],
+    voter: true,
+    desired: 'active',
+    rack: null,
+    fingerprint: String(i).repeat(64).slice(0, 64),
+    joinedMs: 1,
+  };
+}
+
+export function nodeState(node: string, pools: NodeState['pools'] = []): NodeState {
+  return {
+    node,
+    boot: 'b',
+    seq: 1,
+    version: '0',
+    atMs: 1,
+    upSinceMs: 1,
+    accel: 'tcg',
+    qemu: null,
+    libvirt: null,
+    cpus: 8,
+    cpuUsedPct: 3,
+    memoryBytes: 16 * GiB,
+    memoryUsedBytes: GiB,
+    loadAvg1: 0,
+    pools,
+    health: [],
+    hears: {},
+    refused: {},
+    facts: null,
+  };
+}
+
+export function vmState(
+  spec: Pick<VmSpec, 'id' | 'name' | 'generation'>,
+  node: string,
+  phase: VmPhase,
+): VmState {
+  return {
+    vm: spec.id,
+    name: spec.name,
+    node,
+    boot: 'b',
+    seq: 1,
+    atMs: Date.now() + 1,
+    phase,
+    reason: '',
+    generation: spec.generation,
+    pendingRestart: [],
+    upSinceMs: null,
+    guestAgent: false,
+    addresses: [],
+    hostname: null,
+    filesystems: [],
+    stats: null,
+    consoles: { serial: null, vnc: null },
+    error: null,
+  };
+}
+
+/** Ends operations as agents do, without any machine. */
+export class FakeAgents {
+  /** Operations of these kinds are left as they are. */
+  readonly stuck = new Set<string>();
+  private readonly ledger: Ledger;
+  private readonly radio: FakeRadio;
+  private busy = false;
+  private again = false;
+  private ended = false;
+  private readonly unwatch: () => void;
+
+  constructor(ledger: Ledger, radio: FakeRadio) {
+    this.ledger = ledger;
+    this.radio = radio;
+    this.unwatch = ledger.watch(kinds.op.prefix, () => void this.look());
+  }
+
+  stop(): void {
+    this.ended = true;
+    this.unwatch();
+  }
+
+  async look(): Promise<void> {
+    if (this.busy) {
+      this.again = true;
+      return;
+    }
+    this.busy = true;
+    do {
+      this.again = false;
+      const { entries } = await this.ledger.list(kinds.op.prefix);
+      for (const e of entries) {
+        const op = kinds.op.schema.parse(JSON.parse(e.value));
+        if (op.state === 'queued' && !this.stuck.has(op.kind) && !this.ended) await this.act(op);
+      }
+    } while (this.again);
+    this.busy = false;
+  }
+
+  private async act(op: Op): Promise<void> {
+    if (op.subject.kind === 'image') await this.image(op);
+    else await this.vm(op);
+  }
+
+  private async image(op: Op): Promise<void> {
+    const key = kinds.image.key(op.subject.id);
+    const e = await this.ledger.get(key);
+    if (e === null) return;
+    const image = kinds.image.schema.parse(JSON.parse(e.value)) as Image;
+    const done = { ...op, state: 'done' as const, progress: 1, updatedMs: Date.now() };
+    const put = { put: kinds.op.key(op.id), value: writeRecord(kinds.op, done) };
+    if (op.kind === 'image.delete') {
+      await this.ledger.txn([], [{ del: key }, { del: unique.name('image', image.name) }, put]);
+      return;
+    }
+    const ready: Image = {
+      ...image,
+      state: 'ready',
+      sizeBytes: image.expectedBytes ?? GiB,
+      virtualSizeBytes: 2 * GiB,
+      error: null,
+    };
+    await this.ledger.txn([], [{ put: key, value: writeRecord(kinds.image, ready) }, put]);
+  }
+
+  private async vm(op: Op): Promise<void> {
+    const id = op.subject.id;
+    const [s, o] = await Promise.all([
+      this.ledger.get(kinds.vmSpec.key(id)),
+      this.ledger.get(kinds.vmOwn.key(id)),
+    ]);
+    if (s === null || o === null) return;
+    const spec = kinds.vmSpec.schema.parse(JSON.parse(s.value));
+    const own = kinds.vmOwn.schema.parse(JSON.parse(o.value));
+    const disks = (await this.ledger.list(kinds.disk.prefix)).entries
+      .map((e) => kinds.disk.schema.parse(JSON.parse(e.value)))
+      .filter((d) => d.vm === id);
+    const lines = this.radio.nodes.get(own.owner)?.vms;
+    const done = { ...op, state: 'done' as const, progress: 1, step: 'done', updatedMs: Date.now() };
+    const put = { put: kinds.op.key(op.id), value: writeRecord(kinds.op, done) };
+    if (op.kind === 'vm.delete') {
+      await this.ledger.txn(
+        [],
+        [
+          { del: kinds.vmSpec.key(id) },
+          { del: kinds.vmOwn.key(id) },
+          { del: unique.name('vm', spec.name) },
+          ...disks.map((d) => ({ del: kinds.disk.key(d.id) })),
+          ...spec.nics.map((n) => ({ del: unique.mac(n.mac) })),
+          ...spec.nics.flatMap((n) =>
+            n.address === null ? [] : [{ del: unique.address(n.network, n.address) }],
+          ),
+          put,
+        ],
+      );
+      lines?.delete(id);
+      this.radio.news();
+      return;
+    }
+    const writes = disks.flatMap((d): Write[] =>
+      d.state === 'deleting'
+        ? [{ del: kinds.disk.key(d.id) }]
+        : d.state === 'ready' && d.madeBytes === d.sizeBytes
+          ? []
+          : [
+              {
+                put: kinds.disk.key(d.id),
+                value: writeRecord(kinds.disk, { ...d, state: 'ready', madeBytes: d.sizeBytes }),
+              },
+            ],
+    );
+    await this.ledger.txn([], [...writes, put]);
+    lines?.set(id, vmState(spec, own.owner, spec.power));
+    this.radio.news();
+  }
+}
+
+/** Keeps uploads in memory. */
+export class FakeUploads implements AgentUploads {
+  readonly files = new Map<string, Buffer>();
+  /** Break off after so many bytes of the next piece. */
+  breakAfter: number | null = null;
+
+  async offset(_node: unknown, imageId: string): Promise<number> {
+    return this.files.get(imageId)?.length ?? 0;
+  }
+
+  async append(
+    _node: unknown,
+    imageId: string,
+    o: { offset: number; body: ReadableStream<Uint8Array> | null },
+  ): Promise<number> {
+    let file = this.files.get(imageId) ?? Buffer.alloc(0);
+    if (file.length !== o.offset)
+      throw new FlotillaError('offset-mismatch', 'not there', {
+        hint: 'ask',
+        details: { offset: file.length },
+      });
+    const limit = this.breakAfter;
+    this.breakAfter = null;
+    for await (const part of o.body ?? new ReadableStream<Uint8Array>()) {
+      file = Buffer.concat([file, part]);
+      this.files.set(imageId, file);
+      if (limit !== null && file.length >= limit)
+        throw new FlotillaError('node-unreachable', 'the wire was cut', { hint: 'again' });
+    }
+    this.files.set(imageId, file);
+    return file.length;
+  }
+}
+
+export interface Rig {
+  readonly memory: MemoryLedger;
+  readonly ledger: Ledger;
+  readonly radio: FakeRadio;
+  readonly agents: FakeAgents;
+  readonly uploads: FakeUploads;
+  readonly view: View;
+  readonly app: ReturnType<typeof controllerApp>;
+  readonly token: string;
+  readonly local: string;
+  /** Another controller on the same ledger. */
+  second(): { app: ReturnType<typeof controllerApp>; view: View };
+  call(
+    method: string,
+    path: string,
+    body?: unknown,
+    headers?: Record<string, string>,
+  ): Promise<{ status: number; body: never; headers: Headers }>;
+  stop(): void;
+}
+
+const quiet: Log = { info: () => undefined, warn: () => undefined, error: (t, f) => console.error(t, f) };
+
+/** A cluster of `nodes` with a `local` pool of 100 GiB each, an API token, and a controller. */
+export async function rig(nodes: readonly string[] = ['n1', 'n2', 'n3']): Promise<Rig> {
+  const memory = new MemoryLedger(clock);
+  memory.found(
+    {
+      schema: 1,
+      id: '00000000-0000-4000-8000-0000000000c1',
+      name: 'test',
+      epoch: 1,
+      ca: testCa,
+      foundedMs: 1,
+      founder: 'n1',
+    },
+    nodes.map(nodeRecord),
+  );
+  const local = '00000000-0000-4000-8000-00000000000a';
+  const ledger = memory.client('controller');
+  const { record, secret, writes } = makeToken({ kind: 'api', name: 'admin', ttlMs: null, uses: null }, 1);
+  await ledger.txn(
+    [],
+    [
+      ...writes,
+      {
+        put: kinds.pool.key(local),
+        value: writeRecord(kinds.pool, {
+          id: local,
+          name: 'local',
+          kind: 'local',
+          path: '/var/lib/flotilla/pools/local',
+          nodes: null,
+          reservePct: 5,
+        }),
+      },
+      { put: unique.name('pool', 'local'), value: local },
+      ...nodes.map((n) => ({
+        put: kinds.live.key(n),
+        value: JSON.stringify({ node: n, boot: 'b', version: '0' }),
+      })),
+    ],
+  );
+  const radio = new FakeRadio();
+  for (const n of nodes) {
+    const use = { pool: local, totalBytes: 100 * GiB, freeBytes: 80 * GiB, ok: true, text: '' };
+    radio.nodes.set(n, { state: nodeState(n, [use]), vms: new Map(), silentMs: 100 });
+  }
+  const uploads = new FakeUploads();
+  const stops: (() => void)[] = [];
+  const controller = (client: Ledger, boot: string) => {
+    const view = new View({ ledger: client, radio, clock, log: quiet, events: new EventLog(boot) });
+    view.start();
+    stops.push(() => view.stop());
+    const app = controllerApp({
+      view,
+      ledger: client,
+      clock,
+      chance: systemChance,
+      log: quiet,
+      uploads,
+      version: '0.0.0',
+      fingerprint: 'f'.repeat(64),
+    });
+    return { app, view };
+  };
+  const { app, view } = controller(ledger, 'boot1');
+  await view.ledger.refresh();
+  const agents = new FakeAgents(memory.client('agents'), radio);
+  const token = apiTokenText({ id: record.id, secret });
+  return {
+    memory,
+    ledger,
+    radio,
+    agents,
+    uploads,
+    view,
+    app,
+    token,
+    local,
+    second: () => controller(memory.client('controller2'), 'boot2'),
+    call: (method, path, body, headers = {}) => callApp(app, token, method, path, body, headers),
+    stop: () => {
+      agents.stop();
+      for (const s of stops) s();
+      memory.close();
+    },
+  };
+}
+
+/** One request, in process. */
+export async function callApp(
+  app: ReturnType<typeof controllerApp>,
+  token: string,
+  method: string,
+  path: string,
+  body?: unknown,
+  headers: Record<string, string> = {},
+): Promise<{ status: number; body: never; headers: Headers }> {
+  const raw = typeof body === 'string' || body instanceof Uint8Array;
+  const res = await app.request(
+    `https://c${path}`,
+    {
+      method,
+      headers: {
+        authorization: `Bearer ${token}`,
+        ...(body === undefined || raw ? {} : { 'content-type': 'application/json' }),
+        ...headers,
+      },
+      ...(body === undefined ? {} : { body: (raw ? body : JSON.stringify(body)) as string }),
+    },
+    { incoming: { socket: { remoteAddress: '127.0.0.1' } } } as never,
+  );
+  const text = await res.text();
+  let parsed: unknown = text;
+  if (res.headers.get('content-type')?.includes('json')) parsed = JSON.parse(text);
+  return { status: res.status, body: parsed as never, headers: res.headers };
+}
