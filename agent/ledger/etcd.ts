@@ -12,8 +12,8 @@ export const pageKeys = 500;
 /** A listing whose revision was compacted under it starts again, at most so often: compaction is hourly. */
 const listTries = 3;
 
-/** How long a list page may take, ms: a page can be 43 MB. */
-const pageDeadlineMs = 10_000;
+/** How long a page may go on coming once it has begun, ms: it can be 43 MB. */
+const pageBodyMs = 10_000;
 
 const int64 = z.string().regex(/^-?\d{1,20}$/);
 const headerSchema = z.object({ revision: int64.default('0') });
@@ -153,7 +153,7 @@ export class EtcdLedger implements Ledger {
         await this.gateway.call(
           '/v3/kv/range',
           { key: from, range_end, limit: String(pageKeys), ...(revision === undefined ? {} : { revision }) },
-          { kind: 'read', deadlineMs: Math.max(this.#deadlineMs ?? 0, pageDeadlineMs) },
+          { kind: 'read', bodyMs: pageBodyMs, ...this.#deadline() },
         ),
         `listing ${prefix}`,
       );
@@ -225,9 +225,10 @@ export class EtcdLedger implements Ledger {
   }
 
   #call(path: string, body: unknown, kind: 'read' | 'write'): Promise<unknown> {
-    return this.gateway.call(path, body, {
-      kind,
-      ...(this.#deadlineMs === undefined ? {} : { deadlineMs: this.#deadlineMs }),
-    });
+    return this.gateway.call(path, body, { kind, ...this.#deadline() });
+  }
+
+  #deadline(): { deadlineMs?: number } {
+    return this.#deadlineMs === undefined ? {} : { deadlineMs: this.#deadlineMs };
   }
 }

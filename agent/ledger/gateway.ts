@@ -59,6 +59,8 @@ export interface CallOptions {
   /** `read` (also: anything that may be done twice) is tried at each endpoint; `write` only until it was sent. */
   readonly kind: 'read' | 'write';
   readonly deadlineMs?: number;
+  /** Time for the rest of a long answer once it has begun, besides the deadline, ms. */
+  readonly bodyMs?: number;
   /** Only this endpoint: for questions about one member, which it answers without a leader too. */
   readonly endpoint?: string;
 }
@@ -171,7 +173,9 @@ export class Gateway {
       try {
         return await this.#attempt(endpoint, path, text, {
           connectMs: slice,
-          totalMs: o.kind === 'read' ? slice : leftMs,
+          // A write that was sent is waited for: nobody else may be asked then.
+          answerMs: o.kind === 'read' ? slice : leftMs,
+          totalMs: leftMs + (o.bodyMs ?? 0),
           leader: o.endpoint === undefined,
         });
       } catch (error) {
@@ -249,23 +253,28 @@ export class Gateway {
     endpoint: string,
     path: string,
     text: string,
-    o: { connectMs: number; totalMs: number; leader: boolean },
+    o: { connectMs: number; answerMs: number; totalMs: number; leader: boolean },
   ): Promise<unknown> {
     return new Promise((resolve, reject) => {
       let connected = false;
+      let answered = false;
       const headers = { 'Content-Length': Buffer.byteLength(text), ...(o.leader ? needsLeader : {}) };
       const req = this.#request(endpoint, path, this.#agent, headers);
       const fail = (message: string, cause?: unknown) => {
-        clearTimeout(connectTimer);
-        clearTimeout(totalTimer);
+        for (const timer of timers) clearTimeout(timer);
         req.destroy();
         const outcome: CallOutcome = connected ? 'unknown' : 'not-sent';
         reject(new AttemptError(`${endpoint}: ${message}`, { outcome, cause }));
       };
-      const connectTimer = setTimeout(() => {
-        if (!connected) fail(`no connection within ${Math.round(o.connectMs)} ms`);
-      }, o.connectMs);
-      const totalTimer = setTimeout(() => fail(`no answer within ${Math.round(o.totalMs)} ms`), o.totalMs);
+      const timers = [
+        setTimeout(() => {
+          if (!connected) fail(`no connection within ${Math.round(o.connectMs)} ms`);
+        }, o.connectMs),
+        setTimeout(() => {
+          if (!answered) fail(`no answer within ${Math.round(o.answerMs)} ms`);
+        }, o.answerMs),
+        setTimeout(() => fail(`no whole answer within ${Math.round(o.totalMs)} ms`), o.totalMs),
+      ];
       req.on('socket', (socket) => {
         if (this.#ready.has(socket)) connected = true;
         else {
@@ -278,6 +287,7 @@ export class Gateway {
       req.on('error', (cause) => fail(cause.message, cause));
       req.on('response', (res) => {
         connected = true;
+        answered = true;
         const chunks: Buffer[] = [];
         let size = 0;
         res.on('data', (chunk: Buffer) => {
@@ -290,8 +300,7 @@ export class Gateway {
           if (!res.complete) fail('answer cut off');
         });
         res.on('end', () => {
-          clearTimeout(connectTimer);
-          clearTimeout(totalTimer);
+          for (const timer of timers) clearTimeout(timer);
           try {
             resolve(readAnswer(endpoint, res.statusCode ?? 0, Buffer.concat(chunks).toString('utf8')));
           } catch (error) {

@@ -21,16 +21,18 @@ const lineMax = 8 * 2 ** 20;
  */
 export class Watcher {
   readonly #gateway: Gateway;
+  readonly #silenceMs: number;
   readonly #bells = new Map<string, Bell>();
 
-  constructor(gateway: Gateway) {
+  constructor(gateway: Gateway, o: { silenceMs?: number } = {}) {
     this.#gateway = gateway;
+    this.#silenceMs = o.silenceMs ?? silenceMsMax;
   }
 
   watch(prefix: string, wake: () => void): () => void {
     let bell = this.#bells.get(prefix);
     if (bell === undefined) {
-      bell = new Bell(this.#gateway, prefix);
+      bell = new Bell(this.#gateway, prefix, this.#silenceMs);
       this.#bells.set(prefix, bell);
       bell.start();
     }
@@ -56,11 +58,13 @@ class Bell {
   readonly listeners = new Set<() => void>();
   readonly #gateway: Gateway;
   readonly #prefix: string;
+  readonly #silenceMs: number;
   readonly #stop = new AbortController();
 
-  constructor(gateway: Gateway, prefix: string) {
+  constructor(gateway: Gateway, prefix: string, silenceMs: number) {
     this.#gateway = gateway;
     this.#prefix = prefix;
+    this.#silenceMs = silenceMs;
   }
 
   start(): void {
@@ -98,7 +102,7 @@ class Bell {
     const silence = setTimeout(() => {
       this.#gateway.leave(endpoint);
       end();
-    }, silenceMsMax);
+    }, this.#silenceMs);
     silence.unref();
     try {
       if (this.#stop.signal.aborted) return true;
@@ -140,7 +144,7 @@ export function lineKind(line: string): 'ring' | 'quiet' | 'end' {
   } catch {
     return 'end';
   }
-  if (gatewayError(body) !== null) return 'end';
+  if (typeof body !== 'object' || body === null || gatewayError(body) !== null) return 'end';
   const r = (body as { result?: { created?: unknown; canceled?: unknown; events?: unknown[] } }).result;
   if (r === undefined || r.canceled === true) return 'end';
   return r.created === true || (Array.isArray(r.events) && r.events.length > 0) ? 'ring' : 'quiet';

@@ -173,4 +173,31 @@ if (etcdProgram() === null) {
       t.ok(lost === null || lost.value === '1');
     },
   );
+
+  await t.test('a full ledger says so; leases live on; compacting and defragmenting heals it', async (t) => {
+    const small = new TestCluster(t.testdir());
+    t.teardown(() => small.stop());
+    await small.start(['s1'], { ETCD_QUOTA_BACKEND_BYTES: String(6 * 2 ** 20) });
+    const c = await small.client();
+    t.teardown(() => c.close());
+    await small.ready(c);
+    const lease = await c.grantLease(60);
+    const value = 'x'.repeat(60_000);
+    let refusal: unknown = null;
+    for (let i = 0; i < 300 && refusal === null; i++) {
+      await c.txn([], [{ put: '/flotilla/fill', value }]).catch((error: unknown) => (refusal = error));
+    }
+    t.match(refusal, { code: 'ledger-full', details: { outcome: 'refused' } });
+    t.equal((await c.get('/flotilla/fill'))?.value, value, 'reading goes on');
+    t.ok((await c.keepAlive(lease)) > 0, 'and so do leases');
+    const care = new LedgerMembers(c.gateway);
+    const alarms = await care.alarms();
+    t.match(alarms, [{ alarm: 'NOSPACE' }]);
+    const endpoint = small.endpoints[0] ?? '';
+    await care.compact((await care.status(endpoint)).revision);
+    await care.defragment(endpoint);
+    await care.disarm(alarms[0]?.member ?? '', 'NOSPACE');
+    t.ok((await c.txn([], [{ put: '/flotilla/fill', value: '' }])).done);
+    t.same(await care.alarms(), []);
+  });
 }

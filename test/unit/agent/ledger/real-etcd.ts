@@ -7,7 +7,7 @@ import { EtcdLedger } from '../../../../agent/ledger/etcd.js';
 import type { TlsMaterial } from '../../../../agent/pki/tls.js';
 import { makeCa, makeCsr, signNode } from '../../../../agent/pki/certificates.js';
 import { ensurePrivateKey } from '../../../../agent/pki/keys.js';
-import { settingsText, voterSettings } from '../../../../agent/cluster/etcd-settings.js';
+import { voterSettings } from '../../../../agent/cluster/etcd-settings.js';
 
 /** etcd of the appliance's root, or of this machine; null: there is none, and tests that need it say so. */
 export function etcdProgram(): string | null {
@@ -71,7 +71,7 @@ export class TestCluster {
     return this.members.map((m) => m.endpoint);
   }
 
-  async start(names: readonly string[]): Promise<void> {
+  async start(names: readonly string[], extra: Record<string, string> = {}): Promise<void> {
     const keyFile = path.join(this.#dir, 'ca.key');
     await ensurePrivateKey(keyFile);
     const clusterId = '6f1d4a52-9a3a-4ee6-9f0c-0f6c1a0c8e11';
@@ -99,8 +99,7 @@ export class TestCluster {
         state: 'new',
         members: nodes.map((m) => ({ name: m.name, peerUrl: `https://${m.address}:${ledgerPeer}` })),
       });
-      settingsText(settings);
-      this.members.push(this.#member(n.name, n.address, settings));
+      this.members.push(this.#member(n.name, n.address, { ...settings, ...extra }));
     }
     for (const m of this.members) m.start();
   }
