@@ -61,6 +61,7 @@ export class AgentLoop {
   private hypervisorError: string | null = 'not connected yet';
   private ledgerError: string | null = 'not read yet';
   private completed: number | null = null;
+  private told = false;
 
   private readonly memory = new Map<string, VmMemory>();
   private readonly busy = new Map<string, VmStep>();
@@ -190,6 +191,11 @@ export class AgentLoop {
     await this.takeStats(now);
     this.guests.look(this.observed);
     await this.publish(s);
+    if (this.completed !== null && !this.told) {
+      this.told = true;
+      // The clock of the process began with it.
+      env.log.info(`first complete state after ${Math.round(env.clock.nowMs())} ms`);
+    }
     return again;
   }
 
