@@ -7,7 +7,6 @@ import { Files, type FileCalls } from '../../../../agent/pool/files.js';
 import { runTool, type Tool } from '../../../../agent/pool/tool.js';
 import type { Volumes } from '../../../../agent/pool/volumes.js';
 import type { Pool } from '../../../../core/domain/pool.js';
-import type { Image } from '../../../../core/domain/image.js';
 import {
   diskOf,
   filesBelow,
@@ -58,111 +57,94 @@ function dying(at: number): { files: Files; run: Tool; dead: () => boolean } {
   };
 }
 
+interface Job {
+  run: (v: Volumes) => Promise<unknown>;
+  /** The file that must be whole or absent. */
+  path: string;
+  check: () => void;
+  known?: { images: ReadonlySet<string> };
+}
+
 /**
- * Runs the work, dying at step 1, 2, 3... until it lives through. After each death the next boot looks, repeats the
- * work and sweeps.
+ * Does a job, dying at step 1, 2, 3... until it lives through, each time a new job. After each death the next boot
+ * looks, repeats the work and sweeps.
  */
-async function atEachStep(
-  t: Tap,
-  dir: string,
-  prepare: (
-    v: Volumes,
-    pool: Pool,
-  ) => Promise<{ run: (v: Volumes) => Promise<unknown>; finals: () => string[]; check: () => void }>,
-  known: (id: Pool) => { disks: ReadonlySet<string>; images: ReadonlySet<string> },
-): Promise<void> {
-  let at = 1;
-  for (; ; at++) {
-    const home = `${dir}/${at}`;
-    fs.mkdirSync(home);
-    const pool = poolAt(`${home}/pool`);
-    const { run, finals, check } = await prepare(volumesAt(home, { boot: 'boot-0' }), pool);
+async function atEachStep(t: Tap, dir: string, pool: Pool, job: (v: Volumes) => Promise<Job>): Promise<void> {
+  for (let at = 1; ; at++) {
+    const { run, path, check, known } = await job(volumesAt(dir, { boot: `boot-${at}a` }));
     const death = dying(at);
-    await run(volumesAt(home, { boot: 'boot-1', ...death })).catch((e: unknown) => {
+    await run(volumesAt(dir, { boot: `boot-${at}b`, ...death })).catch((e: unknown) => {
       // A crash may come back wrapped, but nothing else may go wrong.
       if (!death.dead()) throw e;
     });
     // Whatever is there by its final name is whole.
-    if (finals().some((f) => fs.existsSync(f))) check();
-    const next = volumesAt(home, { boot: 'boot-2' });
+    if (fs.existsSync(path)) check();
+    const next = volumesAt(dir, { boot: `boot-${at}c` });
     await run(next);
     check();
-    await next.sweep(pool, known(pool));
+    await next.sweep(pool, { disks: new Set(), images: new Set(), ...known });
     const left = filesBelow(pool.path).filter((f) => f.includes('.tmp.'));
     if (left.length > 0) t.fail(`left after a death at step ${at}: ${left.join(', ')}`);
-    fs.rmSync(home, { recursive: true });
-    if (!death.dead()) break;
+    if (death.dead()) continue;
+    t.ok(at > 10, `died at ${at - 1} different steps`);
+    return;
   }
-  t.ok(at > 10, `died at ${at - 1} different steps`);
 }
 type Tap = Pick<typeof t, 'ok' | 'fail' | 'equal' | 'match'>;
-const nothing = { disks: new Set<string>(), images: new Set<string>() };
 
 await t.test('a disk made by copy is whole or not there, at whatever step the agent dies', async (t) => {
   const dir = t.testdir();
+  const pool = poolAt(`${dir}/pool`);
   fs.writeFileSync(`${dir}/src.raw`, Buffer.concat([noise(MiB), Buffer.alloc(MiB)]));
-  await atEachStep(
-    t,
-    dir,
-    async (v, pool) => {
-      const image = await importFile(v, pool, `${dir}/src.raw`);
-      const disk = diskOf(pool, { format: 'raw', source: { kind: 'image', image: image.id, mode: 'full' } });
-      const path = v.diskPath(disk, pool);
-      return {
-        run: (volumes) => volumes.makeDisk(disk, pool, { image, pool }, work()),
-        finals: () => [path],
-        check: () => {
-          const got = fs.readFileSync(path);
-          t.equal(got.length, 8 * MiB);
-          t.ok(got.subarray(0, MiB).equals(noise(MiB)));
-        },
-      };
-    },
-    () => nothing,
-  );
+  const image = await importFile(volumesAt(dir), pool, `${dir}/src.raw`);
+  await atEachStep(t, dir, pool, async (v) => {
+    const disk = diskOf(pool, { format: 'raw', source: { kind: 'image', image: image.id, mode: 'full' } });
+    const path = v.diskPath(disk, pool);
+    return {
+      run: (volumes) => volumes.makeDisk(disk, pool, { image, pool }, work()),
+      path,
+      check: () => {
+        const got = fs.readFileSync(path);
+        t.equal(got.length, 8 * MiB);
+        t.ok(got.subarray(0, MiB).equals(noise(MiB)));
+      },
+    };
+  });
 });
 
 await t.test('a linked disk likewise', async (t) => {
   const dir = t.testdir();
+  const pool = poolAt(`${dir}/pool`);
   fs.writeFileSync(`${dir}/src.raw`, noise(MiB));
-  await atEachStep(
-    t,
-    dir,
-    async (v, pool) => {
-      const image = await importFile(v, pool, `${dir}/src.raw`);
-      const disk = diskOf(pool, { source: { kind: 'image', image: image.id, mode: 'linked' } });
-      const path = v.diskPath(disk, pool);
-      return {
-        run: (volumes) => volumes.makeDisk(disk, pool, { image, pool }, work()),
-        finals: () => [path],
-        check: () =>
-          t.match(infoOf(path), { 'virtual-size': 8 * MiB, 'backing-filename': v.imagePath(image, pool) }),
-      };
-    },
-    () => nothing,
-  );
+  const image = await importFile(volumesAt(dir), pool, `${dir}/src.raw`);
+  await atEachStep(t, dir, pool, async (v) => {
+    const disk = diskOf(pool, { source: { kind: 'image', image: image.id, mode: 'linked' } });
+    const path = v.diskPath(disk, pool);
+    const want = { 'virtual-size': 8 * MiB, 'backing-filename': v.imagePath(image, pool) };
+    return {
+      run: (volumes) => volumes.makeDisk(disk, pool, { image, pool }, work()),
+      path,
+      check: () => t.match(infoOf(path), want),
+    };
+  });
 });
 
 await t.test('an import is whole or can be repeated, at whatever step the agent dies', async (t) => {
   const dir = t.testdir();
+  const pool = poolAt(`${dir}/pool`);
   fs.writeFileSync(`${dir}/src.raw`, Buffer.concat([noise(MiB), Buffer.alloc(MiB)]));
-  let image: Image;
-  await atEachStep(
-    t,
-    dir,
-    async (v, pool) => {
-      image = imageOf(pool);
-      await v.upload(image, pool, 0, fs.createReadStream(`${dir}/src.raw`));
-      const path = v.imagePath(image, pool);
-      return {
-        run: (volumes) => volumes.importImage(image, pool, work()),
-        finals: () => [path],
-        check: () =>
-          t.match(qemuImg('compare', '-f', 'raw', '-F', 'qcow2', `${dir}/src.raw`, path), 'identical'),
-      };
-    },
-    () => ({ ...nothing, images: new Set([image.id]) }),
-  );
+  await atEachStep(t, dir, pool, async (v) => {
+    const image = imageOf(pool);
+    await v.upload(image, pool, 0, fs.createReadStream(`${dir}/src.raw`));
+    const path = v.imagePath(image, pool);
+    return {
+      run: (volumes) => volumes.importImage(image, pool, work()),
+      path,
+      check: () =>
+        t.match(qemuImg('compare', '-f', 'raw', '-F', 'qcow2', `${dir}/src.raw`, path), 'identical'),
+      known: { images: new Set([image.id]) },
+    };
+  });
 });
 
 await t.test('killed in the middle of a copy, its tools die too and the next boot sweeps', async (t) => {
@@ -192,7 +174,7 @@ await t.test('killed in the middle of a copy, its tools die too and the next boo
   t.equal(temps().length, 1, 'what it left is known by its name');
   const temp = `${pool.path}/disks/${temps()[0]}`;
   await until(() => !isOpen(temp));
-  t.pass('no tool writes it any more');
+  t.ok(fs.statSync(temp).blocks * 512 < 192 * MiB, 'the tool died too, before its work was done');
   const next = volumesAt(dir, { boot: 'boot-3' });
   t.strictSame(await next.sweep(pool, { disks: new Set([disk.id]), images: new Set([image.id]) }), [temp]);
   await next.makeDisk(disk, pool, { image, pool }, work());
