@@ -8,7 +8,7 @@ GUEST_CMDLINE='console=tty0 console=ttyS0,115200 no_timer_check panic=5 net.ifna
 INITRD_MODULES='virtio_pci virtio_blk virtio_scsi sd_mod ahci ata_piix nvme ext4'
 
 GUEST_SIZE_MB=1536
-GUEST_ENABLED=(systemd-networkd.service ssh.service grow-root.service)
+GUEST_ENABLED=(systemd-networkd.service ssh.service grow-root.service resolv-conf.service)
 # No VM of ours needs them at start; without KVM each costs a tenth of a second or more.
 GUEST_MASKED=(
   systemd-networkd-wait-online.service systemd-networkd-persistent-storage.service systemd-network-generator.service

@@ -11,7 +11,6 @@ ROOT_MASKED=(
   dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount
   getty@tty1.service console-getty.service systemd-pstore.service
 )
-PROGRAMS=(build/dist/flotilla-agent.mjs build/dist/flotilla-facts.mjs build/dist/flotilla-controller.mjs build/dist/flotilla.mjs)
 
 build_root() {
   local what=root base='' root p programs=()

@@ -56,8 +56,8 @@ found_cluster() {
   in_a_cluster n1 && return
   say "founding the cluster \"$CLUSTER\" on n1"
   # The answer has the token of the first user; the node keeps it in a file of root's.
-  in_node n1 node $PROGRAM/flotilla-agent.mjs found --cluster "$CLUSTER" >/dev/null \
-    || fail 'n1 did not found a cluster' 'scripts/lab exec n1 journalctl -u flotilla-etcd -e'
+  in_node n1 node $PROGRAM/flotilla-agent.mjs found --cluster "$CLUSTER" >/dev/null 2>"$LAB_DIR/found.log" \
+    || { tail -n 5 "$LAB_DIR/found.log" >&2; fail 'n1 did not found a cluster' 'scripts/lab exec n1 journalctl -u flotilla-etcd -e'; }
 }
 
 join_node() {
@@ -83,21 +83,23 @@ join_nodes() {
 start_controller() {
   in_node n1 systemctl is-active -q flotilla-controller || say 'controller on n1'
   in_node n1 systemctl enable -q --now flotilla-controller
-  PORT=$(forwarded_port)
+  PORT=$(forwarded_port page n1:8443 "$PORT")
+  keep_access
 }
 
-# The port of this machine that leads to the controller: the one there is, else the first free one.
+# forwarded_port NAME TARGET FIRST: the port of this machine that leads to the target. The one there is, else the first
+# free one from FIRST on.
 forwarded_port() {
-  local file port=$PORT
-  for file in "$LAB_DIR"/forward/*.pid; do
-    [ -e "$file" ] || continue
-    port=$(basename "$file" .pid)
-    [ "$(cat "$LAB_DIR/forward/page" 2>/dev/null)" = "$port" ] && kill -0 "$(cat "$file")" 2>/dev/null && echo "$port" && return
-  done
-  port=$PORT
+  local kept=$LAB_DIR/$1.port port
+  if [ "$(cut -d' ' -f2 "$kept" 2>/dev/null)" = "$2" ]; then
+    port=$(cut -d' ' -f1 "$kept")
+    kill -0 "$(cat "$LAB_DIR/forward/$port.pid" 2>/dev/null || echo x)" 2>/dev/null && echo "$port" && return
+  fi
+  port=$3
   while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
-  scripts/lab forward "$port" n1:8443 >/dev/null
-  echo "$port" | tee "$LAB_DIR/forward/page"
+  scripts/lab forward "$port" "$2" >/dev/null
+  echo "$port $2" >"$kept"
+  echo "$port"
 }
 
 voters() {
@@ -111,15 +113,50 @@ await_voters() {
   local wanted=1
   [ "$NODES" -lt 3 ] || wanted=3
   [ "$NODES" -lt 7 ] || wanted=5
+  enough_voters "$wanted" || say "waiting for $wanted voters of the ledger"
   await 120 "$wanted voters of the ledger" enough_voters "$wanted"
 }
 
-cli() { in_node n1 flotilla "$@"; }
+# What a client on this machine needs: where, whom to believe, and the token of the first user. Root's only.
+keep_access() {
+  local dir=$LAB_DIR/access
+  install -d -m 0700 "$dir"
+  in_node n1 cat $STATE/pki/ca.crt >"$dir/ca.crt"
+  in_node n1 cat $STATE/admin-token >"$dir/token"
+  echo "https://127.0.0.1:$PORT" >"$dir/server"
+  [ -e "$dir/demo-key" ] || ssh-keygen -q -t ed25519 -N '' -C demo -f "$dir/demo-key"
+  export FLOTILLA_SERVER=https://127.0.0.1:$PORT FLOTILLA_TOKEN_FILE=$dir/token NODE_EXTRA_CA_CERTS=$dir/ca.crt
+  export FLOTILLA_DEMO_MEMORY=$DEMO_MEMORY
+}
 
-nodes_ready() { cli node list --json | node -e '
-  let text = ""; process.stdin.on("data", (d) => (text += d)).on("end", () => {
-    const all = JSON.parse(text); const nodes = all.items ?? all;
-    process.exit(nodes.length >= Number(process.argv[1]) && nodes.every((n) => n.state === "ready" || n.state === "up" || n.alive) ? 0 : 1);
-  });' "$NODES"; }
+await_nodes() { say 'waiting for every node to say how it is'; await 60 "$NODES nodes that say how they are" node scripts/lib/demo.mjs nodes "$NODES"; }
 
-await_nodes() { await 60 "$NODES nodes that say how they are" nodes_ready; }
+# The port of this machine that leads to port 22 of the demo VM.
+SSH_PORT=${FLOTILLA_SSH_PORT:-2222}
+
+banner() { timeout 3 bash -c "exec 3<>/dev/tcp/127.0.0.1/$SSH_PORT && read -r -n 4 x <&3 && [ \"\$x\" = SSH- ]"; }
+
+demo() {
+  say 'network, pools, image and VM of the demo'
+  node scripts/lib/demo.mjs make "$BUILD/images/debian-13-guest.qcow2" "$LAB_DIR/access/demo-key.pub" || fail 'the demo VM was not made' 'its reason is above'
+  DEMO_ADDRESS=$(node scripts/lib/demo.mjs address) || fail 'the demo VM has no address' 'scripts/flotilla vm show demo'
+  SSH_PORT=$(forwarded_port ssh "$DEMO_ADDRESS:22" "$SSH_PORT")
+  banner || say "the demo VM boots, without KVM in about half a minute; waiting for its login at $DEMO_ADDRESS"
+  await 240 'a login prompt of the demo VM' banner
+}
+
+farewell() {
+  say 'all is up'
+  cat <<TEXT
+
+The page:          https://127.0.0.1:$PORT/   (token to log in: $LAB_DIR/access/token)
+The demo VM:       $DEMO_ADDRESS, seen from here at 127.0.0.1 port $SSH_PORT
+
+Try next:
+  scripts/flotilla vm list
+  ssh -i $LAB_DIR/access/demo-key -p $SSH_PORT -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null debian@127.0.0.1
+  scripts/lab shell n2
+
+scripts/down ends it all.
+TEXT
+}
