@@ -35,6 +35,9 @@ export const QUEUE_MAX = 256;
 /** Answering takes the daemon well under a second; it checks who we are and opens its drivers. */
 export const HANDSHAKE_MS = 5000;
 
+/** Node's timers fire at once beyond this (25 days), so "no deadline" means this. */
+export const TIMER_MS_MAX = 2 ** 31 - 1;
+
 /** A daemon that does not answer a good-bye in this time is left without one. */
 export const GOODBYE_MS = 500;
 
@@ -241,7 +244,7 @@ export class RpcConnection {
         resolve,
         reject,
         late: false,
-        timer: setTimeout(() => this.#expire(pending, deadlineMs), deadlineMs),
+        timer: setTimeout(() => this.#expire(pending, deadlineMs), Math.min(deadlineMs, TIMER_MS_MAX)),
       };
       this.#queue.push(pending);
       this.#pump();

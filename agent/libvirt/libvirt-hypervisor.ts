@@ -46,13 +46,15 @@ import { domainState } from './words.js';
 import { elementAttribute, elementText } from './xml-facts.js';
 
 /**
- * Default deadlines by what the daemon has to do. `state`: it answers from memory. `short`: it may ask QEMU,
- * whose monitor answers in milliseconds unless it hangs. `start`: it forks QEMU, sets up cgroups and storage,
- * on a loaded machine that took up to 10 s. `stop`: it waits for QEMU to die, first politely. `guest`: something
- * inside the VM must answer.
+ * Default deadlines by what the daemon has to do. `state`: it answers from memory. `stats`: the first call to
+ * meet a QEMU that hangs hangs with it, the next leave that domain out, so giving up early is cheap. `short`: it
+ * may ask QEMU, whose monitor answers in milliseconds unless it hangs. `start`: it forks QEMU, sets up cgroups
+ * and storage; on a loaded machine that took up to 10 s. `stop`: it waits for QEMU to die, first politely.
+ * `guest`: something inside the VM must answer.
  */
 export const DEADLINE_MS = {
   state: 5_000,
+  stats: 10_000,
   short: 30_000,
   start: 120_000,
   stop: 60_000,
@@ -242,7 +244,7 @@ export class LibvirtHypervisor implements Hypervisor {
         stats: groups.reduce((bits, group) => bits | STATS_BIT[group], 0),
         flags: o.nowait === false ? 0 : STATS_NOWAIT,
       },
-      { deadlineMs: o.deadlineMs ?? DEADLINE_MS.short },
+      { deadlineMs: o.deadlineMs ?? DEADLINE_MS.stats },
     );
     return records.map(({ domain, params }) => domainStats(domain, params, o.raw === true));
   }

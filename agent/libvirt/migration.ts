@@ -1,4 +1,4 @@
-import type { RpcConnection } from './client.js';
+import { TIMER_MS_MAX, type RpcConnection } from './client.js';
 import type { DaemonLink } from './daemon-link.js';
 import { LibvirtError } from './error.js';
 import type { EventHub } from './event-hub.js';
@@ -83,10 +83,13 @@ export class Migration implements JobWork<MigrateResult> {
     });
     this.#connection = connection;
     let timedOut = false;
-    const timer = setTimeout(() => {
-      timedOut = true;
-      void this.abort().catch(() => undefined);
-    }, deadlineMs);
+    const timer = setTimeout(
+      () => {
+        timedOut = true;
+        void this.abort().catch(() => undefined);
+      },
+      Math.min(deadlineMs, TIMER_MS_MAX),
+    );
     try {
       if (maxDowntimeMs !== undefined) {
         const args = { domain, ms: BigInt(maxDowntimeMs), flags: 0 };

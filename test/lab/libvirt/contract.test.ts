@@ -550,6 +550,12 @@ await t.test('migration: there and back, progress, cancel, post-copy', async (t)
     'refused',
     h2.migrate(guest.uuid, { uri: 'qemu+tcp://10.9.0.77/system' }, { mode: 'live' }).done,
   );
+
+  await fails('refused', h2.migrate(guest.uuid, to1, { mode: 'live', tls: true, unsafe: true }).done);
+  t.match(await h2.state(guest.uuid), { state: 'running' }, 'no certificates, no encryption: it stayed');
+  await LabDaemon.certify([n1, '10.9.0.1'], [n2, '10.9.0.2']);
+  await h2.migrate(guest.uuid, to1, { mode: 'live', tls: true, unsafe: true }).done;
+  await h1.migrate(guest.uuid, to2, { mode: 'live', tls: true, copyDisks: ['vdb'], unsafe: true }).done;
   await h2.stop(guest.uuid, 'destroy');
 });
 

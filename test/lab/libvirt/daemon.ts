@@ -1,6 +1,6 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 
 /**
@@ -242,6 +242,64 @@ export class LabDaemon {
       await daemon.exec('ip', 'link', 'set', 'wire0', 'up');
       const peer = daemon === this ? `${otherAddress} ${other.name}` : `${ownAddress} ${this.name}`;
       await daemon.exec('bash', '-c', `echo ${peer} >>/etc/hosts`);
+    }
+  }
+
+  /** gives daemons certificates of one new authority, for encrypted migration between their QEMUs */
+  static async certify(...nodes: readonly (readonly [LabDaemon, string])[]): Promise<void> {
+    const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
+    const dir = '/etc/pki/qemu';
+    const [first] = nodes;
+    if (first === undefined) return;
+    const [ca] = first;
+    await ca.exec('mkdir', '-p', '/tmp/ca');
+    await ca.exec(
+      'openssl',
+      'req',
+      '-x509',
+      ...key,
+      '-subj',
+      '/CN=lab',
+      '-keyout',
+      '/tmp/ca/key',
+      '-out',
+      '/tmp/ca/cert',
+    );
+    for (const [node, address] of nodes) {
+      const names = `basicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\nsubjectAltName=DNS:${node.name},IP:${address}\n`;
+      writeFileSync(`${ca.root}/tmp/ca/ext`, names);
+      await ca.exec(
+        'openssl',
+        'req',
+        ...key,
+        '-subj',
+        `/CN=${node.name}`,
+        '-keyout',
+        '/tmp/ca/nk',
+        '-out',
+        '/tmp/ca/nr',
+      );
+      const sign = ['-in', '/tmp/ca/nr', '-CA', '/tmp/ca/cert', '-CAkey', '/tmp/ca/key', '-CAcreateserial'];
+      await ca.exec(
+        'openssl',
+        'x509',
+        '-req',
+        ...sign,
+        '-days',
+        '2',
+        '-extfile',
+        '/tmp/ca/ext',
+        '-out',
+        '/tmp/ca/nc',
+      );
+      await node.exec('mkdir', '-p', dir);
+      const copy = (from: string, to: string): void =>
+        writeFileSync(`${node.root}${dir}/${to}`, readFileSync(`${ca.root}/tmp/ca/${from}`));
+      copy('cert', 'ca-cert.pem');
+      for (const role of ['server', 'client']) {
+        copy('nc', `${role}-cert.pem`);
+        copy('nk', `${role}-key.pem`);
+      }
     }
   }
 

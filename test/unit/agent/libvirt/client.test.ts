@@ -96,6 +96,13 @@ await t.test('a full queue refuses', async (t) => {
   await Promise.all(calls);
 });
 
+await t.test('no deadline is a very long one', async (t) => {
+  const { fake, rpc } = await opened(t);
+  const call = rpc.call('connectGetHostname', undefined, { deadlineMs: Infinity });
+  fake.reply(await fake.call(0), { hostname: 'x' });
+  t.same(await call, { hostname: 'x' });
+});
+
 await t.test('a deadline frees the caller, the late answer frees the place', async (t) => {
   const late: number[] = [];
   const { fake, rpc } = await opened(t, { inFlightMax: 1, onLate: (n) => late.push(n) });
