@@ -120,7 +120,8 @@ export class MqttRadio implements Radio {
     if (kind === 'beat' || kind === 'gone') return;
     const stamped = kind === 'state' || kind === 'vm' ? this.#stamp(payload) : payload;
     const m = { kind, node: this.#o.node, id: id ?? null, body: stamped } as RadioMessage;
-    if (this.#heard.fold(m, false)) this.#wake();
+    // What we say ourselves wakes nobody: the loop that said it would run for ever.
+    this.#heard.fold(m, false);
     if (m.kind === 'event') this.#sayEvent(m.body as RadioPayload<'event'>);
     else if (m.kind === 'state' || m.kind === 'vm' || m.kind === 'op') {
       this.#outbox.put(m.kind, m.id, m.body as RadioPayload<typeof m.kind>);
@@ -130,7 +131,7 @@ export class MqttRadio implements Radio {
 
   unsay(kind: 'vm' | 'op', id: string): void {
     const m: RadioMessage = { kind, node: this.#o.node, id, body: null };
-    if (this.#heard.fold(m, false)) this.#wake();
+    this.#heard.fold(m, false);
     this.#outbox.takeBack(kind, id);
     this.#flush();
   }

@@ -24,6 +24,7 @@ const warn = (text: string): Need => ({ level: 'warn', text });
 export function verdict(v: StatusView): Verdict {
   const needs = [
     ...ledgerNeeds(v),
+    ...ownRadioNeeds(v),
     ...partNeeds(v),
     ...vmNeeds(v),
     ...peerNeeds(v),
@@ -73,6 +74,12 @@ function vmNeeds(v: StatusView): Need[] {
     .map(({ state: s }) =>
       bad(`VM ${s.name} ${s.phase === 'crashed' ? 'crashed' : 'failed'}: ${s.error?.message ?? s.reason}`),
     );
+}
+
+function ownRadioNeeds(v: StatusView): Need[] {
+  const own = ownLines(v);
+  if (own === undefined || own.connected) return [];
+  return [bad("This node's own broker does not answer: nobody hears this node until it does.")];
 }
 
 function peerNeeds(v: StatusView): Need[] {

@@ -155,7 +155,7 @@ export class MemoryRadio implements Radio {
     if (!this.#alive) return;
     const at = topic(this.#hub.cluster, this.node, kind, id);
     this.#said.delete(at);
-    if (this.#heard.fold({ kind, node: this.node, id, body: null }, false)) this.#wake();
+    this.#heard.fold({ kind, node: this.node, id, body: null }, false);
     this.#hub.publish(this.node, at, new Uint8Array(), true);
   }
 
@@ -234,8 +234,7 @@ export class MemoryRadio implements Radio {
     const keep = retained.has(kind);
     const bytes = encode(payload);
     if (keep) this.#said.set(at, { payload: bytes, keep });
-    if (this.#heard.fold({ kind, node: this.node, id: id ?? null, body: payload } as RadioMessage, false))
-      this.#wake();
+    this.#heard.fold({ kind, node: this.node, id: id ?? null, body: payload } as RadioMessage, false);
     this.#hub.publish(this.node, at, bytes, keep);
   }
 

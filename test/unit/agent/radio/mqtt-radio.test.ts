@@ -93,6 +93,11 @@ await t.test('three nodes hear each other, a listener hears all, late ones get w
   }
   t.ok(woken > 0, 'whoever waits is woken');
   end();
+  let echoes = 0;
+  const endEchoes = r1.onChange(() => (echoes += 1));
+  r1.say('state', sampleState('n1', { cpus: 7, version: 'again' }));
+  t.equal(echoes, 0, 'what one says oneself wakes nobody');
+  endEchoes();
   await until('all hear all', () =>
     [r1, r2, r3, ear].every((r) =>
       nodes.every((n) => heardOf(r, n)?.connected && heardOf(r, n)?.beatAgeMs !== null),

@@ -73,6 +73,8 @@ await t.test('a node that is cut off alone says that it may be itself', async (t
   });
   t.match(verdict(v).needs[0]?.text, /No other node is heard/);
   t.match(verdict(v).needs[1]?.text, 'n2 and n3: silent for 9.0 s.');
+  const mute = verdict(sampleView({ heard: [sampleHeard('n1', { connected: false }), sampleHeard('n2')] }));
+  t.match(mute.needs[0]?.text, /own broker does not answer/);
 });
 
 await t.test('the page has everything one looks for, without ledger and controller', async (t) => {
