@@ -1,4 +1,4 @@
-// run-tests.mjs TIER..: runs the compiled tests of each tier with tap, shows progress, counts, and says it in one line.
+// run-tests.mjs TIER..: runs the compiled tests of each tier, shows progress, counts, and says it in one line.
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { existsSync, mkdirSync, createWriteStream, readdirSync } from 'node:fs';
@@ -23,70 +23,97 @@ let passed = 0;
 let failed = 0;
 mkdirSync('build/test', { recursive: true });
 
+/** One file in a process of its own: a tap test file prints TAP when node runs it. @returns what it counted */
+async function runFile(file, tier) {
+  const name = file.replace(/^build\/js\/test\//, '');
+  const began = Date.now();
+  const child = spawn(process.execPath, ['--enable-source-maps', file], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, TAP_TIMEOUT: String(timeouts[tier]) },
+    detached: true,
+  });
+  const lines = [];
+  const read = async (stream) => {
+    for await (const line of createInterface({ input: stream })) lines.push(line);
+  };
+  const reading = [read(child.stdout), read(child.stderr)];
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    // First asked, so that it can clean up after itself.
+    child.kill('SIGTERM');
+    setTimeout(() => process.kill(-child.pid, 'SIGKILL'), 20_000).unref();
+  }, timeouts[tier] * 1000);
+  const code = await new Promise((resolve) => child.on('close', (c, signal) => resolve(c ?? signal)));
+  clearTimeout(timer);
+  await Promise.all(reading);
+
+  let ok = 0;
+  let notOk = 0;
+  let skipped = 0;
+  const shown = [];
+  let details = 0; // lines still shown of a failing check
+  for (const line of lines) {
+    const check = /^( *)(not )?ok \d+(?: - (.*))?$/.exec(line);
+    if (check === null) {
+      if (details > 0 && line.trim() !== '') {
+        details--;
+        shown.push(line);
+      }
+      continue;
+    }
+    details = 0;
+    // A subtest's own line repeats what its checks said.
+    const subtest = / # time=/.test(line) || /^ *# /.test(line);
+    if (/# (SKIP|TODO)/i.test(line)) skipped++;
+    else if (check[2]) {
+      if (!subtest) notOk++;
+      shown.push(line);
+      details = subtest ? 0 : 25;
+    } else if (!subtest) ok++;
+  }
+  if (late) shown.push(`not within ${timeouts[tier]} s`);
+  if ((code !== 0 || late) && notOk === 0) notOk = 1; // it crashed, hung, or left something running
+  if (ok === 0 && notOk === 0) {
+    notOk = 1;
+    shown.push('no check was made: that is a failure, not a success');
+  }
+  if (notOk > 0 && shown.length === 0) shown.push(...lines.slice(-30));
+  const seconds = ((Date.now() - began) / 1000).toFixed(1);
+  console.log(
+    `${notOk > 0 ? 'FAIL' : 'ok  '}   ${name}  ${ok} checks, ${seconds} s${skipped > 0 ? `, ${skipped} SKIPPED` : ''}`,
+  );
+  for (const line of shown) console.log(`       ${line}`);
+  return { ok, notOk, lines };
+}
+
 for (const tier of process.argv.slice(2)) {
   const dir = `build/js/test/${tier}`;
   const list = existsSync(dir) ? files(dir) : [];
-  if (tier === 'unit') list.unshift(...['build/js/test/tidy.test.js'].filter((f) => existsSync(f)));
-  if (list.length === 0) {
-    console.error(`test   no tests in tier ${tier}: that is a failure, not a success`);
-    failed++;
-    continue;
-  }
+  if (tier === 'unit') list.unshift('build/js/test/tidy.test.js');
   // A file that was renamed or deleted leaves its compiled twin behind: it must not go on being "tested".
-  const stale = list.filter((f) => !existsSync(f.replace(/^build\/js\//, '').replace(/\.js$/, '.ts')));
-  const run = list.filter((f) => !stale.includes(f));
+  const run = list.filter((f) => existsSync(f.replace(/^build\/js\//, '').replace(/\.js$/, '.ts')));
   const began = Date.now();
   console.error(`test   tier ${tier}: ${run.length} files`);
-  const log = createWriteStream(`build/test/${tier}.tap`);
-  const child = spawn(
-    'node_modules/.bin/tap',
-    ['run', '--reporter=tap', `--jobs=${jobs[tier]}`, `--timeout=${timeouts[tier]}`, ...run],
-    { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, NODE_OPTIONS: '--enable-source-maps' } },
-  );
   let ok = 0;
-  let notOk = 0;
-  let failing = 0; // lines still shown of a failing assertion's details
-  for await (const line of createInterface({ input: child.stdout })) {
-    log.write(`${line}\n`);
-    const file = /^(not )?ok \d+ - (.*?)(?: # time=([\d.]+m?s))?$/.exec(line);
-    if (file) {
-      const name = file[2].replace(/^build\/js\/test\//, '');
-      if (!/# (skip|todo)/i.test(line))
-        console.log(`${file[1] ? 'FAIL' : 'ok  '}   ${name}  ${file[3] ?? ''}`);
-      if (file[1]) notOk += 0;
-      continue;
+  let notOk = run.length === 0 ? 1 : 0;
+  const log = createWriteStream(`build/test/${tier}.tap`);
+  const queue = [...run];
+  const worker = async () => {
+    for (let f = queue.shift(); f !== undefined; f = queue.shift()) {
+      const r = await runFile(f, tier);
+      ok += r.ok;
+      notOk += r.notOk;
+      log.write(`# ${f}\n${r.lines.join('\n')}\n`);
     }
-    const check = /^(\s+)(not )?ok \d+ -? ?(.*)$/.exec(line);
-    if (check) {
-      if (check[2]) {
-        failing = 30;
-        console.log(`       ${line.trim()}`);
-      } else failing = 0;
-      continue;
-    }
-    if (failing > 0 && line.trim() !== '') {
-      failing--;
-      console.log(`       ${line}`);
-    }
-    const total =
-      /^# \{ total: (\d+)(?:, pass: (\d+))?(?:, fail: (\d+))?(?:, skip: (\d+))?(?:, todo: (\d+))? \}/.exec(
-        line,
-      );
-    if (total) {
-      ok = Number(total[2] ?? 0);
-      notOk = Number(total[3] ?? 0);
-      if (total[4] || total[5]) console.log(`       ${total[4] ?? 0} skipped, ${total[5] ?? 0} todo`);
-    }
-  }
-  const code = await new Promise((resolve) =>
-    child.exitCode === null ? child.on('close', resolve) : resolve(child.exitCode),
-  );
-  if (code !== 0 && notOk === 0) notOk = 1; // tap itself failed: a crash, a time-out
-  if (ok === 0 && notOk === 0) notOk = 1;
+  };
+  await Promise.all(Array.from({ length: jobs[tier] }, worker));
+  log.end();
   passed += ok;
   failed += notOk;
+  const seconds = Math.round((Date.now() - began) / 1000);
   console.error(
-    `test   tier ${tier}: ${ok} passed, ${notOk} failed, ${Math.round((Date.now() - began) / 1000)} s (all of it: build/test/${tier}.tap)`,
+    `test   tier ${tier}: ${ok} passed, ${notOk} failed, ${seconds} s (all of it: build/test/${tier}.tap)`,
   );
 }
 console.log(`${passed} passed, ${failed} failed`);

@@ -1,0 +1,177 @@
+import https from 'node:https';
+import { Lab, waitFor } from './harness.js';
+import type { Op } from '../../core/domain/op.js';
+import { opFinished } from '../../core/domain/op.js';
+
+/** An answer of the API. */
+export interface Answer<T = Record<string, unknown>> {
+  readonly status: number;
+  readonly body: T;
+}
+
+/** What tests read of a VM. */
+export interface SeenVm {
+  readonly id: string;
+  readonly node: string;
+  readonly phase: string;
+  readonly reason: string;
+  readonly addresses: readonly string[];
+  readonly pendingRestart: readonly string[];
+  readonly guestAgent: boolean;
+  readonly hostname: string | null;
+  readonly power: string;
+}
+
+const program = '/usr/lib/flotilla/flotilla-agent.mjs';
+
+/** A cluster of the shipped programs on lab nodes, and its API as a client sees it. */
+export class LabCluster {
+  readonly lab: Lab;
+  #port = 0;
+  #token = '';
+  #ca = '';
+
+  constructor(o: { id: string; net: string; guestNet: string }) {
+    this.lab = new Lab(o);
+  }
+
+  /** Boots the nodes, founds the cluster on n1, joins the others, starts a controller on n1. */
+  async up(nodes: number): Promise<void> {
+    const { lab } = this;
+    await lab.down();
+    await lab.up(nodes);
+    const founded = JSON.parse(await lab.sh('n1', `node ${program} found --cluster test 2>/dev/null`)) as {
+      apiToken: string;
+    };
+    this.#token = founded.apiToken;
+    this.#ca = await lab.sh('n1', 'cat /var/lib/flotilla/pki/ca.crt');
+    for (let i = 2; i <= nodes; i++) {
+      // n1's agent opens its door once it has reached the ledger.
+      await waitFor(`n${i} joins`, async () => {
+        const token = await lab.sh('n1', `node ${program} token create 2>/dev/null`);
+        await lab.sh(`n${i}`, `echo ${token} | node ${program} join >/dev/null 2>&1`);
+        return true;
+      });
+    }
+    await this.controllerOn('n1');
+    await waitFor(`${nodes} nodes that live`, async () => {
+      const { body } = await this.get<{ items: { presence: string; live: boolean }[] }>('nodes');
+      return body.items.filter((n) => n.presence === 'here' && n.live).length === nodes;
+    });
+  }
+
+  /** Starts a controller there and speaks to it from now on. */
+  async controllerOn(node: string): Promise<void> {
+    await this.lab.sh(node, 'systemctl start flotilla-controller');
+    this.#port = await this.lab.forward(`${node}:8443`);
+    await waitFor(`the controller on ${node}`, async () => (await this.get('cluster')).status === 200);
+  }
+
+  async down(): Promise<void> {
+    await this.lab.down();
+  }
+
+  get<T = Record<string, unknown>>(path: string): Promise<Answer<T>> {
+    return this.call<T>('GET', path);
+  }
+
+  /** One request. Any status is an answer; no answer is an error. */
+  call<T = Record<string, unknown>>(
+    method: string,
+    path: string,
+    body?: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<Answer<T>> {
+    const raw = body instanceof Buffer ? body : body === undefined ? null : Buffer.from(JSON.stringify(body));
+    return new Promise((resolve, reject) => {
+      const req = https.request(
+        {
+          host: '127.0.0.1',
+          port: this.#port,
+          path: `/api/v1/${path}`,
+          method,
+          ca: this.#ca,
+          agent: false,
+          timeout: 60_000,
+          headers: {
+            authorization: `Bearer ${this.#token}`,
+            ...(raw === null
+              ? {}
+              : { 'content-type': body instanceof Buffer ? 'application/octet-stream' : 'application/json' }),
+            ...(raw === null ? {} : { 'content-length': raw.length }),
+            ...headers,
+          },
+        },
+        (res) => {
+          const chunks: Buffer[] = [];
+          res.on('data', (c: Buffer) => chunks.push(c));
+          res.on('error', reject);
+          res.on('end', () => {
+            const text = Buffer.concat(chunks).toString('utf8');
+            try {
+              resolve({ status: res.statusCode ?? 0, body: (text === '' ? null : JSON.parse(text)) as T });
+            } catch {
+              reject(new Error(`${method} ${path}: ${res.statusCode} ${text.slice(0, 200)}`));
+            }
+          });
+        },
+      );
+      req.on('timeout', () => req.destroy(new Error(`${method} ${path}: no answer`)));
+      req.on('error', reject);
+      req.end(raw ?? undefined);
+    });
+  }
+
+  /** A request that must be accepted. */
+  async must<T = Record<string, unknown>>(method: string, path: string, body?: unknown): Promise<T> {
+    const r = await this.call<T>(method, path, body);
+    if (r.status >= 300) throw new Error(`${method} ${path}: ${r.status} ${JSON.stringify(r.body)}`);
+    return r.body;
+  }
+
+  async vm(name: string): Promise<SeenVm> {
+    const r = await this.get<SeenVm>(`vms/${encodeURIComponent(name)}`);
+    if (r.status !== 200) throw new Error(`VM ${name}: ${r.status} ${JSON.stringify(r.body)}`);
+    return r.body;
+  }
+
+  async untilPhase(name: string, phase: string, limitMs = 90_000): Promise<SeenVm> {
+    let last = '';
+    return waitFor(
+      `VM ${name} ${phase}`,
+      async () => {
+        const vm = await this.vm(name);
+        last = `${vm.phase} ${vm.reason}`;
+        if (vm.phase !== phase) throw new Error(`it is ${last}`);
+        return vm;
+      },
+      { limitMs },
+    );
+  }
+
+  /** Waits for an op's end. */
+  async opEnd(op: { id: string }, limitMs = 120_000): Promise<Op> {
+    return waitFor(
+      `op ${op.id}`,
+      async () => {
+        const { body } = await this.get<Op>(`ops/${op.id}`);
+        return opFinished(body) ? body : null;
+      },
+      { limitMs },
+    );
+  }
+
+  /** Enters an image from a file of this machine, and waits until it is ready. */
+  async image(name: string, pool: string, file: Buffer): Promise<void> {
+    await this.must('POST', 'images', { name, pool });
+    await this.must('PUT', `images/${name}/content?offset=0`, file);
+    const { op } = await this.must<{ op: Op }>('POST', `images/${name}/complete`);
+    const end = await this.opEnd(op);
+    if (end.state !== 'done') throw new Error(`image ${name}: ${JSON.stringify(end.error)}`);
+  }
+
+  /** The domain of a VM as virsh on its node shows it. */
+  async virsh(node: string, ...args: string[]): Promise<string> {
+    return this.lab.sh(node, `virsh ${args.join(' ')} 2>&1`);
+  }
+}
