@@ -1,0 +1,270 @@
+import { randomUUID } from 'node:crypto';
+import { Agent, request, type RequestOptions } from 'node:https';
+import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { FlotillaError, errorFromRecord } from '../../core/domain/error.js';
+import {
+  apiRoot,
+  idempotencyHeader,
+  problemSchema,
+  rest,
+  restStreams,
+  uploadOffsetHeader,
+  type RestAnswer,
+  type RestCall,
+  type RestName,
+  type RestRoute,
+} from '../../core/wire/rest.js';
+
+/** A controller that does not answer a plain request in this time is called away, ms. */
+const answerMs = 60_000;
+/** Tries of a request whose connection failed; creates carry a key that makes this safe. */
+const triesMax = 3;
+const againMs = 300;
+
+export interface Target {
+  /** `https://host:port`. */
+  readonly server: string;
+  readonly token: string;
+  /** The cluster's CA, PEM; null: the system's. */
+  readonly ca: string | null;
+}
+
+/** Parts of a call that its route has. */
+type CallOf<N extends RestName> = {
+  [K in keyof RestCall<N> as RestCall<N>[K] extends undefined ? never : K]: RestCall<N>[K];
+};
+
+interface Extra {
+  readonly ifMatch?: string;
+}
+
+interface Sent {
+  readonly method: string;
+  readonly path: string;
+  readonly headers: Record<string, string>;
+  readonly body?: string | Readable;
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** The API as typed calls, from the same table as the server. */
+export class ApiClient {
+  private readonly target: Target;
+  private readonly agent: Agent;
+
+  constructor(target: Target) {
+    this.target = target;
+    this.agent = new Agent({ keepAlive: true, ...(target.ca === null ? {} : { ca: target.ca }) });
+  }
+
+  close(): void {
+    this.agent.destroy();
+  }
+
+  /** @throws FlotillaError as the server said it, or `node-unreachable` */
+  async call<N extends RestName>(name: N, call: CallOf<N>, extra: Extra = {}): Promise<RestAnswer<N>> {
+    return (await this.callTagged(name, call, extra)).body;
+  }
+
+  /** With the ETag of the answer. */
+  async callTagged<N extends RestName>(
+    name: N,
+    call: CallOf<N>,
+    extra: Extra = {},
+  ): Promise<{ body: RestAnswer<N>; etag: string | null }> {
+    const r: RestRoute = rest[name];
+    const { params, query, body } = call as {
+      params?: Record<string, string>;
+      query?: Record<string, unknown>;
+      body?: unknown;
+    };
+    const headers: Record<string, string> = { accept: 'application/json' };
+    if (body !== undefined) headers['content-type'] = 'application/json';
+    if (extra.ifMatch !== undefined) headers['if-match'] = extra.ifMatch;
+    if (r.idempotent === true) headers[idempotencyHeader] = randomUUID();
+    const sent: Sent = {
+      method: r.method.toUpperCase(),
+      path: pathOf(r.path, params ?? {}, query ?? {}),
+      headers,
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    };
+    const repeatable = r.method === 'get' || r.idempotent === true;
+    const res = await this.send(sent, repeatable ? triesMax : 1);
+    const text = await textOf(res);
+    if (r.status === 204) return { body: null as RestAnswer<N>, etag: null };
+    // What the server sends was checked by the same schemas there; here it is only shown.
+    return { body: JSON.parse(text) as RestAnswer<N>, etag: res.headers.etag ?? null };
+  }
+
+  /** All pages of a list. */
+  async *all<
+    N extends 'vmList' | 'opList' | 'nodeList' | 'imageList' | 'poolList' | 'networkList' | 'tokenList',
+  >(name: N, query: RestCall<N>['query']): AsyncGenerator<RestAnswer<N>> {
+    let after: string | null = null;
+    do {
+      const q = { ...(query as object), ...(after === null ? {} : { after }) };
+      const page = (await this.call(name, { query: q } as unknown as CallOf<N>)) as RestAnswer<N> & {
+        next: string | null;
+      };
+      yield page;
+      after = page.next;
+    } while (after !== null);
+  }
+
+  /** Sends a piece of an image. @returns where the upload then is */
+  async upload(
+    image: string,
+    offset: number,
+    bytes: number,
+    data: Readable,
+    signal: AbortSignal,
+  ): Promise<number> {
+    const res = await this.send(
+      {
+        method: 'PUT',
+        path: pathOf(restStreams.imageContent, { image }, {}),
+        headers: {
+          'content-type': 'application/octet-stream',
+          'content-length': String(bytes),
+          [uploadOffsetHeader]: String(offset),
+        },
+        body: data,
+        signal,
+      },
+      1,
+    );
+    return (JSON.parse(await textOf(res)) as { offset: number }).offset;
+  }
+
+  /** The event stream as it comes; ends when the connection does. */
+  async *events(o: {
+    kinds?: string;
+    lastEventId?: string;
+    signal: AbortSignal;
+  }): AsyncGenerator<{ id: string; kind: string; data: string }> {
+    const res = await this.send(
+      {
+        method: 'GET',
+        path: pathOf(restStreams.events, {}, o.kinds === undefined ? {} : { kinds: o.kinds }),
+        headers: {
+          accept: 'text/event-stream',
+          ...(o.lastEventId === undefined ? {} : { 'last-event-id': o.lastEventId }),
+        },
+        signal: o.signal,
+      },
+      1,
+    );
+    res.setEncoding('utf8');
+    let rest = '';
+    for await (const part of res) {
+      rest += part as string;
+      const blocks = rest.split('\n\n');
+      rest = blocks.pop() ?? '';
+      for (const block of blocks) {
+        const fields = new Map(
+          block.split('\n').map((l): [string, string] => {
+            const i = l.indexOf(': ');
+            return [l.slice(0, i), l.slice(i + 2)];
+          }),
+        );
+        const kind = fields.get('event');
+        if (kind !== undefined) yield { id: fields.get('id') ?? '', kind, data: fields.get('data') ?? '' };
+      }
+    }
+  }
+
+  private async send(o: Sent, tries: number): Promise<IncomingMessage> {
+    for (let i = 1; ; i++) {
+      let res: IncomingMessage;
+      try {
+        res = await this.sendOnce(o);
+      } catch (cause) {
+        if (i < tries && o.signal?.aborted !== true && isTransient(cause)) {
+          await new Promise((go) => setTimeout(go, againMs * i));
+          continue;
+        }
+        throw unreachable(this.target.server, cause);
+      }
+      const status = res.statusCode ?? 500;
+      if (status < 300) return res;
+      throw refusalOf(status, await textOf(res).catch(() => ''));
+    }
+  }
+
+  private sendOnce(o: Sent): Promise<IncomingMessage> {
+    const url = new URL(this.target.server);
+    const options: RequestOptions = {
+      host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
+      port: url.port === '' ? 443 : url.port,
+      agent: this.agent,
+      method: o.method,
+      path: o.path,
+      timeout: o.timeoutMs ?? answerMs,
+      headers: { ...o.headers, authorization: `Bearer ${this.target.token}` },
+      ...(o.signal === undefined ? {} : { signal: o.signal }),
+    };
+    return new Promise((resolve, reject) => {
+      const req = request(options, resolve);
+      req.on('error', reject);
+      req.on('timeout', () => req.destroy(new Error(`no answer within ${answerMs / 1000} s`)));
+      if (o.body === undefined || typeof o.body === 'string') req.end(o.body);
+      // The server may refuse before it has read all: then its answer counts, not the broken pipe.
+      else void pipeline(o.body, req).catch((e: unknown) => setTimeout(() => reject(e as Error), 500));
+    });
+  }
+}
+
+function pathOf(path: string, params: Record<string, string>, query: Record<string, unknown>): string {
+  const filled = path.replaceAll(/\{(.+?)\}/g, (_, k: string) => encodeURIComponent(params[k] ?? ''));
+  const q = new URLSearchParams();
+  for (const [k, v] of Object.entries(query)) if (v !== undefined) q.set(k, `${v as string | number}`);
+  const text = q.toString();
+  return `${apiRoot}${filled}${text === '' ? '' : `?${text}`}`;
+}
+
+async function textOf(res: IncomingMessage): Promise<string> {
+  res.setEncoding('utf8');
+  let text = '';
+  for await (const part of res) text += part as string;
+  return text;
+}
+
+function refusalOf(status: number, text: string): FlotillaError {
+  let value: unknown = null;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    // Not ours: a proxy's page, say.
+  }
+  const p = problemSchema.safeParse(value);
+  if (p.success) return errorFromRecord({ ...p.data, details: p.data.details });
+  return new FlotillaError(
+    'node-unreachable',
+    `The server answered with status ${status}, not as Flotilla does`,
+    {
+      hint: 'Is that the address of a Flotilla controller?',
+    },
+  );
+}
+
+const isTransient = (e: unknown): boolean =>
+  ['ECONNRESET', 'ECONNREFUSED', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH'].includes(
+    (e as NodeJS.ErrnoException).code ?? '',
+  );
+
+function unreachable(server: string, cause: unknown): FlotillaError {
+  const code = (cause as NodeJS.ErrnoException).code ?? '';
+  const tls = /CERT|SIGNATURE|SELF_SIGNED|ALTNAME/.test(code);
+  return new FlotillaError(
+    tls ? 'wrong-certificate' : 'node-unreachable',
+    tls ? `The certificate of ${server} is not trusted` : `No controller answers at ${server}`,
+    {
+      hint: tls
+        ? 'Give the cluster’s CA with --ca FILE, or log in again: flotilla login.'
+        : 'Is the address right? Any node can run one: systemctl start flotilla-controller.',
+      cause,
+    },
+  );
+}

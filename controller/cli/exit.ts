@@ -1,0 +1,55 @@
+import { errorRecord, FlotillaError, type ErrorCode } from '../../core/domain/error.js';
+
+/** Exit codes: stable, written in docs/cli.md. */
+export const exitCodes = {
+  ok: 0,
+  failed: 1,
+  usage: 2,
+  notFound: 3,
+  refused: 4,
+  unreachable: 5,
+  timedOut: 6,
+} as const;
+
+/** What an operation ended as, where it was waited for. */
+export class OpFailed extends FlotillaError {}
+
+/** The exit code of an error: by its code, so that it is the same whatever the command. */
+export function exitCodeOf(error: unknown): number {
+  if (!(error instanceof FlotillaError)) return exitCodes.failed;
+  if (error instanceof OpFailed) return exitCodes.failed;
+  const byCode: Partial<Record<ErrorCode, number>> = {
+    'bad-input': exitCodes.usage,
+    'unknown-field': exitCodes.usage,
+    'too-large': exitCodes.usage,
+    'not-found': exitCodes.notFound,
+    'ledger-unavailable': exitCodes.unreachable,
+    'node-unreachable': exitCodes.unreachable,
+    'pool-unavailable': exitCodes.unreachable,
+    'hypervisor-unavailable': exitCodes.unreachable,
+    'stale-view': exitCodes.unreachable,
+    timeout: exitCodes.timedOut,
+    internal: exitCodes.failed,
+    'tool-failed': exitCodes.failed,
+    'hypervisor-error': exitCodes.failed,
+    'unreadable-record': exitCodes.failed,
+  };
+  return byCode[error.code] ?? exitCodes.refused;
+}
+
+/** An error for people: what, why below it, what to do, the code to search for. */
+export function errorText(error: unknown): string {
+  const r = errorRecord(error);
+  const lines = [`flotilla: ${r.message}`];
+  r.causes.forEach((c) => lines.push(`  because: ${c}`));
+  for (const line of reasonLines(r.details)) lines.push(`  ${line}`);
+  lines.push(`  hint: ${r.hint}`, `  code: ${r.code}`);
+  return lines.join('\n');
+}
+
+/** Reasons per node of a refused placement, a line each. */
+function reasonLines(details: unknown): string[] {
+  const nodes = (details as { nodes?: { node: string; reasons: { text: string }[] }[] } | null)?.nodes;
+  if (!Array.isArray(nodes)) return [];
+  return nodes.flatMap((n) => (Array.isArray(n.reasons) ? n.reasons.map((r) => `${n.node}: ${r.text}`) : []));
+}

@@ -1,0 +1,73 @@
+import { Command, CommanderError } from 'commander';
+import { errorRecord } from '../../core/domain/error.js';
+import { version } from '../version.js';
+import { completionCommands } from './completion.js';
+import { errorText, exitCodeOf, exitCodes } from './exit.js';
+import { imageCommands } from './image.js';
+import { Io, type Terminal } from './io.js';
+import { loginCommand } from './login.js';
+import {
+  eventsCommand,
+  networkCommands,
+  nodeCommands,
+  opCommands,
+  poolCommands,
+  statusCommand,
+  tokenCommands,
+} from './things.js';
+import { vmCommands } from './vm.js';
+
+/**
+ * Runs one command line.
+ *
+ * @param args - without the program's name
+ * @returns the exit code
+ */
+export async function runCli(args: readonly string[], terminal: Terminal): Promise<number> {
+  const io = new Io(terminal);
+  const program = new Command('flotilla')
+    .description('One virtual datacenter of a handful of servers.')
+    .version(version)
+    .option('--json', 'answers as JSON, errors too')
+    .configureOutput({
+      writeOut: (s) => terminal.out(s.replace(/\n$/, '')),
+      writeErr: (s) => terminal.err(s),
+    })
+    .showHelpAfterError('(see --help)')
+    .exitOverride();
+  program.hook('preAction', () => {
+    io.json = program.opts<{ json?: true }>().json === true;
+  });
+  statusCommand(program, io);
+  nodeCommands(program, io);
+  vmCommands(program, io);
+  imageCommands(program, io);
+  poolCommands(program, io);
+  networkCommands(program, io);
+  opCommands(program, io);
+  tokenCommands(program, io);
+  eventsCommand(program, io);
+  loginCommand(program, io);
+  completionCommands(program, io);
+  inherit(program);
+  try {
+    await program.parseAsync(args, { from: 'user' });
+    return exitCodes.ok;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
+    io.progress(null);
+    const json = io.json || args.includes('--json');
+    terminal.err(json ? `${JSON.stringify({ error: errorRecord(error) })}\n` : `${errorText(error)}\n`);
+    return exitCodeOf(error);
+  } finally {
+    io.close();
+  }
+}
+
+/** Output and the throwing of usage errors hold for all commands below, too. */
+function inherit(command: Command): void {
+  for (const c of command.commands) {
+    c.copyInheritedSettings(command);
+    inherit(c);
+  }
+}

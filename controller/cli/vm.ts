@@ -1,0 +1,402 @@
+import { Option, type Command } from 'commander';
+import { FlotillaError } from '../../core/domain/error.js';
+import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
+import type { RestCall, VmRow, VmView } from '../../core/wire/rest.js';
+import { collect, diskOf, growOf, memoryMiB, nicOf, specOf, wholeNumber } from './input.js';
+import { waitSDefault, type Io, type WaitOptions } from './io.js';
+import { readText } from './session.js';
+import type { Column } from './table.js';
+
+/** A VM is looked at so often while it is waited for, ms. */
+const lookMs = 500;
+
+export const vmColumns: readonly Column<VmRow>[] = [
+  { head: 'NAME', text: (v) => v.name },
+  { head: 'STATE', text: (v) => v.phase + (v.pendingRestart.length > 0 ? ' (restart pending)' : '') },
+  { head: 'NODE', text: (v) => v.node ?? '–' },
+  { head: 'CPUS', text: (v) => String(v.cpus), right: true, give: 4 },
+  { head: 'CPU', text: (v) => (v.cpuPct === null ? '' : `${Math.round(v.cpuPct)} %`), right: true, give: 5 },
+  { head: 'MEMORY', text: (v) => formatSize(v.memoryMiB * 2 ** 20), right: true, give: 2 },
+  { head: 'DISKS', text: (v) => formatSize(v.diskBytes), right: true, give: 4 },
+  { head: 'ADDRESSES', text: (v) => v.addresses.join(', '), give: 1 },
+  { head: 'UP', text: (v) => (v.upSinceMs === null ? '' : formatSpan(Date.now() - v.upSinceMs)), give: 6 },
+  { head: 'NOTE', text: (v) => v.reason, give: 3 },
+];
+
+/** Adds `--wait/--no-wait` and `--timeout`. */
+export function waiting(c: Command): Command {
+  return c
+    .option('--wait', 'wait until it is done (default)', true)
+    .option('--no-wait', 'come back as soon as it is accepted')
+    .option('--timeout <time>', 'how long to wait, e.g. 90s or 10m', `${waitSDefault}s`);
+}
+
+type CreateOptions = WaitOptions & {
+  file?: string;
+  cpus?: number;
+  memory?: number;
+  image?: string;
+  size?: string;
+  linked?: true;
+  disk?: string[];
+  nic?: string[];
+  iso?: string[];
+  firmware?: string;
+  boot?: string;
+  user?: string;
+  hostname?: string;
+  sshKey?: string[];
+  userData?: string;
+  networkConfig?: string;
+  note?: string;
+  tag?: string[];
+  node?: string;
+  pool?: string;
+  start?: true;
+  stopTimeout?: string;
+  onCrash?: string;
+};
+
+export function vmCommands(program: Command, io: Io): void {
+  const vm = program.command('vm').description('virtual machines');
+
+  vm.command('list')
+    .alias('ls')
+    .description('list VMs')
+    .option('--node <node>', 'only those of this node')
+    .option('--state <phase>', 'only those in this state')
+    .option('--tag <tag>', 'only those with this tag')
+    .option('--name <part>', 'only those with this in their name')
+    .action(async (o: { node?: string; state?: string; tag?: string; name?: string }) => {
+      const client = await io.client();
+      const rows: VmRow[] = [];
+      let old: number | null = null;
+      const query = defined({
+        node: o.node,
+        phase: o.state,
+        tag: o.tag,
+        name: o.name,
+      }) as RestCall<'vmList'>['query'];
+      for await (const page of client.all('vmList', query)) {
+        rows.push(...page.items);
+        if (page.ledger === 'stale') old = page.ageMs;
+      }
+      io.list(rows, vmColumns, 'There are no VMs.');
+      if (old !== null) io.say(`The ledger cannot be read now: this is ${formatSpan(old)} old.`);
+    });
+
+  vm.command('show')
+    .description('show one VM')
+    .argument('<vm>', 'name or id')
+    .action(async (name: string) => {
+      const v = await (await io.client()).call('vmGet', { params: { vm: name } });
+      io.facts(v, vmFacts(v));
+    });
+
+  createOptions(vm.command('create'))
+    .description('make a VM; placement picks its node')
+    .argument('[name]', 'its name, unless the spec has it')
+    .option('--node <node>', 'the node that shall own it')
+    .option('--start', 'start it at once')
+    .action(async (name: string | undefined, o: CreateOptions) => {
+      const body = await createBody(io, name, o);
+      const r = await (await io.client()).call('vmCreate', { body: body as RestCall<'vmCreate'>['body'] });
+      await io.follow(r.op, o);
+      await shown(io, r.vm.id, o, `VM "${r.vm.name}" is made on ${r.vm.node}.`);
+    });
+
+  createOptions(vm.command('edit'))
+    .description('change a VM')
+    .argument('<vm>', 'name or id')
+    .option('--name <name>', 'its new name')
+    .option('--add-disk <spec>', 'as --disk of create', collect)
+    .option('--remove-disk <disk>', 'delete a disk and its data', collect)
+    .option('--grow-disk <disk=size>', 'enlarge a disk', collect)
+    .option('--add-nic <spec>', 'as --nic of create', collect)
+    .option('--remove-nic <nic>', 'by MAC or id', collect)
+    .option('--eject', 'empty all CD drives')
+    .option('--if-generation <n>', 'only if nobody has changed it since', wholeNumber)
+    .action(async (name: string, o: EditOptions) => {
+      const body = await editBody(io, o);
+      const client = await io.client();
+      const r = await client.call(
+        'vmPatch',
+        { params: { vm: name }, body: body },
+        o.ifGeneration === undefined ? {} : { ifMatch: `"${o.ifGeneration}"` },
+      );
+      await io.follow(r.op, o);
+      await shown(io, r.vm.id, o, `VM "${r.vm.name}" is at generation ${r.vm.generation}.`);
+    });
+
+  const actions: readonly [RestCall<'vmAction'>['params']['action'], string][] = [
+    ['start', 'start a VM'],
+    ['stop', 'ask the guest to shut down; forced off after its stop time-out'],
+    ['force-stop', 'switch a VM off at once'],
+    ['reboot', 'ask the guest to reboot'],
+    ['reset', 'reset a VM at once'],
+    ['pause', 'pause a VM'],
+    ['resume', 'let a paused VM go on'],
+  ];
+  for (const [action, text] of actions) {
+    waiting(vm.command(action).description(text).argument('<vm...>', 'names or ids')).action(
+      async (names: string[], o: WaitOptions) => {
+        const client = await io.client();
+        const all = names.map(async (name) => {
+          const r = await client.call('vmAction', { params: { vm: name, action } });
+          return io.follow(r.op, o);
+        });
+        await settle(all, io, (op) => `${op.subject.name}: ${op.step === '' ? op.state : op.step}`);
+      },
+    );
+  }
+
+  waiting(vm.command('delete'))
+    .alias('rm')
+    .description('delete VMs and their disks')
+    .argument('<vm...>', 'names or ids')
+    .option('--force', 'also when running')
+    .action(async (names: string[], o: WaitOptions & { force?: true }) => {
+      const client = await io.client();
+      const query = o.force === true ? ({ force: 'true' } as const) : {};
+      const all = names.map(async (name) => {
+        const r = await client.call('vmDelete', { params: { vm: name }, query });
+        return io.follow(r.op, o);
+      });
+      await settle(all, io, (op) => `${op.subject.name}: ${op.state === 'done' ? 'deleted' : op.state}`);
+    });
+
+  vm.command('wait')
+    .description('wait until a VM is in a state')
+    .argument('<vm>', 'name or id')
+    .addOption(
+      new Option('--for <what>', 'what to wait for')
+        .choices(['running', 'stopped', 'paused', 'address', 'guest-agent', 'gone'])
+        .default('running'),
+    )
+    .option('--timeout <time>', 'how long to wait', '5m')
+    .action(async (name: string, o: { for: string; timeout: string }) => {
+      const v = await waitFor(io, name, o);
+      io.show(v, () => (v === null ? `${name} is gone.` : [v.phase, ...v.addresses].join(' ')));
+    });
+}
+
+type EditOptions = CreateOptions & {
+  name?: string;
+  addDisk?: string[];
+  removeDisk?: string[];
+  growDisk?: string[];
+  addNic?: string[];
+  removeNic?: string[];
+  eject?: true;
+  ifGeneration?: number;
+};
+
+function createOptions(c: Command): Command {
+  const create = c.name() === 'create';
+  c.option('-f, --file <spec>', 'a spec of YAML or JSON; - is the standard input')
+    .option('--cpus <n>', 'virtual CPUs', wholeNumber)
+    .option('--memory <size>', 'e.g. 2G', memoryMiB)
+    .addOption(new Option('--firmware <kind>').choices(['bios', 'uefi']))
+    .option('--boot <order>', 'e.g. disk,cdrom,network')
+    .option('--iso <image...>', 'ISO images in its CD drives')
+    .option('--hostname <name>', 'cloud-init: the guest’s host name')
+    .option('--user <login>', 'cloud-init: a login to make')
+    .option('--ssh-key <file>', 'cloud-init: a file of public keys', collect)
+    .option('--user-data <file>', 'cloud-init: whole user-data')
+    .option('--network-config <file>', 'cloud-init: whole network-config')
+    .option('--note <text>', 'for people')
+    .option('--tag <tag>', 'may be given again', collect)
+    .option('--stop-timeout <time>', 'how long a guest may take to shut down')
+    .addOption(new Option('--on-crash <what>').choices(['restart', 'stop']));
+  if (create) {
+    c.option('--image <image>', 'its first disk is a copy of this image')
+      .option('--size <size>', 'size of that first disk, e.g. 10G')
+      .option('--linked', 'store only what differs from the image')
+      .option('--pool <pool>', 'pool of that first disk')
+      .option('--disk <spec>', 'size=10G,pool=…,name=…,image=…,bus=…,format=…,mode=full|linked', collect)
+      .option('--nic <spec>', 'network=lan,address=…|auto|none,mac=…,model=…', collect);
+  }
+  return waiting(c);
+}
+
+/** The fields that create and edit share. */
+async function commonBody(o: CreateOptions): Promise<Record<string, unknown>> {
+  return defined({
+    cpus: o.cpus,
+    memoryMiB: o.memory,
+    firmware: o.firmware,
+    boot: o.boot?.split(','),
+    note: o.note,
+    tags: o.tag,
+    onCrash: o.onCrash,
+    stopTimeoutS: o.stopTimeout === undefined ? undefined : parseSeconds(o.stopTimeout, '--stop-timeout'),
+    cloudInit: await cloudInitOf(o),
+    cdroms: o.iso?.map((image) => ({ image })),
+  });
+}
+
+async function cloudInitOf(o: CreateOptions): Promise<Record<string, unknown> | undefined> {
+  const keys: string[] = [];
+  for (const file of o.sshKey ?? []) {
+    const lines = (await readText(file, 'The SSH key')).split('\n').map((l) => l.trim());
+    if (lines.some((l) => l.includes('PRIVATE KEY'))) {
+      throw new FlotillaError('bad-input', `${file} is a private key`, {
+        hint: 'Give the public one: FILE.pub',
+      });
+    }
+    keys.push(...lines.filter((l) => l !== '' && !l.startsWith('#')));
+  }
+  const all = defined({
+    hostname: o.hostname,
+    user: o.user,
+    sshKeys: keys.length > 0 ? keys : undefined,
+    userData: o.userData === undefined ? undefined : await readText(o.userData, 'The user-data'),
+    networkConfig:
+      o.networkConfig === undefined ? undefined : await readText(o.networkConfig, 'The network-config'),
+  });
+  return Object.keys(all).length === 0 ? undefined : all;
+}
+
+async function createBody(
+  io: Io,
+  name: string | undefined,
+  o: CreateOptions,
+): Promise<Record<string, unknown>> {
+  const spec = o.file === undefined ? {} : await specOf(io, o.file);
+  const disks = (o.disk ?? []).map(diskOf);
+  if (o.image !== undefined || o.size !== undefined) {
+    const size = o.size === undefined ? {} : diskOf(o.size);
+    disks.unshift(
+      defined({ image: o.image, pool: o.pool, mode: o.linked === true ? 'linked' : undefined, ...size }),
+    );
+  }
+  const body = {
+    ...spec,
+    ...(await commonBody(o)),
+    ...defined({
+      name,
+      node: o.node,
+      power: o.start === true ? 'running' : undefined,
+      disks: disks.length > 0 ? disks : undefined,
+      nics: o.nic?.map(nicOf),
+    }),
+  };
+  if (!('name' in body)) {
+    throw new FlotillaError('bad-input', 'The VM has no name', {
+      hint: 'flotilla vm create NAME, or name it in the spec.',
+    });
+  }
+  // A cloud image without any data would let nobody in: an empty seed still sets the host name.
+  return body;
+}
+
+async function editBody(io: Io, o: EditOptions): Promise<Record<string, unknown>> {
+  const body = {
+    ...(o.file === undefined ? {} : await specOf(io, o.file)),
+    ...(await commonBody(o)),
+    ...defined({
+      name: o.name,
+      addDisks: o.addDisk?.map(diskOf),
+      removeDisks: o.removeDisk,
+      growDisks: o.growDisk?.map(growOf),
+      addNics: o.addNic?.map(nicOf),
+      removeNics: o.removeNic,
+      ...(o.eject === true ? { cdroms: [] } : {}),
+    }),
+  };
+  if (Object.keys(body).length > 0) return body;
+  throw new FlotillaError('bad-input', 'Nothing is named to change', {
+    hint: 'See: flotilla vm edit --help',
+  });
+}
+
+async function shown(io: Io, id: string, o: WaitOptions, text: string): Promise<void> {
+  const v = await (await io.client()).call('vmGet', { params: { vm: id } });
+  const waits =
+    v.pendingRestart.length > 0 && o.wait ? `\nWaits for a restart: ${v.pendingRestart.join('; ')}.` : '';
+  io.show(v, () => text + waits);
+}
+
+/** Ends all, tells each, and fails with the first failure. */
+async function settle<T>(all: readonly Promise<T>[], io: Io, text: (v: T) => string): Promise<void> {
+  const results = await Promise.allSettled(all);
+  const ok = results.flatMap((r) => (r.status === 'fulfilled' ? [r.value] : []));
+  if (ok.length > 0) io.show(results.length === 1 ? ok[0] : ok, () => ok.map(text).join('\n'));
+  const failed = results.filter((r) => r.status === 'rejected');
+  const [first, ...more] = failed;
+  for (const f of more)
+    io.terminal.err(`flotilla: ${f.reason instanceof Error ? f.reason.message : String(f.reason)}\n`);
+  if (first !== undefined) throw first.reason;
+}
+
+async function waitFor(io: Io, name: string, o: { for: string; timeout: string }): Promise<VmView | null> {
+  const client = await io.client();
+  const endMs = Date.now() + parseSeconds(o.timeout, '--timeout') * 1000;
+  for (;;) {
+    const v = await client.call('vmGet', { params: { vm: name } }).catch((error: unknown) => {
+      const gone = error instanceof FlotillaError && error.code === 'not-found';
+      if (gone && o.for === 'gone') return null;
+      throw error;
+    });
+    if (v === null) return null;
+    const there =
+      o.for === 'address'
+        ? v.addresses.length > 0 && v.phase === 'running'
+        : o.for === 'guest-agent'
+          ? v.guestAgent
+          : v.phase === o.for;
+    if (there && o.for !== 'gone') return v;
+    io.progress(`${v.name}: ${v.phase}${v.reason === '' ? '' : ` – ${v.reason}`}`);
+    if (Date.now() >= endMs || io.terminal.signal.aborted) {
+      io.progress(null);
+      throw new FlotillaError(
+        'timeout',
+        `VM "${v.name}" did not come to "${o.for}" within ${o.timeout}: it is ${v.phase}`,
+        {
+          hint: v.reason === '' ? `See it: flotilla vm show "${v.name}"` : `Why: ${v.reason}`,
+        },
+      );
+    }
+    await new Promise((go) => setTimeout(go, lookMs));
+  }
+}
+
+function vmFacts(v: VmView): (readonly [string, string | null])[] {
+  const age = v.heardMs === null ? 'never' : `${formatSpan(Date.now() - v.heardMs)} ago`;
+  return [
+    ['Name', v.name],
+    ['Id', v.id],
+    ['State', [v.phase, v.reason].filter((x) => x !== '').join(': ')],
+    ['Wanted', v.power],
+    ['Node', `${v.node ?? '–'} (${v.presence}, heard ${age})`],
+    ['Generation', String(v.generation)],
+    ['vCPUs', `${v.cpus}${v.cpuPct === null ? '' : `, ${Math.round(v.cpuPct)} % used`}`],
+    ['Memory', formatSize(v.memoryMiB * 2 ** 20)],
+    ['Firmware', v.spec.firmware],
+    ['Boot', v.spec.boot.join(', ')],
+    ...v.disks.map(
+      (d) =>
+        [
+          `Disk ${d.name}`,
+          `${formatSize(d.sizeBytes)} ${d.format}, ${d.state}${d.error === null ? '' : `: ${d.error.message}`}`,
+        ] as const,
+    ),
+    ...v.spec.cdroms.map((c, i) => [`CD drive ${i + 1}`, c.image ?? 'empty'] as const),
+    ...v.spec.nics.map((n, i) => [`NIC ${i + 1}`, `${n.mac} ${n.address ?? ''} ${n.model}`] as const),
+    ['Addresses', v.addresses.join(', ')],
+    ['Host name', v.hostname],
+    ['Guest agent', v.guestAgent ? 'speaks' : 'silent'],
+    ['Up', v.upSinceMs === null ? null : formatSpan(Date.now() - v.upSinceMs)],
+    ['Restart pending', v.pendingRestart.join('; ')],
+    ['Operations', v.ops.join(', ')],
+    ['Tags', v.tags.join(', ')],
+    ['Note', v.spec.note],
+    ['Problems', v.problems.join('; ')],
+    ['Error', v.error === null ? null : `${v.error.message} [${v.error.code}]`],
+  ];
+}
+
+/** Without what was not given. */
+export function defined(o: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(o).filter(([, v]) => v !== undefined));
+}
