@@ -1,0 +1,55 @@
+/*
+ * main.js FIGURE…: measures these figures and prints a JSON line of each. Those of the lab want the cluster that
+ * scripts/bench has brought up, and run on its fabric, where the nodes' addresses are.
+ */
+import { Lab } from '../../../test/lab/harness.js';
+import { apiList } from './api-list.js';
+import { Cluster } from './cluster.js';
+import { coldStart } from './cold-start.js';
+import { libvirtClient } from './libvirt-client.js';
+import { idleCpu, memory } from './resources.js';
+import { say } from './report.js';
+import { up, upFresh } from './up.js';
+import { vmStart } from './vm-start.js';
+
+/** `FLOTILLA_BENCH=quick`: few repetitions, to try the benchmark itself. */
+const quick = process.env['FLOTILLA_BENCH'] === 'quick';
+
+const inLab: Readonly<Record<string, (c: Cluster) => Promise<void>>> = {
+  'vm-start': (c) => vmStart(c, quick ? 4 : 20),
+  memory: (c) => memory(c, quick ? 5 : 60),
+  'libvirt-client': (c) => libvirtClient(c, quick ? 2 : 20),
+  'idle-cpu': (c) => idleCpu(c, quick ? 20 : 60),
+  'cold-start': (c) => coldStart(c, quick ? 3 : 7),
+};
+const alone: Readonly<Record<string, () => Promise<void>>> = {
+  'api-list': () => apiList(quick ? 100 : 500),
+  up: () => up(quick ? 1 : 3),
+  'up-fresh': upFresh,
+};
+
+const asked = process.argv.slice(2);
+let failed = false;
+const attempt = async (name: string, measure: () => Promise<void>): Promise<void> => {
+  try {
+    await measure();
+  } catch (e) {
+    failed = true; // the others are worth having all the same
+    say(`${name} failed: ${e instanceof Error ? (e.stack ?? e.message) : String(e)}`);
+  }
+};
+
+if (asked.some((name) => name in inLab)) {
+  const cluster = await Cluster.open(
+    new Lab({
+      id: process.env['LAB_ID'] ?? 'flbench',
+      net: process.env['LAB_NET'] ?? '10.77.0',
+      guestNet: process.env['LAB_GUEST_NET'] ?? '10.77.100',
+    }),
+  );
+  for (const [name, measure] of Object.entries(inLab))
+    if (asked.includes(name)) await attempt(name, () => measure(cluster));
+  await cluster.close();
+}
+for (const [name, measure] of Object.entries(alone)) if (asked.includes(name)) await attempt(name, measure);
+process.exitCode = failed ? 1 : 0;
