@@ -105,7 +105,8 @@ function prefix(o: ToolOptions): string[] {
   if (o.jail && root) words.push('--bounding-set=-all', '--inh-caps=-all');
   words.push('--');
   if (o.jail) words.push('prlimit', `--as=${o.jail.memoryBytes}`, `--cpu=${o.jail.cpuS}`, '--core=0', '--');
-  words.push('nice', '-n', '10');
+  // The agent is the last that may be killed when memory runs out; its tools are among the first.
+  words.push('choom', '-n', '500', '--', 'nice', '-n', '10');
   return words;
 }
 
