@@ -9,12 +9,13 @@ import { makeCa, makeCsr, signNode } from '../../../../agent/pki/certificates.js
 import { ensurePrivateKey } from '../../../../agent/pki/keys.js';
 import { voterSettings } from '../../../../agent/cluster/etcd-settings.js';
 
-/** etcd of the appliance's root, or of this machine; null: there is none, and tests that need it say so. */
-export function etcdProgram(): string | null {
+/** etcd of the appliance's root, or of this machine. Without one there is nothing to prove: an error, not a pass. */
+export function etcdProgram(): string {
   const found = ['build/root/usr/bin/etcd', '/usr/bin/etcd', '/usr/local/bin/etcd'].find((f) =>
     existsSync(f),
   );
-  return found === undefined ? null : path.resolve(found);
+  if (found === undefined) throw new Error('no etcd here: images/build root makes build/root, which has it');
+  return path.resolve(found);
 }
 
 /** Free ports of loopback addresses, by asking the kernel. */
@@ -113,7 +114,7 @@ export class TestCluster {
       endpoint: `https://${address}:${this.ports.ledger}`,
       log: () => log,
       start: () => {
-        child = spawn(etcdProgram() ?? 'etcd', [], { env, stdio: ['ignore', 'ignore', 'pipe'] });
+        child = spawn(etcdProgram(), [], { env, stdio: ['ignore', 'ignore', 'pipe'] });
         this.#children.add(child);
         child.stderr?.on('data', (d: Buffer) => (log = (log + d.toString()).slice(-20_000)));
       },
