@@ -6,6 +6,7 @@ import { readClusterCache, refreshedCache, writeClusterCache, type ClusterCache 
 import type { AgentConfig } from './cluster/config.js';
 import { joinApp } from './cluster/join-app.js';
 import { fetchCaKey } from './cluster/join.js';
+import { brokerLogFile } from './cluster/mosquitto.js';
 import { SystemdServices } from './cluster/services.js';
 import { VoterLoop } from './cluster/voters.js';
 import { VoterSeat } from './cluster/voter-seat.js';
@@ -66,6 +67,7 @@ export async function runAgent(
     boot,
     mode: 'agent',
     port: ports.radio,
+    brokerLog: brokerLogFile,
     tls: () => tls,
     clock,
     random,
@@ -212,6 +214,8 @@ export async function runAgent(
   await http.start();
   hypervisor.open();
   machine.start();
+  // The boot probe takes seconds where KVM only seems to be there: begun now, so that the first pass finds it done.
+  void machine.accel();
   radio.start();
   listen([]);
   loop.start();

@@ -54,6 +54,11 @@ export class LabCluster {
       });
     }
     await this.controllerOn('n1');
+    await this.untilHere(nodes);
+  }
+
+  /** Waits until the controller hears so many nodes, and the ledger holds their leases. */
+  async untilHere(nodes: number): Promise<void> {
     await waitFor(`${nodes} nodes that live`, async () => {
       const { body } = await this.get<{ items: { presence: string; live: boolean }[] }>('nodes');
       return body.items.filter((n) => n.presence === 'here' && n.live).length === nodes;
