@@ -125,11 +125,37 @@ keep_access() {
   in_node n1 cat $STATE/admin-token >"$dir/token"
   echo "https://127.0.0.1:$PORT" >"$dir/server"
   [ -e "$dir/demo-key" ] || ssh-keygen -q -t ed25519 -N '' -C demo -f "$dir/demo-key"
-  export FLOTILLA_SERVER=https://127.0.0.1:$PORT FLOTILLA_TOKEN_FILE=$dir/token NODE_EXTRA_CA_CERTS=$dir/ca.crt
-  export FLOTILLA_DEMO_MEMORY=$DEMO_MEMORY
 }
 
-await_nodes() { say 'waiting for every node to say how it is'; await 60 "$NODES nodes that say how they are" node scripts/lib/demo.mjs nodes "$NODES"; }
+cli() { scripts/flotilla "$@"; }
+
+# pick EXPRESSION: something of the JSON on standard input, called `it`.
+pick() {
+  node -e 'let text = ""; process.stdin.on("data", (d) => (text += d)).on("end", () => {
+    const it = JSON.parse(text); console.log(new Function("it", `return ${process.argv[1]}`)(it) ?? ""); });' "$1"
+}
+
+# lacks KIND NAME: whether there is none of that name. Only "not found" is an absence; any other trouble ends it all.
+lacks() {
+  local code=0 words
+  words=$(cli "$1" show "$2" 2>&1 >/dev/null) || code=$?
+  [ $code = 0 ] && return 1
+  [ $code = 3 ] && return 0
+  fail "cannot look for the $1 \"$2\": $words" 'scripts/flotilla status'
+}
+
+# step WORDS COMMAND..: says it and does it; its own words are shown when it fails.
+step() {
+  local words=$1
+  shift
+  say "$words"
+  "$@" >"$LAB_DIR/step.log" 2>&1 || { cat "$LAB_DIR/step.log" >&2; fail "failed: $words" 'scripts/flotilla status'; }
+}
+
+nodes_ready() { [ "$(cli node list --json | pick '(it.items ?? it).filter((n) => n.presence === "here" && n.state).length')" -ge "$NODES" ]; }
+pool_ready() { [ "$(cli pool show shared --json | pick 'it.use.length')" -ge "$NODES" ]; }
+
+await_nodes() { say 'waiting for every node to say how it is'; await 60 "$NODES nodes that say how they are" nodes_ready; }
 
 # The port of this machine that leads to port 22 of the demo VM.
 SSH_PORT=${FLOTILLA_SSH_PORT:-2222}
@@ -137,12 +163,21 @@ SSH_PORT=${FLOTILLA_SSH_PORT:-2222}
 banner() { timeout 3 bash -c "exec 3<>/dev/tcp/127.0.0.1/$SSH_PORT && read -r -n 4 x <&3 && [ \"\$x\" = SSH- ]"; }
 
 demo() {
-  say 'network, pools, image and VM of the demo'
-  node scripts/lib/demo.mjs make "$BUILD/images/debian-13-guest.qcow2" "$LAB_DIR/access/demo-key.pub" || fail 'the demo VM was not made' 'its reason is above'
-  DEMO_ADDRESS=$(node scripts/lib/demo.mjs address) || fail 'the demo VM has no address' 'scripts/flotilla vm show demo'
+  local net=$LAB_GUEST_NET
+  ! lacks network default || step 'network "default" on the second card of every node' \
+    cli network create default --bridge flbr0 --uplink eth1 --subnet "$net.0/24" --gateway "$net.254" --range "$net.10-$net.199"
+  ! lacks pool local || step 'pool "local", a directory of each node' cli pool create local --kind local --path /srv/local
+  ! lacks pool shared || step 'pool "shared", a directory all nodes see' cli pool create shared --kind shared --path /srv/shared
+  await 60 'the pool "shared" on every node' pool_ready
+  ! lacks image debian-13 || step 'image "debian-13"' cli image import "$BUILD/images/debian-13-guest.qcow2" debian-13 --pool shared
+  ! lacks vm demo || step 'VM "demo"' cli vm create demo --image debian-13 --linked --pool shared --memory "${DEMO_MEMORY}M" \
+    --nic network=default --hostname demo --ssh-key "$LAB_DIR/access/demo-key.pub" --note 'Made by scripts/up' --start
+  DEMO_ADDRESS=$(cli vm show demo --json | pick 'it.spec.nics[0]?.address')
+  [ -n "$DEMO_ADDRESS" ] || fail 'the demo VM has no address' 'scripts/flotilla vm show demo'
   SSH_PORT=$(forwarded_port ssh "$DEMO_ADDRESS:22" "$SSH_PORT")
+  [ "$(cli vm show demo --json | pick 'it.power')" = running ] || { say 'the demo VM is not running: scripts/flotilla vm start demo'; return; }
   banner || say "the demo VM boots, without KVM in about half a minute; waiting for its login at $DEMO_ADDRESS"
-  await 240 'a login prompt of the demo VM' banner
+  await 400 'a login prompt of the demo VM' banner
 }
 
 farewell() {

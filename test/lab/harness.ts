@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -66,6 +67,9 @@ export async function freePort(): Promise<number> {
   if (address === null || typeof address === 'string') throw new Error('no port');
   return address.port;
 }
+
+/** What {@link Lab.traces} finds after `down`. */
+export const noTraces = { namespaces: [], mounts: [], loops: [], processes: [], cgroups: [], files: [] };
 
 export interface LabOptions {
   /** Owns the cgroup and network namespaces of this name: one per test file that runs beside others. */
@@ -170,5 +174,39 @@ export class Lab {
     const port = await freePort();
     await this.must('forward', String(port), target);
     return port;
+  }
+
+  /** Everything on this machine that is of this lab, by kind. */
+  async traces(): Promise<Record<keyof typeof noTraces, string[]>> {
+    const lines = (text: string) => text.split('\n').filter((line) => line !== '');
+    const having = (text: string, word: string) => lines(text).filter((line) => line.includes(word));
+    const loops = readdirSync('/sys/block').filter((name) => name.startsWith('loop'));
+    const mounts = readFileSync('/proc/mounts', 'utf8');
+    const cgroups = lines(mounts)
+      .map((line) => line.split(' '))
+      .filter(([, , type]) => type === 'cgroup2')
+      .map(([, where]) => path.join(where ?? '/', this.id));
+    return {
+      namespaces: having((await run('ip', ['netns', 'list'])).stdout, `${this.id}-`),
+      mounts: having(mounts, this.dir),
+      loops: loops
+        .map((name) => textOf(`/sys/block/${name}/loop/backing_file`))
+        .filter((file) => file.startsWith(this.dir)),
+      processes: readdirSync('/proc')
+        .filter((name) => /^\d+$/.test(name))
+        .map((pid) => textOf(`/proc/${pid}/cmdline`).replaceAll('\0', ' '))
+        .filter((command) => command.includes(this.dir)),
+      cgroups: cgroups.filter((dir) => existsSync(dir)),
+      files: existsSync(this.dir) ? [this.dir] : [],
+    };
+  }
+}
+
+/** A file of /proc or /sys; empty when what it is about has just ended. */
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, 'latin1').trim();
+  } catch {
+    return '';
   }
 }

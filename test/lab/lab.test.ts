@@ -1,49 +1,18 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import t from 'tap';
-import { Lab, run, waitFor } from './harness.js';
+import { Lab, noTraces, waitFor } from './harness.js';
 
 const lab = new Lab({ id: 'labtest', net: '10.77.0', guestNet: '10.77.100' });
 
-/** Everything that belongs to the lab and is outside of its directory, by what finds it. */
-async function traces(): Promise<Record<string, string[]>> {
-  const lines = (text: string) => text.split('\n').filter((line) => line !== '');
-  const having = (text: string, word: string) => lines(text).filter((line) => line.includes(word));
-  const loops = readdirSync('/sys/block').filter((name) => name.startsWith('loop'));
-  const files = loops
-    .map((name) => `/sys/block/${name}/loop/backing_file`)
-    .filter((file) => existsSync(file));
-  const processes = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
-  const commandOf = (pid: string) => {
-    try {
-      return readFileSync(`/proc/${pid}/cmdline`, 'latin1').replaceAll('\0', ' ');
-    } catch {
-      return ''; // it has just ended
-    }
-  };
-  const cgroups = lines(readFileSync('/proc/mounts', 'utf8'))
-    .map((line) => line.split(' '))
-    .filter(([, , type]) => type === 'cgroup2')
-    .map(([, where]) => path.join(where ?? '/', lab.id));
-  return {
-    namespaces: having((await run('ip', ['netns', 'list'])).stdout, `${lab.id}-`),
-    mounts: having(readFileSync('/proc/mounts', 'utf8'), lab.dir),
-    loops: files.map((file) => readFileSync(file, 'utf8').trim()).filter((file) => file.startsWith(lab.dir)),
-    processes: processes.map(commandOf).filter((command) => command.includes(lab.dir)),
-    cgroups: cgroups.filter((dir) => existsSync(dir)),
-    files: existsSync(lab.dir) ? [lab.dir] : [],
-  };
-}
-
-const nothing = { namespaces: [], mounts: [], loops: [], processes: [], cgroups: [], files: [] };
 const pings = async (from: string, to: string) => (await lab.exec(from, 'ping', '-c1', '-W1', to)).code === 0;
 
 t.teardown(() => lab.down());
 
 void t.test('up, on a machine without traces of it', async (t) => {
   await lab.down(); // what an interrupted run may have left
-  t.same(await traces(), nothing);
+  t.same(await lab.traces(), noTraces);
   await lab.up(3);
 });
 
@@ -56,7 +25,7 @@ void t.test('a lab is three systems with a network', async (t) => {
   t.ok((await lab.exec('n1', 'virsh', '-c', 'qemu:///system', 'list')).code === 0, 'libvirt answers');
   t.match(await lab.sh('n1', 'ip -br link show eth1'), /eth1/, 'a second card for guests');
   t.equal((await lab.exec('n1', 'sh', '-c', 'exit 7')).code, 7, 'the exit code of a command arrives');
-  t.ok((await traces())['loops']?.length === 3, 'and the traces that must be gone later can be seen now');
+  t.ok((await lab.traces())['loops']?.length === 3, 'and the traces that must be gone later can be seen now');
 });
 
 void t.test('a cut between two leaves the third, and is undone', async (t) => {
@@ -187,6 +156,6 @@ void t.test('up again changes nothing, and a second lab does not disturb the fir
 
 void t.test('down leaves nothing, and may be said twice', async (t) => {
   await lab.down();
-  t.same(await traces(), nothing);
+  t.same(await lab.traces(), noTraces);
   await lab.down();
 });
