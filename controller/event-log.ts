@@ -59,7 +59,7 @@ export class EventLog {
 
   /** The cursor in a Last-Event-ID of this life; null: of another, or not one. */
   cursor(id: string | undefined): number | null {
-    const m = /^([0-9a-f-]{1,64})-(\d{1,15})$/.exec(id ?? '');
+    const m = /^([\w-]{1,64})-(\d{1,15})$/.exec(id ?? '');
     return m !== null && m[1] === this.boot ? Number(m[2]) : null;
   }
 

@@ -1,0 +1,274 @@
+import t from 'tap';
+import { EventLog, eventsKeptMax } from '../../../controller/event-log.js';
+import { rest, type ImageView, type OpView, type VmView } from '../../../core/wire/rest.js';
+import { GiB, rig, type Rig } from './rig.js';
+
+async function opDone(r: Rig, id: string): Promise<OpView> {
+  for (;;) {
+    const op = (await r.call('GET', `/api/v1/ops/${id}?waitS=5`)).body as OpView;
+    if (op.state !== 'queued' && op.state !== 'running') return op;
+  }
+}
+
+/** An image that is ready to be cloned. */
+async function image(r: Rig, body: Record<string, unknown>): Promise<ImageView> {
+  const made = await r.call('POST', '/api/v1/images', { url: 'https://images.example/x', ...body });
+  const { image: i, op } = made.body as { image: ImageView; op: OpView };
+  await opDone(r, op.id);
+  await r.view.ledger.refresh('image');
+  return i;
+}
+
+t.test('an upload goes on where it broke off, and is checked before it is called complete', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  const bytes = Buffer.from('0123456789'.repeat(100));
+  const made = await r.call('POST', '/api/v1/images', { name: 'img', sizeBytes: bytes.length });
+  t.match(made, { status: 201, body: { image: { state: 'uploading', node: 'n1' }, op: null } });
+  const put = (offset: number, data: Uint8Array) =>
+    r.call('PUT', '/api/v1/images/img/content', data, { 'upload-offset': String(offset) });
+  r.uploads.breakAfter = 1;
+  t.match(await put(0, bytes.subarray(0, 300)), { status: 503, body: { code: 'node-unreachable' } });
+  t.match((await r.call('GET', '/api/v1/images/img/upload')).body, { offset: 300, expectedBytes: 1000 });
+  t.match(await put(7, bytes.subarray(7)), {
+    status: 409,
+    body: { code: 'offset-mismatch', details: { offset: 300 } },
+  });
+  t.match(await r.call('POST', '/api/v1/images/img/complete'), {
+    status: 409,
+    body: { code: 'offset-mismatch' },
+  });
+  t.match(await put(300, bytes.subarray(300)), { status: 200, body: { offset: 1000 } });
+  t.same(r.uploads.files.get((made.body as { image: ImageView }).image.id), bytes);
+  const done = await r.call('POST', '/api/v1/images/img/complete');
+  t.match(done, {
+    status: 202,
+    body: { image: { state: 'importing' }, op: { kind: 'image.import', node: 'n1' } },
+  });
+  await opDone(r, (done.body as { op: OpView }).op.id);
+  t.match((await r.call('GET', '/api/v1/images/img')).body, { state: 'ready' });
+  t.match(await put(0, bytes), { status: 409, body: { code: 'wrong-state' } });
+});
+
+t.test('what is in use is not deleted', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  await r.call('POST', '/api/v1/networks', {
+    name: 'lan',
+    bridge: 'lan0',
+    subnet: '10.0.0.0/24',
+    range: ['10.0.0.5', '10.0.0.9'],
+  });
+  await image(r, { name: 'base' });
+  await image(r, { name: 'cd', format: 'iso' });
+  const bad = await r.call('POST', '/api/v1/vms', { name: 'v', disks: [{ image: 'cd' }] });
+  t.match(bad, { status: 400, body: { message: /ISO/ } });
+  const made = await r.call('POST', '/api/v1/vms', {
+    name: 'v',
+    disks: [{ image: 'base', mode: 'linked' }],
+    cdroms: [{ image: 'cd' }],
+    nics: [{ network: 'lan' }],
+  });
+  t.equal(made.status, 202);
+  t.match((made.body as { vm: VmView }).vm.disks, [
+    { sizeBytes: 2 * GiB, source: { kind: 'image', mode: 'linked' } },
+  ]);
+  await opDone(r, (made.body as { op: OpView }).op.id);
+  for (const path of ['images/base', 'images/cd', 'networks/lan', 'pools/local'])
+    t.match(await r.call('DELETE', `/api/v1/${path}`), { status: 409, body: { code: 'in-use' } }, path);
+  t.match(await r.call('PATCH', '/api/v1/networks/lan', { subnet: '10.9.0.0/24', range: null }), {
+    status: 409,
+    body: { code: 'in-use' },
+  });
+  const renamed = await r.call('PATCH', '/api/v1/networks/lan', { name: 'Lan 2', dns: ['10.0.0.1'] });
+  t.match(renamed, { status: 200, body: { name: 'Lan 2', nics: 1 } });
+  const old = { 'if-match': '"1"' };
+  t.match(await r.call('PATCH', '/api/v1/networks/lan 2', { dns: [] }, old), {
+    status: 409,
+    body: { code: 'edit-conflict' },
+  });
+  await opDone(r, ((await r.call('DELETE', '/api/v1/vms/v?force=true')).body as { op: OpView }).op.id);
+  await r.view.ledger.refresh();
+  for (const path of ['images/base', 'images/cd'])
+    t.equal((await r.call('DELETE', `/api/v1/${path}`)).status, 202, path);
+  t.equal((await r.call('DELETE', '/api/v1/networks/lan 2')).status, 204);
+});
+
+t.test('a VM made while its image is deleted: one of the two is refused, whoever wins', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  const two = r.second();
+  for (let i = 0; i < 5; i++) {
+    await image(r, { name: `base${i}` });
+    await two.view.ledger.refresh();
+    const [made, gone] = await Promise.all([
+      r.call('POST', '/api/v1/vms', { name: `v${i}`, disks: [{ image: `base${i}`, mode: 'linked' }] }),
+      two.app.request(
+        `https://c/api/v1/images/base${i}`,
+        { method: 'DELETE', headers: { authorization: `Bearer ${r.token}` } },
+        { incoming: { socket: {} } } as never,
+      ),
+    ]);
+    t.ok((made.status === 202) !== (gone.status === 202), `${made.status} ${gone.status}`);
+  }
+});
+
+t.test('nodes: what they shall be', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  const n = await r.call('GET', '/api/v1/nodes/n1');
+  const etag = n.headers.get('etag') ?? '';
+  t.match(
+    (await r.call('PATCH', '/api/v1/nodes/n1', { desired: 'maintenance' }, { 'if-match': etag })).body,
+    {
+      record: { desired: 'maintenance' },
+    },
+  );
+  t.match(await r.call('PATCH', '/api/v1/nodes/n1', { rack: 'r1' }, { 'if-match': etag }), {
+    status: 409,
+    body: { code: 'edit-conflict' },
+  });
+  const vm = await r.call('POST', '/api/v1/vms', { name: 'v' });
+  t.equal((vm.body as { vm: VmView }).vm.node, 'n2', 'nothing new comes to a node in maintenance');
+});
+
+t.test('the event stream: snapshot, changes, resume without a gap, snapshot for a foreign id', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  const open = async (lastEventId?: string) => {
+    const res = await r.app.request(
+      'https://c/api/v1/events?kinds=vm',
+      {
+        headers: {
+          authorization: `Bearer ${r.token}`,
+          ...(lastEventId ? { 'last-event-id': lastEventId } : {}),
+        },
+      },
+      { incoming: { socket: {} } } as never,
+    );
+    t.match(res.headers.get('content-type'), /event-stream/);
+    const reader = (res.body as ReadableStream<Uint8Array>).getReader();
+    let text = '';
+    return {
+      async next(): Promise<{ id: string; kind: string; data: Record<string, unknown> }> {
+        for (;;) {
+          const end = text.indexOf('\n\n');
+          if (end !== -1) {
+            const block = text.slice(0, end);
+            text = text.slice(end + 2);
+            const get = (k: string) => new RegExp(`^${k}: (.*)$`, 'm').exec(block)?.[1] ?? '';
+            if (get('event') !== '')
+              return { id: get('id'), kind: get('event'), data: JSON.parse(get('data')) as never };
+            continue;
+          }
+          const { value } = await reader.read();
+          text += new TextDecoder().decode(value);
+        }
+      },
+      close: () => reader.cancel(),
+    };
+  };
+  const a = await open();
+  const snapshot = await a.next();
+  t.match(snapshot, { kind: 'snapshot', data: { vms: [] } });
+  await r.call('POST', '/api/v1/vms', { name: 'v' });
+  const first = await a.next();
+  t.match(first, { kind: 'vm', data: { name: 'v' } });
+  await a.close();
+  const made = await r.call('POST', '/api/v1/vms', { name: 'w' });
+  await opDone(r, (made.body as { op: OpView }).op.id);
+  const b = await open(first.id);
+  const names = new Set<unknown>();
+  while (!names.has('w')) {
+    const e = await b.next();
+    t.equal(e.kind, 'vm', 'no snapshot where the buffer still has all');
+    names.add(e.data['name']);
+  }
+  await b.close();
+  const c = await open('otherboot-17');
+  t.match(await c.next(), { kind: 'snapshot', data: { vms: [{ name: 'v' }, { name: 'w' }] } });
+  await c.close();
+  t.match((await r.call('GET', '/api/v1/events?kinds=wat')).body, { code: 'bad-input' });
+});
+
+t.test('the event buffer is bounded, and says so to who fell behind', (t) => {
+  const log = new EventLog('b');
+  for (let i = 0; i < eventsKeptMax * 3; i++) log.push('vm', `{"i":${i}}`);
+  t.equal(log.after(1), null);
+  t.equal(log.after(log.lastSeq)?.length, 0);
+  t.equal(log.after(log.lastSeq - 10)?.length, 10);
+  t.equal(log.after(log.lastSeq - 10)?.[0]?.seq, log.lastSeq - 9);
+  t.equal(log.after(log.lastSeq + 1), null, 'a cursor of the future is not one');
+  const big = 'x'.repeat(1024 * 1024);
+  for (let i = 0; i < 100; i++) log.push('vm', big);
+  t.equal(log.after(log.lastSeq - 50), null, 'bounded by size, too');
+  t.equal(log.after(log.lastSeq - 1)?.length, 1);
+  t.end();
+});
+
+t.test('the OpenAPI document has every route of the table, with named schemas', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  const doc = (await r.call('GET', '/api/v1/openapi.json')).body as {
+    openapi: string;
+    paths: Record<string, Record<string, { operationId: string }>>;
+    components: { schemas: Record<string, unknown> };
+  };
+  t.equal(doc.openapi, '3.1.0');
+  const ids = Object.values(doc.paths).flatMap((m) => Object.values(m).map((o) => o.operationId));
+  t.same(ids.filter((i) => !['imageContent', 'events'].includes(i)).sort(), Object.keys(rest).sort());
+  t.equal(new Set(ids).size, ids.length);
+  for (const name of ['Vm', 'VmRow', 'Node', 'Op', 'Problem', 'VmCreate', 'VmPatch'])
+    t.ok(doc.components.schemas[name], name);
+  t.match(doc.components.schemas['VmCreate'], { additionalProperties: false, required: ['name'] });
+  const refs = [...JSON.stringify(doc).matchAll(/"#\/components\/schemas\/(\w+)"/g)].map((m) => m[1]);
+  t.same(
+    refs.filter((x) => x === undefined || !(x in doc.components.schemas)),
+    [],
+    'no reference leads nowhere',
+  );
+});
+
+t.test('the page: all of it, escaped, without scripts', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  await r.call('POST', '/api/v1/vms', { name: 'web', note: '<script>alert(1)</script>' });
+  const bad = r.radio.nodes.get('n1');
+  if (bad !== undefined) {
+    bad.state = {
+      ...bad.state,
+      health: [{ part: 'hypervisor', ok: false, text: '<img src=x onerror=alert(1)>' }],
+    };
+    r.radio.news();
+  }
+  const page = await r.call('GET', '/');
+  t.equal(page.status, 200);
+  const html = page.body as unknown as string;
+  t.match(html, /&lt;img src=x/);
+  t.notMatch(html, /<script|<img/);
+  for (const id of ['nodes', 'vms', 'ops', 'pools']) t.match(html, `id="${id}"`);
+  t.match(page.headers.get('content-security-policy'), /default-src 'none'/);
+  t.equal(page.headers.get('refresh'), '5');
+});
+
+t.test('a thousand VMs are listed from texts at hand', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  r.agents.stop();
+  const made = await r.call('POST', '/api/v1/vms', { name: 'seed', memoryMiB: 32 });
+  const { spec, own } = (made.body as { vm: VmView }).vm;
+  for (let i = 0; i < 1000; i++) {
+    const id = `00000000-0000-4000-8000-${String(i).padStart(12, '0')}`;
+    r.memory.poke(`/flotilla/vm/${id}/spec`, JSON.stringify({ ...spec, id, name: `vm${i}` }));
+    r.memory.poke(`/flotilla/vm/${id}/own`, JSON.stringify(own));
+  }
+  await r.view.ledger.refresh();
+  const { body } = await r.call('GET', '/api/v1/vms');
+  const page = body as { total: number; items: { name: string }[] };
+  t.equal(page.total, 1001);
+  t.equal(page.items.length, 1001);
+  const cellsBefore = r.view.list('vm').map((c) => c.json);
+  await r.call('PATCH', '/api/v1/vms/vm7', { cpus: 2 });
+  const after = r.view.list('vm').map((c) => c.json);
+  t.equal(after.filter((j, i) => j !== cellsBefore[i]).length, 1, 'one change makes one text');
+});
