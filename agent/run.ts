@@ -1,13 +1,15 @@
 import path from 'node:path';
 import { watchSet } from '../core/decide/watch-set.js';
 import { errorRecord } from '../core/domain/error.js';
+import type { Health } from '../core/domain/node.js';
 import { timingProfiles } from '../core/domain/timing.js';
 import { readClusterCache, refreshedCache, writeClusterCache, type ClusterCache } from './cluster/cache.js';
 import type { AgentConfig } from './cluster/config.js';
 import { joinApp } from './cluster/join-app.js';
-import { fetchCaKey } from './cluster/join.js';
+import { fetchCaKeyFromAny } from './cluster/join.js';
 import { brokerLogFile } from './cluster/mosquitto.js';
 import { SystemdServices } from './cluster/services.js';
+import { Upkeep } from './cluster/upkeep.js';
 import { VoterLoop } from './cluster/voters.js';
 import { VoterSeat } from './cluster/voter-seat.js';
 import type { AgentEnv, Log } from './env.js';
@@ -54,8 +56,8 @@ export async function runAgent(
   const found = await readClusterCache(stateDir);
   if (found === null) throw new Error('this node has neither founded a cluster nor joined one');
   let cluster: ClusterCache = found;
-  const tls = await readTls(stateDir);
-  const own = certificateInfo(tls.cert);
+  let tls = await readTls(stateDir);
+  let own = certificateInfo(tls.cert);
   const boot = random.uuid();
   const timing = timingProfiles[config.timing];
 
@@ -166,7 +168,7 @@ export async function runAgent(
       clusterName: cluster.name,
       version,
       wallMs: clock.wallMs(),
-      health: [...loop.health(), machine.health()],
+      health: health(),
       ledger: {
         reachable: ageMs === Infinity ? (error === null ? null : false) : error === null,
         text: error ?? seat?.text ?? '',
@@ -177,6 +179,16 @@ export async function runAgent(
       certificate: { fingerprint: own.fingerprint, expiresMs: own.notAfterMs },
       agent: meter.use(),
     };
+  };
+  const health = (): Health[] => {
+    const fault = upkeep.fault();
+    const seat = voters?.state;
+    return [
+      ...loop.health(),
+      machine.health(),
+      { part: 'certificate', ok: fault === null, text: fault ?? '' },
+      ...(seat === undefined || seat.ok ? [] : [{ part: 'voters', ok: false, text: seat.text }]),
+    ];
   };
   const refused = (): Record<string, number> => ({
     ...radio.refused(),
@@ -210,6 +222,21 @@ export async function runAgent(
     log,
   });
 
+  const services = new SystemdServices();
+  const upkeep = new Upkeep({
+    config,
+    services,
+    clock,
+    log,
+    voters: () => cluster.ledgerEndpoints.map((e) => new URL(e).hostname),
+    onTls: (renewed) => {
+      tls = renewed;
+      own = certificateInfo(tls.cert);
+      ledger.setTls(tls);
+      http.reloadTls();
+    },
+  });
+
   meter.start();
   await http.start();
   hypervisor.open();
@@ -219,6 +246,7 @@ export async function runAgent(
   radio.start();
   listen([]);
   loop.start();
+  upkeep.start();
   log.info(`agent ${version} of node ${node} in cluster "${cluster.name}"`, { boot });
 
   const stopping = new AbortController();
@@ -242,19 +270,9 @@ export async function runAgent(
         const seat = new VoterSeat({
           config,
           clusterId: cluster.clusterId,
-          services: new SystemdServices(),
+          services,
           log,
-          fetchCaKey: async (addresses) => {
-            let last: unknown = new Error('no voter to ask');
-            for (const address of addresses) {
-              try {
-                return await fetchCaKey({ address, port: ports.agent, tls });
-              } catch (e) {
-                last = e;
-              }
-            }
-            throw last;
-          },
+          fetchCaKey: (addresses) => fetchCaKeyFromAny(config, addresses),
         });
         voters = new VoterLoop({ config, store, members, live, seat, clock, log });
         voters.start();
@@ -270,6 +288,7 @@ export async function runAgent(
     async stop() {
       stopping.abort();
       await opened;
+      await upkeep.stop();
       await voters?.stop();
       await loop.stop();
       await live?.stop();
