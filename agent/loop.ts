@@ -48,6 +48,7 @@ const makesAtOnce = 2;
 export class AgentLoop {
   private readonly env: AgentEnv;
   private readonly onSnapshot: (s: Snapshot) => Promise<void>;
+  private readonly alsoHealth: () => readonly Health[];
   private readonly snapshots: Snapshots;
   private readonly domains: Domains;
   private readonly actor: VmActor;
@@ -90,10 +91,18 @@ export class AgentLoop {
   private running: Promise<void> | null = null;
   private readonly unhook: (() => void)[] = [];
 
-  /** @param onSnapshot - told of each new reading of the ledger: endpoints, peers and tokens follow from it */
-  constructor(env: AgentEnv, onSnapshot: (s: Snapshot) => Promise<void> = async () => undefined) {
+  /**
+   * @param onSnapshot - told of each new reading of the ledger: endpoints, peers and tokens follow from it
+   * @param alsoHealth - parts of the agent beside the loop
+   */
+  constructor(
+    env: AgentEnv,
+    onSnapshot: (s: Snapshot) => Promise<void> = async () => undefined,
+    alsoHealth: () => readonly Health[] = () => [],
+  ) {
     this.env = env;
     this.onSnapshot = onSnapshot;
+    this.alsoHealth = alsoHealth;
     this.snapshots = new Snapshots(env.ledger);
     this.domains = new Domains(env.hypervisor, env.clock);
     this.ops = new OpBook(env);
@@ -664,6 +673,7 @@ export class AgentLoop {
         text: `${unreadable.length} unreadable: ${unreadable.slice(0, 3).join(', ')}`.slice(0, 500),
       });
     }
+    out.push(...this.alsoHealth());
     return out;
   }
 

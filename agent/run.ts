@@ -142,7 +142,16 @@ export async function runAgent(
     radio.setPeers(cluster.peers.filter((p) => ids.includes(p.node)));
   };
 
-  const loop = new AgentLoop(env, onSnapshot);
+  const alsoHealth = (): Health[] => {
+    const fault = upkeep.fault();
+    const seat = voters?.state;
+    return [
+      machine.health(),
+      { part: 'certificate', ok: fault === null, text: fault ?? '' },
+      ...(seat === undefined || seat.ok ? [] : [{ part: 'voters', ok: false, text: seat.text }]),
+    ];
+  };
+  const loop = new AgentLoop(env, onSnapshot, alsoHealth);
   const join = joinApp({
     config,
     cluster: () => (store === null || meta === null ? null : { store, meta: meta.value }),
@@ -168,7 +177,7 @@ export async function runAgent(
       clusterName: cluster.name,
       version,
       wallMs: clock.wallMs(),
-      health: health(),
+      health: loop.health(),
       ledger: {
         reachable: ageMs === Infinity ? (error === null ? null : false) : error === null,
         text: error ?? seat?.text ?? '',
@@ -179,16 +188,6 @@ export async function runAgent(
       certificate: { fingerprint: own.fingerprint, expiresMs: own.notAfterMs },
       agent: meter.use(),
     };
-  };
-  const health = (): Health[] => {
-    const fault = upkeep.fault();
-    const seat = voters?.state;
-    return [
-      ...loop.health(),
-      machine.health(),
-      { part: 'certificate', ok: fault === null, text: fault ?? '' },
-      ...(seat === undefined || seat.ok ? [] : [{ part: 'voters', ok: false, text: seat.text }]),
-    ];
   };
   const refused = (): Record<string, number> => ({
     ...radio.refused(),
