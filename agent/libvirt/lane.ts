@@ -1,4 +1,4 @@
-import { RpcConnection, type ConnectionOptions, type RpcCallOptions } from './client.js';
+import { RpcConnection, TIMER_MS_MAX, type ConnectionOptions, type RpcCallOptions } from './client.js';
 import { LibvirtError } from './error.js';
 import { Keys } from './keys.js';
 import type { ArgsOf, ProcedureName, ReplyOf } from './protocol.js';
@@ -37,17 +37,24 @@ export class Lane {
     return connection.call(name, args, { ...options, deadlineMs });
   }
 
+  /** waits for the one attempt that all callers share, each as long as it likes */
   async #open(deadlineMs: number, name: ProcedureName): Promise<RpcConnection> {
-    this.#opening ??= this.#connect(deadlineMs).finally(() => (this.#opening = null));
-    try {
-      return await this.#opening;
-    } catch (cause) {
-      const fields = { code: 'disconnected', outcome: 'not-sent', procedure: name, cause } as const;
-      throw new LibvirtError(`${name}: no connection to the libvirt daemon`, fields);
-    }
+    this.#opening ??= this.#connect().finally(() => (this.#opening = null));
+    const fields = { outcome: 'not-sent', procedure: name } as const;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      const message = `${name}: no connection to the libvirt daemon within ${Math.round(deadlineMs)} ms`;
+      const expire = (): void => reject(new LibvirtError(message, { code: 'deadline', ...fields }));
+      timer = setTimeout(expire, Math.min(deadlineMs, TIMER_MS_MAX));
+    });
+    const opened = this.#opening.catch((cause: unknown) => {
+      const message = `${name}: no connection to the libvirt daemon`;
+      throw new LibvirtError(message, { code: 'disconnected', ...fields, cause });
+    });
+    return Promise.race([opened, late]).finally(() => clearTimeout(timer));
   }
 
-  async #connect(deadlineMs: number): Promise<RpcConnection> {
+  async #connect(): Promise<RpcConnection> {
     const connection: RpcConnection = new RpcConnection({
       ...this.#options,
       keys: this.#keys,
@@ -60,7 +67,7 @@ export class Lane {
         if (this.#current === connection) this.#current = null;
       },
     });
-    await connection.connect(deadlineMs);
+    await connection.connect();
     this.#current = connection;
     return connection;
   }

@@ -43,6 +43,9 @@ export class FakeDaemon {
   authTypes: number[] = [0];
   /** open connections but answer nothing at all */
   mute = false;
+  /** let connections wait in their opening until {@link release} */
+  hold = false;
+  readonly #held: Arrived[] = [];
   #server: Server | null = null;
   readonly #waiting = new Set<() => void>();
 
@@ -72,7 +75,17 @@ export class FakeDaemon {
     const row: Procedure<unknown, unknown> = PROCEDURES[name];
     const call: Arrived = { name, args: decode(row.args, body), header, socket };
     if (this.mute) return void this.arrived.push(call);
-    switch (name) {
+    if (this.hold && name === 'authList') return void this.#held.push(call);
+    this.#answer(call);
+  }
+
+  release(): void {
+    this.hold = false;
+    for (const call of this.#held.splice(0)) this.#answer(call);
+  }
+
+  #answer(call: Arrived): void {
+    switch (call.name) {
       case 'authList':
         return this.reply(call, { types: this.authTypes });
       case 'connectSupportsFeature':
