@@ -84,6 +84,8 @@ export interface Volumes {
     o: WorkOptions,
   ): Promise<Pick<Image, 'format' | 'sizeBytes' | 'virtualSizeBytes' | 'sha256'>>;
   removeImage(image: Image, pool: Pool): Promise<void>;
+  /** Makes sure that an image's file is on this node, fetching it from its own node where needed. @returns its path */
+  haveImage(image: Image, pool: Pool, o: WorkOptions): Promise<string>;
   /** Bytes of an upload stored so far: where to resume. */
   uploadOffset(image: Image, pool: Pool): Promise<number>;
   /** Appends at `offset`. @throws FlotillaError `offset-mismatch`, `no-space`, `too-large` */
@@ -112,6 +114,10 @@ export interface Seeds {
 export interface Bridges {
   /** Makes the bridge and its uplink as described; idempotent; never touches an interface it does not own. */
   ensure(network: Network): Promise<void>;
+  /** Bridges here that Flotilla made, by the id of their network. */
+  owned(): Promise<readonly { readonly network: string; readonly bridge: string }[]>;
+  /** Takes away the bridge made for that network. @throws FlotillaError `in-use`: guests are on it */
+  remove(network: Pick<Network, 'id' | 'name' | 'bridge'>): Promise<void>;
 }
 
 /** This node's claim to be alive in the ledger. */

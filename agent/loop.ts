@@ -17,7 +17,7 @@ import { opFinished } from '../core/domain/op.js';
 import { poolHasNode } from '../core/domain/pool.js';
 import type { VmState, VmStats } from '../core/domain/vm.js';
 import type { RadioEvent } from '../core/wire/radio.js';
-import { ledgerRoot } from '../core/wire/ledger-keys.js';
+import { ledger as kinds, ledgerRoot } from '../core/wire/ledger-keys.js';
 import type { AgentEnv } from './env.js';
 import { ImageWorker } from './image-worker.js';
 import { LibvirtError } from './libvirt/hypervisor.js';
@@ -517,6 +517,7 @@ export class AgentLoop {
         this.bridgeErrors.push(`network ${n.value.name}: ${errorRecord(e).message}`);
       }
     }
+    await this.dropBridges(s);
     if (!this.swept && this.ledgerError === null) {
       this.swept = true;
       const known = { disks: new Set(s.disks.keys()), images: new Set(s.images.keys()) };
@@ -525,6 +526,19 @@ export class AgentLoop {
         if (gone.length > 0)
           this.env.log.info(`swept ${gone.length} left-over files of pool ${pool.name}`, { gone });
       }
+    }
+  }
+
+  /** Bridges of networks that were deleted go, once no guest is on them. */
+  private async dropBridges(s: Snapshot): Promise<void> {
+    // A network whose record cannot be read is not a deleted one.
+    if (this.ledgerError !== null || s.unreadable.some((k) => kinds.network.idOf(k) !== null)) return;
+    try {
+      for (const { network: id, bridge } of await this.env.bridges.owned()) {
+        if (!s.networks.has(id)) await this.env.bridges.remove({ id, name: bridge, bridge });
+      }
+    } catch (e) {
+      this.bridgeErrors.push(errorRecord(e).message);
     }
   }
 

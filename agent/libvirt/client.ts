@@ -81,6 +81,8 @@ interface Pending {
   readonly reject: (error: LibvirtError) => void;
   /** the caller was told that the deadline passed; the place stays taken until the daemon answers */
   late: boolean;
+  /** there from the beginning, because the daemon may send its data before the reply */
+  stream: RpcStream | null;
 }
 
 interface Answer {
@@ -217,6 +219,8 @@ export class RpcConnection {
   ): Promise<{ reply: ReplyOf<P>; stream: RpcStream }> {
     const { value, stream } = await this.#enqueue(name, args, options);
     if (stream === null) throw new TypeError(`${name} has no stream`);
+    if (stream.errored) throw stream.errored;
+    stream.off('error', ignore);
     return { reply: value as ReplyOf<P>, stream };
   }
 
@@ -244,6 +248,7 @@ export class RpcConnection {
         resolve,
         reject,
         late: false,
+        stream: null,
         timer: setTimeout(() => this.#expire(pending, deadlineMs), Math.min(deadlineMs, TIMER_MS_MAX)),
       };
       this.#queue.push(pending);
@@ -287,6 +292,7 @@ export class RpcConnection {
       );
     }
     this.#inFlight.set(serial, pending);
+    if (row.stream) pending.stream = this.#openStream(row, serial);
     this.#socket?.write(bytes);
   }
 
@@ -380,12 +386,15 @@ export class RpcConnection {
     const value = failed ? errorOf(body, pending.name, pending.key) : decode(row.reply, body);
     this.#inFlight.delete(header.serial);
     this.#release(pending);
+    const { stream } = pending;
     if (value instanceof LibvirtError) {
+      this.#streams.delete(header.serial);
+      stream?.destroy();
       if (!pending.late) count(this.#counters.failed, pending.name);
       pending.reject(value);
     } else {
       count(this.#counters.answered, pending.name);
-      const stream = row.stream ? this.#openStream(row, header.serial) : null;
+      stream?.begin();
       if (pending.late) stream?.destroy();
       pending.resolve({ value, stream });
     }
@@ -428,6 +437,8 @@ export class RpcConnection {
       pause: () => void this.#socket?.pause(),
       resume: () => void this.#socket?.resume(),
     });
+    // nobody holds it before the reply
+    stream.on('error', ignore);
     this.#streams.set(serial, stream);
     return stream;
   }
@@ -514,6 +525,10 @@ function headerOf(row: Procedure<unknown, unknown>, type: number, serial: number
     serial,
     status,
   };
+}
+
+function ignore(): void {
+  // an error that comes before anybody holds the stream is thrown by callStream
 }
 
 function ofKey(key: string | undefined): { domainId?: string } {

@@ -23,6 +23,7 @@ export const STREAM_CHUNK_BYTES = 262120;
 export class RpcStream extends Duplex {
   readonly #transport: StreamTransport;
   #ended = false;
+  #begun = false;
 
   constructor(transport: StreamTransport) {
     // half open makes no sense here: when the daemon has no more, we are done as well
@@ -30,11 +31,17 @@ export class RpcStream extends Duplex {
     this.#transport = transport;
   }
 
+  /** the reply of the call came; data may have come before it */
+  begin(): void {
+    this.#begun = true;
+  }
+
   /** the daemon sent data; none means that it has no more */
   arrived(data: Buffer): void {
     if (this.#ended || this.destroyed) return;
     if (data.length === 0) return this.finished();
-    if (!this.push(data)) this.#transport.pause();
+    // never before the reply, which would then not be read either
+    if (!this.push(data) && this.#begun) this.#transport.pause();
   }
 
   /** the daemon closed the stream well */

@@ -25,6 +25,9 @@ export interface Subject {
 /** How long QEMU may take to come up: a cold cache and a loaded node take seconds, a hung pool takes for ever. */
 const startDeadlineMs = 60_000;
 
+/** Fetching an ISO of a few GB from another node over a slow network. */
+const isoDeadlineMs = 30 * 60_000;
+
 /**
  * Does the steps that {@link decideVm} chose. Each is written so that a crash at any line leaves something the
  * next pass understands: ledger first where it permits, ledger last where it reports.
@@ -125,6 +128,7 @@ export class VmActor {
     // All that can be refused or take long comes before the swap.
     const networks = new Map([...s.snapshot.networks].map(([id, k]) => [id, k.value]));
     const seed = spec.cloudInit === null ? null : await env.seeds.make(spec, networks);
+    for (const { image } of spec.cdroms) await this.haveImage(image, s);
     const hardware = wantedHardware(spec, s.snapshot, env.volumes, seed);
     const accel = await env.machine.accel();
     for (const nic of spec.nics) {
@@ -147,6 +151,17 @@ export class VmActor {
       }),
     );
     await env.hypervisor.start(s.id, { paused, deadlineMs: startDeadlineMs });
+  }
+
+  /** An ISO may lie in the local pool of another node. */
+  private async haveImage(id: string | null, s: Subject): Promise<void> {
+    const image = id === null ? undefined : s.snapshot.images.get(id)?.value;
+    const pool = image && s.snapshot.pools.get(image.pool)?.value;
+    if (image === undefined || pool === undefined) return;
+    await this.env.volumes.haveImage(image, pool, {
+      signal: AbortSignal.timeout(isoDeadlineMs),
+      progress: () => undefined,
+    });
   }
 
   private async adopt(s: Subject): Promise<void> {
@@ -198,6 +213,7 @@ export class VmActor {
       case 'detach-nic':
         return h.detachDevice(s.id, nicXml(step.nic), o);
       case 'set-cdrom': {
+        await this.haveImage(s.spec.value.cdroms[step.index]?.image ?? null, s);
         const sata = (s.domain?.hardware.disks ?? []).filter((d) => d.bus === 'sata').length;
         return h.updateDevice(s.id, cdromXml(step.path, step.index, sata), { ...o, force: true });
       }

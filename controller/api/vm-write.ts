@@ -1,3 +1,4 @@
+import { macFrom } from '../../core/decide/mac.js';
 import { place, placementText, refusals, type PlacementRequest } from '../../core/decide/placement.js';
 import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
 import { FlotillaError } from '../../core/domain/error.js';
@@ -307,7 +308,7 @@ export class VmWrites {
     }
     return {
       newId: () => deps.chance.uuid(),
-      newMac: () => `52:54:00:${(deps.chance.hex(3).match(/../g) ?? []).join(':')}`,
+      newMac: () => macFrom(deps.chance.hex(4)),
       pool: (ref) => poolOf(view, ref),
       image: (ref) => readyImage(view, ref),
       network: (ref) => {

@@ -41,6 +41,7 @@ function fakeVolumes(files: FakeFiles): Volumes {
     imagePath: (i, p) => `${p.path}/images/${i.id}.${i.format}`,
     importImage: no,
     removeImage: no,
+    haveImage: no,
     uploadOffset: no,
     upload: no,
     sweep: async () => [],
@@ -320,7 +321,7 @@ export class SimNode {
         ['probe', 'diskPath', 'imagePath', 'sweep'],
       ),
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },
-      bridges: { ensure: async () => undefined },
+      bridges: { ensure: async () => undefined, owned: async () => [], remove: async () => undefined },
       sockets: {
         paths: (id) => ({ serial: `/run/${id}/serial`, vnc: `/run/${id}/vnc`, serialLog: `/log/${id}` }),
         prepare: async () => undefined,
