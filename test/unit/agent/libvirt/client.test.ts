@@ -357,6 +357,34 @@ await t.test('streams: data both ways, end by either side, abort, error', async 
   t.match(await failed, { code: 'disconnected' });
 });
 
+await t.test('stream data may come before the reply', async (t) => {
+  const { fake, rpc } = await opened(t);
+  const open = (): ReturnType<typeof rpc.callStream<'domainScreenshot'>> =>
+    rpc.callStream('domainScreenshot', { domain, screen: 0, flags: 0 }, FAR);
+  const early = open();
+  const call = await fake.call(0);
+  const pieces = Array.from({ length: 8 }, (_, i) => Buffer.alloc(100_000, i));
+  for (const piece of pieces) fake.stream(call, STATUS.continue, piece);
+  fake.stream(call, STATUS.continue, Buffer.alloc(0));
+  fake.reply(call, { mime: 'image/png' });
+  const { reply, stream } = await early;
+  t.same(reply, { mime: 'image/png' });
+  const got: Buffer[] = [];
+  for await (const piece of stream) got.push(piece as Buffer);
+  t.ok(Buffer.concat(got).equals(Buffer.concat(pieces)));
+
+  const refused = open();
+  fake.refuse(await fake.call(1), 55, 'not running');
+  await fails(t, refused, 'invalid-state', 'refused');
+
+  const broken = open();
+  const third = await fake.call(2);
+  fake.streamError(third, 38, 'cannot read the picture');
+  fake.reply(third, { mime: 'image/png' });
+  await fails(t, broken, 'refused', 'refused');
+  t.equal(rpc.isOpen, true);
+});
+
 await t.test('a slow reader holds the daemon back instead of filling memory', async (t) => {
   const { fake, rpc } = await opened(t);
   const opening = rpc.callStream('domainOpenConsole', { domain, device: null, flags: 0 }, FAR);

@@ -129,7 +129,15 @@ export class FakeDaemon {
   }
 
   refuse(call: Arrived, code: number, message: string): void {
-    const header = { ...call.header, type: MESSAGE.reply, status: STATUS.error };
+    this.#error(call, MESSAGE.reply, code, message);
+  }
+
+  streamError(call: Arrived, code: number, message: string): void {
+    this.#error(call, MESSAGE.stream, code, message);
+  }
+
+  #error(call: Arrived, type: number, code: number, message: string): void {
+    const header = { ...call.header, type, status: STATUS.error };
     const none = { dom: null, str1: null, str2: null, str3: null, int1: 0, int2: 0, net: null };
     this.send(call.socket, header, wireError, { code, domain: 10, message, level: 2, ...none });
   }
