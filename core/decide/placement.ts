@@ -166,7 +166,9 @@ export function refusals(
     return out;
   }
   for (const h of node.health) {
-    const matters = h.part === 'hypervisor' || request.networks.some((n) => h.part === `network ${n.name}`);
+    const matters =
+      h.part === 'hypervisor' ||
+      (h.part === 'network' && request.networks.some((n) => h.text.includes(n.name)));
     if (!h.ok && matters) no('unwell', `${h.part}: ${h.text}`, 'Mend what the node names.');
   }
   checkMemoryAndCpus(request, node, policy, no);

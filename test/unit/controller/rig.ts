@@ -258,13 +258,19 @@ export class FakeUploads implements AgentUploads {
       });
     const limit = this.breakAfter;
     this.breakAfter = null;
-    for await (const part of o.body ?? new ReadableStream<Uint8Array>()) {
-      file = Buffer.concat([file, part]);
+    const parts = [file];
+    let length = file.length;
+    try {
+      for await (const part of o.body ?? new ReadableStream<Uint8Array>()) {
+        parts.push(Buffer.from(part));
+        length += part.length;
+        if (limit !== null && length >= limit)
+          throw new FlotillaError('node-unreachable', 'the wire was cut', { hint: 'again' });
+      }
+    } finally {
+      file = Buffer.concat(parts);
       this.files.set(imageId, file);
-      if (limit !== null && file.length >= limit)
-        throw new FlotillaError('node-unreachable', 'the wire was cut', { hint: 'again' });
     }
-    this.files.set(imageId, file);
     return file.length;
   }
 }
