@@ -185,7 +185,7 @@ export function joinApp(d: JoinAppDeps): JoinApp {
 }
 
 function tooMany(): FlotillaError {
-  return new FlotillaError('too-many-requests', 'Too many join requests', {
+  return new FlotillaError('rate-limited', 'Too many join requests', {
     hint: 'Wait a minute and try again.',
   });
 }

@@ -33,7 +33,7 @@ const retryPauseMs = 1_000;
 const transient: ReadonlySet<string> = new Set([
   'node-unreachable',
   'ledger-unavailable',
-  'too-many-requests',
+  'rate-limited',
   'edit-conflict',
   'timeout',
 ]);

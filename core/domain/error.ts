@@ -10,7 +10,6 @@ export const errorStatus = {
   'wrong-certificate': 403,
   forbidden: 403,
   'rate-limited': 429,
-  'too-many-requests': 429,
   'token-unknown': 403,
   'token-expired': 403,
   'token-used-up': 403,

@@ -331,7 +331,7 @@ void t.test('guessing is slowed down, with bounded memory', async (t) => {
     ),
   );
   const codes = guesses.map((g) => (g.status === 'rejected' ? (g.reason as { code: string }).code : 'fine'));
-  t.equal(codes.filter((c) => c === 'too-many-requests').length, 3);
+  t.equal(codes.filter((c) => c === 'rate-limited').length, 3);
   t.equal(codes.filter((c) => c === 'token-unknown').length, perAddress.burst);
 
   const limit = new RateLimit(0);
