@@ -268,13 +268,18 @@ t.test('an upload whose command was killed goes on where it was, and arrives who
   // Slow the node, so that the kill hits the middle.
   const append = l.r.uploads.append.bind(l.r.uploads);
   let killed = false;
+  let drained = (): void => undefined;
+  const all = new Promise<void>((resolve) => (drained = resolve));
   l.r.uploads.append = async (node, id, o) => {
     if (killed || o.body === null) return append(node, id, o);
     const reader = o.body.getReader();
     let kept = l.r.uploads.files.get(id) ?? Buffer.alloc(0);
     for (;;) {
       const { done, value } = await reader.read().catch(() => ({ done: true, value: undefined }));
-      if (done || value === undefined) return kept.length;
+      if (done || value === undefined) {
+        drained();
+        return kept.length;
+      }
       kept = Buffer.concat([kept, value]);
       l.r.uploads.files.set(id, kept);
       if (kept.length > 1024 * 1024 && !killed) {
@@ -284,6 +289,7 @@ t.test('an upload whose command was killed goes on where it was, and arrives who
     }
   };
   t.match(await first.ended, { signal: 'SIGKILL' });
+  await all;
   const [id, part] = [...l.r.uploads.files][0] ?? ['', Buffer.alloc(0)];
   t.ok(part.length > 0 && part.length < size, `${part.length} bytes came`);
   const second = spawned(l.env, 'image', 'import', file, 'big');
