@@ -107,7 +107,7 @@ function spawned(env: Record<string, string>, ...args: string[]) {
   return { child, ended };
 }
 
-t.test('a VM from the command line, with tables, JSON, a spec, and exit codes', async (t) => {
+void t.test('a VM from the command line, with tables, JSON, a spec, and exit codes', async (t) => {
   const l = await lab();
   t.teardown(() => l.stop());
   t.match(await l.run('vm', 'list'), { code: 0, out: 'There are no VMs.\n' });
@@ -187,7 +187,7 @@ t.test('a VM from the command line, with tables, JSON, a spec, and exit codes', 
   t.match(await l.run('__complete', '--', 'node', 'show', 'n'), { code: 0, out: 'n1\nn2\nn3\n' });
 });
 
-t.test('exit codes and errors: what, why, what to do, the code', async (t) => {
+void t.test('exit codes and errors: what, why, what to do, the code', async (t) => {
   const l = await lab();
   t.teardown(() => l.stop());
   const cases: [string[], number, RegExp][] = [
@@ -234,7 +234,7 @@ t.test('exit codes and errors: what, why, what to do, the code', async (t) => {
   t.notMatch(bad.err, 'hunter2');
 });
 
-t.test('login: the fingerprint must be known, the token is kept for its owner only', async (t) => {
+void t.test('login: the fingerprint must be known, the token is kept for its owner only', async (t) => {
   const l = await lab();
   t.teardown(() => l.stop());
   const token = l.env['FLOTILLA_TOKEN_FILE'] ?? '';
@@ -256,7 +256,7 @@ t.test('login: the fingerprint must be known, the token is kept for its owner on
   t.match(await l.run(...login, '--ca', ca), { code: 0 });
 });
 
-t.test('an upload whose command was killed goes on where it was, and arrives whole', async (t) => {
+void t.test('an upload whose command was killed goes on where it was, and arrives whole', async (t) => {
   const l = await lab();
   t.teardown(() => l.stop());
   const size = 24 * 1024 * 1024;
@@ -301,7 +301,7 @@ t.test('an upload whose command was killed goes on where it was, and arrives who
   t.match(await l.run('image', 'import', file, 'big'), { code: exitCodes.refused, err: /name-taken/ });
 });
 
-t.test('Ctrl-C in mid-upload ends with a word; events end on Ctrl-C', async (t) => {
+void t.test('Ctrl-C in mid-upload ends with a word; events end on Ctrl-C', async (t) => {
   const l = await lab();
   t.teardown(() => l.stop());
   const { child, ended } = spawned(l.env, 'events', '--follow', '--json');

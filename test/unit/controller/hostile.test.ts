@@ -5,7 +5,7 @@ import { callApp, GiB, rig } from './rig.js';
 
 const MiB = 2 ** 20;
 
-t.test(
+void t.test(
   'bad input: every refusal names the object, the reason and the way out, and changes nothing',
   async (t) => {
     const r = await rig();
@@ -145,7 +145,7 @@ t.test(
   },
 );
 
-t.test('nobody without a token reads or changes anything', async (t) => {
+void t.test('nobody without a token reads or changes anything', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const doc = (await r.call('GET', '/api/v1/openapi.json')).body as {
@@ -167,7 +167,7 @@ t.test('nobody without a token reads or changes anything', async (t) => {
             method: method.toUpperCase(),
             headers: token === null ? {} : { authorization: `Bearer ${token}` },
           },
-          { incoming: { socket: {} } } as never,
+          { incoming: { socket: {} } },
         );
         t.equal(res.status, token === null ? 401 : 403, `${method} ${path} with ${what}`);
         routes += 1;
@@ -176,13 +176,13 @@ t.test('nobody without a token reads or changes anything', async (t) => {
   }
   t.ok(routes > 100);
   t.equal(r.memory.revision, before);
-  const health = await r.app.request('https://c/healthz', {}, { incoming: { socket: {} } } as never);
+  const health = await r.app.request('https://c/healthz', {}, { incoming: { socket: {} } });
   t.same(Object.keys((await health.json()) as object), ['ok', 'part', 'version', 'fingerprint']);
-  const page = await r.app.request('https://c/', {}, { incoming: { socket: {} } } as never);
+  const page = await r.app.request('https://c/', {}, { incoming: { socket: {} } });
   t.equal(page.headers.get('location'), '/login');
 });
 
-t.test('an expired token, one taken back, and a request from another site', async (t) => {
+void t.test('an expired token, one taken back, and a request from another site', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const made = await r.call('POST', '/api/v1/tokens', { name: 'short', kind: 'api', ttlS: 3600 });

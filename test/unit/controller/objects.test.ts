@@ -19,38 +19,41 @@ async function image(r: Rig, body: Record<string, unknown>): Promise<ImageView> 
   return i;
 }
 
-t.test('an upload goes on where it broke off, and is checked before it is called complete', async (t) => {
-  const r = await rig();
-  t.teardown(() => r.stop());
-  const bytes = Buffer.from('0123456789'.repeat(100));
-  const made = await r.call('POST', '/api/v1/images', { name: 'img', sizeBytes: bytes.length });
-  t.match(made, { status: 201, body: { image: { state: 'uploading', node: 'n1' }, op: null } });
-  const put = (offset: number, data: Uint8Array) =>
-    r.call('PUT', '/api/v1/images/img/content', data, { 'upload-offset': String(offset) });
-  r.uploads.breakAfter = 1;
-  t.match(await put(0, bytes.subarray(0, 300)), { status: 503, body: { code: 'node-unreachable' } });
-  t.match((await r.call('GET', '/api/v1/images/img/upload')).body, { offset: 300, expectedBytes: 1000 });
-  t.match(await put(7, bytes.subarray(7)), {
-    status: 409,
-    body: { code: 'offset-mismatch', details: { offset: 300 } },
-  });
-  t.match(await r.call('POST', '/api/v1/images/img/complete'), {
-    status: 409,
-    body: { code: 'offset-mismatch' },
-  });
-  t.match(await put(300, bytes.subarray(300)), { status: 200, body: { offset: 1000 } });
-  t.same(r.uploads.files.get((made.body as { image: ImageView }).image.id), bytes);
-  const done = await r.call('POST', '/api/v1/images/img/complete');
-  t.match(done, {
-    status: 202,
-    body: { image: { state: 'importing' }, op: { kind: 'image.import', node: 'n1' } },
-  });
-  await opDone(r, (done.body as { op: OpView }).op.id);
-  t.match((await r.call('GET', '/api/v1/images/img')).body, { state: 'ready' });
-  t.match(await put(0, bytes), { status: 409, body: { code: 'wrong-state' } });
-});
+void t.test(
+  'an upload goes on where it broke off, and is checked before it is called complete',
+  async (t) => {
+    const r = await rig();
+    t.teardown(() => r.stop());
+    const bytes = Buffer.from('0123456789'.repeat(100));
+    const made = await r.call('POST', '/api/v1/images', { name: 'img', sizeBytes: bytes.length });
+    t.match(made, { status: 201, body: { image: { state: 'uploading', node: 'n1' }, op: null } });
+    const put = (offset: number, data: Uint8Array) =>
+      r.call('PUT', '/api/v1/images/img/content', data, { 'upload-offset': String(offset) });
+    r.uploads.breakAfter = 1;
+    t.match(await put(0, bytes.subarray(0, 300)), { status: 503, body: { code: 'node-unreachable' } });
+    t.match((await r.call('GET', '/api/v1/images/img/upload')).body, { offset: 300, expectedBytes: 1000 });
+    t.match(await put(7, bytes.subarray(7)), {
+      status: 409,
+      body: { code: 'offset-mismatch', details: { offset: 300 } },
+    });
+    t.match(await r.call('POST', '/api/v1/images/img/complete'), {
+      status: 409,
+      body: { code: 'offset-mismatch' },
+    });
+    t.match(await put(300, bytes.subarray(300)), { status: 200, body: { offset: 1000 } });
+    t.same(r.uploads.files.get((made.body as { image: ImageView }).image.id), bytes);
+    const done = await r.call('POST', '/api/v1/images/img/complete');
+    t.match(done, {
+      status: 202,
+      body: { image: { state: 'importing' }, op: { kind: 'image.import', node: 'n1' } },
+    });
+    await opDone(r, (done.body as { op: OpView }).op.id);
+    t.match((await r.call('GET', '/api/v1/images/img')).body, { state: 'ready' });
+    t.match(await put(0, bytes), { status: 409, body: { code: 'wrong-state' } });
+  },
+);
 
-t.test('what is in use is not deleted', async (t) => {
+void t.test('what is in use is not deleted', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   await r.call('POST', '/api/v1/networks', {
@@ -94,7 +97,7 @@ t.test('what is in use is not deleted', async (t) => {
   t.equal((await r.call('DELETE', '/api/v1/networks/lan 2')).status, 204);
 });
 
-t.test('a VM made while its image is deleted: one of the two is refused, whoever wins', async (t) => {
+void t.test('a VM made while its image is deleted: one of the two is refused, whoever wins', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const two = r.second();
@@ -106,14 +109,14 @@ t.test('a VM made while its image is deleted: one of the two is refused, whoever
       two.app.request(
         `https://c/api/v1/images/base${i}`,
         { method: 'DELETE', headers: { authorization: `Bearer ${r.token}` } },
-        { incoming: { socket: {} } } as never,
+        { incoming: { socket: {} } },
       ),
     ]);
     t.ok((made.status === 202) !== (gone.status === 202), `${made.status} ${gone.status}`);
   }
 });
 
-t.test('nodes: what they shall be', async (t) => {
+void t.test('nodes: what they shall be', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const n = await r.call('GET', '/api/v1/nodes/n1');
@@ -132,66 +135,69 @@ t.test('nodes: what they shall be', async (t) => {
   t.equal((vm.body as { vm: VmView }).vm.node, 'n2', 'nothing new comes to a node in maintenance');
 });
 
-t.test('the event stream: snapshot, changes, resume without a gap, snapshot for a foreign id', async (t) => {
-  const r = await rig();
-  t.teardown(() => r.stop());
-  const open = async (lastEventId?: string) => {
-    const res = await r.app.request(
-      'https://c/api/v1/events?kinds=vm',
-      {
-        headers: {
-          authorization: `Bearer ${r.token}`,
-          ...(lastEventId ? { 'last-event-id': lastEventId } : {}),
+void t.test(
+  'the event stream: snapshot, changes, resume without a gap, snapshot for a foreign id',
+  async (t) => {
+    const r = await rig();
+    t.teardown(() => r.stop());
+    const open = async (lastEventId?: string) => {
+      const res = await r.app.request(
+        'https://c/api/v1/events?kinds=vm',
+        {
+          headers: {
+            authorization: `Bearer ${r.token}`,
+            ...(lastEventId ? { 'last-event-id': lastEventId } : {}),
+          },
         },
-      },
-      { incoming: { socket: {} } } as never,
-    );
-    t.match(res.headers.get('content-type'), /event-stream/);
-    const reader = (res.body as ReadableStream<Uint8Array>).getReader();
-    let text = '';
-    return {
-      async next(): Promise<{ id: string; kind: string; data: Record<string, unknown> }> {
-        for (;;) {
-          const end = text.indexOf('\n\n');
-          if (end !== -1) {
-            const block = text.slice(0, end);
-            text = text.slice(end + 2);
-            const get = (k: string) => new RegExp(`^${k}: (.*)$`, 'm').exec(block)?.[1] ?? '';
-            if (get('event') !== '')
-              return { id: get('id'), kind: get('event'), data: JSON.parse(get('data')) as never };
-            continue;
+        { incoming: { socket: {} } },
+      );
+      t.match(res.headers.get('content-type'), /event-stream/);
+      const reader = (res.body as ReadableStream<Uint8Array>).getReader();
+      let text = '';
+      return {
+        async next(): Promise<{ id: string; kind: string; data: Record<string, unknown> }> {
+          for (;;) {
+            const end = text.indexOf('\n\n');
+            if (end !== -1) {
+              const block = text.slice(0, end);
+              text = text.slice(end + 2);
+              const get = (k: string) => new RegExp(`^${k}: (.*)$`, 'm').exec(block)?.[1] ?? '';
+              if (get('event') !== '')
+                return { id: get('id'), kind: get('event'), data: JSON.parse(get('data')) as never };
+              continue;
+            }
+            const { value } = await reader.read();
+            text += new TextDecoder().decode(value);
           }
-          const { value } = await reader.read();
-          text += new TextDecoder().decode(value);
-        }
-      },
-      close: () => reader.cancel(),
+        },
+        close: () => reader.cancel(),
+      };
     };
-  };
-  const a = await open();
-  const snapshot = await a.next();
-  t.match(snapshot, { kind: 'snapshot', data: { vms: [] } });
-  await r.call('POST', '/api/v1/vms', { name: 'v' });
-  const first = await a.next();
-  t.match(first, { kind: 'vm', data: { name: 'v' } });
-  await a.close();
-  const made = await r.call('POST', '/api/v1/vms', { name: 'w' });
-  await opDone(r, (made.body as { op: OpView }).op.id);
-  const b = await open(first.id);
-  const names = new Set<unknown>();
-  while (!names.has('w')) {
-    const e = await b.next();
-    t.equal(e.kind, 'vm', 'no snapshot where the buffer still has all');
-    names.add(e.data['name']);
-  }
-  await b.close();
-  const c = await open('otherboot-17');
-  t.match(await c.next(), { kind: 'snapshot', data: { vms: [{ name: 'v' }, { name: 'w' }] } });
-  await c.close();
-  t.match((await r.call('GET', '/api/v1/events?kinds=wat')).body, { code: 'bad-input' });
-});
+    const a = await open();
+    const snapshot = await a.next();
+    t.match(snapshot, { kind: 'snapshot', data: { vms: [] } });
+    await r.call('POST', '/api/v1/vms', { name: 'v' });
+    const first = await a.next();
+    t.match(first, { kind: 'vm', data: { name: 'v' } });
+    await a.close();
+    const made = await r.call('POST', '/api/v1/vms', { name: 'w' });
+    await opDone(r, (made.body as { op: OpView }).op.id);
+    const b = await open(first.id);
+    const names = new Set<unknown>();
+    while (!names.has('w')) {
+      const e = await b.next();
+      t.equal(e.kind, 'vm', 'no snapshot where the buffer still has all');
+      names.add(e.data['name']);
+    }
+    await b.close();
+    const c = await open('otherboot-17');
+    t.match(await c.next(), { kind: 'snapshot', data: { vms: [{ name: 'v' }, { name: 'w' }] } });
+    await c.close();
+    t.match((await r.call('GET', '/api/v1/events?kinds=wat')).body, { code: 'bad-input' });
+  },
+);
 
-t.test('the event buffer is bounded, and says so to who fell behind', (t) => {
+void t.test('the event buffer is bounded, and says so to who fell behind', (t) => {
   const log = new EventLog('b');
   for (let i = 0; i < eventsKeptMax * 3; i++) log.push('vm', `{"i":${i}}`);
   t.equal(log.after(1), null);
@@ -206,7 +212,7 @@ t.test('the event buffer is bounded, and says so to who fell behind', (t) => {
   t.end();
 });
 
-t.test('the OpenAPI document has every route of the table, with named schemas', async (t) => {
+void t.test('the OpenAPI document has every route of the table, with named schemas', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const doc = (await r.call('GET', '/api/v1/openapi.json')).body as {
@@ -229,7 +235,7 @@ t.test('the OpenAPI document has every route of the table, with named schemas', 
   );
 });
 
-t.test('the page: all of it, escaped, without scripts', async (t) => {
+void t.test('the page: all of it, escaped, without scripts', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   await r.call('POST', '/api/v1/vms', { name: 'web', note: '<script>alert(1)</script>' });
@@ -251,7 +257,7 @@ t.test('the page: all of it, escaped, without scripts', async (t) => {
   t.equal(page.headers.get('refresh'), '5');
 });
 
-t.test('a thousand VMs are listed from texts at hand', async (t) => {
+void t.test('a thousand VMs are listed from texts at hand', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   r.agents.stop();

@@ -166,7 +166,7 @@ export class FakeAgents {
     const key = kinds.image.key(op.subject.id);
     const e = await this.ledger.get(key);
     if (e === null) return;
-    const image = kinds.image.schema.parse(JSON.parse(e.value)) as Image;
+    const image = kinds.image.schema.parse(JSON.parse(e.value));
     const done = { ...op, state: 'done' as const, progress: 1, updatedMs: Date.now() };
     const put = { put: kinds.op.key(op.id), value: writeRecord(kinds.op, done) };
     if (op.kind === 'image.delete') {
@@ -406,7 +406,7 @@ export async function callApp(
       },
       ...(body === undefined ? {} : { body: (raw ? body : JSON.stringify(body)) as string }),
     },
-    { incoming: { socket: { remoteAddress: '127.0.0.1' } } } as never,
+    { incoming: { socket: { remoteAddress: '127.0.0.1' } } },
   );
   const text = await res.text();
   let parsed: unknown = text;

@@ -29,7 +29,7 @@ async function inPhase(r: Rig, name: string, phase: string): Promise<VmView> {
   throw new Error(`${name} never came to be ${phase}`);
 }
 
-t.test('a VM lives: made, started, edited, stopped, deleted; nothing stays behind', async (t) => {
+void t.test('a VM lives: made, started, edited, stopped, deleted; nothing stays behind', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   await r.call('POST', '/api/v1/networks', {
@@ -98,7 +98,7 @@ t.test('a VM lives: made, started, edited, stopped, deleted; nothing stays behin
   );
 });
 
-t.test('a create that is sent twice makes one VM', async (t) => {
+void t.test('a create that is sent twice makes one VM', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const body = { name: 'twin', disks: [{ sizeBytes: GiB }] };
@@ -118,7 +118,7 @@ t.test('a create that is sent twice makes one VM', async (t) => {
   t.match(await r.call('POST', '/api/v1/vms', body), { status: 409, body: { code: 'name-taken' } });
 });
 
-t.test('two people who edit one VM: the second is told, nothing is lost', async (t) => {
+void t.test('two people who edit one VM: the second is told, nothing is lost', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const two = r.second();
@@ -143,7 +143,7 @@ t.test('two people who edit one VM: the second is told, nothing is lost', async 
   t.equal(now.status, 200);
 });
 
-t.test('names, MACs and addresses are given once, also by two controllers at once', async (t) => {
+void t.test('names, MACs and addresses are given once, also by two controllers at once', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const two = r.second();
@@ -179,7 +179,7 @@ t.test('names, MACs and addresses are given once, also by two controllers at onc
   t.same(same.map((s) => s.status).sort(), [202, 409]);
 });
 
-t.test('two creates at once do not promise the same memory twice', async (t) => {
+void t.test('two creates at once do not promise the same memory twice', async (t) => {
   const r = await rig(['n1', 'n2']);
   t.teardown(() => r.stop());
   const big = (name: string) => r.call('POST', '/api/v1/vms', { name, memoryMiB: 10 * 1024 });
@@ -197,7 +197,7 @@ t.test('two creates at once do not promise the same memory twice', async (t) => 
   });
 });
 
-t.test('what a silent owner does nobody knows, and the list says so', async (t) => {
+void t.test('what a silent owner does nobody knows, and the list says so', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const vm = await created(r, { name: 'lost', node: 'n2', power: 'running' });
@@ -214,7 +214,7 @@ t.test('what a silent owner does nobody knows, and the list says so', async (t) 
   t.match(cluster.body, { well: false, sentence: /2 of 3 nodes/ });
 });
 
-t.test('lists: pages, filters, fields', async (t) => {
+void t.test('lists: pages, filters, fields', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   for (const name of ['c', 'a', 'e', 'B', 'd'])
@@ -246,7 +246,7 @@ t.test('lists: pages, filters, fields', async (t) => {
   t.match(await r.call('GET', '/api/v1/vms?wat=1'), { status: 400, body: { code: 'unknown-field' } });
 });
 
-t.test('the ledger away: changes are refused as not done, reads say that they are old', async (t) => {
+void t.test('the ledger away: changes are refused as not done, reads say that they are old', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   await created(r, { name: 'v' });
@@ -262,7 +262,7 @@ t.test('the ledger away: changes are refused as not done, reads say that they ar
   t.match((await r.call('GET', '/api/v1/vms')).body, { ledger: 'ok' });
 });
 
-t.test('an unreadable record is counted and shown, its VM is left alone', async (t) => {
+void t.test('an unreadable record is counted and shown, its VM is left alone', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   const vm = await created(r, { name: 'v' });
@@ -281,7 +281,7 @@ t.test('an unreadable record is counted and shown, its VM is left alone', async 
   });
 });
 
-t.test('a wrong action names what can be done now', async (t) => {
+void t.test('a wrong action names what can be done now', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   await created(r, { name: 'v' });
@@ -297,7 +297,7 @@ t.test('a wrong action names what can be done now', async (t) => {
   t.match(cancel, { status: 202, body: { cancelAsked: true } });
 });
 
-t.test('firmware waits for a stop; disks do not shrink', async (t) => {
+void t.test('firmware waits for a stop; disks do not shrink', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());
   await created(r, { name: 'v', power: 'running', disks: [{ sizeBytes: GiB }] });

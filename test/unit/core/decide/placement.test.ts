@@ -70,7 +70,7 @@ function image(o: Partial<Image>): Image {
 
 const reasonsOf = (r: PlacementRequest, n: PlacementNode): string[] => refusals(r, n).map((x) => x.reason);
 
-t.test('the least loaded node that fits; ties break by name', (t) => {
+void t.test('the least loaded node that fits; ties break by name', (t) => {
   t.match(place(request(), [node('b'), node('a')]), { ok: true, node: 'a' });
   t.match(place(request(), [node('a', { committedMemoryMiB: 100, vms: 1 }), node('b')]), {
     ok: true,
@@ -87,7 +87,7 @@ t.test('the least loaded node that fits; ties break by name', (t) => {
   t.end();
 });
 
-t.test('each reason by itself', (t) => {
+void t.test('each reason by itself', (t) => {
   const cases: [string, PlacementRequest, Partial<PlacementNode>, string[]][] = [
     ['fits', request(), {}, []],
     ['another was asked for', request({ node: 'b' }), {}, ['not-asked']],
@@ -123,7 +123,7 @@ t.test('each reason by itself', (t) => {
   t.end();
 });
 
-t.test('pools and images', (t) => {
+void t.test('pools and images', (t) => {
   const disk = (sizeBytes: number, o: object = {}) => ({
     name: 'd',
     pool: local,
@@ -171,13 +171,13 @@ const arbRequest = fc
   .record({ cpus: fc.integer({ min: 1, max: 32 }), memoryMiB: fc.integer({ min: 32, max: 32_768 }) })
   .map((r) => request(r));
 
-t.test(
+void t.test(
   'properties: the chosen one fits, none is less loaded, order does not matter, a no covers all',
   (t) => {
     fc.assert(
       fc.property(arbRequest, arbNodes, fc.infiniteStream(fc.nat()), (r, nodes, keys) => {
         const answer = place(r, nodes);
-        const mixed = nodes.map((n) => ({ n, k: keys.next().value })).sort((a, b) => a.k - b.k);
+        const mixed = nodes.map((n) => ({ n, k: keys.next().value as number })).sort((a, b) => a.k - b.k);
         t.strictSame(
           place(
             r,

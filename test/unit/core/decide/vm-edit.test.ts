@@ -55,7 +55,7 @@ const disks = made.disks.map((d): Disk => ({ ...d, state: 'ready', node: 'n1' })
 const edit = (patch: object, phase: 'running' | 'stopped' = 'running', ctx = context()) =>
   editVm(made.spec, disks, vmPatchSchema.parse(patch), phase, 'n1', ctx);
 
-t.test('a new VM: names, whole sizes, addresses that are free and not the gateway, its keys', (t) => {
+void t.test('a new VM: names, whole sizes, addresses that are free and not the gateway, its keys', (t) => {
   t.same(
     made.disks.map((d) => [d.name, d.sizeBytes / MiB]),
     [
@@ -86,7 +86,7 @@ t.test('a new VM: names, whole sizes, addresses that are free and not the gatewa
   t.end();
 });
 
-t.test('an edit raises the generation by one and leaves the power to others', (t) => {
+void t.test('an edit raises the generation by one and leaves the power to others', (t) => {
   const e = edit({ cpus: 3, name: 'WEB' });
   t.match(e.spec, { generation: 2, cpus: 3, name: 'WEB', powerGeneration: 1 });
   t.same([e.take, e.free], [[], []], 'a name in another case is the same name');
@@ -95,7 +95,7 @@ t.test('an edit raises the generation by one and leaves the power to others', (t
   t.end();
 });
 
-t.test('disks come, go and grow; they never shrink', (t) => {
+void t.test('disks come, go and grow; they never shrink', (t) => {
   const e = edit({
     removeDisks: ['disk2'],
     addDisks: [{ sizeBytes: MiB }],
@@ -129,7 +129,7 @@ t.test('disks come, go and grow; they never shrink', (t) => {
   t.end();
 });
 
-t.test('NICs give their keys back; firmware needs a stop', (t) => {
+void t.test('NICs give their keys back; firmware needs a stop', (t) => {
   const mac = made.spec.nics[0]?.mac ?? '';
   const e = edit({ removeNics: [mac.toUpperCase()] });
   t.same(e.free, [`/flotilla/mac/${mac}`, `/flotilla/address/${network.id}/10.0.0.3`]);

@@ -9,7 +9,7 @@ import {
 } from '../../../../core/wire/rest.js';
 import { opKindSchema } from '../../../../core/domain/op.js';
 
-t.test('the table: each path once per method, parameters declared, bodies strict', (t) => {
+void t.test('the table: each path once per method, parameters declared, bodies strict', (t) => {
   const seen = new Set<string>();
   for (const [name, row] of Object.entries(rest)) {
     const r: RestRoute = row;
@@ -26,14 +26,14 @@ t.test('the table: each path once per method, parameters declared, bodies strict
   t.end();
 });
 
-t.test('references: names in NFC, no paths, no control characters', (t) => {
+void t.test('references: names in NFC, no paths, no control characters', (t) => {
   t.equal(refSchema.parse('Cafe\u0301'), 'Caf\u00e9');
   for (const bad of ['', 'a/b', 'a\\b', 'a\u0000', '\u001b[2J', 'x'.repeat(300)])
     t.notOk(refSchema.safeParse(bad).success);
   t.end();
 });
 
-t.test('units', (t) => {
+void t.test('units', (t) => {
   const sizes: [string, number][] = [
     ['1', 1],
     ['512M', 512 * 2 ** 20],
