@@ -9,37 +9,32 @@ import {
   type VmView,
 } from '../core/decide/vm.js';
 import { diffHardware } from '../core/decide/hardware.js';
-import { rates, type VmCounters } from '../core/decide/stats.js';
 import { errorRecord, FlotillaError } from '../core/domain/error.js';
 import type { Disk } from '../core/domain/disk.js';
-import type { Health, PoolUse } from '../core/domain/node.js';
-import { opFinished } from '../core/domain/op.js';
-import { poolHasNode } from '../core/domain/pool.js';
-import type { VmState, VmStats } from '../core/domain/vm.js';
-import type { RadioEvent } from '../core/wire/radio.js';
-import { ledger as kinds, ledgerRoot } from '../core/wire/ledger-keys.js';
+import type { Health } from '../core/domain/node.js';
+import { opFinished, type Op } from '../core/domain/op.js';
+import { ledgerRoot } from '../core/wire/ledger-keys.js';
+import { announce } from './announce.js';
 import type { AgentEnv } from './env.js';
 import { ImageWorker } from './image-worker.js';
-import { LibvirtError } from './libvirt/hypervisor.js';
 import { OpBook } from './op-book.js';
 import { Snapshots, type Kept, type Snapshot } from './snapshot.js';
+import { Surroundings } from './surroundings.js';
 import { VmActor, type Subject } from './vm/actor.js';
-import { counters, Domains, type Observed } from './vm/domains.js';
+import { DiskMaker } from './vm/disk-maker.js';
+import { Domains, type Observed } from './vm/domains.js';
 import { GuestInfo } from './vm/guest-info.js';
+import { isTransient, stepError, stepText } from './vm/step-words.js';
+import { Usage } from './vm/usage.js';
+import { vmLine } from './vm/vm-line.js';
 import { wantedHardware } from './vm/want.js';
 
 /** The loop looks at everything again after this long even if nothing rang, ms. A lost bell costs this. */
 export const idlePassMs = 5_000;
 /** Two passes are at least this far apart, so that a storm of bells is one pass, ms. */
 const passGapMs = 50;
-/** Statistics are taken so often, ms. */
-const statsEveryMs = 5_000;
-/** Pools and bridges are looked at so often, ms; at once when their records change. */
-const slowEveryMs = 30_000;
 /** Without a read of the ledger for this long its health line says so, ms. */
 const ledgerStaleMs = 10_000;
-/** Disks made at the same time on one node: more only fight for the same drive. */
-const makesAtOnce = 2;
 
 /**
  * The agent: observe, decide, act, publish, for ever. Events and watches only wake it. It keeps nothing that
@@ -55,6 +50,9 @@ export class AgentLoop {
   private readonly ops: OpBook;
   private readonly images: ImageWorker;
   private readonly guests: GuestInfo;
+  private readonly maker: DiskMaker;
+  private readonly usage: Usage;
+  private readonly surroundings: Surroundings;
 
   private snapshot: Snapshot | null = null;
   private snapshotMs = -Infinity;
@@ -69,21 +67,12 @@ export class AgentLoop {
   /** The pass during which the last step of a VM ended: what that pass observed may be older than the step. */
   private readonly endedIn = new Map<string, number>();
   private passes = 0;
-  private readonly makes = new Map<string, AbortController>();
   /** Ops whose verdict is being written. */
   private readonly writing = new Set<string>();
   private readonly highest = new Map<string, number>();
-  private readonly last = new Map<string, VmCounters>();
-  private readonly stats = new Map<string, VmStats>();
   private readonly said = new Map<string, string>();
   private readonly decisions = new Map<string, VmDecision>();
-  private poolUse: PoolUse[] = [];
-  private bridgeErrors: string[] = [];
-  private statsMs = -Infinity;
-  private slowMs = -Infinity;
-  private slowKey = '';
   private seq = 0;
-  private swept = false;
 
   private rung = false;
   private ring: (() => void) | null = null;
@@ -109,6 +98,9 @@ export class AgentLoop {
     this.actor = new VmActor(env, this.ops);
     this.images = new ImageWorker(env, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
+    this.maker = new DiskMaker(env, this.ops, () => this.wake());
+    this.usage = new Usage(env, () => this.wake());
+    this.surroundings = new Surroundings(env, () => this.wake());
   }
 
   /** Begins. */
@@ -122,7 +114,7 @@ export class AgentLoop {
   async stop(): Promise<void> {
     this.stopping.abort();
     for (const u of this.unhook) u();
-    for (const a of this.makes.values()) a.abort();
+    this.maker.stop();
     this.images.stop();
     this.wake();
     await this.running;
@@ -152,7 +144,7 @@ export class AgentLoop {
         this.domains.forget(e.uuid);
         if (e.type === 'agent-lifecycle') this.guests.changed(e.uuid);
         if (e.type === 'io-error')
-          this.event('error', e.uuid, `disk error: ${e.reason || 'input/output error'} (${e.path})`);
+          announce(this.env, 'error', e.uuid, `disk error: ${e.reason || 'input/output error'} (${e.path})`);
       }
       this.wake();
     }
@@ -194,11 +186,14 @@ export class AgentLoop {
       for (const id of this.relevant(s)) again = Math.min(again, this.oneVm(id, s, now));
       this.images.look(s);
       this.completed ??= now;
+      this.maker.look(s);
+      this.surroundings.look(s);
       await this.ops.trim(s).catch(() => undefined);
     }
-    await this.slow(s, now);
-    await this.takeStats(now);
-    this.guests.look(this.observed);
+    if (this.hypervisorError === null) {
+      this.usage.look();
+      this.guests.look(this.observed);
+    }
     await this.publish(s);
     if (this.completed !== null && !this.told) {
       this.told = true;
@@ -244,17 +239,18 @@ export class AgentLoop {
   }
 
   private forgetVm(id: string): void {
-    for (const map of [
-      this.memory,
-      this.endedIn,
-      this.highest,
-      this.last,
-      this.stats,
-      this.said,
-      this.decisions,
-    ])
-      map.delete(id);
+    for (const map of [this.memory, this.endedIn, this.highest, this.said, this.decisions]) map.delete(id);
     this.env.radio.unsay('vm', id);
+  }
+
+  private disksAt: { s: Snapshot; byVm: Map<string, Disk[]> } | null = null;
+  private disksOf(s: Snapshot): Map<string, Disk[]> {
+    if (this.disksAt?.s !== s) {
+      const byVm = new Map<string, Disk[]>();
+      for (const { value: d } of s.disks.values()) byVm.set(d.vm, [...(byVm.get(d.vm) ?? []), d]);
+      this.disksAt = { s, byVm };
+    }
+    return this.disksAt.byVm;
   }
 
   private oneVm(id: string, s: Snapshot, now: number): number {
@@ -266,10 +262,9 @@ export class AgentLoop {
     const seen = this.highest.get(id) ?? 0;
     if (spec !== null && spec.value.generation < seen) {
       // The ledger went back in time: nothing is done on its word. @see safety 10
-      this.memory.set(id, {
-        ...memory,
-        note: `the ledger offers generation ${spec.value.generation}, but ${seen} was seen here: refused`,
-      });
+      const before = this.decisions.get(id);
+      const reason = `the ledger offers generation ${spec.value.generation}, but ${seen} was seen here: refused`;
+      if (before !== undefined) this.decisions.set(id, { ...before, reason });
       return idlePassMs;
     }
     if (spec !== null) this.highest.set(id, spec.value.generation);
@@ -283,7 +278,7 @@ export class AgentLoop {
       own: own?.value ?? null,
       live: this.env.live.compare() !== null && s.meta !== null,
       domain,
-      disks: [...s.disks.values()].filter((d) => d.value.vm === id).map((d) => d.value),
+      disks: this.disksOf(s).get(id) ?? [],
       ops: unfinished.map((k) => k.value),
       diff: this.diff(spec, domain, s),
       memory,
@@ -295,13 +290,13 @@ export class AgentLoop {
       return idlePassMs;
     }
     const subject: Subject = { id, spec, own, domain, snapshot: s };
-    for (const disk of d.make) this.make(disk, subject, view);
+    const making = view.ops.find((o) => o.kind === 'vm.create' || o.kind === 'vm.update');
+    for (const disk of d.make) this.maker.make(disk, s, making);
     if (this.busy.has(id) || this.endedIn.get(id) === this.passes) return idlePassMs;
     if (view.live) for (const k of unfinished) this.verdict(k, view, d);
     // Files are not removed under the hands of whoever makes them: the making ends first.
-    const making = view.disks.filter((x) => this.makes.has(x.id));
-    if (d.step.do === 'delete' && making.length > 0) {
-      for (const x of making) this.makes.get(x.id)?.abort();
+    if (d.step.do === 'delete' && this.maker.making(view.disks)) {
+      this.maker.abort(view.disks);
       return idlePassMs;
     }
     if (d.step.do !== 'none') this.perform(d.step, subject, view);
@@ -324,11 +319,7 @@ export class AgentLoop {
     }
   }
 
-  private verdict(
-    k: Kept<Snapshot['ops'] extends ReadonlyMap<string, Kept<infer O>> ? O : never>,
-    view: VmView,
-    d: VmDecision,
-  ): void {
+  private verdict(k: Kept<Op>, view: VmView, d: VmDecision): void {
     const v = opVerdict(k.value, view, d);
     const { id } = k.value;
     if (this.writing.has(id)) return;
@@ -362,7 +353,8 @@ export class AgentLoop {
         await this.actor.act(step, s);
         this.memory.set(id, afterStep(this.memory.get(id) ?? before, step, env.clock.nowMs()));
         const text = stepText(step);
-        if (text !== null) this.event(step.do === 'start' && step.crashed ? 'error' : 'info', name, text);
+        if (text !== null)
+          announce(this.env, step.do === 'start' && step.crashed ? 'error' : 'info', name, text);
       } catch (e) {
         await this.failed(step, s, view, e);
       } finally {
@@ -375,12 +367,8 @@ export class AgentLoop {
   }
 
   private async failed(step: VmStep, s: Subject, view: VmView, e: unknown): Promise<void> {
-    const error = stepError(step, s, e);
-    const transient =
-      error.code === 'stale-view' ||
-      error.code === 'ledger-unavailable' ||
-      error.code === 'hypervisor-unavailable';
-    if (transient) {
+    const error = stepError(step, s.spec.value.name, e);
+    if (isTransient(error)) {
       if (error.code !== 'stale-view') await this.env.clock.sleep(500);
       return;
     }
@@ -391,7 +379,7 @@ export class AgentLoop {
       vm: s.id,
       causes: record.causes,
     });
-    this.event('error', s.spec.value.name, record.message);
+    announce(this.env, 'error', s.spec.value.name, record.message);
     this.memory.set(s.id, {
       ...m,
       failure: { atMs: env.clock.nowMs(), count: (m.failure?.count ?? 0) + 1, error: record },
@@ -405,183 +393,15 @@ export class AgentLoop {
     }
   }
 
-  private async reread(
-    k: Kept<import('../core/domain/op.js').Op>,
-  ): Promise<Kept<import('../core/domain/op.js').Op> | null> {
-    try {
-      const s = await this.snapshots.read();
-      return s.ops.get(k.value.id) ?? null;
-    } catch {
-      return null;
-    }
-  }
-
-  /** Makes a disk beside whatever the VM does; several VMs at a time, few per node. */
-  private make(disk: Disk, s: Subject, view: VmView): void {
-    if (this.makes.has(disk.id) || this.makes.size >= makesAtOnce) return;
-    const { env } = this;
-    const kept = s.snapshot.disks.get(disk.id);
-    const pool = s.snapshot.pools.get(disk.pool);
-    if (kept === undefined) return;
-    const abort = new AbortController();
-    this.makes.set(disk.id, abort);
-    const op = view.ops.find((o) => o.kind === 'vm.create' || o.kind === 'vm.update');
-    void (async () => {
-      try {
-        if (pool === undefined) {
-          throw new FlotillaError('not-found', `Disk ${disk.name}: its pool is not in the ledger`, {
-            hint: 'Make the pool again or delete the VM.',
-          });
-        }
-        let image = null;
-        if (disk.source.kind === 'image') {
-          const i = s.snapshot.images.get(disk.source.image)?.value;
-          const p = i && s.snapshot.pools.get(i.pool)?.value;
-          if (i === undefined || p === undefined) {
-            throw new FlotillaError('not-found', `Disk ${disk.name}: its image is not in the catalogue`, {
-              hint: 'Import the image again or delete the VM.',
-            });
-          }
-          image = { image: i, pool: p };
-        }
-        await env.volumes.makeDisk(disk, pool.value, image, {
-          signal: abort.signal,
-          progress: (share, step) => {
-            if (op !== undefined) this.ops.progress(op, share, step ?? `makes disk ${disk.name}`);
-          },
-        });
-        await this.actor.putDisk(kept, { ...disk, state: 'ready', madeBytes: disk.sizeBytes, error: null });
-      } catch (e) {
-        if (this.stopping.signal.aborted) return; // made again after the restart
-        const error =
-          e instanceof FlotillaError && abort.signal.aborted
-            ? new FlotillaError('cancelled', `Making disk ${disk.name} was cancelled`, {
-                hint: 'Delete the VM, or edit it to have it made again.',
-              })
-            : e;
-        const record = errorRecord(error);
-        env.log.error(`making disk ${disk.name} of "${s.spec.value.name}": ${record.message}`, {
-          causes: record.causes,
-        });
-        await this.actor.putDisk(kept, { ...disk, state: 'failed', error: record }).catch(() => undefined);
-      } finally {
-        this.makes.delete(disk.id);
-        this.wake();
-      }
-    })();
-  }
-
-  /** Aborts the making of disks whose op was asked to be cancelled. */
-  private cancelMakes(s: Snapshot): void {
-    for (const [diskId, abort] of this.makes) {
-      const disk = s.disks.get(diskId)?.value;
-      const asked = [...s.ops.values()].some(
-        (k) =>
-          disk !== undefined &&
-          k.value.subject.id === disk.vm &&
-          !opFinished(k.value) &&
-          (k.value.cancelAsked || k.value.kind === 'vm.delete'),
-      );
-      if (disk === undefined || asked) abort.abort();
-    }
-  }
-
-  private async slow(s: Snapshot | null, now: number): Promise<void> {
-    if (s === null) return;
-    this.cancelMakes(s);
-    const pools = [...s.pools.values()].filter((p) => poolHasNode(p.value, this.env.node));
-    const key = [...pools, ...s.networks.values()].map((k) => k.modRevision).join();
-    if (now - this.slowMs < slowEveryMs && key === this.slowKey) return;
-    this.slowMs = now;
-    this.slowKey = key;
-    this.poolUse = await Promise.all(
-      pools.map(async ({ value: pool }) => {
-        try {
-          return await this.env.volumes.probe(pool);
-        } catch (e) {
-          return {
-            pool: pool.id,
-            totalBytes: 0,
-            freeBytes: 0,
-            ok: false,
-            text: errorRecord(e).message.slice(0, 500),
-          };
-        }
-      }),
-    );
-    this.bridgeErrors = [];
-    for (const n of s.networks.values()) {
-      try {
-        await this.env.bridges.ensure(n.value);
-      } catch (e) {
-        this.bridgeErrors.push(`network ${n.value.name}: ${errorRecord(e).message}`);
-      }
-    }
-    await this.dropBridges(s);
-    if (!this.swept && this.ledgerError === null) {
-      this.swept = true;
-      const known = { disks: new Set(s.disks.keys()), images: new Set(s.images.keys()) };
-      for (const { value: pool } of pools) {
-        const gone = await this.env.volumes.sweep(pool, known).catch(() => []);
-        if (gone.length > 0)
-          this.env.log.info(`swept ${gone.length} left-over files of pool ${pool.name}`, { gone });
-      }
-    }
-  }
-
-  /** Bridges of networks that were deleted go, once no guest is on them. */
-  private async dropBridges(s: Snapshot): Promise<void> {
-    // A network whose record cannot be read is not a deleted one.
-    if (this.ledgerError !== null || s.unreadable.some((k) => kinds.network.idOf(k) !== null)) return;
-    try {
-      for (const { network: id, bridge } of await this.env.bridges.owned()) {
-        if (!s.networks.has(id)) await this.env.bridges.remove({ id, name: bridge, bridge });
-      }
-    } catch (e) {
-      this.bridgeErrors.push(errorRecord(e).message);
-    }
-  }
-
-  private async takeStats(now: number): Promise<void> {
-    if (now - this.statsMs < statsEveryMs || this.hypervisorError !== null) return;
-    this.statsMs = now;
-    if (![...this.observed.values()].some((d) => d.active)) return;
-    try {
-      for (const s of await this.env.hypervisor.stats()) {
-        const c = counters(s, this.env.clock.nowMs());
-        const before = this.last.get(s.uuid);
-        if (c === null) {
-          this.last.delete(s.uuid);
-          this.stats.delete(s.uuid);
-          continue;
-        }
-        this.last.set(s.uuid, c);
-        const r = before === undefined ? null : rates(before, c, this.env.clock.wallMs());
-        if (r !== null) this.stats.set(s.uuid, r);
-      }
-    } catch (e) {
-      this.env.log.warn(`statistics: ${e instanceof Error ? e.message : String(e)}`);
-    }
+  private async reread(k: Kept<Op>): Promise<Kept<Op> | null> {
+    const s = await this.snapshots.read().catch(() => null);
+    return s?.ops.get(k.value.id) ?? null;
   }
 
   private async publish(s: Snapshot | null): Promise<void> {
     const { env } = this;
     const wall = env.clock.wallMs();
-    if (s !== null) {
-      for (const [id, d] of this.decisions) {
-        const spec = s.specs.get(id)?.value;
-        if (spec === undefined || s.owns.get(id)?.value.owner !== env.node) {
-          if (this.said.delete(id)) env.radio.unsay('vm', id);
-          continue;
-        }
-        const line = this.vmLine(id, spec, d, s, wall);
-        const { atMs: _, seq: __, ...content } = line;
-        const text = JSON.stringify(content);
-        if (this.said.get(id) === text) continue;
-        this.said.set(id, text);
-        env.radio.say('vm', line, id);
-      }
-    }
+    if (s !== null) for (const [id, decision] of this.decisions) this.tell(id, decision, s);
     const use = await env.machine.use().catch(() => null);
     const heard = env.radio.heard();
     const facts = env.hypervisor.connected ? await this.hostFacts() : null;
@@ -600,7 +420,7 @@ export class AgentLoop {
       memoryBytes: use?.memoryBytes ?? 0,
       memoryUsedBytes: use?.memoryUsedBytes ?? 0,
       loadAvg1: use?.loadAvg1 ?? 0,
-      pools: this.poolUse.slice(0, 32),
+      pools: this.surroundings.pools.slice(0, 32),
       health: this.health(),
       hears: Object.fromEntries(
         heard.flatMap((h) => (h.beatAgeMs === null ? [] : [[h.node, Math.round(h.beatAgeMs)]])),
@@ -616,41 +436,33 @@ export class AgentLoop {
     return this.factsCache;
   }
 
-  private vmLine(
-    id: string,
-    spec: VmView['spec'] & object,
-    d: VmDecision,
-    s: Snapshot,
-    wall: number,
-  ): VmState {
+  /** Says a VM's line on the radio when something in it changed. */
+  private tell(id: string, decision: VmDecision, s: Snapshot): void {
+    const { env } = this;
+    const kept = s.specs.get(id);
+    if (kept === undefined || s.owns.get(id)?.value.owner !== env.node) {
+      if (this.said.delete(id)) env.radio.unsay('vm', id);
+      return;
+    }
     const domain = this.observed.get(id) ?? null;
-    const guest = this.guests.of(id);
-    const active = domain?.active === true;
-    const memory = this.memory.get(id) ?? freshMemory;
-    const paths = this.env.sockets.paths(id);
-    const diff = this.diff(s.specs.get(id) ?? null, domain, s);
-    const given = spec.nics.flatMap((n) => (n.address === null ? [] : [n.address]));
-    const applied = active && diff !== null && diff.hot.length === 0 && diff.pendingRestart.length === 0;
-    return {
-      vm: id,
-      name: spec.name,
-      node: this.env.node,
-      boot: this.env.boot,
-      seq: ++this.seq,
-      atMs: wall,
-      phase: d.phase,
-      reason: d.reason.slice(0, 500),
-      generation: !active ? 0 : applied ? spec.generation : (domain?.mark?.generation ?? 0),
-      pendingRestart: (diff?.pendingRestart ?? []).slice(0, 32).map((t) => t.slice(0, 200)),
-      upSinceMs: active ? (domain.mark?.startedMs ?? null) : null,
-      guestAgent: active && domain.agentConnected,
-      addresses: active && guest !== null && guest.addresses.length > 0 ? [...guest.addresses] : given,
-      hostname: active ? (guest?.hostname ?? null) : null,
-      filesystems: active ? [...(guest?.filesystems ?? [])] : [],
-      stats: active ? (this.stats.get(id) ?? null) : null,
-      consoles: active ? { serial: paths.serial, vnc: paths.vnc } : { serial: null, vnc: null },
-      error: memory.failure?.error ?? null,
-    };
+    const line = vmLine({
+      spec: kept.value,
+      decision,
+      domain,
+      diff: this.diff(kept, domain, s),
+      memory: this.memory.get(id) ?? freshMemory,
+      guest: this.guests.of(id),
+      stats: this.usage.of(id),
+      paths: env.sockets.paths(id),
+    });
+    const text = JSON.stringify(line);
+    if (this.said.get(id) === text) return;
+    this.said.set(id, text);
+    env.radio.say(
+      'vm',
+      { ...line, node: env.node, boot: env.boot, seq: ++this.seq, atMs: env.clock.wallMs() },
+      id,
+    );
   }
 
   /** The parts of this agent, well or not, in words. */
@@ -673,12 +485,7 @@ export class AgentLoop {
         text: (this.hypervisorError ?? '').slice(0, 500),
       },
     ];
-    for (const p of this.poolUse) {
-      const name = this.snapshot?.pools.get(p.pool)?.value.name ?? p.pool;
-      if (!p.ok) out.push({ part: `pool ${name}`.slice(0, 64), ok: false, text: p.text });
-    }
-    for (const text of this.bridgeErrors.slice(0, 8))
-      out.push({ part: 'network', ok: false, text: text.slice(0, 500) });
+    out.push(...this.surroundings.health());
     const unreadable = this.snapshot?.unreadable ?? [];
     if (unreadable.length > 0) {
       out.push({
@@ -689,16 +496,6 @@ export class AgentLoop {
     }
     out.push(...this.alsoHealth());
     return out;
-  }
-
-  private event(level: RadioEvent['level'], subject: string, text: string): void {
-    this.env.log[level === 'warning' ? 'warn' : level](`${subject}: ${text}`);
-    this.env.radio.say('event', {
-      atMs: this.env.clock.wallMs(),
-      level,
-      subject: subject.slice(0, 128),
-      text: text.slice(0, 1000),
-    });
   }
 }
 
@@ -725,50 +522,5 @@ function afterStep(m: VmMemory, step: VmStep, nowMs: number): VmMemory {
   }
 }
 
-function stepText(step: VmStep): string | null {
-  switch (step.do) {
-    case 'start':
-      return step.crashed ? 'the machine died without a shutdown; started again' : 'started';
-    case 'destroy':
-      return `forced off: ${step.why}`;
-    case 'settle':
-      return step.note === '' ? 'is off' : `is off: ${step.note}`;
-    case 'adopt':
-      return 'found running, taken over';
-    case 'delete':
-      return 'deleted';
-    case 'remove-foreign':
-      return 'removed here: another node owns it';
-    case 'reboot':
-    case 'reset':
-    case 'pause':
-    case 'resume':
-      return step.do;
-    case 'apply':
-      return `changed while running: ${step.step.do}`;
-    case 'none':
-    case 'ask-stop':
-    case 'grow-disk':
-    case 'remove-disk':
-      return null;
-  }
-}
-
 const flotillaError = (r: ReturnType<typeof errorRecord>): FlotillaError =>
   new FlotillaError(r.code, r.message, { hint: r.hint, details: r.details });
-
-/** Puts a failed step into words of this product, with the lower error as cause. */
-function stepError(step: VmStep, s: Subject, e: unknown): FlotillaError {
-  if (e instanceof FlotillaError) return e;
-  const what = `VM "${s.spec.value.name}": ${step.do} failed`;
-  if (e instanceof LibvirtError) {
-    const away = ['disconnected', 'closed', 'overloaded'].includes(e.code);
-    return new FlotillaError(away ? 'hypervisor-unavailable' : 'hypervisor-error', `${what}: ${e.message}`, {
-      hint: away
-        ? 'The agent tries again as soon as libvirt answers.'
-        : "The cause is libvirt's own text. Mend it and start the VM again.",
-      cause: e,
-    });
-  }
-  return new FlotillaError('internal', what, { hint: "See the agent's journal on the node.", cause: e });
-}

@@ -10,6 +10,7 @@ import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 import { cdromXml, diskXml, domainXml, markUri, markXml, nicXml, targets } from './domain-xml.js';
+import { putDisk } from './disk-maker.js';
 import type { Observed } from './domains.js';
 import { wantedHardware } from './want.js';
 
@@ -248,17 +249,7 @@ export class VmActor {
     } else {
       await this.env.volumes.growDisk(disk, pool.value);
     }
-    await this.putDisk(kept, { ...disk, madeBytes: disk.sizeBytes });
-  }
-
-  /** Writes a disk's record if nobody changed it meanwhile. */
-  async putDisk(kept: Kept<Disk>, disk: Disk): Promise<boolean> {
-    const key = kinds.disk.key(disk.id);
-    const r = await this.env.ledger.txn(
-      [{ key, modRevision: kept.modRevision }],
-      [{ put: key, value: writeRecord(kinds.disk, disk) }],
-    );
-    return r.done;
+    await putDisk(this.env, kept, { ...disk, madeBytes: disk.sizeBytes });
   }
 
   private async removeDisk(disk: Disk, s: Subject): Promise<void> {

@@ -1,0 +1,13 @@
+import type { RadioEvent } from '../core/wire/radio.js';
+import type { AgentEnv } from './env.js';
+
+/** Tells the journal and everyone who listens that something happened. */
+export function announce(env: AgentEnv, level: RadioEvent['level'], subject: string, text: string): void {
+  env.log[level === 'warning' ? 'warn' : level](`${subject}: ${text}`);
+  env.radio.say('event', {
+    atMs: env.clock.wallMs(),
+    level,
+    subject: subject.slice(0, 128),
+    text: text.slice(0, 1000),
+  });
+}

@@ -1,0 +1,114 @@
+import { errorRecord } from '../core/domain/error.js';
+import type { Health, PoolUse } from '../core/domain/node.js';
+import { poolHasNode, type Pool } from '../core/domain/pool.js';
+import { ledger as kinds } from '../core/wire/ledger-keys.js';
+import type { AgentEnv } from './env.js';
+import type { Snapshot } from './snapshot.js';
+
+/** Pools and bridges are looked at so often, ms; at once when their records change. */
+const everyMs = 30_000;
+
+/** What VMs need around them on this node: pools and bridges. Kept beside the loop: a hung pool delays nobody else. */
+export class Surroundings {
+  private readonly env: AgentEnv;
+  private readonly wake: () => void;
+  private lookedMs = -Infinity;
+  private lookedAt = '';
+  private looking = false;
+  private swept = false;
+  private poolUse: readonly PoolUse[] = [];
+  private poolNames = new Map<string, string>();
+  private bridgeFaults: readonly string[] = [];
+
+  constructor(env: AgentEnv, wake: () => void) {
+    this.env = env;
+    this.wake = wake;
+  }
+
+  /** Use of each pool of this node, as last probed. */
+  get pools(): readonly PoolUse[] {
+    return this.poolUse;
+  }
+
+  /** What is wrong with pools and bridges. */
+  health(): Health[] {
+    const pools = this.poolUse
+      .filter((p) => !p.ok)
+      .map((p) => ({
+        part: `pool ${this.poolNames.get(p.pool) ?? p.pool}`.slice(0, 64),
+        ok: false,
+        text: p.text,
+      }));
+    const bridges = this.bridgeFaults.map((text) => ({
+      part: 'network',
+      ok: false,
+      text: text.slice(0, 500),
+    }));
+    return [...pools, ...bridges.slice(0, 8)];
+  }
+
+  /** Looks if it is time or something changed. Never waits. @param s - read just now */
+  look(s: Snapshot): void {
+    const pools = [...s.pools.values()].filter((p) => poolHasNode(p.value, this.env.node));
+    const at = [...pools, ...s.networks.values()].map((k) => k.modRevision).join();
+    const now = this.env.clock.nowMs();
+    if (this.looking || (now - this.lookedMs < everyMs && at === this.lookedAt)) return;
+    this.lookedMs = now;
+    this.lookedAt = at;
+    this.looking = true;
+    void this.probe(
+      s,
+      pools.map((k) => k.value),
+    ).finally(() => {
+      this.looking = false;
+      this.wake();
+    });
+  }
+
+  private async probe(s: Snapshot, pools: readonly Pool[]): Promise<void> {
+    this.poolNames = new Map(pools.map((p) => [p.id, p.name]));
+    const [use, faults] = await Promise.all([
+      Promise.all(pools.map((p) => this.probePool(p))),
+      this.tendBridges(s),
+    ]);
+    this.poolUse = use;
+    this.bridgeFaults = faults;
+    if (this.swept) return;
+    this.swept = true;
+    const known = { disks: new Set(s.disks.keys()), images: new Set(s.images.keys()) };
+    for (const pool of pools) {
+      const gone = await this.env.volumes.sweep(pool, known).catch(() => []);
+      if (gone.length > 0)
+        this.env.log.info(`swept ${gone.length} left-over files of pool ${pool.name}`, { gone });
+    }
+  }
+
+  private async probePool(pool: Pool): Promise<PoolUse> {
+    try {
+      return await this.env.volumes.probe(pool);
+    } catch (e) {
+      const text = errorRecord(e).message.slice(0, 500);
+      return { pool: pool.id, totalBytes: 0, freeBytes: 0, ok: false, text };
+    }
+  }
+
+  /** Makes what is missing; takes away what deleted networks left, once no guest is on it. @returns faults */
+  private async tendBridges(s: Snapshot): Promise<string[]> {
+    const faults: string[] = [];
+    for (const { value: network } of s.networks.values()) {
+      await this.env.bridges
+        .ensure(network)
+        .catch((e: unknown) => faults.push(`network ${network.name}: ${errorRecord(e).message}`));
+    }
+    // A network whose record cannot be read is not a deleted one.
+    if (s.unreadable.some((k) => kinds.network.idOf(k) !== null)) return faults;
+    try {
+      for (const { network: id, bridge } of await this.env.bridges.owned()) {
+        if (!s.networks.has(id)) await this.env.bridges.remove({ id, name: bridge, bridge });
+      }
+    } catch (e) {
+      faults.push(errorRecord(e).message);
+    }
+    return faults;
+  }
+}

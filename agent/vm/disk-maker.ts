@@ -1,0 +1,119 @@
+import { errorRecord, FlotillaError } from '../../core/domain/error.js';
+import type { Disk } from '../../core/domain/disk.js';
+import { opFinished, type Op } from '../../core/domain/op.js';
+import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
+import type { AgentEnv } from '../env.js';
+import type { OpBook } from '../op-book.js';
+import type { Kept, Snapshot } from '../snapshot.js';
+
+/** Disks made at the same time on one node: more only fight for the same drive. */
+const atOnce = 2;
+
+/** Makes the disks that are wanted, beside whatever their VMs do. One found half-way is begun again: making repeats safely. */
+export class DiskMaker {
+  private readonly env: AgentEnv;
+  private readonly ops: OpBook;
+  private readonly wake: () => void;
+  private readonly jobs = new Map<string, AbortController>();
+  private stopped = false;
+
+  constructor(env: AgentEnv, ops: OpBook, wake: () => void) {
+    this.env = env;
+    this.ops = ops;
+    this.wake = wake;
+  }
+
+  stop(): void {
+    this.stopped = true;
+    for (const j of this.jobs.values()) j.abort();
+  }
+
+  /** Whether one of these is being made. */
+  making(disks: readonly Disk[]): boolean {
+    return disks.some((d) => this.jobs.has(d.id));
+  }
+
+  /** Ends the making of these, which takes a moment. */
+  abort(disks: readonly Disk[]): void {
+    for (const d of disks) this.jobs.get(d.id)?.abort();
+  }
+
+  /** Ends the making of disks that are gone, or whose op was asked to be cancelled. */
+  look(s: Snapshot): void {
+    if (this.jobs.size === 0) return;
+    const asked = new Set(
+      [...s.ops.values()]
+        .filter((k) => !opFinished(k.value) && (k.value.cancelAsked || k.value.kind === 'vm.delete'))
+        .map((k) => k.value.subject.id),
+    );
+    for (const [id, job] of this.jobs) {
+      const disk = s.disks.get(id)?.value;
+      if (disk === undefined || asked.has(disk.vm)) job.abort();
+    }
+  }
+
+  /**
+   * Begins to make a disk, if it is not being made and there is room. Never waits.
+   *
+   * @param op - told of the progress
+   */
+  make(disk: Disk, s: Snapshot, op: Op | undefined): void {
+    const kept = s.disks.get(disk.id);
+    if (kept === undefined || this.jobs.has(disk.id) || this.jobs.size >= atOnce) return;
+    const abort = new AbortController();
+    this.jobs.set(disk.id, abort);
+    void this.work(kept, s, op, abort.signal).finally(() => {
+      this.jobs.delete(disk.id);
+      this.wake();
+    });
+  }
+
+  private async work(kept: Kept<Disk>, s: Snapshot, op: Op | undefined, signal: AbortSignal): Promise<void> {
+    const disk = kept.value;
+    try {
+      const missing = (what: string, hint: string): FlotillaError =>
+        new FlotillaError('not-found', `Disk ${disk.name}: its ${what}`, { hint });
+      const pool = s.pools.get(disk.pool)?.value;
+      if (pool === undefined)
+        throw missing('pool is not in the ledger', 'Make the pool again or delete the VM.');
+      let from = null;
+      if (disk.source.kind === 'image') {
+        const image = s.images.get(disk.source.image)?.value;
+        const imagePool = image && s.pools.get(image.pool)?.value;
+        if (image === undefined || imagePool === undefined)
+          throw missing('image is not in the catalogue', 'Import the image again or delete the VM.');
+        from = { image, pool: imagePool };
+      }
+      await this.env.volumes.makeDisk(disk, pool, from, {
+        signal,
+        progress: (share, step) => {
+          if (op !== undefined) this.ops.progress(op, share, step ?? `makes disk ${disk.name}`);
+        },
+      });
+      await putDisk(this.env, kept, { ...disk, state: 'ready', madeBytes: disk.sizeBytes, error: null });
+    } catch (e) {
+      if (this.stopped) return; // made again after the restart
+      const error = signal.aborted
+        ? new FlotillaError('cancelled', `Making disk ${disk.name} was cancelled`, {
+            hint: 'Delete the VM, or remove the disk from it.',
+          })
+        : e;
+      const record = errorRecord(error);
+      this.env.log.error(`making disk ${disk.name}: ${record.message}`, {
+        disk: disk.id,
+        causes: record.causes,
+      });
+      await putDisk(this.env, kept, { ...disk, state: 'failed', error: record }).catch(() => false);
+    }
+  }
+}
+
+/** Writes a disk's record if nobody changed it meanwhile. @returns whether it was written */
+export async function putDisk(env: AgentEnv, kept: Kept<Disk>, disk: Disk): Promise<boolean> {
+  const key = kinds.disk.key(disk.id);
+  const r = await env.ledger.txn(
+    [{ key, modRevision: kept.modRevision }],
+    [{ put: key, value: writeRecord(kinds.disk, disk) }],
+  );
+  return r.done;
+}

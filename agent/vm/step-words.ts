@@ -1,0 +1,53 @@
+import type { VmStep } from '../../core/decide/vm.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import { LibvirtError } from '../libvirt/hypervisor.js';
+
+/** What a step that went well did, for the list of events; null: not worth a line. */
+export function stepText(step: VmStep): string | null {
+  switch (step.do) {
+    case 'start':
+      return step.crashed ? 'the machine died without a shutdown; started again' : 'started';
+    case 'destroy':
+      return `forced off: ${step.why}`;
+    case 'settle':
+      return step.note === '' ? 'is off' : `is off: ${step.note}`;
+    case 'adopt':
+      return 'found running, taken over';
+    case 'delete':
+      return 'deleted';
+    case 'remove-foreign':
+      return 'removed here: another node owns it';
+    case 'reboot':
+    case 'reset':
+    case 'pause':
+    case 'resume':
+      return step.do;
+    case 'apply':
+      return `changed while running: ${step.step.do}`;
+    case 'none':
+    case 'ask-stop':
+    case 'grow-disk':
+    case 'remove-disk':
+      return null;
+  }
+}
+
+/** Puts a failed step into words of this product, with the lower error as cause. */
+export function stepError(step: VmStep, name: string, e: unknown): FlotillaError {
+  if (e instanceof FlotillaError) return e;
+  const what = `VM "${name}": ${step.do} failed`;
+  if (e instanceof LibvirtError) {
+    const away = ['disconnected', 'closed', 'overloaded'].includes(e.code);
+    return new FlotillaError(away ? 'hypervisor-unavailable' : 'hypervisor-error', `${what}: ${e.message}`, {
+      hint: away
+        ? 'The agent tries again as soon as libvirt answers.'
+        : "The cause is libvirt's own text. Mend it and start the VM again.",
+      cause: e,
+    });
+  }
+  return new FlotillaError('internal', what, { hint: "See the agent's journal on the node.", cause: e });
+}
+
+/** Failures that say "look again", not "it cannot be done". */
+export const isTransient = (e: FlotillaError): boolean =>
+  e.code === 'stale-view' || e.code === 'ledger-unavailable' || e.code === 'hypervisor-unavailable';
