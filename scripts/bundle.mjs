@@ -5,7 +5,6 @@ import { build } from 'esbuild';
 /** Output name to entry point. */
 const programs = {
   'flotilla-agent': 'agent/main.ts',
-  'flotilla-facts': 'agent/machine/facts-program.ts',
   // Run by the agent now and then: hardware facts.
   'flotilla-facts': 'agent/machine/facts-program.ts',
   'flotilla-controller': 'controller/main.ts',
