@@ -2,6 +2,7 @@ import { macFrom } from '../../core/decide/mac.js';
 import { place, placementText, refusals, type PlacementRequest } from '../../core/decide/placement.js';
 import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
 import { FlotillaError } from '../../core/domain/error.js';
+import type { Image } from '../../core/domain/image.js';
 import type { Op } from '../../core/domain/op.js';
 import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
@@ -235,14 +236,20 @@ export class VmWrites {
     return { spec, own, phase: view.vm(id)?.phase ?? 'unknown' };
   }
 
-  /** What the owner says is not older than the end of the last operation. Both times are the owner's clock. */
+  /**
+   * What the owner says fits to how the last operation ended, or was said later. The ledger tells the end of an
+   * operation a moment before the radio tells the phase; both times are the owner's clock.
+   */
   private settled(id: string): boolean {
-    const vm = this.deps.view.vm(id);
-    if (vm === null || vm.phase === 'unknown') return true;
-    const seenMs = vm.observed?.atMs ?? 0;
-    return !this.deps.view
+    const { view } = this.deps;
+    const vm = view.vm(id);
+    if (vm === null || vm.presence !== 'here') return true;
+    const last = view
       .vmOps(id)
-      .some((o) => o.state === 'done' && o.kind.startsWith('vm.') && o.updatedMs > seenMs);
+      .filter((o) => o.state === 'done')
+      .reduce<Op | null>((a, b) => (a === null || b.updatedMs > a.updatedMs ? b : a), null);
+    const phase = last === null ? null : endsIn(last.kind, vm.power);
+    return last === null || phase === null || vm.phase === phase || (vm.observed?.atMs ?? 0) > last.updatedMs;
   }
 
   private openOps(id: string): Op[] {
@@ -287,11 +294,15 @@ export class VmWrites {
   /** Makes sure that everything the request names is known, reading the ledger once for what is new. */
   private async know(o: Pick<VmCreate, 'disks' | 'cdroms' | 'nics'>): Promise<void> {
     const { view } = this.deps;
+    const images: string[] = [];
     for (const d of o.disks) {
       if (d.pool !== undefined) await idOf(view, 'pool', d.pool);
-      if (d.image !== undefined) await idOf(view, 'image', d.image);
+      if (d.image !== undefined) images.push(await idOf(view, 'image', d.image));
     }
-    for (const c of o.cdroms) if (c.image !== null) await idOf(view, 'image', c.image);
+    for (const c of o.cdroms) if (c.image !== null) images.push(await idOf(view, 'image', c.image));
+    // The end of an import may have been heard of before its image was read.
+    if (images.some((i) => view.ledger.tables.image.get(i)?.value.state !== 'ready'))
+      await view.ledger.refresh('image');
     for (const n of o.nics) await idOf(view, 'network', n.network);
   }
 
@@ -329,6 +340,7 @@ export class VmWrites {
   ): PlacementRequest {
     const { view } = this.deps;
     const pools = view.ledger.tables.pool;
+    const sourceHere = (i: Image): boolean => i.node === null || view.presenceOf(i.node) === 'here';
     const poolById = (id: string) => {
       const pool = pools.get(id)?.value;
       if (pool === undefined) throw notFound('pool', id);
@@ -341,7 +353,7 @@ export class VmWrites {
       networks: edit.networks,
       isos: edit.images
         .filter((i) => i.format === 'iso')
-        .map((image) => ({ image, pool: poolById(image.pool) })),
+        .map((image) => ({ image, pool: poolById(image.pool), sourceHere: sourceHere(image) })),
       disks: edit.made.map((m) => ({
         name: m.disk.name,
         pool: m.pool,
@@ -353,7 +365,7 @@ export class VmWrites {
                 image: m.image,
                 pool: poolById(m.image.pool),
                 mode: m.disk.source.mode,
-                sourceHere: m.image.node === null || view.presenceOf(m.image.node) === 'here',
+                sourceHere: sourceHere(m.image),
               },
       })),
     };
@@ -438,6 +450,24 @@ function refusal(
       details: { nodes },
     },
   );
+}
+
+/** The phase in which an operation that was done leaves its VM; null: any. */
+function endsIn(kind: Op['kind'], power: VmSpec['power']): VmPhase | null {
+  switch (kind) {
+    case 'vm.create':
+      return power;
+    case 'vm.start':
+    case 'vm.resume':
+      return 'running';
+    case 'vm.stop':
+    case 'vm.force-stop':
+      return 'stopped';
+    case 'vm.pause':
+      return 'paused';
+    default:
+      return null;
+  }
 }
 
 /** The spec after an action; null where the action leaves it. */

@@ -42,7 +42,7 @@ export interface PlacementRequest {
   readonly memoryMiB: number;
   readonly disks: readonly PlacementDisk[];
   /** ISOs in its CD drives. */
-  readonly isos: readonly { readonly image: Image; readonly pool: Pool }[];
+  readonly isos: readonly { readonly image: Image; readonly pool: Pool; readonly sourceHere: boolean }[];
   readonly networks: readonly { readonly name: string }[];
   /** The only node wanted; null: any. */
   readonly node: string | null;
@@ -276,8 +276,8 @@ function checkImages(r: PlacementRequest, node: PlacementNode, no: No): void {
       'Import it to a shared pool, or on this node too.',
     );
   };
-  // A CD drive reads the file where it lies; a disk is made from a copy, which a node fetches from its peer.
-  for (const { image, pool } of r.isos) check(image, pool, false);
+  // A node fetches what its peer has; an ISO into its own directory of that pool, a disk's image also beside the disk.
+  for (const i of r.isos) check(i.image, i.pool, i.sourceHere && poolHasNode(i.pool, node.id));
   for (const d of r.disks) if (d.image !== null) check(d.image.image, d.image.pool, d.image.sourceHere);
 }
 

@@ -143,9 +143,11 @@ void t.test('pools and images', (t) => {
   t.same(reasonsOf(with1(from(image({}), 'full', true)), node('a')), []);
   t.same(reasonsOf(with1(from(image({}), 'full', true)), node('b')), [], 'a peer sends it');
   t.same(reasonsOf(with1(from(image({}), 'full', false)), node('b')), ['image-out-of-reach']);
-  t.same(reasonsOf(request({ isos: [{ image: image({ format: 'iso' }), pool: local }] }), node('b')), [
-    'image-out-of-reach',
-  ]);
+  const iso = (pool: Pool, sourceHere: boolean) =>
+    request({ isos: [{ image: image({ format: 'iso' }), pool, sourceHere }] });
+  t.same(reasonsOf(iso(local, true), node('b')), [], 'an ISO, too');
+  t.same(reasonsOf(iso(local, false), node('b')), ['image-out-of-reach']);
+  t.same(reasonsOf(iso(pool('fast', ['a']), true), node('b')), ['image-out-of-reach']);
   const big = image({ sizeBytes: 40 * GiB });
   t.same(reasonsOf(with1(from(big, 'full', true)), node('a')), [], 'one copy fits');
   t.same(
