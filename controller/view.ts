@@ -101,6 +101,7 @@ export class View {
   private folding: NodeJS.Timeout | null = null;
   private unlisten: (() => void) | null = null;
   private readonly wakes = new Set<() => void>();
+  private readonly ticks: (() => void)[] = [];
 
   constructor(o: { ledger: Ledger; radio: Radio; clock: Clock; log: Log; events: EventLog }) {
     this.radio = o.radio;
@@ -123,6 +124,7 @@ export class View {
     this.timer = setInterval(() => {
       this.radioDirty = true;
       this.fold();
+      for (const each of this.ticks) each();
     }, tickMs);
   }
 
@@ -139,6 +141,11 @@ export class View {
   onFold(wake: () => void): () => void {
     this.wakes.add(wake);
     return () => this.wakes.delete(wake);
+  }
+
+  /** Called once a second while the view runs. */
+  onTick(each: () => void): void {
+    this.ticks.push(each);
   }
 
   /** Takes over a transaction of ours. */

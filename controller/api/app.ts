@@ -32,6 +32,7 @@ import {
   type RestRoute,
 } from '../../core/wire/rest.js';
 import { overviewPage } from '../page/overview.js';
+import type { View } from '../view.js';
 import { clusterHandlers, clusterView } from './cluster.js';
 import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
 import { eventStream, kindsOf } from './events.js';
@@ -132,6 +133,7 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
       },
     }),
   );
+  tellCluster(view, deps.version);
   const handlers: Handlers = {
     ...clusterHandlers(deps),
     ...vmHandlers(deps),
@@ -144,6 +146,19 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
   for (const name of Object.keys(rest) as RestName[]) register(app, name, handlers, log);
   document(app, deps.version);
   return app;
+}
+
+/** Puts the cluster's summary among the events whenever something in it changed but its age and its use. */
+function tellCluster(view: View, version: string): void {
+  let before = '';
+  view.onTick(() => {
+    if (!view.ledger.ready) return;
+    const c = clusterView(view, version);
+    const mark = JSON.stringify([c.sentence, c.concerns, c.counts, c.ledger]);
+    if (mark === before) return;
+    before = mark;
+    view.events.push('cluster', JSON.stringify(c));
+  });
 }
 
 /** One row of the table as a route. */

@@ -58,7 +58,7 @@ type CreateOptions = WaitOptions & {
 };
 
 export function vmCommands(program: Command, io: Io): void {
-  const vm = program.command('vm').description('virtual machines');
+  const vm = program.command('vm').description('VMs: the machines people own');
 
   vm.command('list')
     .alias('ls')
