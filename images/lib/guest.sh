@@ -48,8 +48,8 @@ make_guest() {
   local tree
   [ "$(cat "$image.hash" 2>/dev/null)" != "$hash" ] || return 0
   build_kit
-  tree=$kit/work/guest.$$
-  rm -rf "$kit"/work/guest.*
+  tree=$kit/scratch/guest.$$
+  rm -rf "$kit"/scratch/guest.*
   say "Debian $SUITE with cloud-init, guest agent and ssh"
   debian "$(packages_in images/guest/packages.list)" "$tree"
   say 'settings'

@@ -15,7 +15,7 @@ make_kit() {
   rm -rf "$BUILD"/.new-kit.*
   VARIANT=extract debian "$KIT_PACKAGES" "$tmp"
   # Unpacked modules: a guest without KVM would spend seconds on it at each boot.
-  chroot "$tmp" sh -c 'find usr/lib/modules -name "*.ko.xz" -exec xz -d -T0 {} + && depmod "$(ls usr/lib/modules)" && mkdir -p work && touch etc/mtab'
+  chroot "$tmp" sh -c 'find usr/lib/modules -name "*.ko.xz" -exec xz -d -T0 {} + && depmod "$(ls usr/lib/modules)" && mkdir -p scratch && touch etc/mtab'
   mv "$tmp" "$kit"
   forget_old kit 1
 }
@@ -34,7 +34,7 @@ kit_modules() {
 kit_initrd() {
   local output=$1 init=$2 tree path
   shift 2
-  tree=$(mktemp -d "$kit/work/initrd.XXXXXX")
+  tree=$(mktemp -d "$kit/scratch/initrd.XXXXXX")
   mkdir -p "$tree"/{bin,dev,proc,sys,run,mnt,etc,lib/modules}
   cp "$kit/usr/bin/busybox" "$tree/bin/busybox"
   for path in sh mount umount insmod switch_root sleep cat echo mkdir findfs; do ln -s busybox "$tree/bin/$path"; done
@@ -54,8 +54,8 @@ kit_initrd() {
 # Only files are written: no mount, no loop device.
 kit_disk() {
   local tree=$1 size=$2 output=$3 cmdline=$4 work
-  work=$(mktemp -d "$kit/work/disk.XXXXXX")
-  local in=/work/$(basename "$work")
+  work=$(mktemp -d "$kit/scratch/disk.XXXXXX")
+  local in=/scratch/$(basename "$work")
   cat >"$work/early.cfg" <<'CFG'
 search --no-floppy --set=root --label guest-root
 set prefix=($root)/boot/grub

@@ -15,8 +15,8 @@ make_tiny() {
   [ "$(cat "$image.hash" 2>/dev/null)" != "$hash" ] || return 0
   build_kit
   say 'kernel and busybox'
-  tree=$kit/work/tiny.$$
-  rm -rf "$kit"/work/tiny.*
+  tree=$kit/scratch/tiny.$$
+  rm -rf "$kit"/scratch/tiny.*
   mkdir -p "$tree/boot"
   cp "$kit/boot/vmlinuz-$(kernel_version)" "$tree/boot/vmlinuz"
   # shellcheck disable=SC2086

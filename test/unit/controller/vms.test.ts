@@ -111,10 +111,26 @@ void t.test('a create that is sent twice makes one VM', async (t) => {
   t.equal(b.status, 202);
   t.equal((a.body as Change).op.id, (b.body as Change).op.id);
   t.equal((a.body as Change).vm.id, (b.body as Change).vm.id);
+  const two = r.second();
+  await two.view.ledger.refresh();
+  const edit = { note: 'once' };
+  const [c, d] = await Promise.all([
+    r.call('PATCH', '/api/v1/vms/twin', edit, { 'idempotency-key': 'edit-1234' }),
+    callApp(two.app, r.token, 'PATCH', '/api/v1/vms/twin', edit, { 'idempotency-key': 'edit-1234' }),
+  ]);
+  t.equal((c.body as Change).op.id, (d.body as Change).op.id, 'also at two controllers');
+  const fresh = { name: 'fresh' };
+  const [e, f] = await Promise.all([
+    r.call('POST', '/api/v1/vms', fresh, { 'idempotency-key': 'create-1234' }),
+    callApp(two.app, r.token, 'POST', '/api/v1/vms', fresh, { 'idempotency-key': 'create-1234' }),
+  ]);
+  t.same([e.status, f.status], [202, 202]);
+  t.equal((e.body as Change).vm.id, (f.body as Change).vm.id);
   const other = await r.call('POST', '/api/v1/vms', { name: 'another' }, key);
   t.match(other, { status: 400, body: { code: 'bad-input', message: /another request/ } });
+  await r.view.ledger.refresh();
   const list = await r.call('GET', '/api/v1/vms');
-  t.equal((list.body as { total: number }).total, 1);
+  t.equal((list.body as { total: number }).total, 2);
   t.match(await r.call('POST', '/api/v1/vms', body), { status: 409, body: { code: 'name-taken' } });
 });
 
