@@ -7,7 +7,6 @@ import { opKindSchema } from '../domain/op.js';
 import { idSchema, nodeIdSchema } from '../domain/schema.js';
 import { powerSchema, vmPhaseSchema } from '../domain/vm.js';
 import {
-  apiRoot,
   refSchema,
   pageQuery,
   vmRowSchema,
