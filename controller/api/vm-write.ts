@@ -48,10 +48,11 @@ export class VmWrites {
     const input = ask.body;
     const mark = requestMark(ask);
     const ids = this.ids(ask.who, 'vmCreate', ask.idempotencyKey);
-    const before = ids.again ? await repeated(deps, ids.op, mark) : null;
-    if (before !== null) return { op: before, vmId: before.subject.id };
     await this.know(input);
-    return commit(deps, `VM "${input.name}"`, async () => {
+    return commit<VmChanged>(deps, `VM "${input.name}"`, async () => {
+      // Looked at each time: the same request may have come to another controller at this moment.
+      const before = ids.again ? await repeated(deps, ids.op, mark) : null;
+      if (before !== null) return { change: null, answer: () => ({ op: before, vmId: before.subject.id }) };
       if (view.ledger.tables.vmSpec.size >= vmsMax) {
         throw new FlotillaError('ledger-full', `The cluster has ${vmsMax} VMs; no more are taken`, {
           hint: 'Delete VMs that are no longer needed.',
@@ -102,10 +103,10 @@ export class VmWrites {
     const id = await idOf(view, 'vm', ask.params.vm);
     const mark = requestMark(ask);
     const ids = this.ids(ask.who, `vmPatch ${id}`, ask.idempotencyKey);
-    const before = ids.again ? await repeated(deps, ids.op, mark) : null;
-    if (before !== null) return { op: before, vmId: id };
     await this.know({ disks: patch.addDisks ?? [], cdroms: patch.cdroms ?? [], nics: patch.addNics ?? [] });
-    return commit(deps, `VM "${ask.params.vm}"`, async () => {
+    return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {
+      const before = ids.again ? await repeated(deps, ids.op, mark) : null;
+      if (before !== null) return { change: null, answer: () => ({ op: before, vmId: id }) };
       const { spec, own, phase } = await this.read(id, ask.params.vm, false);
       checkIfMatch(ask.ifMatch, spec.value.generation, `VM "${spec.value.name}"`);
       this.allow('edit', phase, spec.value);
