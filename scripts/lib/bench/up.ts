@@ -4,12 +4,17 @@ import { run } from '../../../test/lab/harness.js';
 import { median, report, round, say } from './report.js';
 
 /** A lab beside that of anybody who works on this machine. */
-const lab = { LAB_ID: 'flbench-up', LAB_NET: '10.76.0', LAB_GUEST_NET: '10.76.100', FLOTILLA_PORT: '18443' };
+const lab = {
+  LAB_ID: 'flbenchup',
+  LAB_NET: '10.76.0',
+  LAB_GUEST_NET: '10.76.100',
+  FLOTILLA_PORT: '18443',
+  FLOTILLA_SSH_PORT: '12222',
+};
 
 async function script(top: string, name: 'up' | 'down'): Promise<number> {
   const startMs = performance.now();
-  const env: NodeJS.ProcessEnv = { ...lab, PWD: top };
-  const r = await run('env', ['-C', top, `scripts/${name}`], { env });
+  const r = await run('env', ['-C', top, `scripts/${name}`], { env: lab });
   if (r.code !== 0) throw new Error(`scripts/${name}: exit ${r.code}\n${r.stderr.slice(-2_000)}`);
   return (performance.now() - startMs) / 1000;
 }
