@@ -2,7 +2,13 @@ import type { DomainView } from '../../core/decide/vm.js';
 import type { Hardware } from '../../core/domain/hardware.js';
 import type { VmCounters } from '../../core/decide/stats.js';
 import type { Clock } from '../env.js';
-import type { DomainStats, Hypervisor } from '../libvirt/hypervisor.js';
+import {
+  LibvirtError,
+  type DomainRef,
+  type DomainState,
+  type DomainStats,
+  type Hypervisor,
+} from '../libvirt/hypervisor.js';
 import { parseDomain, type DomainFacts } from './domain-xml.js';
 
 /** A domain as observed in one pass. */
@@ -53,21 +59,30 @@ export class Domains {
     const states = new Map(stats.map((s) => [s.uuid, s.state]));
     const out = new Map<string, Observed>();
     for (const ref of refs) {
-      const state = states.get(ref.uuid) ?? (await this.hypervisor.state(ref.uuid));
-      const facts = await this.facts(ref.uuid, `${ref.id}`);
-      out.set(ref.uuid, {
-        uuid: ref.uuid,
-        active: ref.active,
-        state: state.state,
-        reason: state.reason,
-        mark: facts.mark,
-        agentConnected: ref.active && facts.agentConnected,
-        hardware: facts.hardware,
-        diskIds: facts.hardware.disks.map((d) => d.id),
+      const seen = await this.one(ref, states.get(ref.uuid)).catch((e: unknown) => {
+        // It went between the list and the question: that is an answer, not a failure.
+        if (e instanceof LibvirtError && e.code === 'no-such-domain') return null;
+        throw e;
       });
+      if (seen !== null) out.set(ref.uuid, seen);
     }
     for (const uuid of this.xml.keys()) if (!out.has(uuid)) this.xml.delete(uuid);
     return out;
+  }
+
+  private async one(ref: DomainRef, known: DomainState | undefined): Promise<Observed> {
+    const state = known ?? (await this.hypervisor.state(ref.uuid));
+    const facts = await this.facts(ref.uuid, `${ref.id}`);
+    return {
+      uuid: ref.uuid,
+      active: ref.active,
+      state: state.state,
+      reason: state.reason,
+      mark: facts.mark,
+      agentConnected: ref.active && facts.agentConnected,
+      hardware: facts.hardware,
+      diskIds: facts.hardware.disks.map((d) => d.id),
+    };
   }
 
   private async facts(uuid: string, epoch: string): Promise<DomainFacts> {

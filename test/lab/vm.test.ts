@@ -184,7 +184,7 @@ await t.test(
       { limitMs: 120_000 },
     );
     const { id } = await c.vm('two');
-    for (const n of ['n1', 'n2']) await lab.sh(n, 'systemctl stop flotilla-etcd');
+    for (const n of ['n1', 'n2']) await lab.sh(n, 'systemctl mask --runtime --now --quiet flotilla-etcd');
     await waitFor('the node says so', async () => {
       const r = await lab.fabric('curl', '-sk', `https://${lab.address('n3')}:7443/healthz`);
       return (JSON.parse(r.stdout) as { ok: boolean }).ok === false;
@@ -193,7 +193,11 @@ await t.test(
     const refused = await c.call('POST', 'vms/one/actions/stop');
     t.equal(refused.status, 503);
     t.equal((refused.body as { code: string }).code, 'ledger-unavailable');
-    for (const n of ['n1', 'n2']) await lab.sh(n, 'systemctl start --no-block flotilla-etcd');
+    for (const n of ['n1', 'n2'])
+      await lab.sh(
+        n,
+        'systemctl unmask --runtime --quiet flotilla-etcd; systemctl start --no-block flotilla-etcd',
+      );
     const stop = await waitFor('the API takes changes again', async () => {
       const r = await c.call<Change>('POST', 'vms/two/actions/stop');
       return r.status < 300 ? r.body : null;

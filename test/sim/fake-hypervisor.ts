@@ -36,6 +36,8 @@ export class FakeHost {
   beforeStart: (uuid: string, gen: number) => void = () => undefined;
   /** How long a guest takes to shut down; null: it does not listen. */
   guestStopMs: number | null = 1_000;
+  /** This one goes as soon as its XML is asked for. */
+  vanish: string | null = null;
   resets = 0;
   reboots = 0;
   /** False: libvirtd does not answer. */
@@ -163,6 +165,10 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
       ),
     xml: (d) =>
       look(() => {
+        if (d === host.vanish) {
+          host.vanish = null;
+          host.domains.delete(d);
+        }
         const dom = host.get(d);
         const text = dom.xml.replaceAll('"', "'");
         return dom.agent

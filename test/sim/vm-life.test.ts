@@ -242,3 +242,22 @@ await scenario(
     t.equal(n.own(vm.id)?.owner, 'n2');
   },
 );
+
+await scenario('a domain that goes while it is looked at is no failure of the hypervisor', async (n, t) => {
+  const kept = n.createVm();
+  await n.until('running', running(n, kept.id));
+  const gone = n.createVm();
+  await n.until('running', running(n, gone.id));
+  // Somebody undefines it by hand in the middle of the agent's look.
+  n.host.domains.set('11111111-1111-4111-8111-111111111111', {
+    xml: '<domain/>',
+    active: false,
+    state: { state: 'shut-off', reason: 'unknown' },
+    id: null,
+    agent: false,
+  });
+  n.host.vanish = '11111111-1111-4111-8111-111111111111';
+  await n.until('looked at', () => n.host.vanish === null);
+  await n.clock.advance(1_000);
+  t.equal(n.loop?.health().find((h) => h.part === 'hypervisor')?.ok, true);
+});
