@@ -121,7 +121,10 @@ await t.test('devices come and go while it runs; what cannot waits for a restart
   t.equal([...xml.matchAll(/alias name='ua-disk-/g)].length, 2);
   t.equal([...xml.matchAll(/alias name='ua-nic-/g)].length, 2);
   t.match(xml, /<vcpu placement='static' current='2'>/);
-  t.match((await c.vm('one')).pendingRestart, ['memory changes from 96 MiB to 128 MiB']);
+  // The radio says a VM's line at most once a second.
+  await waitFor('what waits for a restart is shown', async () =>
+    (await c.vm('one')).pendingRestart.includes('memory changes from 96 MiB to 128 MiB'),
+  );
   const grow = await c.must<Change>('PATCH', 'vms/one', {
     growDisks: [{ disk: 'data', sizeBytes: 128 * 1024 * 1024 }],
   });
