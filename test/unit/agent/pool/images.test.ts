@@ -146,6 +146,25 @@ await t.test('a newer upload ends an older one that hangs', async (t) => {
   t.strictSame([file[511], file[512], file.length], [1, 2, 1024]);
 });
 
+/**
+ * What `qemu-img create -f qcow2 -o encrypt.format=luks` wrote, its header as captured and zeros behind: made on the
+ * spot it would fail at times, because QEMU first times how fast this machine derives keys, and gives up on a busy one.
+ */
+function luksImage(path: string): string {
+  const head = Buffer.from(
+    fs.readFileSync('test/fixtures/qemu-img/7.2/luks-qcow2-head.hex', 'latin1').replace(/\s/g, ''),
+    'hex',
+  );
+  fs.writeFileSync(path, head);
+  fs.truncateSync(path, 2_359_296);
+  return path;
+}
+/** The old encryption derives no key, so nothing is timed. */
+const aes = [
+  ...['create', '-q', '--object', 'secret,id=s,data=abc', '-f', 'qcow2'],
+  ...['-o', 'encrypt.format=aes,encrypt.key-secret=s'],
+];
+
 await t.test('what is refused leaves nothing behind', async (t) => {
   const { v, pool, dir } = setUp(t);
   const raw = source(dir);
@@ -169,23 +188,8 @@ await t.test('what is refused leaves nothing behind', async (t) => {
       file('c', 'create', '-q', '-f', 'vmdk', '-o', 'subformat=monolithicFlat', '@', '5M'),
       /other files/,
     ],
-    [
-      'encrypted',
-      file(
-        'd',
-        'create',
-        '-q',
-        '--object',
-        'secret,id=s,data=abc',
-        '-f',
-        'qcow2',
-        '-o',
-        'encrypt.format=luks,encrypt.key-secret=s',
-        '@',
-        '5M',
-      ),
-      /encrypted/,
-    ],
+    ['encrypted (LUKS)', luksImage(`${dir}/d`), /encrypted/],
+    ['encrypted (AES)', file('d2', ...aes, '@', '5M'), /encrypted/],
   ];
   const cut = (name: string, format: string, keep: number, ...options: string[]) => {
     const path = file(name, 'convert', '-f', 'raw', '-O', format, ...options, raw, '@');
