@@ -29,8 +29,10 @@ export function exitCodeOf(error: unknown): number {
     'hypervisor-unavailable': exitCodes.unreachable,
     'stale-view': exitCodes.unreachable,
     timeout: exitCodes.timedOut,
+    'fence-timeout': exitCodes.timedOut,
     internal: exitCodes.failed,
     'tool-failed': exitCodes.failed,
+    'fence-failed': exitCodes.failed,
     'hypervisor-error': exitCodes.failed,
     'unreadable-record': exitCodes.failed,
   };

@@ -39,6 +39,8 @@ export const errorStatus = {
   'tool-failed': 502,
   'guest-agent-unavailable': 409,
   timeout: 504,
+  'fence-failed': 502,
+  'fence-timeout': 504,
   'stale-view': 503,
   'already-founded': 409,
   'unreadable-record': 500,
