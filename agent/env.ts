@@ -3,6 +3,7 @@ import type { Disk } from '../core/domain/disk.js';
 import type { Image } from '../core/domain/image.js';
 import type { Network } from '../core/domain/network.js';
 import type { Pool } from '../core/domain/pool.js';
+import type { JournalEntry, Takeover } from '../core/domain/ha.js';
 import type { VmSpec } from '../core/domain/vm.js';
 import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
 import type { Compare, Ledger } from './ledger/ledger.js';
@@ -90,6 +91,13 @@ export interface Volumes {
   uploadOffset(image: Image, pool: Pool): Promise<number>;
   /** Appends at `offset`. @throws FlotillaError `offset-mismatch`, `no-space`, `too-large` */
   upload(image: Image, pool: Pool, offset: number, data: AsyncIterable<Uint8Array>): Promise<number>;
+  /**
+   * Leaves the record that this node took the VM over, in a shared pool, where a node that lost the ledger may still
+   * read it. Durable when it returns. @throws FlotillaError `pool-unavailable`
+   */
+  recordTakeover(pool: Pool, t: Takeover): Promise<void>;
+  /** The file of that record: what a keeper reads. */
+  takeoverPath(vmId: string, pool: Pool): string;
   /** Removes temporary files that no known disk or image explains, older than the boot. @returns what was removed */
   sweep(
     pool: Pool,
@@ -127,6 +135,55 @@ export interface Liveness {
    * is too old to count on: then nothing is even tried.
    */
   compare(): Compare | null;
+}
+
+/** What this node's keeper says of itself. */
+export interface KeeperState {
+  /** Random, new at each boot of the machine; the same after a restart of the keeper alone. */
+  readonly boot: string;
+  /**
+   * `run`: VMs may run. `ice`: no good renewal for too long; armed VMs are frozen. `thaw`: the ledger answers again;
+   * still frozen until the owners have been read afresh.
+   */
+  readonly mode: 'run' | 'ice' | 'thaw';
+  /** Lease of the live key, and the revision that made the key: the node's incarnation. Null: it has none now. */
+  readonly lease: string | null;
+  readonly createRevision: bigint | null;
+  /** When the last good renewal was *sent*, on `env.clock`. Null: none yet. */
+  readonly goodMs: number | null;
+  /** VMs confirmed armed, by id: they freeze with this node, and the watchdog is petted for them. */
+  readonly armed: readonly string[];
+  readonly watchdog: { readonly kind: 'hardware' | 'software' | 'pipe' | 'none'; readonly timeoutMs: number };
+  /** Whether it would arm a VM now: `waitMs` is what `own.fence.waitMs` must be; or why not, in words. */
+  readonly armable:
+    { readonly ok: true; readonly waitMs: number } | { readonly ok: false; readonly why: string };
+  /** VMs it keeps frozen or has killed, and why, in words. */
+  readonly held: readonly { readonly vm: string; readonly why: string }[];
+  /** What is wrong, in words; empty while well. */
+  readonly text: string;
+}
+
+/** This node's keeper, a process of its own. @see docs/ha.md */
+export interface Keeper {
+  /** Null: it does not answer. Then nothing may be started. */
+  state(): KeeperState | null;
+  /** Called after anything in {@link state} changed but `goodMs`. @returns a function that ends it */
+  onChange(listener: () => void): () => void;
+  /**
+   * Counts the VM among those that freeze with this node, and resolves after the first pet that did. Idempotent.
+   * `takeover`: files where another owner would leave its record.
+   *
+   * @throws FlotillaError `not-armable`: and why
+   */
+  arm(vmId: string, o: { readonly takeover: readonly string[] }): Promise<{ readonly waitMs: number }>;
+  /** No longer. The ledger must say `armed: false` (or another owner) before. Idempotent. */
+  disarm(vmId: string): Promise<void>;
+}
+
+/** This node's ownership journal. @see safety 10 */
+export interface Journal {
+  /** Durable when it returns. Does nothing where the last entry of that VM says the same. */
+  record(e: JournalEntry): Promise<void>;
 }
 
 /** Where a VM's consoles are on this node. */
@@ -168,6 +225,8 @@ export interface AgentEnv {
   readonly log: Log;
   readonly ledger: Ledger;
   readonly live: Liveness;
+  readonly keeper: Keeper;
+  readonly journal: Journal;
   readonly radio: Radio;
   readonly hypervisor: Hypervisor;
   readonly volumes: Volumes;

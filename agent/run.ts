@@ -1,6 +1,6 @@
 import path from 'node:path';
 import { watchSet } from '../core/decide/watch-set.js';
-import { errorRecord } from '../core/domain/error.js';
+import { errorRecord, FlotillaError } from '../core/domain/error.js';
 import type { Health } from '../core/domain/node.js';
 import { timingProfiles } from '../core/domain/timing.js';
 import { readClusterCache, refreshedCache, writeClusterCache, type ClusterCache } from './cluster/cache.js';
@@ -109,6 +109,17 @@ export async function runAgent(
     log,
     ledger,
     live: { compare: () => live?.compare() ?? null },
+    // Until the keeper is a process of its own: the lease is the agent's, and nothing can be armed.
+    keeper: {
+      state: () => null,
+      onChange: () => () => undefined,
+      arm: () =>
+        Promise.reject(
+          new FlotillaError('not-armable', 'This node has no keeper', { hint: 'Its VMs have no HA.' }),
+        ),
+      disarm: async () => undefined,
+    },
+    journal: { record: async () => undefined },
     radio,
     hypervisor,
     volumes,

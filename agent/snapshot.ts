@@ -6,9 +6,17 @@ import type { Network } from '../core/domain/network.js';
 import type { NodeRecord } from '../core/domain/node.js';
 import type { Op } from '../core/domain/op.js';
 import type { Pool } from '../core/domain/pool.js';
-import type { TokenRecord } from '../core/domain/cluster.js';
+import type { Live, TokenRecord } from '../core/domain/cluster.js';
+import { policyDefault, policySchema, type Fenced, type Policy } from '../core/domain/ha.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
-import { ledger as kinds, ledgerRoot, metaKey, metaSchema, readRecord } from '../core/wire/ledger-keys.js';
+import {
+  ledger as kinds,
+  ledgerRoot,
+  metaKey,
+  metaSchema,
+  policyKey,
+  readRecord,
+} from '../core/wire/ledger-keys.js';
 import type { Ledger, LedgerEntry } from './ledger/ledger.js';
 
 /** A record with the revision that a compare-and-swap of it must name. */
@@ -30,6 +38,13 @@ export interface Snapshot {
   readonly networks: ReadonlyMap<string, Kept<Network>>;
   readonly ops: ReadonlyMap<string, Kept<Op>>;
   readonly tokens: ReadonlyMap<string, Kept<TokenRecord>>;
+  /** Nodes that are alive now; `createRevision` is the incarnation. */
+  readonly lives: ReadonlyMap<string, Kept<Live> & { readonly createRevision: bigint }>;
+  /** Revision at which each node's keeper last made its live key. */
+  readonly seen: ReadonlyMap<string, bigint>;
+  readonly fenced: ReadonlyMap<string, Kept<Fenced>>;
+  /** The default where nobody set one; unreadable: failovers are held, since nothing may be done on a guess. */
+  readonly policy: Policy;
   /** Keys whose record cannot be read: counted and shown, and nothing is done with their object. */
   readonly unreadable: readonly string[];
 }
@@ -84,10 +99,32 @@ export class Snapshots {
       network: new Map<string, Kept<Network>>(),
       op: new Map<string, Kept<Op>>(),
       token: new Map<string, Kept<TokenRecord>>(),
+      fenced: new Map<string, Kept<Fenced>>(),
     };
+    const lives = new Map<string, Kept<Live> & { createRevision: bigint }>();
+    const seen = new Map<string, bigint>();
+    let policy: Policy = policyDefault;
     for (const e of entries) {
       if (e.key === metaKey) {
         meta = take({ schema: metaSchema }, e);
+        continue;
+      }
+      if (e.key === policyKey) {
+        const kept = take({ schema: policySchema }, e);
+        policy = kept?.value ?? { ha: { ...policyDefault.ha, hold: true } };
+        continue;
+      }
+      const alive = kinds.live.idOf(e.key);
+      if (alive !== null) {
+        const kept = take(kinds.live, e);
+        // Alive is alive, also where what it says cannot be read.
+        const value = kept?.value ?? { node: alive, boot: '', version: '' };
+        lives.set(alive, { value, modRevision: e.modRevision, createRevision: e.createRevision });
+        continue;
+      }
+      const last = kinds.seen.idOf(e.key);
+      if (last !== null) {
+        seen.set(last, e.modRevision);
         continue;
       }
       for (const name of Object.keys(maps) as (keyof typeof maps)[]) {
@@ -111,6 +148,10 @@ export class Snapshots {
       networks: maps.network,
       ops: maps.op,
       tokens: maps.token,
+      lives,
+      seen,
+      fenced: maps.fenced,
+      policy,
       unreadable,
     };
   }

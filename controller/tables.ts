@@ -67,6 +67,8 @@ export class LedgerTables {
     network: new Map(),
     op: new Map(),
     token: new Map(),
+    seen: new Map(),
+    fenced: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

@@ -68,6 +68,7 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
       voter: false,
       desired: 'active',
       rack: null,
+      witness: false,
       fingerprint,
       joinedMs: d.clock.wallMs(),
     };

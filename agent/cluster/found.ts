@@ -205,6 +205,7 @@ async function writeFirstRecords(
     voter: true,
     desired: 'active',
     rack: null,
+    witness: false,
     fingerprint: certificateInfo((await readIfThere(pkiPaths(config.stateDir).nodeCert)) ?? '').fingerprint,
     joinedMs: wallMs,
   };

@@ -12,11 +12,12 @@ import type { Pool } from '../../core/domain/pool.js';
  *   disks/<id>.<format>         disks of VMs
  *   incoming/<id>               an upload or download, resumable
  *   incoming/<id>.json          how much of it is safe on the drive, and who writes it
- *   .<id>.tmp.<node>.<boot>[.x] in any of the three: work in progress, nobody else's business
+ *   takeover/<vm>.json          who took that VM over last, for nodes that cannot ask the ledger
+ *   .<id>.tmp.<node>.<boot>[.x] in any of the folders: work in progress, nobody else's business
  */
 
 export const identityName = '.flotilla-pool';
-export const folders = ['images', 'disks', 'incoming'] as const;
+export const folders = ['images', 'disks', 'incoming', 'takeover'] as const;
 export type Folder = (typeof folders)[number];
 
 export const imageFormats = ['qcow2', 'raw', 'iso'] as const;
@@ -37,6 +38,7 @@ export const imagePath = (image: Pick<Image, 'id' | 'format'>, pool: At): string
 
 export const imageFactsPath = (imageId: string, pool: At): string =>
   `${pool.path}/images/${safe(imageId)}.json`;
+export const takeoverPath = (vmId: string, pool: At): string => `${pool.path}/takeover/${safe(vmId)}.json`;
 export const incomingPath = (imageId: string, pool: At): string => `${pool.path}/incoming/${safe(imageId)}`;
 export const incomingFactsPath = (imageId: string, pool: At): string =>
   `${pool.path}/incoming/${safe(imageId)}.json`;

@@ -1,5 +1,6 @@
 import type { Disk } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
+import type { Takeover } from '../../core/domain/ha.js';
 import type { Image } from '../../core/domain/image.js';
 import type { PoolUse } from '../../core/domain/node.js';
 import type { Pool } from '../../core/domain/pool.js';
@@ -18,6 +19,8 @@ import {
   imagePath,
   parseFinalName,
   parseTempName,
+  takeoverPath,
+  tempPath,
   type Worker,
 } from './layout.js';
 import type { Parts } from './parts.js';
@@ -140,6 +143,18 @@ export class Volumes implements VolumesContract {
   async haveImage(image: Image, pool: Pool, o: WorkOptions): Promise<string> {
     await this.#parts.guard.require(pool);
     return (await this.#catalogue.here(image, pool, pool, o)).path;
+  }
+
+  async recordTakeover(pool: Pool, t: Takeover): Promise<void> {
+    const { guard, files, worker } = this.#parts;
+    await guard.require(pool);
+    const temp = tempPath(pool, 'takeover', t.vm, worker);
+    await files.makeDir(folderPath(pool, 'takeover'));
+    await files.writeText(temp, takeoverPath(t.vm, pool), `${JSON.stringify(t)}\n`);
+  }
+
+  takeoverPath(vmId: string, pool: Pool): string {
+    return takeoverPath(vmId, pool);
   }
 
   async sweep(

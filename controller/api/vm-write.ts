@@ -72,6 +72,7 @@ export class VmWrites {
         sync: 'none',
         fence: { armed: false, waitMs: 0 },
         op: null,
+        failoversMs: [],
       };
       const op = newOp(deps, {
         id: ids.op,

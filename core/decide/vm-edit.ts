@@ -1,5 +1,6 @@
 import { diskBytesMin, type Disk } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
+import { vmHaDefault, type VmHa } from '../domain/ha.js';
 import { virtualSizeBytesMax, type Image } from '../domain/image.js';
 import { ipv4InCidr, nextAddress } from '../domain/ipv4.js';
 import type { Network } from '../domain/network.js';
@@ -51,6 +52,17 @@ const wholeDisk = (bytes: number): number => Math.ceil(bytes / diskGrainBytes) *
 const badInput = (message: string, hint: string): FlotillaError =>
   new FlotillaError('bad-input', message, { hint });
 
+/** What is given replaces, what is not stays. */
+function mergeHa(before: VmHa, given: VmCreate['ha']): VmHa {
+  return {
+    enabled: given.enabled ?? before.enabled,
+    priority: given.priority ?? before.priority,
+    after: given.after ?? before.after,
+    onHang: given.onHang ?? before.onHang,
+    restartsPerHourMax: given.restartsPerHourMax ?? before.restartsPerHourMax,
+  };
+}
+
 /** The spec of a new VM with all it needs; its disks have no node yet. */
 export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit {
   const who = `VM "${input.name}"`;
@@ -75,6 +87,7 @@ export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit 
     powerGeneration: 1,
     stopTimeoutS: input.stopTimeoutS,
     onCrash: input.onCrash,
+    ha: mergeHa(vmHaDefault, input.ha),
   };
   return {
     spec,
@@ -142,6 +155,7 @@ export function editVm(
     boot: patch.boot === undefined ? before.boot : uniqueBoot(who, patch.boot),
     stopTimeoutS: patch.stopTimeoutS ?? before.stopTimeoutS,
     onCrash: patch.onCrash ?? before.onCrash,
+    ha: mergeHa(before.ha, patch.ha ?? {}),
     cloudInit: patch.cloudInit === undefined ? before.cloudInit : patch.cloudInit,
     disks: [
       ...before.disks.filter((d) => !gone.has(d.disk)),

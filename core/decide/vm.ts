@@ -344,6 +344,7 @@ export function opVerdict(
       return { state: 'done', step: pending > 0 ? 'the rest comes with the next restart' : 'applied' };
     }
     // These finish where they are done.
+    case 'vm.failover':
     case 'vm.delete':
     case 'image.import':
     case 'image.delete':

@@ -28,6 +28,7 @@ export const errorStatus = {
   'offset-mismatch': 409,
   'needs-stop': 409,
   'not-owner': 409,
+  'not-armable': 409,
   cancelled: 409,
   unsupported: 422,
   'ledger-unavailable': 503,

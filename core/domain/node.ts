@@ -17,6 +17,8 @@ export const nodeRecordSchema = z.object({
   voter: z.boolean(),
   desired: nodeDesiredSchema,
   rack: z.string().max(63).nullable(),
+  /** Votes in the ledger and runs no VMs. */
+  witness: z.boolean().default(false),
   /** SHA-256 of its certificate's public key, hex: what the console shows and an admission compares. */
   fingerprint: z.string().regex(/^[0-9a-f]{64}$/),
   joinedMs: wallMsSchema,

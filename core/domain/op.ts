@@ -21,6 +21,7 @@ export const opKindSchema = z.enum([
   'vm.pause',
   'vm.resume',
   'vm.update',
+  'vm.failover',
   'image.import',
   'image.delete',
   'disk.delete',

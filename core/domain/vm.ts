@@ -9,6 +9,7 @@ import {
   tagsSchema,
   wallMsSchema,
 } from './schema.js';
+import { vmHaDefault, vmHaSchema } from './ha.js';
 import { errorRecordSchema } from './op.js';
 
 /** What the user wants the VM's power to be. */
@@ -94,6 +95,8 @@ export const vmSpecSchema = z.object({
   stopTimeoutS: z.number().int().min(0).max(3600),
   /** When QEMU or the guest crashes. */
   onCrash: z.enum(['restart', 'stop']),
+  /** Records of before there was HA have none. */
+  ha: vmHaSchema.default(vmHaDefault),
 });
 export type VmSpec = z.output<typeof vmSpecSchema>;
 
@@ -112,6 +115,8 @@ export const vmOwnSchema = z.looseObject({
   sync: z.enum(['none', 'ok', 'stale']),
   fence: z.object({ armed: z.boolean(), waitMs: z.number().int().nonnegative() }),
   op: idSchema.nullable(),
+  /** Wall clock of its last failovers, newest last: the brake on a VM that takes its nodes down. */
+  failoversMs: z.array(wallMsSchema).max(16).default([]),
 });
 export type VmOwn = z.output<typeof vmOwnSchema>;
 

@@ -2,6 +2,7 @@ import { type z } from 'zod';
 import { clusterMetaSchema, liveSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
+import { fencedSchema, policySchema, seenSchema } from '../domain/ha.js';
 import { imageSchema } from '../domain/image.js';
 import { networkSchema } from '../domain/network.js';
 import { nodeRecordSchema } from '../domain/node.js';
@@ -45,6 +46,10 @@ export const metaSchema = clusterMetaSchema;
  */
 export const epochKey = `${ledgerRoot}epoch`;
 
+/** Switches of the whole cluster; absent until somebody sets one. */
+export const policyKey = `${ledgerRoot}policy`;
+export { policySchema };
+
 /** Every record kind of the ledger. Names are stable: every agent ever shipped knows them. */
 export const ledger = {
   node: kind('node', nodeRecordSchema),
@@ -57,6 +62,8 @@ export const ledger = {
   network: kind('network', networkSchema),
   op: kind('op', opSchema),
   token: kind('token', tokenRecordSchema),
+  seen: kind('seen', seenSchema),
+  fenced: kind('fenced', fencedSchema),
 } as const;
 
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { clusterMetaSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema } from '../domain/disk.js';
 import { errorStatus, type ErrorCode } from '../domain/error.js';
+import { vmHaSchema } from '../domain/ha.js';
 import { imageFormatSchema, imageSchema, virtualSizeBytesMax } from '../domain/image.js';
 import { cidrSchema } from '../domain/ipv4.js';
 import { bridgeNameSchema, networkSchema } from '../domain/network.js';
@@ -310,6 +311,7 @@ export const vmCreateSchema = z
     power: z.enum(['running', 'stopped']).default('stopped'),
     stopTimeoutS: vmShape.stopTimeoutS.default(stopTimeoutSDefault),
     onCrash: vmShape.onCrash.default('restart'),
+    ha: vmHaSchema.partial().default({}),
     /** The node that shall own it; else the least loaded one that fits. */
     node: nodeIdSchema.optional(),
   })
@@ -333,6 +335,7 @@ export const vmPatchSchema = z
     boot: z.array(bootSchema).min(1).max(3).optional(),
     stopTimeoutS: vmShape.stopTimeoutS.optional(),
     onCrash: vmShape.onCrash.optional(),
+    ha: vmHaSchema.partial().optional(),
     /** Replaced as a whole; null: none. */
     cloudInit: newCloudInitSchema.nullable().optional(),
     addDisks: z.array(newDiskSchema).min(1).max(24).optional(),

@@ -5,6 +5,7 @@ import { build } from 'esbuild';
 import t from 'tap';
 import type { Disk } from '../../core/domain/disk.js';
 import type { ErrorRecord } from '../../core/domain/error.js';
+import { vmHaDefault } from '../../core/domain/ha.js';
 import type { Image } from '../../core/domain/image.js';
 import type { Network } from '../../core/domain/network.js';
 import type { Pool } from '../../core/domain/pool.js';
@@ -196,6 +197,7 @@ await t.test('a guest boots from a linked disk and its seed, and is reached on i
     powerGeneration: 1,
     stopTimeoutS: 60,
     onCrash: 'stop',
+    ha: vmHaDefault,
   };
   const seed = String(await value('n1', { do: 'seed', spec, network }));
   const disk = `${shared.path}/disks/${linked.id}.qcow2`;

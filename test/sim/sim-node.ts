@@ -5,6 +5,7 @@ import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-key
 import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
+import { vmHaDefault } from '../../core/domain/ha.js';
 import type { Op, OpKind } from '../../core/domain/op.js';
 import type { VmOwn, VmSpec, VmState } from '../../core/domain/vm.js';
 import { FakeClock } from '../unit/agent/ledger/fake-clock.js';
@@ -44,6 +45,8 @@ function fakeVolumes(files: FakeFiles): Volumes {
     haveImage: no,
     uploadOffset: no,
     upload: no,
+    recordTakeover: no,
+    takeoverPath: (vm, p) => `${p.path}/takeover/${vm}.json`,
     sweep: async () => [],
   };
 }
@@ -201,6 +204,7 @@ export class SimNode {
       powerGeneration: 1,
       stopTimeoutS: 30,
       onCrash: 'restart',
+      ha: vmHaDefault,
       ...o,
     };
     const own: VmOwn = {
@@ -212,6 +216,7 @@ export class SimNode {
       sync: 'none',
       fence: { armed: false, waitMs: 0 },
       op: null,
+      failoversMs: [],
     };
     this.ledger.poke(kinds.disk.key(diskId), writeRecord(kinds.disk, disk));
     this.ledger.poke(unique.name('vm', spec.name), id);
@@ -296,6 +301,13 @@ export class SimNode {
         compare: () =>
           this.#leaseOk && !this.dead ? { key: kinds.live.key(this.node), createRevision: revision } : null,
       },
+      keeper: {
+        state: () => null,
+        onChange: () => () => undefined,
+        arm: () => Promise.reject(new Error('no keeper in this simulation')),
+        disarm: async () => undefined,
+      },
+      journal: { record: async () => undefined },
       radio,
       hypervisor: die(
         fakeHypervisor(this.host),

@@ -8,6 +8,7 @@ import { ensurePrivateKey } from '../../../agent/pki/keys.js';
 import type { TlsMaterial } from '../../../agent/pki/tls.js';
 import { ControllerServer } from '../../../controller/server.js';
 import type { Disk } from '../../../core/domain/disk.js';
+import { vmHaDefault } from '../../../core/domain/ha.js';
 import type { VmOwn, VmSpec, VmState } from '../../../core/domain/vm.js';
 import { ledger as kinds, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
 import { waitFor } from '../../../test/lab/harness.js';
@@ -108,6 +109,7 @@ function inject(r: Rig): VmState[] {
       powerGeneration: 1,
       stopTimeoutS: 90,
       onCrash: 'restart',
+      ha: vmHaDefault,
     };
     const own: VmOwn = {
       owner,
@@ -118,6 +120,7 @@ function inject(r: Rig): VmState[] {
       sync: 'none',
       fence: { armed: false, waitMs: 0 },
       op: null,
+      failoversMs: [],
     };
     r.memory.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));
     r.memory.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, own));

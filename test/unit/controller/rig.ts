@@ -62,6 +62,7 @@ export function nodeRecord(id: string, i: number): NodeRecord {
     voter: true,
     desired: 'active',
     rack: null,
+    witness: false,
     fingerprint: String(i).repeat(64).slice(0, 64),
     joinedMs: 1,
   };

@@ -6,6 +6,7 @@ import { parse as parseYaml } from 'yaml';
 import { hostnameOf, seedFiles, type SeedFiles } from '../../../../agent/guest/cloud-init.js';
 import { Seeds } from '../../../../agent/guest/seed.js';
 import { runTool } from '../../../../agent/pool/tool.js';
+import { vmHaDefault } from '../../../../core/domain/ha.js';
 import type { Network } from '../../../../core/domain/network.js';
 import { cloudInitSchema, type CloudInit, type VmSpec } from '../../../../core/domain/vm.js';
 
@@ -54,6 +55,7 @@ const spec = (o: Partial<VmSpec> = {}): VmSpec => ({
   powerGeneration: 1,
   stopTimeoutS: 60,
   onCrash: 'restart',
+  ha: vmHaDefault,
   ...o,
 });
 const yamlOf = (files: SeedFiles, name: keyof SeedFiles) => parseYaml(files[name]) as Record<string, unknown>;

@@ -11,6 +11,7 @@ const node = (id: string): NodeRecord => ({
   voter: false,
   desired: 'active',
   rack: null,
+  witness: false,
   fingerprint: 'a'.repeat(64),
   joinedMs: 0,
 });

@@ -1,0 +1,117 @@
+import { z } from 'zod';
+import { idSchema, nodeIdSchema, wallMsSchema } from './schema.js';
+
+/** What to do when a guest hangs: nothing, or reset it by its virtual watchdog or after its agent fell silent. */
+export const onHangSchema = z.enum(['nothing', 'reset']);
+
+/** High availability of one VM: whether and how it comes back by itself. */
+export const vmHaSchema = z.object({
+  /** Restart it on its standby when its node fails. Off by default: it needs disks that another node can reach. */
+  enabled: z.boolean(),
+  /** Who comes back first when many are down: 0 last, 100 first. */
+  priority: z.number().int().min(0).max(100),
+  /** VMs that must run before this one is started by a failover; without limit it would wait for ever, see docs. */
+  after: z.array(idSchema).max(16),
+  onHang: onHangSchema,
+  /** Restarts without anybody asking (crash, hang, failover) within an hour; beyond it the VM stays off. */
+  restartsPerHourMax: z.number().int().min(0).max(100),
+});
+export type VmHa = z.output<typeof vmHaSchema>;
+
+export const vmHaDefault: VmHa = {
+  enabled: false,
+  priority: 50,
+  after: [],
+  onHang: 'nothing',
+  restartsPerHourMax: 5,
+};
+
+/** `/flotilla/policy`: switches for the whole cluster that people set. Absent: {@link policyDefault}. */
+export const policySchema = z.object({
+  ha: z.object({
+    /** True: every VM is disarmed; nothing freezes and nothing fails over, until somebody ends the pause. */
+    paused: z.boolean(),
+    /** True: failovers wait, fully waited out, until a person lets go. VMs stay armed. */
+    hold: z.boolean(),
+    /** True: a node without watchdog may arm. Every page then says so. */
+    unsafeWithoutWatchdog: z.boolean(),
+  }),
+});
+export type Policy = z.output<typeof policySchema>;
+export const policyDefault: Policy = { ha: { paused: false, hold: false, unsafeWithoutWatchdog: false } };
+
+/**
+ * `/flotilla/seen/<node>`: rewritten by the node's keeper in the transaction that makes its live key. It stays when
+ * that key goes, so a standby whose wait spans two readings of the ledger finds in the compare that the node was
+ * back in between.
+ */
+export const seenSchema = z.object({ node: nodeIdSchema, boot: z.string().max(64) });
+
+/**
+ * `/flotilla/fenced/<node>`: proof that the node is off, good for that one absence (`seenRevision`). The keeper of a
+ * node that comes back deletes it in the transaction that makes its live key.
+ */
+export const fencedSchema = z.object({
+  node: nodeIdSchema,
+  /** `modRevision` of `seen/<node>` at the time of the proof. */
+  seenRevision: z.string().regex(/^\d+$/),
+  /** The BMC said "off" after it was told so; or a person vouched for it. */
+  how: z.enum(['bmc', 'person']),
+  by: z.string().max(128),
+  atMs: wallMsSchema,
+});
+export type Fenced = z.output<typeof fencedSchema>;
+
+/**
+ * One line of a node's ownership journal, fsynced before a machine is started and after each change of ownership
+ * it took part in. With the ledger lost, the journals together say who owned what last. @see safety 10
+ */
+export const journalEntrySchema = z.looseObject({
+  vm: idSchema,
+  gen: z.number().int().positive(),
+  /** What this node was to the VM from that generation on. */
+  role: z.enum(['owner', 'standby', 'none']),
+  /** Who owned it then. */
+  owner: nodeIdSchema,
+  /** The ledger's epoch. */
+  epoch: z.number().int().positive(),
+});
+export type JournalEntry = z.output<typeof journalEntrySchema>;
+
+/** `takeover/<vm>.json` in each shared pool of a VM, written by its new owner before the machine starts. */
+export const takeoverSchema = z.object({
+  vm: idSchema,
+  owner: nodeIdSchema,
+  gen: z.number().int().positive(),
+  epoch: z.number().int().positive(),
+});
+export type Takeover = z.output<typeof takeoverSchema>;
+
+/** Phases of a failover, in the order they happen; values are ms after {@link failoverPhases}[0]'s moment. */
+export const failoverPhases = [
+  /** The last beat of the old owner that the new one heard. */
+  'last-beat',
+  /** The live key was seen gone. */
+  'lease-gone',
+  /** The fence wait was over, or the node was proven off. */
+  'wait-over',
+  /** Ownership swapped in the ledger. */
+  'owned',
+  /** Disks ready: seed, pools, bridges. */
+  'disk-ready',
+  /** QEMU runs. */
+  'running',
+  /** The guest agent answered. */
+  'guest-answers',
+] as const;
+export type FailoverPhase = (typeof failoverPhases)[number];
+export const failoverTimelineSchema = z.object({
+  from: nodeIdSchema,
+  to: nodeIdSchema,
+  /** Why the wait could end: its own time, or proof. */
+  fence: z.enum(['waited', 'bmc', 'person']),
+  /** Wall clock of `last-beat` (or of `lease-gone` where no beat was heard): for people. */
+  atMs: wallMsSchema,
+  phasesMs: z.partialRecord(z.enum(failoverPhases), z.number()),
+});
+export type FailoverTimeline = z.output<typeof failoverTimelineSchema>;
