@@ -60,7 +60,7 @@ const huge: Handler = (_, res) => {
 
 const put = [{ put: '/flotilla/x', value: '1' }];
 
-function client(t: { teardown(f: () => void): void }, endpoints: string[], deadlineMs = 600): EtcdLedger {
+function client(t: { teardown(f: () => void): void }, endpoints: string[], deadlineMs = 1_500): EtcdLedger {
   const ledger = new EtcdLedger({ endpoints, tls: null, insecureForTests: true, deadlineMs });
   t.teardown(() => void ledger.close());
   return ledger;
@@ -214,7 +214,7 @@ void t.test('a watch that fell silent is opened again, at another member, and ri
     tls: null,
     insecureForTests: true,
   });
-  const watcher = new Watcher(gateway, { silenceMs: 100 });
+  const watcher = new Watcher(gateway, { silenceMs: 400 });
   t.teardown(() => {
     watcher.close();
     gateway.close();

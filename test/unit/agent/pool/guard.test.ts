@@ -79,8 +79,8 @@ await t.test('the directory of another pool, or of another node, is not ours', a
 await t.test('a pool that hangs is told in time, and does not hang the caller', async (t) => {
   const dir = t.testdir();
   const pool = poolAt(`${dir}/pool`);
+  await volumesAt(dir).probe(pool);
   const v = volumesAt(dir, { probeMs: 300 });
-  await v.probe(pool);
   // Reading a pipe that nobody writes to hangs as a dead server does.
   fs.unlinkSync(`${pool.path}/.flotilla-pool`);
   execFileSync('mkfifo', [`${pool.path}/.flotilla-pool`]);

@@ -125,7 +125,7 @@ await t.test('what the server says is passed on in words', async (t) => {
     res.writeHead(200);
     return res.write('x');
   });
-  const v = volumesAt(dir, { source: { allowAddress: () => true, stallMs: 200 } });
+  const v = volumesAt(dir, { source: { allowAddress: () => true, stallMs: 10_000 } });
   const fault = async (path: string) =>
     faultOf(v.importImage(imageOf(pool, { source: url + path }), pool, work()));
   t.equal((await fault('/404'))?.code, 'not-found');

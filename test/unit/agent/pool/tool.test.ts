@@ -1,3 +1,4 @@
+import os from 'node:os';
 import t from 'tap';
 import { runTool } from '../../../../agent/pool/tool.js';
 import { throttledPercent } from '../../../../agent/pool/qemu-img.js';
@@ -18,7 +19,8 @@ await t.test('no shell reads the words, and the locale is C', async (t) => {
 
 await t.test('tools give way: to other work, and when memory runs out', async (t) => {
   t.equal((await runTool('cat', ['/proc/self/oom_score_adj'], quick)).stdout, '500');
-  t.equal((await runTool('nice', [], quick)).stdout, '10');
+  // Below whatever these tests run at, which need not be 0.
+  t.equal((await runTool('nice', [], quick)).stdout, String(Math.min(19, os.getPriority() + 10)));
 });
 
 await t.test(
