@@ -99,13 +99,18 @@ export class AgentLoop {
     this.images = new ImageWorker(env, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
     this.maker = new DiskMaker(env, this.ops, () => this.wake());
-    this.usage = new Usage(env, () => this.wake());
+    this.usage = new Usage(env, () => this.publish(this.snapshot));
     this.surroundings = new Surroundings(env, () => this.wake());
   }
 
   /** Begins. */
   start(): void {
-    this.unhook.push(this.env.ledger.watch(ledgerRoot, () => this.wake()));
+    this.unhook.push(
+      this.env.ledger.watch(ledgerRoot, () => {
+        this.snapshots.changed();
+        this.wake();
+      }),
+    );
     void this.listen();
     this.running = this.run();
   }

@@ -17,7 +17,7 @@ import {
   policyKey,
   readRecord,
 } from '../core/wire/ledger-keys.js';
-import type { Ledger, LedgerEntry } from './ledger/ledger.js';
+import type { Ledger, LedgerEntry, Listing } from './ledger/ledger.js';
 
 /** A record with the revision that a compare-and-swap of it must name. */
 export interface Kept<T> {
@@ -56,20 +56,35 @@ interface Parsed {
 }
 
 /**
- * Reads the whole ledger in one linearizable read, and parses only what changed since the last time: an idle
- * cluster costs a read and no parsing.
+ * Reads the whole ledger in one linearizable read, and parses only what changed since the last time. Where nothing
+ * changed at all, which a small read tells, it is the snapshot of before: an idle cluster costs hardly anything.
  */
 export class Snapshots {
   private parsed = new Map<string, Parsed>();
+  private last: { snapshot: Snapshot; mark: string } | null = null;
+  private rang = false;
   private readonly ledger: Pick<Ledger, 'list'>;
 
   constructor(ledger: Pick<Ledger, 'list'>) {
     this.ledger = ledger;
   }
 
-  /** @throws FlotillaError `ledger-unavailable` */
+  /** Something was written: the next read need not ask whether. Nothing is lost when it is not said. */
+  changed(): void {
+    this.rang = true;
+  }
+
+  /**
+   * @returns the same object as before when nothing was written since
+   * @throws FlotillaError `ledger-unavailable`
+   */
   async read(): Promise<Snapshot> {
-    const { entries, revision } = await this.ledger.list(ledgerRoot);
+    const { rang, last: before } = this;
+    this.rang = false;
+    if (before !== null && !rang && mark(await this.ledger.list(metaKey)) === before.mark)
+      return before.snapshot;
+    const listing = await this.ledger.list(ledgerRoot);
+    const { entries, revision } = listing;
     const next = new Map<string, Parsed>();
     const unreadable: string[] = [];
     const take = <S extends z.ZodType>(k: { schema: S }, e: LedgerEntry): Kept<z.output<S>> | null => {
@@ -136,7 +151,7 @@ export class Snapshots {
       }
     }
     this.parsed = next;
-    return {
+    const snapshot: Snapshot = {
       revision,
       meta,
       nodes: maps.node,
@@ -154,5 +169,13 @@ export class Snapshots {
       policy,
       unreadable,
     };
+    this.last = { snapshot, mark: mark(listing) };
+    return snapshot;
   }
+}
+
+/** Every write anywhere raises the revision; a restored ledger may come to the same one again, but has a new epoch. */
+function mark({ entries, revision }: Listing): string {
+  const meta = entries.filter((e) => e.key.startsWith(metaKey)).map((e) => `${e.key} ${e.value}`);
+  return [revision, ...meta].join('\n');
 }

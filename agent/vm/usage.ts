@@ -9,15 +9,16 @@ const everyMs = 5_000;
 /** What the VMs of this node use, taken beside the loop: one call for all, now and then. */
 export class Usage {
   private readonly env: AgentEnv;
-  private readonly wake: () => void;
+  private readonly tell: () => Promise<void>;
   private readonly last = new Map<string, VmCounters>();
   private readonly rates = new Map<string, VmStats>();
   private lookedMs = -Infinity;
   private looking = false;
 
-  constructor(env: AgentEnv, wake: () => void) {
+  /** @param tell - says on the radio what is known now */
+  constructor(env: AgentEnv, tell: () => Promise<void>) {
     this.env = env;
-    this.wake = wake;
+    this.tell = tell;
   }
 
   of(id: string): VmStats | null {
@@ -56,7 +57,8 @@ export class Usage {
       this.rates.set(s.uuid, r);
       news = true;
     }
-    if (news) this.wake();
+    // New figures are no reason to look at everything: they are said, and that is all.
+    if (news) await this.tell();
   }
 
   private forget(id: string): void {
