@@ -20,6 +20,9 @@ import { EtcdLedger } from './ledger/etcd.js';
 import { LiveLease } from './ledger/live.js';
 import { LedgerMembers } from './ledger/members.js';
 import { RecordStore } from './ledger/records.js';
+import { journalApp } from './journal/http.js';
+import { FileJournal, journalHealth } from './journal/journal.js';
+import { journalFile } from './journal/read.js';
 import { LibvirtHypervisor } from './libvirt/libvirt-hypervisor.js';
 import { AgentLoop } from './loop.js';
 import { NodeMachine } from './machine/machine.js';
@@ -94,6 +97,11 @@ export async function runAgent(
     }),
   });
 
+  const ownership = new FileJournal(journalFile(stateDir));
+  await ownership
+    .start()
+    .catch((e: unknown) => log.error(`the ownership journal: ${errorRecord(e).message}`));
+
   // Filled when the ledger answers for the first time.
   let store: RecordStore | null = null;
   let meta: Snapshot['meta'] = null;
@@ -119,7 +127,7 @@ export async function runAgent(
         ),
       disarm: async () => undefined,
     },
-    journal: { record: async () => undefined },
+    journal: ownership,
     radio,
     hypervisor,
     volumes,
@@ -159,6 +167,7 @@ export async function runAgent(
     return [
       machine.health(),
       { part: 'certificate', ok: fault === null, text: fault ?? '' },
+      ...journalHealth(ownership.state()),
       ...(seat === undefined || seat.ok ? [] : [{ part: 'voters', ok: false, text: seat.text }]),
     ];
   };
@@ -225,6 +234,7 @@ export async function runAgent(
     page: (o) => statusPage(view(), o),
     metrics: () => metricsText(view()),
     mounts: [
+      { path: '/v1/journal', app: journalApp(node, ownership), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/images', app: images, allow: 'node', bodyBytesMax: null },
       { path: '/', app: join.app, allow: 'anyone', bodyBytesMax: null },
     ],
