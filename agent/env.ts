@@ -4,8 +4,10 @@ import type { Image } from '../core/domain/image.js';
 import type { Network } from '../core/domain/network.js';
 import type { Pool } from '../core/domain/pool.js';
 import type { JournalEntry, Takeover } from '../core/domain/ha.js';
+import type { TimingProfile } from '../core/domain/timing.js';
 import type { VmSpec } from '../core/domain/vm.js';
 import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
+import type { FenceDevice } from './fence/fence-agent.js';
 import type { Compare, Ledger } from './ledger/ledger.js';
 import type { Hypervisor } from './libvirt/hypervisor.js';
 
@@ -227,6 +229,10 @@ export interface AgentEnv {
   readonly live: Liveness;
   readonly keeper: Keeper;
   readonly journal: Journal;
+  /** Powers nodes off through their BMCs. Absent: this node cannot, and waits its time out. */
+  readonly fencer?: FenceDevice;
+  /** The times on which safety rests. */
+  readonly timing: TimingProfile;
   readonly radio: Radio;
   readonly hypervisor: Hypervisor;
   readonly volumes: Volumes;

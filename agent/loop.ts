@@ -17,6 +17,7 @@ import { ledgerRoot } from '../core/wire/ledger-keys.js';
 import { announce } from './announce.js';
 import type { AgentEnv } from './env.js';
 import { ImageWorker } from './image-worker.js';
+import { keeperLine } from './ha/keeper-line.js';
 import { OpBook } from './op-book.js';
 import { Snapshots, type Kept, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
@@ -432,6 +433,7 @@ export class AgentLoop {
       ),
       refused: { ...env.radio.refused() },
       facts: env.machine.facts(),
+      keeper: keeperLine(env.keeper.state()),
     });
   }
 
@@ -459,6 +461,9 @@ export class AgentLoop {
       guest: this.guests.of(id),
       stats: this.usage.of(id),
       paths: env.sockets.paths(id),
+      ha: kept.value.ha.enabled
+        ? { state: 'unprotected', text: 'not protected: this node has no keeper', standby: null }
+        : { state: 'off', text: '', standby: null },
     });
     const text = JSON.stringify(line);
     if (this.said.get(id) === text) return;

@@ -128,6 +128,7 @@ export async function runAgent(
       disarm: async () => undefined,
     },
     journal: ownership,
+    timing,
     radio,
     hypervisor,
     volumes,

@@ -43,6 +43,8 @@ export interface Snapshot {
   /** Revision at which each node's keeper last made its live key. */
   readonly seen: ReadonlyMap<string, bigint>;
   readonly fenced: ReadonlyMap<string, Kept<Fenced>>;
+  /** Nodes that can be powered off from outside. How is not kept: it has secrets. */
+  readonly bmcs: ReadonlySet<string>;
   /** The default where nobody set one; unreadable: failovers are held, since nothing may be done on a guess. */
   readonly policy: Policy;
   /** Keys whose record cannot be read: counted and shown, and nothing is done with their object. */
@@ -118,6 +120,7 @@ export class Snapshots {
     };
     const lives = new Map<string, Kept<Live> & { createRevision: bigint }>();
     const seen = new Map<string, bigint>();
+    const bmcs = new Set<string>();
     let policy: Policy = policyDefault;
     for (const e of entries) {
       if (e.key === metaKey) {
@@ -140,6 +143,11 @@ export class Snapshots {
       const last = kinds.seen.idOf(e.key);
       if (last !== null) {
         seen.set(last, e.modRevision);
+        continue;
+      }
+      const powered = kinds.bmc.idOf(e.key);
+      if (powered !== null) {
+        bmcs.add(powered);
         continue;
       }
       for (const name of Object.keys(maps) as (keyof typeof maps)[]) {
@@ -166,6 +174,7 @@ export class Snapshots {
       lives,
       seen,
       fenced: maps.fenced,
+      bmcs,
       policy,
       unreadable,
     };

@@ -69,6 +69,8 @@ export class LedgerTables {
     token: new Map(),
     seen: new Map(),
     fenced: new Map(),
+    // Never read here: it has secrets.
+    bmc: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

@@ -1,6 +1,6 @@
 import type { HardwareDiff } from '../../core/decide/hardware.js';
 import type { VmDecision, VmMemory } from '../../core/decide/vm.js';
-import type { VmSpec, VmState, VmStats } from '../../core/domain/vm.js';
+import type { VmProtection, VmSpec, VmState, VmStats } from '../../core/domain/vm.js';
 import type { Sockets } from '../env.js';
 import type { Observed } from './domains.js';
 import type { GuestFacts } from './guest-info.js';
@@ -14,6 +14,7 @@ export interface KnownVm {
   readonly memory: VmMemory;
   readonly guest: GuestFacts | null;
   readonly stats: VmStats | null;
+  readonly ha: VmProtection;
   readonly paths: ReturnType<Sockets['paths']>;
 }
 
@@ -29,6 +30,7 @@ export function vmLine(v: KnownVm): Omit<VmState, 'node' | 'boot' | 'seq' | 'atM
     phase: decision.phase,
     reason: decision.reason.slice(0, 500),
     error: v.memory.failure?.error ?? null,
+    ha: v.ha,
   };
   if (!active) {
     return {

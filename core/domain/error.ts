@@ -29,6 +29,7 @@ export const errorStatus = {
   'needs-stop': 409,
   'not-owner': 409,
   'not-armable': 409,
+  'disk-locked': 409,
   cancelled: 409,
   unsupported: 422,
   'ledger-unavailable': 503,

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { ipv4Schema, nodeIdSchema, wallMsSchema } from './schema.js';
+import { idSchema, ipv4Schema, nodeIdSchema, wallMsSchema } from './schema.js';
 
 /** What a node may be asked to be. */
 export const nodeDesiredSchema = z.enum(['active', 'maintenance', 'leaving']);
@@ -46,6 +46,8 @@ export const poolUseSchema = z.object({
   freeBytes: z.number().nonnegative(),
   ok: z.boolean(),
   text: z.string().max(500),
+  /** How long ago the node wrote to it with success or without, ms, when it said so. */
+  ageMs: z.number().nonnegative().optional(),
 });
 export type PoolUse = z.output<typeof poolUseSchema>;
 
@@ -76,6 +78,22 @@ export const nodeFactsSchema = z.object({
 });
 export type NodeFacts = z.output<typeof nodeFactsSchema>;
 
+/** What a node says of its keeper: whether it could take VMs over, and what it holds back. Colours choices and pages. */
+export const nodeKeeperSchema = z.object({
+  mode: z.enum(['run', 'ice', 'thaw']),
+  armable: z.boolean(),
+  /** Why it would not arm a VM now; empty where it would. */
+  why: z.string().max(500),
+  watchdog: z.enum(['hardware', 'software', 'pipe', 'none']),
+  /** How many VMs are armed here. */
+  armed: z.number().int().nonnegative(),
+  /** VMs it keeps frozen or has killed, and why. */
+  held: z.array(z.object({ vm: idSchema, why: z.string().max(500) })).max(64),
+  /** What is wrong with it; empty while well. */
+  text: z.string().max(500),
+});
+export type NodeKeeper = z.output<typeof nodeKeeperSchema>;
+
 /** What a node says of itself on the radio, retained; at most 64 kB. */
 export const nodeStateSchema = z.object({
   node: nodeIdSchema,
@@ -101,6 +119,8 @@ export const nodeStateSchema = z.object({
   /** Refused: wrong certificates, forged topics, unreadable payloads; counted since start, by kind. */
   refused: z.record(z.string().max(64), z.number().int()),
   facts: nodeFactsSchema.nullable(),
+  /** Null: its keeper does not answer, or it is of before there was one. */
+  keeper: nodeKeeperSchema.nullable().default(null),
 });
 export type NodeState = z.output<typeof nodeStateSchema>;
 

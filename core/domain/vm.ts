@@ -150,6 +150,16 @@ export const vmStatsSchema = z.object({
 });
 export type VmStats = z.output<typeof vmStatsSchema>;
 
+/** How a VM stands with high availability. */
+export const vmProtectionSchema = z.object({
+  /** `off`: not asked for. `paused`: by the cluster's policy. `unprotected`: asked for, and not given now: see `text`. */
+  state: z.enum(['off', 'protected', 'unprotected', 'paused']),
+  /** In words; empty where the state says it all. */
+  text: z.string().max(500),
+  standby: nodeIdSchema.nullable(),
+});
+export type VmProtection = z.output<typeof vmProtectionSchema>;
+
 /** What the owner's agent says of a VM on the radio (`vm/<id>`, retained). */
 export const vmStateSchema = z.object({
   vm: idSchema,
@@ -184,6 +194,7 @@ export const vmStateSchema = z.object({
   /** Unix sockets on the node, ready to be proxied. */
   consoles: z.object({ serial: z.string().nullable(), vnc: z.string().nullable() }),
   error: errorRecordSchema.nullable(),
+  ha: vmProtectionSchema.default({ state: 'off', text: '', standby: null }),
 });
 export type VmState = z.output<typeof vmStateSchema>;
 

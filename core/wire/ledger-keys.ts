@@ -2,6 +2,7 @@ import { type z } from 'zod';
 import { clusterMetaSchema, liveSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
+import { fencingDeviceSchema } from '../domain/fencing.js';
 import { fencedSchema, policySchema, seenSchema } from '../domain/ha.js';
 import { imageSchema } from '../domain/image.js';
 import { networkSchema } from '../domain/network.js';
@@ -64,10 +65,15 @@ export const ledger = {
   token: kind('token', tokenRecordSchema),
   seen: kind('seen', seenSchema),
   fenced: kind('fenced', fencedSchema),
+  /** How to power a node off from outside, with the secret: read where it is used, never kept. */
+  bmc: kind('bmc', fencingDeviceSchema),
 } as const;
 
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */
 export const leadKey = (role: 'voters'): string => `${ledgerRoot}lead/${role}`;
+
+/** Who is powering that node off now, so that one does it at a time; bound to the lease of the node that does. */
+export const fencingKey = (node: string): string => `${ledgerRoot}fencing/${node}`;
 
 /**
  * Keys whose existence alone is the fact: a transaction creates them with "must not exist yet", so that a name,

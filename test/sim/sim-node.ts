@@ -7,6 +7,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
 import { vmHaDefault } from '../../core/domain/ha.js';
 import type { Op, OpKind } from '../../core/domain/op.js';
+import { timingProfiles } from '../../core/domain/timing.js';
 import type { VmOwn, VmSpec, VmState } from '../../core/domain/vm.js';
 import { FakeClock } from '../unit/agent/ledger/fake-clock.js';
 import { FakeHost, fakeHypervisor } from './fake-hypervisor.js';
@@ -308,6 +309,7 @@ export class SimNode {
         disarm: async () => undefined,
       },
       journal: { record: async () => undefined },
+      timing: timingProfiles.production,
       radio,
       hypervisor: die(
         fakeHypervisor(this.host),

@@ -89,6 +89,7 @@ export function nodeState(node: string, pools: NodeState['pools'] = []): NodeSta
     hears: {},
     refused: {},
     facts: null,
+    keeper: null,
   };
 }
 
@@ -116,6 +117,7 @@ export function vmState(
     stats: null,
     consoles: { serial: null, vnc: null },
     error: null,
+    ha: { state: 'off', text: '', standby: null },
   };
 }
 

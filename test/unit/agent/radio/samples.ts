@@ -22,6 +22,7 @@ export function sampleState(node: string, o: Partial<RadioPayload<'state'>> = {}
     hears: {},
     refused: {},
     facts: null,
+    keeper: null,
     ...o,
   };
 }
@@ -46,6 +47,7 @@ export function sampleVm(node: string, vm: string, o: Partial<RadioPayload<'vm'>
     stats: null,
     consoles: { serial: null, vnc: null },
     error: null,
+    ha: { state: 'off', text: '', standby: null },
     ...o,
   };
 }
