@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Network } from '../../core/domain/network.js';
 import type { Bridges as BridgesContract } from '../env.js';
@@ -86,10 +86,13 @@ export class Bridges implements BridgesContract {
 
   /** Bridges here that are ours, so that those of networks deleted meanwhile can be removed. */
   async owned(): Promise<{ network: string; bridge: string }[]> {
+    const ours = (alias: string, bridge: string) =>
+      alias.startsWith('flotilla:') ? [{ network: alias.slice('flotilla:'.length), bridge }] : [];
+    // Asked every half minute: by /sys, as in {@link settled}.
+    if (this.#ipArgs.length === 0)
+      return bridgesHere().flatMap((name) => ours(readSys(name, 'ifalias'), name));
     const links = await this.#links();
-    return [...links.values()]
-      .filter((l) => l.kind === 'bridge' && l.alias.startsWith('flotilla:'))
-      .map((l) => ({ network: l.alias.slice('flotilla:'.length), bridge: l.name }));
+    return [...links.values()].filter((l) => l.kind === 'bridge').flatMap((l) => ours(l.alias, l.name));
   }
 
   /** Made under a name of its own, marked, and only then named: an unmarked bridge of ours never has its final name. */
@@ -229,18 +232,23 @@ export class Bridges implements BridgesContract {
   }
 }
 
+const readSys = (link: string, file: string): string =>
+  readFileSync(`/sys/class/net/${link}/${file}`, 'utf8').trim();
+
+const bridgesHere = (): string[] =>
+  readdirSync('/sys/class/net').filter((link) => existsSync(`/sys/class/net/${link}/bridge`));
+
 /**
  * Whether the bridge of ours is as {@link Bridges.ensure} leaves it, by /sys alone. It nearly always is, and each start
  * of a VM asks: a run of `ip` takes 30 ms. @see sysfs-class-net of the kernel's ABI documentation
  */
 function settled({ id, bridge, uplink }: Network): boolean {
-  const read = (file: string): string => readFileSync(file, 'utf8').trim();
-  const of = (link: string, file: string): string => read(`/sys/class/net/${link}/${file}`);
+  const of = readSys;
   const isUp = (link: string): boolean => (Number(of(link, 'flags')) & 1) === 1;
   try {
     if (of(bridge, 'ifalias') !== bridgeMark(id) || !isUp(bridge)) return false;
     if (of(bridge, 'bridge/stp_state') !== '0' || of(bridge, 'bridge/forward_delay') !== '0') return false;
-    if (read(`/proc/sys/net/ipv6/conf/${bridge}/addr_gen_mode`) !== '1') return false;
+    if (readFileSync(`/proc/sys/net/ipv6/conf/${bridge}/addr_gen_mode`, 'utf8').trim() !== '1') return false;
     const uplinks = readdirSync(`/sys/class/net/${bridge}/brif`).filter(
       (port) => of(port, 'ifalias') === uplinkMark(id),
     );

@@ -171,3 +171,25 @@ await t.test('whatever step an agent dies at, the next one ends with the bridge 
     }
   }
 });
+
+await t.test('looked at by /sys, from inside, the same is told as by "ip"', async (t) => {
+  const { bridges, ip, ns } = namespace(t);
+  const lan = network({ uplink: 'eth1' });
+  await bridges.ensure(lan);
+  ip('link', 'add', 'name', 'br-own', 'type', 'bridge');
+  ip('link', 'set', 'dev', 'eth2', 'alias', 'flotilla:no-bridge');
+  const module = new URL('../../../../agent/net/bridges.js', import.meta.url).href;
+  // `ip netns exec` gives it a /sys of that namespace. A run of `ip` would throw.
+  const program = `
+    const { Bridges } = await import(${JSON.stringify(module)});
+    const bridges = new Bridges({ node: 'n1', run: () => { throw new Error('ip was run'); } });
+    await bridges.ensure(${JSON.stringify(lan)});
+    console.log(JSON.stringify(await bridges.owned()));`;
+  const inside = execFileSync(
+    'ip',
+    ['netns', 'exec', ns, process.execPath, '--input-type=module', '-e', program],
+    { encoding: 'utf8' },
+  );
+  t.strictSame(JSON.parse(inside), await bridges.owned());
+  t.strictSame(JSON.parse(inside), [{ network: lan.id, bridge: 'br-lan' }]);
+});
