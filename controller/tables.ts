@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { z } from 'zod';
 import type { Clock, Log } from '../agent/env.js';
 import type { Ledger, LedgerEntry, Listing, Write } from '../agent/ledger/ledger.js';
@@ -11,6 +12,13 @@ export interface Kept<T> {
   readonly raw: string;
   readonly modRevision: bigint;
 }
+
+/**
+ * Stands for what a record says, in views and ETags. Not its revision: that one also rises where a transaction writes
+ * a record again unchanged, and an author who saw the same content saw the same.
+ */
+export const contentMark = ({ raw }: { readonly raw: string }): string =>
+  createHash('sha256').update(raw).digest('hex').slice(0, 16);
 
 export type TableName = keyof typeof kinds;
 export type RecordOf<K extends TableName> = z.output<(typeof kinds)[K]['schema']>;
@@ -39,6 +47,8 @@ const groupsOf: readonly (readonly TableName[])[] = [
 interface Group {
   readonly names: readonly TableName[];
   readonly prefix: string;
+  /** The ledger's revision at the last listing; 0 before. */
+  asOf: bigint;
   /** Known since this revision by our own writes: an older listing is not taken. */
   atLeast: bigint;
   readMs: number | null;
@@ -99,6 +109,7 @@ export class LedgerTables {
     this.groups = groupsOf.map((names) => ({
       names,
       prefix: kinds[names[0] as TableName].prefix,
+      asOf: 0n,
       atLeast: 0n,
       readMs: null,
       readWallMs: 0,
@@ -175,6 +186,11 @@ export class LedgerTables {
     };
   }
 
+  /** Everything written up to this revision of the ledger is in the table. */
+  asOf(name: TableName): bigint {
+    return this.groups.find((g) => g.names.includes(name))?.asOf ?? 0n;
+  }
+
   /** The last failure to read; null: none. */
   lastError(): unknown {
     return this.groups.find((g) => g.error !== null)?.error ?? null;
@@ -248,6 +264,7 @@ export class LedgerTables {
   }
 
   private fold(g: Group, listing: Listing): void {
+    if (listing.revision > g.asOf) g.asOf = listing.revision;
     const seen = new Set<string>();
     for (const e of listing.entries) {
       for (const name of g.names) {

@@ -19,7 +19,7 @@ import type {
   VmView,
 } from '../core/wire/rest.js';
 import type { EventLog } from './event-log.js';
-import { LedgerTables, type Kept, type RecordOf, type TableName } from './tables.js';
+import { contentMark, LedgerTables, type Kept, type RecordOf, type TableName } from './tables.js';
 import { vmRow, vmView, type HeardVm } from './vm-view.js';
 
 /** News is folded this long after the first of it, ms: together it costs one pass. */
@@ -277,6 +277,8 @@ export class View {
     switch (table) {
       case 'meta':
       case 'token':
+      case 'seen':
+      case 'fenced':
         break;
       case 'node':
       case 'live':
@@ -461,14 +463,14 @@ export class View {
       case 'image': {
         const image = (record as Kept<RecordOf<'image'>>).value;
         const poolName = t.pool.get(image.pool)?.value.name ?? null;
-        return { ...image, poolName, revision: String(record.modRevision) } satisfies ImageView;
+        return { ...image, poolName, revision: contentMark(record) } satisfies ImageView;
       }
       case 'pool':
         return this.buildPool(record as Kept<RecordOf<'pool'>>);
       case 'network': {
         const network = (record as Kept<RecordOf<'network'>>).value;
         const nics = this.useCounts().nics.get(id) ?? 0;
-        return { ...network, nics, revision: String(record.modRevision) } satisfies NetworkView;
+        return { ...network, nics, revision: contentMark(record) } satisfies NetworkView;
       }
       case 'op':
         return this.buildOp((record as Kept<Op>).value);
@@ -514,7 +516,7 @@ export class View {
       vms: c?.vms ?? 0,
       committedCpus: c?.cpus ?? 0,
       committedMemoryMiB: c?.memoryMiB ?? 0,
-      revision: String(record.modRevision),
+      revision: contentMark(record),
       problems,
     };
   }
@@ -534,7 +536,7 @@ export class View {
       use,
       disks: counts?.disks ?? 0,
       images: counts?.images ?? 0,
-      revision: String(record.modRevision),
+      revision: contentMark(record),
     };
   }
 

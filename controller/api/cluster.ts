@@ -2,6 +2,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { ClusterView } from '../../core/wire/rest.js';
 import { summary } from '../summary.js';
+import { contentMark } from '../tables.js';
 import type { View } from '../view.js';
 import { Change, checkIfMatch, commit, etagOf, fresh } from './commit.js';
 import type { ApiDeps, Reply, Some } from './context.js';
@@ -46,7 +47,7 @@ export function clusterHandlers(deps: ApiDeps): Some<'clusterGet' | 'nodeList' |
       return commit(deps, `Node ${id}`, async () => {
         const kept = await fresh(deps, kinds.node, id);
         if (kept === null) throw notFound('node', id);
-        checkIfMatch(ifMatch, String(kept.modRevision), `Node ${id}`);
+        checkIfMatch(ifMatch, contentMark(kept), `Node ${id}`);
         const next = {
           ...kept.value,
           rack: body.rack === undefined ? kept.value.rack : body.rack,

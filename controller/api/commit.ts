@@ -30,6 +30,16 @@ export class Change {
     return this;
   }
 
+  /**
+   * Something is promised of this, after a reckoning that saw all promises of before: of two who promise at the same
+   * moment one is planned anew. It is written again unchanged, as in {@link refersTo}.
+   */
+  promises(key: string, kept: { readonly raw: string; readonly modRevision: bigint }): this {
+    this.at(key, kept);
+    this.writes.set(key, { put: key, value: kept.raw });
+    return this;
+  }
+
   put<S extends z.ZodType>(kind: RecordKind<S>, id: string, value: z.output<S>): this {
     const key = kind.key(id);
     this.writes.set(key, { put: key, value: writeRecord(kind, value) });

@@ -2,6 +2,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { Network } from '../../core/domain/network.js';
 import { ipv4InCidr } from '../../core/domain/ipv4.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
+import { contentMark } from '../tables.js';
 import { Change, checkIfMatch, commit, etagOf, fresh, idFromKey } from './commit.js';
 import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
@@ -72,7 +73,7 @@ export function networkHandlers(deps: ApiDeps): Some<Names> {
         const kept = await fresh(deps, kinds.network, id);
         if (kept === null) throw notFound('network', params.network);
         const was = kept.value;
-        checkIfMatch(ifMatch, String(kept.modRevision), `Network "${was.name}"`);
+        checkIfMatch(ifMatch, contentMark(kept), `Network "${was.name}"`);
         await view.ledger.refresh('vmSpec');
         const given = Object.fromEntries(Object.entries(body).filter(([, v]) => v !== undefined));
         const next: Network = { ...was, ...given };
@@ -92,7 +93,7 @@ export function networkHandlers(deps: ApiDeps): Some<Names> {
         // First the network, then who uses it: whoever comes to use it later changes its revision.
         const kept = await fresh(deps, kinds.network, id);
         if (kept === null) throw notFound('network', params.network);
-        checkIfMatch(ifMatch, String(kept.modRevision), `Network "${kept.value.name}"`);
+        checkIfMatch(ifMatch, contentMark(kept), `Network "${kept.value.name}"`);
         await view.ledger.refresh('vmSpec');
         const by = users(id);
         if (by.length > 0) throw inUse(kept.value, by, 'deleted');

@@ -1,6 +1,7 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { poolHasNode, type Pool } from '../../core/domain/pool.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
+import { contentMark } from '../tables.js';
 import { Change, checkIfMatch, commit, etagOf, fresh, idFromKey } from './commit.js';
 import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
@@ -62,7 +63,7 @@ export function poolHandlers(deps: ApiDeps): Some<Names> {
         const kept = await fresh(deps, kinds.pool, id);
         if (kept === null) throw notFound('pool', params.pool);
         await view.ledger.refresh('disk', 'image');
-        checkIfMatch(ifMatch, String(kept.modRevision), `Pool "${kept.value.name}"`);
+        checkIfMatch(ifMatch, contentMark(kept), `Pool "${kept.value.name}"`);
         const next: Pool = {
           ...kept.value,
           name: body.name ?? kept.value.name,
@@ -89,7 +90,7 @@ export function poolHandlers(deps: ApiDeps): Some<Names> {
         // First the pool, then what refers to it: whoever refers to it later changes its revision.
         const kept = await fresh(deps, kinds.pool, id);
         if (kept === null) throw notFound('pool', params.pool);
-        checkIfMatch(ifMatch, String(kept.modRevision), `Pool "${kept.value.name}"`);
+        checkIfMatch(ifMatch, contentMark(kept), `Pool "${kept.value.name}"`);
         await view.ledger.refresh('disk', 'image');
         const inside = contents(id);
         if (inside.length > 0) {

@@ -3,6 +3,7 @@ import { place, placementText, refusals, type PlacementRequest } from '../../cor
 import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Image } from '../../core/domain/image.js';
+import type { NodeRecord } from '../../core/domain/node.js';
 import type { Op } from '../../core/domain/op.js';
 import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
@@ -61,6 +62,7 @@ export class VmWrites {
       await nameFree(deps, 'vm', input.name);
       await this.macsFree(input.nics, ids.vm);
       const edit = createVm(ids.vm, input, await this.editContext(input.nics));
+      const nodes = await this.reckonable();
       const node = this.placeVm(input, edit);
       const made = edit.made.map((m) => placed(m, node));
       const own: VmOwn = {
@@ -89,8 +91,8 @@ export class VmWrites {
         .put(kinds.vmSpec, ids.vm, edit.spec)
         .put(kinds.vmOwn, ids.vm, own)
         .put(kinds.op, ids.op, op);
-      const record = view.ledger.tables.node.get(node);
-      if (record !== undefined) change.at(kinds.node.key(node), record);
+      const record = nodes.get(node);
+      if (record !== undefined) change.promises(kinds.node.key(node), record);
       for (const m of made) change.put(kinds.disk, m.disk.id, m.disk);
       this.addKeys(change, edit, ids.vm);
       return { change, answer: () => ({ op, vmId: ids.vm }) };
@@ -123,6 +125,10 @@ export class VmWrites {
       if (unique.name('vm', edit.spec.name) !== unique.name('vm', spec.value.name))
         await nameFree(deps, 'vm', edit.spec.name);
       await this.macsFree(patch.addNics ?? [], id);
+      const grows =
+        edit.spec.memoryMiB > spec.value.memoryMiB || edit.spec.cpus > spec.value.cpus
+          ? (await this.reckonable()).get(own.value.owner)
+          : undefined;
       this.checkOwnerHasRoom(own.value.owner, spec.value, edit, patch, diskKept);
       const op = newOp(deps, {
         id: ids.op,
@@ -137,6 +143,7 @@ export class VmWrites {
         .put(kinds.vmSpec, id, edit.spec)
         .at(kinds.op.key(ids.op), null)
         .put(kinds.op, ids.op, op);
+      if (grows !== undefined) change.promises(kinds.node.key(own.value.owner), grows);
       // New disks on a local pool belong on the owner: it must still be the owner.
       if (edit.made.length > 0) change.at(kinds.vmOwn.key(id), own);
       for (const d of edit.disks) {
@@ -332,6 +339,18 @@ export class VmWrites {
       },
       addresses: (id) => addresses.get(id) ?? new Set(),
     };
+  }
+
+  /**
+   * Node records, once all that was promised of these nodes before is in the view: each promise writes the record of
+   * its node, so what is older than the newest of them is known.
+   */
+  private async reckonable(): Promise<ReadonlyMap<string, Kept<NodeRecord>>> {
+    const { ledger } = this.deps.view;
+    const nodes = new Map(ledger.tables.node);
+    const newest = [...nodes.values()].reduce((a, k) => (k.modRevision > a ? k.modRevision : a), 0n);
+    if (ledger.asOf('vmSpec') < newest) await ledger.refresh('vmSpec');
+    return nodes;
   }
 
   /** What placement must know of a VM with these new disks. */

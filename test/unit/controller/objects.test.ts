@@ -85,6 +85,16 @@ void t.test('what is in use is not deleted', async (t) => {
   });
   const renamed = await r.call('PATCH', '/api/v1/networks/lan', { name: 'Lan 2', dns: ['10.0.0.1'] });
   t.match(renamed, { status: 200, body: { name: 'Lan 2', nics: 1 } });
+  // VMs write again what they refer to; who saw the same content may still edit it.
+  const seen = (await r.call('GET', '/api/v1/networks/lan 2')).headers.get('etag') ?? '';
+  t.equal((await r.call('POST', '/api/v1/vms', { name: 'w', nics: [{ network: 'Lan 2' }] })).status, 202);
+  await r.view.ledger.refresh();
+  const again = (await r.call('GET', '/api/v1/networks/lan 2')).headers.get('etag');
+  t.equal(again, seen);
+  const edit = await r.call('PATCH', '/api/v1/networks/lan 2', { dns: ['10.0.0.2'] }, { 'if-match': seen });
+  t.equal(edit.status, 200);
+  t.not(edit.headers.get('etag'), seen);
+  await opDone(r, ((await r.call('DELETE', '/api/v1/vms/w?force=true')).body as { op: OpView }).op.id);
   const old = { 'if-match': '"1"' };
   t.match(await r.call('PATCH', '/api/v1/networks/lan 2', { dns: [] }, old), {
     status: 409,

@@ -195,6 +195,41 @@ void t.test('names, MACs and addresses are given once, also by two controllers a
   t.same(same.map((s) => s.status).sort(), [202, 409]);
 });
 
+void t.test('two controllers at once do not promise the same memory twice', async (t) => {
+  const r = await rig(['n1', 'n2']);
+  t.teardown(() => r.stop());
+  const two = r.second();
+  await two.view.ledger.refresh();
+  const body = (name: string) => ({ name, memoryMiB: 4 * 1024 });
+  const here = (name: string) => r.call('POST', '/api/v1/vms', body(name));
+  const there = (name: string) => callApp(two.app, r.token, 'POST', '/api/v1/vms', body(name));
+  const answers = await Promise.all(
+    ['a', 'b', 'c', 'd', 'e'].flatMap((n) => [here(`${n}1`), there(`${n}2`)]),
+  );
+  const made = answers.filter((a) => a.status === 202).map((a) => (a.body as Change).vm.node);
+  t.same(
+    made.sort(),
+    ['n1', 'n1', 'n1', 'n2', 'n2', 'n2'],
+    '3 of 4 GiB fit into 16 GiB, with QEMU and reserve',
+  );
+  for (const a of answers.filter((x) => x.status !== 202))
+    t.match(a, { status: 409, body: { code: 'no-node-fits' } });
+});
+
+void t.test('two controllers at once do not let two VMs of a node grow into the same memory', async (t) => {
+  const r = await rig(['n1']);
+  t.teardown(() => r.stop());
+  for (const name of ['a', 'b']) await created(r, { name, memoryMiB: 4 * 1024 });
+  const two = r.second();
+  await two.view.ledger.refresh();
+  const body = { memoryMiB: 9 * 1024 };
+  const answers = await Promise.all([
+    r.call('PATCH', '/api/v1/vms/a', body),
+    callApp(two.app, r.token, 'PATCH', '/api/v1/vms/b', body),
+  ]);
+  t.same(answers.map((a) => a.status).sort(), [202, 409]);
+});
+
 void t.test('two creates at once do not promise the same memory twice', async (t) => {
   const r = await rig(['n1', 'n2']);
   t.teardown(() => r.stop());
