@@ -9,6 +9,10 @@ export interface VoterNode {
   /** Its live key exists. */
   readonly alive: boolean;
   readonly joinedMs: number;
+  /** Votes and runs no VMs. */
+  readonly witness: boolean;
+  /** Null: nobody has said. */
+  readonly rack: string | null;
   /** Where its etcd speaks to the others: how a member is known to be this node's. */
   readonly peerUrl: string;
 }
@@ -34,24 +38,33 @@ export type VoterStep =
   | { readonly do: 'record'; readonly node: string; readonly voter: boolean; readonly why: string }
   | { readonly do: 'nothing'; readonly why: string };
 
-/** Voters wanted for so many nodes. Two nodes have one: a second would only add a way to lose the majority. */
-export function votersWanted(nodes: number): number {
-  return nodes >= 7 ? 5 : nodes >= 3 ? 3 : 1;
+/**
+ * Voters wanted. Two nodes have one: a second would only add a way to lose the majority; with a witness as the third
+ * they have three. Otherwise witnesses do not count: how much is worth protecting depends on the nodes that run VMs.
+ *
+ * @param nodes - that run VMs
+ * @param witnesses - that only vote
+ */
+export function votersWanted(nodes: number, witnesses: number): number {
+  if (nodes >= 7) return 5;
+  return nodes >= 3 || (nodes === 2 && witnesses >= 1) ? 3 : 1;
 }
 
 /**
  * The next step towards the voters the cluster should have; one at a time, each safe to repeat. The members
  * themselves say how far it is, so whoever leads next goes on from there.
  *
- * Ties break by joining time, then name.
- * @see DESIGN 3: 1 voter for 1-2 nodes, 3 for 3-6, 5 from 7 on
+ * Who becomes one: first the rack that has the fewest voters, then who joined first, then by name. Who goes: the
+ * dead before the living, then from the fullest rack, then who joined last.
+ * @see DESIGN 3: 1 voter for 1-2 nodes, 3 for 3-6 or two and a witness, 5 from 7 on, in different racks if labelled
  */
 export function decideVoters(v: VoterView): VoterStep {
   const nodeOf = new Map(v.nodes.map((n) => [n.peerUrl, n]));
   const memberOf = new Map(v.members.map((m) => [m.peerUrl, m]));
   const voters = v.members.filter((m) => !m.learner);
   const staying = v.nodes.filter((n) => n.desired !== 'leaving');
-  const wanted = votersWanted(staying.length);
+  const witnesses = staying.filter((n) => n.witness).length;
+  const wanted = votersWanted(staying.length - witnesses, witnesses);
 
   // What is shown first: records that say other than etcd.
   for (const n of byName(v.nodes)) {
@@ -81,8 +94,14 @@ export function decideVoters(v: VoterView): VoterStep {
   const stranger = voters.find((m) => !nodeOf.has(m.peerUrl) && canSpare(m));
   if (stranger !== undefined) return remove(stranger, null, 'no node of the cluster has its address');
 
-  const candidates = byAge(
+  const keeping = voters.filter((m) => {
+    const node = nodeOf.get(m.peerUrl);
+    return node !== undefined && node.desired !== 'leaving';
+  });
+  const seated = keeping.flatMap((m) => nodeOf.get(m.peerUrl) ?? []);
+  const candidates = byRack(
     staying.filter((n) => n.desired === 'active' && n.alive && !memberOf.has(n.peerUrl)),
+    seated,
   );
   // A lost one goes first: etcd adds nobody while a voter is away. Without anybody to take its seat it keeps it,
   // since removing it would save nothing.
@@ -90,29 +109,34 @@ export function decideVoters(v: VoterView): VoterStep {
   if (lost !== undefined && candidates.length > 0) {
     return remove(lost, nodeOf.get(lost.peerUrl) ?? null, 'its node has been gone for long');
   }
-  const keeping = voters.filter((m) => {
-    const node = nodeOf.get(m.peerUrl);
-    return node !== undefined && node.desired !== 'leaving';
-  });
   const missing = wanted - keeping.length;
-  if (missing > 0) {
-    const next = candidates[0];
+  const next = candidates[0];
+  if (missing > 0 && next !== undefined) {
     // From one voter it goes to three: two need both, so the way is begun only where it can be finished.
     const stuck = voters.length === 1 && wanted > 2 && candidates.length < 2;
-    if (next !== undefined && !stuck) {
+    if (!stuck)
       return { do: 'add-learner', node: next.id, peerUrl: next.peerUrl, why: `${wanted} voters are wanted` };
-    }
   }
   const going = voters.find((m) => !keeping.includes(m) && canSpare(m));
   // One that leaves goes as soon as it is replaced, or when nobody can replace it and an odd number remains.
   if (going !== undefined && (missing <= 0 || candidates.length === 0)) {
     return remove(going, nodeOf.get(going.peerUrl) ?? null, 'its node leaves');
   }
-  const surplus = keeping.length - wanted;
-  if (surplus > 0) {
-    const last = byAge(keeping.flatMap((m) => nodeOf.get(m.peerUrl) ?? [])).at(-1);
+  if (missing < 0) {
+    const last = firstToGo(seated, wanted);
     const m = last && memberOf.get(last.peerUrl);
     if (last && m && canSpare(m)) return remove(m, last, `${wanted} voters are wanted`);
+  }
+  if (missing === 0 && wanted > 1 && seated.every((n) => n.alive)) {
+    // One more for a moment: what goes then is of the fullest rack, so this ends.
+    const better = candidates.find((c) => {
+      const gone = firstToGo([...seated, c], wanted);
+      return crowding(seated.filter((n) => n !== gone).concat(gone === c ? [] : c)) < crowding(seated);
+    });
+    if (better !== undefined) {
+      const why = `rack ${better.rack ?? 'unnamed'} has no voter yet, others have several`;
+      return { do: 'add-learner', node: better.id, peerUrl: better.peerUrl, why };
+    }
   }
   if (missing > 0)
     return { do: 'nothing', why: `${missing} more voters are wanted; no node can become one now` };
@@ -123,7 +147,32 @@ function remove(m: VoterMember, node: VoterNode | null, why: string): VoterStep 
   return { do: 'remove', member: m.id, node: node?.id ?? null, why };
 }
 
+/** Pairs of voters that one rack takes down together; a node without a label shares with nobody. */
+function crowding(nodes: readonly VoterNode[]): number {
+  return nodes.reduce((sum, n, i) => sum + sharing(n, nodes.slice(0, i)), 0);
+}
+
+const sharing = (n: VoterNode, others: readonly VoterNode[]): number =>
+  n.rack === null ? 0 : others.filter((o) => o !== n && o.rack === n.rack).length;
+
+/** The voter that is missed least. A witness is never the last one: it has no VMs to be there for. */
+function firstToGo(seated: readonly VoterNode[], wanted: number): VoterNode | undefined {
+  const rank = (n: VoterNode): number[] => [
+    Number(!n.alive),
+    wanted === 1 ? Number(n.witness) : 0,
+    sharing(n, seated),
+  ];
+  return byAge(seated)
+    .reverse()
+    .sort((a, b) => {
+      const [x, y] = [rank(a), rank(b)];
+      return x.map((n, i) => (y[i] ?? 0) - n).find((d) => d !== 0) ?? 0;
+    })[0];
+}
+
 const byName = (nodes: readonly VoterNode[]): VoterNode[] =>
   [...nodes].sort((a, b) => (a.id < b.id ? -1 : 1));
 const byAge = (nodes: readonly VoterNode[]): VoterNode[] =>
   [...nodes].sort((a, b) => a.joinedMs - b.joinedMs || (a.id < b.id ? -1 : 1));
+const byRack = (nodes: readonly VoterNode[], seated: readonly VoterNode[]): VoterNode[] =>
+  byAge(nodes).sort((a, b) => sharing(a, seated) - sharing(b, seated));

@@ -15,6 +15,8 @@ const node = (id: string, o: Partial<VoterNode> = {}): VoterNode => ({
   desired: 'active',
   alive: true,
   joinedMs: 0,
+  witness: false,
+  rack: null,
   peerUrl: url(id),
   ...o,
 });
@@ -73,7 +75,11 @@ class Model {
 }
 
 void t.test('how many voters', async (t) => {
-  t.same([1, 2, 3, 4, 6, 7, 32].map(votersWanted), [1, 1, 3, 3, 3, 5, 5]);
+  const wanted = (nodes: number[], witnesses: number): number[] =>
+    nodes.map((n) => votersWanted(n, witnesses));
+  t.same(wanted([1, 2, 3, 4, 6, 7, 32], 0), [1, 1, 3, 3, 3, 5, 5]);
+  t.same(wanted([1, 2, 3, 4, 6, 7, 32], 1), [1, 3, 3, 3, 3, 5, 5], 'a witness is the third of two');
+  t.same(wanted([0, 1, 2, 6], 2), [1, 1, 3, 3], 'and never counts as a node');
 });
 
 void t.test('the third node brings two more voters, one after the other, in order of joining', async (t) => {
@@ -94,6 +100,59 @@ void t.test('the third node brings two more voters, one after the other, in orde
 void t.test('two nodes keep one voter', async (t) => {
   const m = new Model([node('n1', { voter: true }), node('n2')], [member('n1')]);
   t.match(m.next(), { do: 'nothing', why: '' });
+});
+
+void t.test('two nodes and a witness have three voters, and one when the witness leaves', async (t) => {
+  const m = new Model(
+    [node('n1', { voter: true }), node('n2', { joinedMs: 1 }), node('w', { joinedMs: 2, witness: true })],
+    [member('n1')],
+  );
+  m.settle();
+  t.same(m.voters, ['m-n1', 'm-n2', 'm-w']);
+  m.nodes = m.nodes.map((n) => (n.id === 'w' ? { ...n, desired: 'leaving' } : n));
+  m.settle();
+  t.same(m.voters, ['m-n1']);
+});
+
+void t.test('of one node and a witness the node votes, whoever came first', async (t) => {
+  const nodes = [node('w', { voter: true, witness: true }), node('n1', { voter: true, joinedMs: 5 })];
+  const m = new Model(nodes, [member('w'), member('n1')]);
+  m.settle();
+  t.same(m.voters, ['m-n1']);
+});
+
+void t.test(
+  'racks: the new voters come from racks that have none, and a crowded rack gives one up',
+  async (t) => {
+    const racks = ['a', 'a', 'a', 'b', 'c'];
+    const nodes = racks.map((rack, i) => node(`n${i}`, { joinedMs: i, rack }));
+    const m = new Model(nodes, [member('n0')]);
+    m.settle();
+    t.same(m.voters, ['m-n0', 'm-n3', 'm-n4']);
+
+    const late = new Model(
+      nodes.map((n, i) => ({ ...n, voter: i < 3 })),
+      [member('n0'), member('n1'), member('n2')],
+    );
+    const log = late.settle().filter((s) => !s.startsWith('record'));
+    t.same(late.voters, ['m-n0', 'm-n3', 'm-n4']);
+    t.same(log, ['add-learner n3', 'promote n3', 'remove n2', 'add-learner n4', 'promote n4', 'remove n1']);
+
+    const without = new Model(
+      nodes.map((n) => ({ ...n, rack: null, voter: Number(n.id.slice(1)) < 3 })),
+      [member('n0'), member('n1'), member('n2')],
+    );
+    t.same(without.settle(), [], 'without labels nobody moves');
+  },
+);
+
+void t.test('too many voters: the dead one goes before the living', async (t) => {
+  const nodes = [0, 1, 2, 3].map((i) => node(`n${i}`, { voter: true, joinedMs: i, alive: i !== 1 }));
+  const m = new Model(
+    nodes,
+    nodes.map((n) => member(n.id)),
+  );
+  t.match(m.next(), { do: 'remove', member: 'm-n1' });
 });
 
 void t.test('the way from one to three is begun only with two living candidates', async (t) => {
@@ -168,6 +227,8 @@ void t.test(
           desired: fc.constantFrom('active' as const, 'maintenance' as const, 'leaving' as const),
           lost: fc.boolean(),
           recorded: fc.boolean(),
+          witness: fc.integer({ min: 0, max: 3 }).map((n) => n === 0),
+          rack: fc.constantFrom(null, 'a', 'b', 'c'),
         }),
         { minLength: 1, maxLength: 9 },
       )
@@ -177,7 +238,14 @@ void t.test(
       fc.property(arb, (list) => {
         const m = new Model(
           list.map((x, i) =>
-            node(`n${i}`, { alive: x.alive, desired: x.desired, joinedMs: i, voter: x.recorded }),
+            node(`n${i}`, {
+              alive: x.alive,
+              desired: x.desired,
+              joinedMs: i,
+              voter: x.recorded,
+              witness: x.witness,
+              rack: x.rack,
+            }),
           ),
           list.flatMap((x, i) => (x.votes === 'no' ? [] : [member(`n${i}`, x.votes === 'learner')])),
         );
@@ -196,7 +264,9 @@ void t.test(
         }
         // Where everybody lives and stays, the number is the wanted one.
         if (list.every((x) => x.alive && x.desired === 'active')) {
-          if (m.voters.length !== votersWanted(list.length)) throw new Error(`${m.voters.length} voters`);
+          const witnesses = list.filter((x) => x.witness).length;
+          const wanted = Math.min(votersWanted(list.length - witnesses, witnesses), list.length);
+          if (m.voters.length !== wanted) throw new Error(`${m.voters.length} voters`);
           for (const n of m.nodes)
             if (n.voter !== m.voters.includes(`m-${n.id}`)) throw new Error('record differs');
         }
