@@ -219,6 +219,8 @@ export interface Machine {
  */
 export interface AgentEnv {
   readonly node: string;
+  /** True: this node votes in the ledger and runs no VMs; what VMs need is not even looked at. */
+  readonly witness?: boolean;
   /** Random, new at each start of the agent. */
   readonly boot: string;
   readonly version: string;

@@ -10,7 +10,8 @@ import { version } from './version.js';
 const usage = `flotilla-agent VERB …
   run                              the service: needs a node that founded or joined
   found --cluster NAME             makes this node the first of a new cluster
-  join [--token-file FILE]         joins a cluster; the token comes from the file or standard input
+  join [--token-file FILE] [--witness]
+                                   joins a cluster; the token comes from the file or standard input
   token create [--kind join|api] [--name NAME] [--ttl 24h] [--uses N]
   version
 Configuration: /etc/flotilla/agent.json`;

@@ -9,6 +9,7 @@ import { joinApp } from './cluster/join-app.js';
 import { fetchCaKeyFromAny } from './cluster/join.js';
 import { brokerLogFile } from './cluster/mosquitto.js';
 import { SystemdServices } from './cluster/services.js';
+import { noGuests, noHypervisor } from './cluster/witness.js';
 import { Upkeep } from './cluster/upkeep.js';
 import { VoterLoop } from './cluster/voters.js';
 import { VoterSeat } from './cluster/voter-seat.js';
@@ -78,7 +79,9 @@ export async function runAgent(
     random,
     log,
   });
-  const hypervisor = new LibvirtHypervisor({ socketPath: '/run/libvirt/libvirt-sock' });
+  const { witness } = found;
+  const libvirt = witness ? null : new LibvirtHypervisor({ socketPath: '/run/libvirt/libvirt-sock' });
+  const hypervisor = libvirt ?? noHypervisor();
   const machine = new NodeMachine({
     runtimeDir,
     qemu: ['/usr/bin/qemu-system-x86_64'],
@@ -110,6 +113,7 @@ export async function runAgent(
 
   const env: AgentEnv = {
     node,
+    witness,
     boot,
     version,
     clock,
@@ -134,7 +138,7 @@ export async function runAgent(
     volumes,
     seeds: new Seeds({ stateDir }),
     bridges: new Bridges({ node }),
-    machine,
+    machine: witness ? noGuests(machine) : machine,
     sockets: new ConsoleSockets({ runtimeDir, stateDir }),
   };
 
@@ -260,10 +264,10 @@ export async function runAgent(
 
   meter.start();
   await http.start();
-  hypervisor.open();
+  libvirt?.open();
   machine.start();
   // The boot probe takes seconds where KVM only seems to be there: begun now, so that the first pass finds it done.
-  void machine.accel();
+  if (!witness) void machine.accel();
   radio.start();
   listen([]);
   loop.start();
@@ -316,7 +320,7 @@ export async function runAgent(
       await radio.stop();
       await http.stop();
       machine.stop();
-      await hypervisor.close();
+      await libvirt?.close();
       await ledger.close();
     },
   };

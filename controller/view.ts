@@ -238,6 +238,7 @@ export class View {
         id: n.id,
         presence: h?.presence ?? 'never-heard',
         desired: n.desired,
+        witness: n.witness,
         cpus: h?.state?.cpus ?? 0,
         memoryBytes: h?.state?.memoryBytes ?? 0,
         committedCpus: c?.cpus ?? 0,

@@ -68,7 +68,7 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
       voter: false,
       desired: 'active',
       rack: null,
-      witness: false,
+      witness: request.witness,
       fingerprint,
       joinedMs: d.clock.wallMs(),
     };
@@ -92,7 +92,9 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
 }
 
 const isSame = (node: NodeRecord, request: JoinRequest, fingerprint: string): boolean =>
-  node.fingerprint === fingerprint && node.addresses[0] === request.address;
+  node.fingerprint === fingerprint &&
+  node.addresses[0] === request.address &&
+  node.witness === request.witness;
 
 /**
  * The address goes into the certificate, so it must be the one the request comes from: else whoever holds a token

@@ -17,6 +17,8 @@ export const clusterCacheSchema = z.object({
   name: nameSchema,
   node: nodeIdSchema,
   address: ipv4Schema,
+  /** What the cluster admitted this node as. */
+  witness: z.boolean().default(false),
   ledgerEndpoints: z.array(z.url()).min(1).max(16),
   peers: z.array(z.object({ node: nodeIdSchema, address: ipv4Schema })).max(1024),
 });

@@ -58,16 +58,20 @@ export async function foundCommand(
 }
 
 const joinUsage =
-  'flotilla-agent join [--token-file FILE] [--config FILE]   (without a file: from standard input)';
+  'flotilla-agent join [--token-file FILE] [--witness] [--config FILE]   (without a file: from standard input)';
 
 /** `join --token-file F`: joins a cluster. The token never stands in an argument, where everybody could read it. */
 export async function joinCommand(
   argv: readonly string[],
 ): Promise<{ clusterId: string; cluster: string; node: string; fingerprint: string }> {
   const { values } = options(joinUsage, () =>
-    parseArgs({ args: [...argv], options: { 'token-file': { type: 'string' }, ...configOption } }),
+    parseArgs({
+      args: [...argv],
+      options: { 'token-file': { type: 'string' }, witness: { type: 'boolean' }, ...configOption },
+    }),
   );
-  const config = await readAgentConfig(values.config ?? agentConfigFile);
+  const asked = await readAgentConfig(values.config ?? agentConfigFile);
+  const config = { ...asked, witness: asked.witness || values.witness === true };
   const token = await readToken(values['token-file']);
   const services = new SystemdServices();
   const r = await join({ config, services, clock: systemClock, log }, token);

@@ -26,6 +26,8 @@ export const agentConfigSchema = z.strictObject({
   address: ipv4Schema,
   stateDir: z.string().startsWith('/').max(200).default('/var/lib/flotilla'),
   ports: portsSchema.default(portsSchema.parse({})),
+  /** Joins as one that votes in the ledger and runs no VMs: it needs neither libvirt nor QEMU. */
+  witness: z.boolean().default(false),
   /** Times on which safety rests; `lab` for emulated nodes on a slow machine. */
   timing: z.enum(['production', 'lab']).default('production'),
 });

@@ -64,6 +64,11 @@ export async function found(d: FoundDeps, clusterName: string): Promise<Founded>
   const { config, clock } = d;
   const { stateDir } = config;
   const name = parse(nameSchema, clusterName, 'the name of the cluster');
+  if (config.witness) {
+    throw new FlotillaError('wrong-state', 'A witness founds no cluster: it would have nobody to vote with', {
+      hint: 'Found it on a node that runs VMs, and join this one: flotilla-agent join --witness.',
+    });
+  }
   const cache = await readClusterCache(stateDir);
   if (cache !== null) throw alreadyIn(cache.name, cache.node);
   const plan = await ensurePlan(d, name);
@@ -101,6 +106,7 @@ export async function found(d: FoundDeps, clusterName: string): Promise<Founded>
       name,
       node: config.name,
       address: config.address,
+      witness: false,
       ledgerEndpoints: [endpoint],
       peers: [{ node: config.name, address: config.address }],
     });

@@ -15,6 +15,8 @@ export const joinRequestSchema = z.strictObject({
   csr: z.string().max(csrBytesMax),
   name: nodeIdSchema,
   address: ipv4Schema,
+  /** Votes and runs no VMs. */
+  witness: z.boolean().default(false),
 });
 export type JoinRequest = z.output<typeof joinRequestSchema>;
 

@@ -95,6 +95,7 @@ export async function join(d: JoinDeps, tokenText: string): Promise<Joined> {
     name: answer.cluster.name,
     node: config.name,
     address: config.address,
+    witness: config.witness,
     ledgerEndpoints: answer.ledgerEndpoints,
     peers: answer.peers,
   });
@@ -110,7 +111,14 @@ async function ask(config: AgentConfig, token: JoinToken, csr: string): Promise<
     caSha256: token.caSha256,
     localAddress: config.address,
   });
-  const body = { tokenId: token.id, secret: token.secret, csr, name: config.name, address: config.address };
+  const body = {
+    tokenId: token.id,
+    secret: token.secret,
+    csr,
+    name: config.name,
+    address: config.address,
+    witness: config.witness,
+  };
   const answer = await request({
     address: token.address,
     port,

@@ -266,7 +266,7 @@ export class Images {
     const nodes = this.deps.view
       .placementNodes()
       .filter((n) => poolHasNode(pool, n.id) && (body.node === undefined || n.id === body.node))
-      .filter((n) => n.presence === 'here')
+      .filter((n) => n.presence === 'here' && !n.witness)
       .map((n) => ({ id: n.id, use: poolUse(pool, n.pools) }))
       .sort((a, b) => (b.use?.freeBytes ?? 0) - (a.use?.freeBytes ?? 0) || (a.id < b.id ? -1 : 1));
     const best = nodes[0];
@@ -292,7 +292,7 @@ export class Images {
   private reachable(pool: Pool): string | null {
     const nodes = this.deps.view
       .placementNodes()
-      .filter((n) => poolHasNode(pool, n.id) && n.presence === 'here');
+      .filter((n) => poolHasNode(pool, n.id) && n.presence === 'here' && !n.witness);
     return nodes.map((n) => n.id).sort()[0] ?? null;
   }
 }

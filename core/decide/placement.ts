@@ -10,6 +10,8 @@ export interface PlacementNode {
   readonly id: string;
   readonly presence: NodePresence;
   readonly desired: NodeDesired;
+  /** Votes only: it never gets a VM. */
+  readonly witness: boolean;
   /** Logical CPUs and memory; 0 while the node has not said. */
   readonly cpus: number;
   readonly memoryBytes: number;
@@ -78,6 +80,7 @@ export interface PlacementReason {
     | 'not-asked'
     | 'not-here'
     | 'not-active'
+    | 'witness'
     | 'unwell'
     | 'no-memory'
     | 'no-cpus'
@@ -154,6 +157,10 @@ export function refusals(
   };
   if (request.node !== null && request.node !== node.id) {
     no('not-asked', `${request.node} was asked for`, 'Leave the node out to let placement choose.');
+    return out;
+  }
+  if (node.witness) {
+    no('witness', 'is a witness: it votes and runs no VMs', 'Choose another node.');
     return out;
   }
   if (node.desired !== 'active') {

@@ -28,6 +28,7 @@ function node(id: string, o: Partial<PlacementNode> = {}): PlacementNode {
     id,
     presence: 'here',
     desired: 'active',
+    witness: false,
     cpus: 8,
     memoryBytes: 16 * GiB,
     committedCpus: 0,
@@ -94,6 +95,7 @@ void t.test('each reason by itself', (t) => {
     ['silent', request(), { presence: 'silent' }, ['not-here']],
     ['suspected', request(), { presence: 'suspect' }, ['not-here']],
     ['in maintenance', request(), { desired: 'maintenance' }, ['not-active']],
+    ['a witness', request(), { witness: true }, ['witness']],
     ['leaving', request(), { desired: 'leaving' }, ['not-active']],
     [
       'its hypervisor is down',
