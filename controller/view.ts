@@ -278,6 +278,7 @@ export class View {
     switch (table) {
       case 'meta':
       case 'token':
+      case 'bmc':
       case 'seen':
       case 'fenced':
         break;
