@@ -2,8 +2,9 @@ import {
   decideVm,
   freshMemory,
   opVerdict,
-  crashesMax,
+  restartsKeptMax,
   type VmDecision,
+  type VmHaView,
   type VmMemory,
   type VmStep,
   type VmView,
@@ -13,15 +14,21 @@ import { errorRecord, FlotillaError } from '../core/domain/error.js';
 import type { Disk } from '../core/domain/disk.js';
 import type { Health } from '../core/domain/node.js';
 import { opFinished, type Op } from '../core/domain/op.js';
+import type { VmOwn, VmProtection, VmSpec } from '../core/domain/vm.js';
 import { ledgerRoot } from '../core/wire/ledger-keys.js';
 import { announce } from './announce.js';
 import type { AgentEnv } from './env.js';
 import { ImageWorker } from './image-worker.js';
+import { FailoverDesk, strays } from './ha/failover-desk.js';
+import { GuestHang } from './ha/guest-hang.js';
 import { keeperLine } from './ha/keeper-line.js';
+import { Protection } from './ha/protection.js';
+import { failoverOps, Timelines } from './ha/timeline.js';
 import { OpBook } from './op-book.js';
 import { Snapshots, type Kept, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
-import { VmActor, type Subject } from './vm/actor.js';
+import { VmActor } from './vm/actor.js';
+import { Ownership, type Subject } from './vm/ownership.js';
 import { DiskMaker } from './vm/disk-maker.js';
 import { Domains, type Observed } from './vm/domains.js';
 import { GuestInfo } from './vm/guest-info.js';
@@ -34,6 +41,9 @@ import { wantedHardware } from './vm/want.js';
 export const idlePassMs = 5_000;
 /** Two passes are at least this far apart, so that a storm of bells is one pass, ms. */
 const passGapMs = 50;
+/** A dead node's lock on an NFS pool lives on for the server's lease: so long beyond the fence wait, ms. @see safety 4 */
+const lockMs = 90_000;
+const hourMs = 3_600_000;
 /** Without a read of the ledger for this long its health line says so, ms. */
 const ledgerStaleMs = 10_000;
 
@@ -54,6 +64,10 @@ export class AgentLoop {
   private readonly maker: DiskMaker;
   private readonly usage: Usage;
   private readonly surroundings: Surroundings;
+  private readonly protection: Protection;
+  private readonly failovers: FailoverDesk;
+  private readonly timelines: Timelines;
+  private readonly hangs: GuestHang;
 
   private snapshot: Snapshot | null = null;
   private snapshotMs = -Infinity;
@@ -64,7 +78,8 @@ export class AgentLoop {
   private told = false;
 
   private readonly memory = new Map<string, VmMemory>();
-  private readonly busy = new Map<string, VmStep>();
+  /** VMs that something is being done with. */
+  private readonly busy = new Set<string>();
   /** The pass during which the last step of a VM ended: what that pass observed may be older than the step. */
   private readonly endedIn = new Map<string, number>();
   private passes = 0;
@@ -73,6 +88,8 @@ export class AgentLoop {
   private readonly highest = new Map<string, number>();
   private readonly said = new Map<string, string>();
   private readonly decisions = new Map<string, VmDecision>();
+  private readonly protections = new Map<string, VmProtection>();
+  private memoryBytes = 0;
   private seq = 0;
 
   private rung = false;
@@ -96,7 +113,17 @@ export class AgentLoop {
     this.snapshots = new Snapshots(env.ledger);
     this.domains = new Domains(env.hypervisor, env.clock);
     this.ops = new OpBook(env);
-    this.actor = new VmActor(env, this.ops);
+    const ownership = new Ownership(env);
+    this.timelines = new Timelines(env, this.ops, () => this.wake());
+    this.actor = new VmActor(env, this.ops, ownership, (id, phase) => this.timelines.mark(id, phase));
+    this.protection = new Protection(env);
+    this.failovers = new FailoverDesk(
+      env,
+      ownership,
+      { begin: (id) => this.beginTurn(id), end: (id) => this.endTurn(id) },
+      () => this.wake(),
+    );
+    this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
     this.maker = new DiskMaker(env, this.ops, () => this.wake());
@@ -112,6 +139,7 @@ export class AgentLoop {
         this.wake();
       }),
     );
+    this.unhook.push(this.env.keeper.onChange(() => this.wake()));
     void this.listen();
     this.running = this.run();
   }
@@ -122,6 +150,7 @@ export class AgentLoop {
     for (const u of this.unhook) u();
     this.maker.stop();
     this.images.stop();
+    this.failovers.stop();
     this.wake();
     await this.running;
   }
@@ -189,6 +218,8 @@ export class AgentLoop {
     const s = this.snapshot;
     let again = idlePassMs;
     if (s !== null && this.hypervisorError === null && this.ledgerError === null) {
+      const failoverAgain = this.lookAtOthers(s);
+      if (failoverAgain !== null) again = Math.min(again, failoverAgain);
       for (const id of this.relevant(s)) again = Math.min(again, this.oneVm(id, s, now));
       this.completed ??= now;
       if (this.env.witness !== true) {
@@ -201,6 +232,7 @@ export class AgentLoop {
     if (this.hypervisorError === null) {
       this.usage.look();
       this.guests.look(this.observed);
+      this.hangs.look(this.observed, (id) => this.watchesGuest(id));
     }
     await this.publish(s);
     if (this.completed !== null && !this.told) {
@@ -209,6 +241,49 @@ export class AgentLoop {
       env.log.info(`first complete state after ${Math.round(env.clock.nowMs())} ms`);
     }
     return again;
+  }
+
+  /** VMs of other nodes: failovers, and what they leave. @returns ms after which to look again */
+  private lookAtOthers(s: Snapshot): number | null {
+    const { env } = this;
+    this.protection.look(s);
+    const again = this.failovers.look(s, this.snapshotMs, {
+      domains: this.observed,
+      pools: this.surroundings.pools,
+      memoryBytes: this.memoryBytes,
+      loads: this.protection.loads(s),
+    });
+    this.timelines.look(s, this.observed, (id) => this.hangs.answered(id));
+    for (const id of strays(env.keeper.state()?.armed ?? [], s, this.observed, env.node)) {
+      if (!this.beginTurn(id)) continue;
+      void env.keeper
+        .disarm(id)
+        .catch((e: unknown) => env.log.warn(`disarming ${id}: ${errorRecord(e).message}`))
+        .finally(() => this.endTurn(id));
+    }
+    return again;
+  }
+
+  /** Whose guest's answers matter: to reset it when it hangs, or to end its failover. */
+  private watchesGuest(id: string): boolean {
+    const s = this.snapshot;
+    if (s?.owns.get(id)?.value.owner !== this.env.node) return false;
+    const onHang = s.specs.get(id)?.value.ha.onHang;
+    return onHang === 'reset' || failoverOps(s).some((k) => k.value.subject.id === id);
+  }
+
+  /** One act on a VM at a time, and none on what was seen before the last one ended. */
+  private beginTurn(id: string): boolean {
+    if (this.busy.has(id) || this.endedIn.get(id) === this.passes) return false;
+    this.busy.add(id);
+    return true;
+  }
+
+  private endTurn(id: string): void {
+    this.busy.delete(id);
+    this.endedIn.set(id, this.passes);
+    this.domains.forget(id);
+    this.wake();
   }
 
   private async observeLedger(): Promise<void> {
@@ -247,7 +322,8 @@ export class AgentLoop {
   }
 
   private forgetVm(id: string): void {
-    for (const map of [this.memory, this.endedIn, this.highest, this.said, this.decisions]) map.delete(id);
+    for (const map of [this.memory, this.endedIn, this.highest, this.said, this.decisions, this.protections])
+      map.delete(id);
     this.env.radio.unsay('vm', id);
   }
 
@@ -290,6 +366,7 @@ export class AgentLoop {
       ops: unfinished.map((k) => k.value),
       diff: this.diff(spec, domain, s),
       memory,
+      ha: this.haView(spec, own, domain, s, now),
     };
     const d = decideVm(view, now);
     this.decisions.set(id, d);
@@ -301,6 +378,7 @@ export class AgentLoop {
     const making = view.ops.find((o) => o.kind === 'vm.create' || o.kind === 'vm.update');
     for (const disk of d.make) this.maker.make(disk, s, making);
     if (this.busy.has(id) || this.endedIn.get(id) === this.passes) return idlePassMs;
+    this.protections.set(id, view.ha.arming.ha);
     if (view.live) for (const k of unfinished) this.verdict(k, view, d);
     // Files are not removed under the hands of whoever makes them: the making ends first.
     if (d.step.do === 'delete' && this.maker.making(view.disks)) {
@@ -309,6 +387,29 @@ export class AgentLoop {
     }
     if (d.step.do !== 'none') this.perform(d.step, subject, view);
     return d.againMs ?? idlePassMs;
+  }
+
+  private haView(
+    spec: Kept<VmSpec> | null,
+    own: Kept<VmOwn> | null,
+    domain: Observed | null,
+    s: Snapshot,
+    now: number,
+  ): VmHaView {
+    const { env } = this;
+    const keeper = env.keeper.state();
+    const id = spec?.value.id ?? '';
+    const wall = env.clock.wallMs();
+    return {
+      arming:
+        spec === null || own === null || own.value.owner !== env.node
+          ? { ha: { state: 'off', text: '', standby: null }, step: null, atStart: false, inSlice: false }
+          : this.protection.of(spec.value, own.value, domain?.active === true, s, now),
+      frozen: keeper !== null && keeper.mode !== 'run' && keeper.armed.includes(id),
+      failovers: (own?.value.failoversMs ?? []).filter((t) => t <= wall && wall - t < hourMs).length,
+      silentMs: this.hangs.silentMs(id),
+      lockPatienceMs: env.timing.fenceWaitMs + lockMs,
+    };
   }
 
   private diff(
@@ -354,22 +455,20 @@ export class AgentLoop {
     const { env } = this;
     const { id } = s;
     const name = s.spec.value.name;
-    this.busy.set(id, step);
+    if (!this.beginTurn(id)) return;
     const before = this.memory.get(id) ?? freshMemory;
     void (async () => {
       try {
         await this.actor.act(step, s);
         this.memory.set(id, afterStep(this.memory.get(id) ?? before, step, env.clock.nowMs()));
+        if (step.do === 'reset-hung') this.hangs.forget(id);
         const text = stepText(step);
         if (text !== null)
           announce(this.env, step.do === 'start' && step.crashed ? 'error' : 'info', name, text);
       } catch (e) {
         await this.failed(step, s, view, e);
       } finally {
-        this.busy.delete(id);
-        this.endedIn.set(id, this.passes);
-        this.domains.forget(id);
-        this.wake();
+        this.endTurn(id);
       }
     })();
   }
@@ -383,6 +482,21 @@ export class AgentLoop {
     const { env } = this;
     const m = this.memory.get(s.id) ?? freshMemory;
     const record = errorRecord(error);
+    const nowMs = env.clock.nowMs();
+    if (step.do === 'arm' || step.do === 'disarm' || step.do === 'set-standby') {
+      // Beside the VM's life: it fails no op, and the VM's line says that it is unprotected.
+      if (m.armFailedMs === null)
+        announce(env, 'warning', s.spec.value.name, `${step.do}: ${record.message}`);
+      this.memory.set(s.id, { ...m, armFailedMs: nowMs });
+      return;
+    }
+    const again = m.failure?.error.code === record.code ? m.failure : null;
+    const sinceMs = again?.sinceMs ?? nowMs;
+    if (record.code === 'disk-locked' && nowMs - sinceMs < env.timing.fenceWaitMs + lockMs) {
+      if (again === null) announce(env, 'warning', s.spec.value.name, record.message);
+      this.memory.set(s.id, { ...m, failure: { atMs: nowMs, sinceMs, count: 1, error: record } });
+      return;
+    }
     env.log.error(`${step.do} of VM "${s.spec.value.name}": ${record.message}`, {
       vm: s.id,
       causes: record.causes,
@@ -390,7 +504,7 @@ export class AgentLoop {
     announce(this.env, 'error', s.spec.value.name, record.message);
     this.memory.set(s.id, {
       ...m,
-      failure: { atMs: env.clock.nowMs(), count: (m.failure?.count ?? 0) + 1, error: record },
+      failure: { atMs: nowMs, sinceMs, count: (m.failure?.count ?? 0) + 1, error: record },
     });
     for (const op of view.ops) {
       const kept = s.snapshot.ops.get(op.id);
@@ -411,6 +525,7 @@ export class AgentLoop {
     const wall = env.clock.wallMs();
     if (s !== null) for (const [id, decision] of this.decisions) this.tell(id, decision, s);
     const use = await env.machine.use().catch(() => null);
+    this.memoryBytes = use?.memoryBytes ?? this.memoryBytes;
     const heard = env.radio.heard();
     const facts = env.hypervisor.connected ? await this.hostFacts() : null;
     env.radio.say('state', {
@@ -463,9 +578,8 @@ export class AgentLoop {
       guest: this.guests.of(id),
       stats: this.usage.of(id),
       paths: env.sockets.paths(id),
-      ha: kept.value.ha.enabled
-        ? { state: 'unprotected', text: 'not protected: this node has no keeper', standby: null }
-        : { state: 'off', text: '', standby: null },
+      ha: this.protections.get(id) ?? { state: 'off', text: '', standby: null },
+      held: env.keeper.state()?.held.find((h) => h.vm === id)?.why ?? null,
     });
     const text = JSON.stringify(line);
     if (this.said.get(id) === text) return;
@@ -497,7 +611,7 @@ export class AgentLoop {
         text: (this.hypervisorError ?? '').slice(0, 500),
       },
     ];
-    out.push(...this.surroundings.health());
+    out.push(...this.surroundings.health(), ...this.failovers.health());
     const unreadable = this.snapshot?.unreadable ?? [];
     if (unreadable.length > 0) {
       out.push({
@@ -518,8 +632,9 @@ function afterStep(m: VmMemory, step: VmStep, nowMs: number): VmMemory {
       return {
         stop: null,
         failure: null,
+        armFailedMs: m.armFailedMs,
         note: '',
-        crashesMs: step.crashed ? [...m.crashesMs, nowMs].slice(-crashesMax) : m.crashesMs,
+        crashesMs: step.crashed ? [...m.crashesMs, nowMs].slice(-restartsKeptMax) : m.crashesMs,
       };
     case 'ask-stop':
       return {
@@ -527,6 +642,12 @@ function afterStep(m: VmMemory, step: VmStep, nowMs: number): VmMemory {
         failure: null,
         stop: { sinceMs: m.stop?.sinceMs ?? nowMs, lastAskMs: nowMs, asked: (m.stop?.asked ?? 0) + 1 },
       };
+    case 'reset-hung':
+      return { ...m, failure: null, crashesMs: [...m.crashesMs, nowMs].slice(-restartsKeptMax) };
+    case 'arm':
+    case 'disarm':
+    case 'set-standby':
+      return { ...m, armFailedMs: null };
     case 'settle':
       return { ...m, stop: null, failure: null, note: step.note };
     default:

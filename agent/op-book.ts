@@ -34,9 +34,15 @@ export class OpBook {
     return op;
   }
 
-  async finish(kept: Kept<Op>, state: 'done' | 'cancelled', step: string): Promise<void> {
+  async finish(
+    kept: Kept<Op>,
+    state: 'done' | 'cancelled',
+    step: string,
+    patch: Partial<Op> = {},
+  ): Promise<void> {
     if (opFinished(kept.value)) return;
     await this.change(kept, {
+      ...patch,
       state,
       step: step.slice(0, 200),
       progress: state === 'done' ? 1 : kept.value.progress,

@@ -7,6 +7,8 @@ import type { Snapshot } from './snapshot.js';
 
 /** Pools and bridges are looked at so often, ms; at once when their records change. */
 const everyMs = 30_000;
+/** Shared pools are written to so often while a VM has HA, ms: a standby counts on writes of the last 30 s. */
+const haEveryMs = 10_000;
 
 /** What VMs need around them on this node: pools and bridges. Kept beside the loop: a hung pool delays nobody else. */
 export class Surroundings {
@@ -17,6 +19,8 @@ export class Surroundings {
   private looking = false;
   private swept = false;
   private poolUse: readonly PoolUse[] = [];
+  private probedMs = -Infinity;
+  private probing = false;
   private poolNames = new Map<string, string>();
   private bridgeFaults: readonly string[] = [];
 
@@ -25,9 +29,10 @@ export class Surroundings {
     this.wake = wake;
   }
 
-  /** Use of each pool of this node, as last probed. */
+  /** Use of each pool of this node, as last probed, with the age of that now. */
   get pools(): readonly PoolUse[] {
-    return this.poolUse;
+    const ageMs = Math.max(0, Math.round(this.env.clock.nowMs() - this.probedMs));
+    return this.poolUse.map((p) => ({ ...p, ageMs }));
   }
 
   /** What is wrong with pools and bridges. */
@@ -52,7 +57,12 @@ export class Surroundings {
     const pools = [...s.pools.values()].filter((p) => poolHasNode(p.value, this.env.node));
     const at = [...pools, ...s.networks.values()].map((k) => k.modRevision).join();
     const now = this.env.clock.nowMs();
-    if (this.looking || (now - this.lookedMs < everyMs && at === this.lookedAt)) return;
+    if (this.looking) return;
+    if (now - this.lookedMs < everyMs && at === this.lookedAt) {
+      const ha = [...s.specs.values()].some((k) => k.value.ha.enabled);
+      if (ha && now - this.probedMs >= haEveryMs) void this.probePools(pools.map((k) => k.value));
+      return;
+    }
     this.lookedMs = now;
     this.lookedAt = at;
     this.looking = true;
@@ -67,11 +77,7 @@ export class Surroundings {
 
   private async probe(s: Snapshot, pools: readonly Pool[]): Promise<void> {
     this.poolNames = new Map(pools.map((p) => [p.id, p.name]));
-    const [use, faults] = await Promise.all([
-      Promise.all(pools.map((p) => this.probePool(p))),
-      this.tendBridges(s),
-    ]);
-    this.poolUse = use;
+    const [, faults] = await Promise.all([this.probePools(pools), this.tendBridges(s)]);
     this.bridgeFaults = faults;
     if (this.swept) return;
     this.swept = true;
@@ -80,6 +86,19 @@ export class Surroundings {
       const gone = await this.env.volumes.sweep(pool, known).catch(() => []);
       if (gone.length > 0)
         this.env.log.info(`swept ${gone.length} left-over files of pool ${pool.name}`, { gone });
+    }
+  }
+
+  /** The age counts from before the first write: what was well then may hang since. */
+  private async probePools(pools: readonly Pool[]): Promise<void> {
+    if (this.probing) return;
+    this.probing = true;
+    const began = this.env.clock.nowMs();
+    try {
+      this.poolUse = await Promise.all(pools.map((p) => this.probePool(p)));
+      this.probedMs = began;
+    } finally {
+      this.probing = false;
     }
   }
 

@@ -1,30 +1,23 @@
 import type { VmStep } from '../../core/decide/vm.js';
 import type { HotStep } from '../../core/decide/hardware.js';
 import { FlotillaError } from '../../core/domain/error.js';
+import type { FailoverPhase } from '../../core/domain/ha.js';
 import type { Disk } from '../../core/domain/disk.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
-import { ledger as kinds, epochKey, unique, writeRecord } from '../../core/wire/ledger-keys.js';
+import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
-import type { Kept, Snapshot } from '../snapshot.js';
 import { cdromXml, diskXml, domainXml, markUri, markXml, nicXml, targets } from './domain-xml.js';
 import { putDisk } from './disk-maker.js';
-import type { Observed } from './domains.js';
+import { staleView, type Ownership, type Subject } from './ownership.js';
 import { wantedHardware } from './want.js';
-
-/** One VM as a step finds it. */
-export interface Subject {
-  readonly id: string;
-  readonly spec: Kept<VmSpec>;
-  readonly own: Kept<VmOwn>;
-  readonly domain: Observed | null;
-  readonly snapshot: Snapshot;
-}
 
 /** How long QEMU may take to come up: a cold cache and a loaded node take seconds, a hung pool takes for ever. */
 const startDeadlineMs = 60_000;
+
+const unarmed: VmOwn['fence'] = { armed: false, waitMs: 0 };
 
 /** Fetching an ISO of a few GB from another node over a slow network. */
 const isoDeadlineMs = 30 * 60_000;
@@ -36,10 +29,20 @@ const isoDeadlineMs = 30 * 60_000;
 export class VmActor {
   private readonly env: AgentEnv;
   private readonly ops: OpBook;
+  private readonly own: Ownership;
+  private readonly onPhase: (vmId: string, phase: FailoverPhase) => void;
 
-  constructor(env: AgentEnv, ops: OpBook) {
+  /** @param onPhase - told how far a start is: what a failover's timeline is made of */
+  constructor(
+    env: AgentEnv,
+    ops: OpBook,
+    own: Ownership,
+    onPhase: (vmId: string, phase: FailoverPhase) => void = () => undefined,
+  ) {
     this.env = env;
     this.ops = ops;
+    this.own = own;
+    this.onPhase = onPhase;
   }
 
   /**
@@ -54,9 +57,29 @@ export class VmActor {
       case 'none':
         return;
       case 'start':
-        return this.start(s, step.paused);
+        return this.start(s, step);
       case 'adopt':
         return this.adopt(s);
+      case 'arm': {
+        const { waitMs } = await this.own.arm(s);
+        return this.change(s, { fence: { armed: true, waitMs } });
+      }
+      case 'disarm':
+        // The ledger first: a standby must not count on a freeze that will not come.
+        if (s.own.value.fence.armed) await this.change(s, { fence: unarmed });
+        return env.keeper.disarm(s.id);
+      case 'set-standby': {
+        const live = step.node === null ? undefined : s.snapshot.lives.get(step.node);
+        if (step.node !== null && live === undefined) throw staleView(s);
+        const compare =
+          live === undefined
+            ? []
+            : [{ key: kinds.live.key(step.node ?? ''), createRevision: live.createRevision }];
+        return this.change(s, { standby: step.node, sync: step.node === null ? 'none' : 'ok' }, compare);
+      }
+      case 'reset-hung':
+        env.log.warn(`resets VM "${s.spec.value.name}": its guest hangs`, { vm: s.id });
+        return h.reset(s.id);
       case 'ask-stop':
         return ignoreGone(h.stop(s.id, step.how));
       case 'destroy':
@@ -88,42 +111,12 @@ export class VmActor {
       case 'remove-foreign':
         env.log.warn(`removes VM ${s.id} from this node: ${s.own.value.owner} owns it`, { vm: s.id });
         if (s.domain?.active === true) await ignoreGone(h.stop(s.id, 'destroy'));
-        return this.undefine(s.id);
+        await this.undefine(s.id);
+        return this.own.record(s, s.own.value);
     }
   }
 
-  /** What every ownership transaction compares: the key as read, this boot's live key, the ledger's epoch. */
-  private guard(s: Subject): Compare[] {
-    const mine = this.env.live.compare();
-    if (mine === null || s.snapshot.meta === null) {
-      throw new FlotillaError(
-        'ledger-unavailable',
-        `VM "${s.spec.value.name}": this node has no live lease now`,
-        {
-          hint: 'Nothing is started or written until the ledger answers again; this happens by itself.',
-        },
-      );
-    }
-    return [
-      { key: kinds.vmOwn.key(s.id), modRevision: s.own.modRevision },
-      mine,
-      { key: epochKey, value: String(s.snapshot.meta.value.epoch) },
-    ];
-  }
-
-  private async swap(
-    s: Subject,
-    own: VmOwn,
-    also: { compare?: Compare[]; writes?: Write[] } = {},
-  ): Promise<void> {
-    const r = await this.env.ledger.txn(
-      [...this.guard(s), ...(also.compare ?? [])],
-      [{ put: kinds.vmOwn.key(s.id), value: writeRecord(kinds.vmOwn, own) }, ...(also.writes ?? [])],
-    );
-    if (!r.done) throw staleView(s);
-  }
-
-  private async start(s: Subject, paused: boolean): Promise<void> {
+  private async start(s: Subject, step: Extract<VmStep, { do: 'start' }>): Promise<void> {
     const { env } = this;
     const spec = s.spec.value;
     // All that can be refused or take long comes before the swap.
@@ -138,7 +131,10 @@ export class VmActor {
     }
     await env.sockets.prepare(s.id);
     const gen = s.own.value.gen + 1;
-    await this.swap(s, { ...s.own.value, gen, state: 'running' });
+    const fence = step.arm ? await this.tryArm(s) : unarmed;
+    await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence });
+    if (fence.armed) await this.own.leaveTakeover(s, gen);
+    this.onPhase(s.id, 'disk-ready');
     // A fresh object: what libvirt remembers of the last run (why it went off) must not be taken for this one's.
     if (s.domain !== null) await this.undefine(s.id, true);
     await env.hypervisor.define(
@@ -149,9 +145,30 @@ export class VmActor {
         accel,
         mark: { gen, generation: spec.generation, startedMs: env.clock.wallMs() },
         paths: env.sockets.paths(s.id),
+        inSlice: step.inSlice,
       }),
     );
-    await env.hypervisor.start(s.id, { paused, deadlineMs: startDeadlineMs });
+    await env.hypervisor.start(s.id, { paused: step.paused, deadlineMs: startDeadlineMs });
+    this.onPhase(s.id, 'running');
+  }
+
+  /** Without a keeper that would arm it a VM is still started: unprotected, and its page says so. */
+  private async tryArm(s: Subject): Promise<VmOwn['fence']> {
+    try {
+      const { waitMs } = await this.own.arm(s);
+      return { armed: true, waitMs };
+    } catch (e) {
+      if (!(e instanceof FlotillaError) || e.code !== 'not-armable') throw e;
+      this.env.log.warn(`VM "${s.spec.value.name}" is started unprotected: ${e.message}`, { vm: s.id });
+      return unarmed;
+    }
+  }
+
+  /** Writes the next generation of the ownership, and marks a running machine with it. */
+  private async change(s: Subject, patch: Partial<VmOwn>, compare: Compare[] = []): Promise<void> {
+    const gen = s.own.value.gen + 1;
+    await this.own.swap(s, { ...s.own.value, ...patch, gen }, { compare });
+    if (s.domain?.active === true) await this.mark(s, gen);
   }
 
   /** An ISO may lie in the local pool of another node. */
@@ -167,7 +184,11 @@ export class VmActor {
 
   private async adopt(s: Subject): Promise<void> {
     const gen = s.own.value.gen + 1;
-    await this.swap(s, { ...s.own.value, gen, state: 'running' });
+    await this.own.swap(s, { ...s.own.value, gen, state: 'running' });
+    await this.mark(s, gen);
+  }
+
+  private async mark(s: Subject, gen: number): Promise<void> {
     const { mark, hardware } = s.domain ?? { mark: null, hardware: { boot: [] } };
     const { generation, startedMs } = mark ?? { generation: s.spec.value.generation, startedMs: 0 };
     await this.env.hypervisor.setMetadata(
@@ -179,12 +200,12 @@ export class VmActor {
   }
 
   private async settle(s: Subject, powerOff: boolean): Promise<void> {
-    const own: VmOwn = { ...s.own.value, gen: s.own.value.gen + 1, state: 'stopped' };
-    if (!powerOff) return this.swap(s, own);
+    const own: VmOwn = { ...s.own.value, gen: s.own.value.gen + 1, state: 'stopped', fence: unarmed };
+    if (!powerOff) return this.own.swap(s, own);
     const generation = s.spec.value.generation + 1;
     const spec: VmSpec = { ...s.spec.value, power: 'stopped', generation, powerGeneration: generation };
     const key = kinds.vmSpec.key(s.id);
-    return this.swap(s, own, {
+    return this.own.swap(s, own, {
       compare: [{ key, modRevision: s.spec.modRevision }],
       writes: [{ put: key, value: writeRecord(kinds.vmSpec, spec) }],
     });
@@ -266,7 +287,7 @@ export class VmActor {
   private async delete(s: Subject): Promise<void> {
     const { env } = this;
     const spec = s.spec.value;
-    this.guard(s);
+    this.own.guard(s);
     await this.undefine(s.id);
     const disks = [...s.snapshot.disks.values()].filter((d) => d.value.vm === s.id);
     for (const d of disks) {
@@ -293,7 +314,7 @@ export class VmActor {
       writes.push({ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) });
     }
     const r = await env.ledger.txn(
-      [...this.guard(s), { key: kinds.vmSpec.key(s.id), modRevision: s.spec.modRevision }],
+      [...this.own.guard(s), { key: kinds.vmSpec.key(s.id), modRevision: s.spec.modRevision }],
       writes,
     );
     if (!r.done) throw staleView(s);
@@ -322,11 +343,6 @@ async function ignoreGone(done: Promise<void>): Promise<void> {
     throw e;
   }
 }
-
-const staleView = (s: Subject): FlotillaError =>
-  new FlotillaError('stale-view', `VM "${s.spec.value.name}" changed in the ledger meanwhile`, {
-    hint: 'The agent looks again by itself.',
-  });
 
 function freeTarget(prefix: string, used: ReadonlySet<string>): string {
   const letters = 'abcdefghijklmnopqrstuvwxyz';

@@ -12,6 +12,8 @@ export interface DomainPlan {
   readonly accel: Accel;
   readonly mark: DomainMark;
   readonly paths: DomainPaths;
+  /** Begun with HA: in the slice that the keeper freezes as a whole. */
+  readonly inSlice: boolean;
 }
 
 /** Where the domain's sockets and log are, on this node. */
@@ -31,6 +33,8 @@ export interface DomainFacts {
 
 /** Name space of {@link DomainMark} in a domain's metadata. */
 export const markUri = 'urn:flotilla:vm:1';
+/** libvirt's name of the slice `machine-ha.slice`. @see docs/ha.md */
+const haPartition = '/machine/ha';
 /** Empty PCIe slots given to each machine for devices plugged later. */
 const spareSlots = 6;
 /** TCG's translation cache, MiB. Without a bound each guest may take 1 GiB of the node. */
@@ -164,6 +168,7 @@ export function domainXml(plan: DomainPlan): string {
     memory: { '@unit': 'MiB', '#text': String(h.memoryMaxMiB) },
     currentMemory: { '@unit': 'MiB', '#text': String(h.memoryMiB) },
     vcpu: { '@placement': 'static', '@current': String(h.cpus), '#text': String(h.cpusMax) },
+    ...(plan.inSlice ? { resource: { partition: haPartition } } : {}),
     os: {
       ...(h.firmware === 'uefi' ? { '@firmware': 'efi' } : {}),
       type: { '@arch': 'x86_64', '@machine': 'q35', '#text': 'hvm' },
@@ -214,6 +219,7 @@ export function domainXml(plan: DomainPlan): string {
       graphics: { '@type': 'vnc', listen: { '@type': 'socket', '@socket': plan.paths.vnc } },
       video: { model: { '@type': 'vga' } },
       memballoon: { '@model': 'virtio', stats: { '@period': '5' } },
+      ...(h.watchdog ? { watchdog: { '@model': 'i6300esb', '@action': 'reset' } } : {}),
       rng: { '@model': 'virtio', backend: { '@model': 'random', '#text': '/dev/urandom' } },
     },
   };
@@ -330,6 +336,7 @@ export function parseDomain(xml: string): DomainFacts {
       disks,
       cdroms,
       nics,
+      watchdog: list(domain, 'devices', 'watchdog').some((w) => str(w, '@model') === 'i6300esb'),
       seed,
     },
     agentConnected: agent,

@@ -24,6 +24,14 @@ export function stepText(step: VmStep): string | null {
       return step.do;
     case 'apply':
       return `changed while running: ${step.step.do}`;
+    case 'reset-hung':
+      return 'reset: its guest agent has not answered for a minute';
+    case 'arm':
+      return 'armed: it freezes with this node and may be taken over';
+    case 'disarm':
+      return `disarmed: ${step.why}`;
+    case 'set-standby':
+      return step.node === null ? 'has no standby now' : `its standby is ${step.node}`;
     case 'none':
     case 'ask-stop':
     case 'grow-disk':
@@ -32,10 +40,20 @@ export function stepText(step: VmStep): string | null {
   }
 }
 
+/** QEMU's words for an image whose lock somebody else holds. @see QEMU 10, block/file-posix.c */
+const diskLock =
+  /Failed to get (?:shared )?"(?:write|consistent read)" lock|Is another process using the image/;
+
 /** Puts a failed step into words of this product, with the lower error as cause. */
 export function stepError(step: VmStep, name: string, e: unknown): FlotillaError {
   if (e instanceof FlotillaError) return e;
   const what = `VM "${name}": ${step.do} failed`;
+  if (e instanceof LibvirtError && step.do === 'start' && diskLock.test(e.message)) {
+    return new FlotillaError('disk-locked', `VM "${name}": its disk is still locked by another machine`, {
+      hint: 'The machine of its former owner lets go when it ends, or the storage when it gives that node up; the agent tries again.',
+      cause: e,
+    });
+  }
   if (e instanceof LibvirtError) {
     const away = ['disconnected', 'closed', 'overloaded'].includes(e.code);
     return new FlotillaError(away ? 'hypervisor-unavailable' : 'hypervisor-error', `${what}: ${e.message}`, {

@@ -15,6 +15,8 @@ export interface KnownVm {
   readonly guest: GuestFacts | null;
   readonly stats: VmStats | null;
   readonly ha: VmProtection;
+  /** Why the keeper keeps its machine frozen or has killed it; null: it does not. */
+  readonly held: string | null;
   readonly paths: ReturnType<Sockets['paths']>;
 }
 
@@ -28,7 +30,7 @@ export function vmLine(v: KnownVm): Omit<VmState, 'node' | 'boot' | 'seq' | 'atM
     vm: spec.id,
     name: spec.name,
     phase: decision.phase,
-    reason: decision.reason.slice(0, 500),
+    reason: (v.held === null ? decision.reason : `held by the keeper: ${v.held}`).slice(0, 500),
     error: v.memory.failure?.error ?? null,
     ha: v.ha,
   };

@@ -47,6 +47,7 @@ export function wantedHardware(spec: VmSpec, s: Snapshot, volumes: Volumes, seed
       if (network === undefined) throw missing(`network ${n.network}`);
       return { id: n.id, mac: n.mac, bridge: network.bridge, model: n.model };
     }),
+    watchdog: spec.ha.onHang === 'reset',
     seed,
   };
 }

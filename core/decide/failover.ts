@@ -260,14 +260,15 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
     }
     takes++;
     freeMiB -= needs;
+    const waited = own.fence.armed && nowMs >= absence.sinceMs + waitMs;
     actions.push({
       do: 'take',
       vm: vm.id,
       from: owner.id,
-      fence: own.fence.armed && nowMs >= absence.sinceMs + waitMs ? 'waited' : (proof?.how ?? 'waited'),
+      fence: waited ? 'waited' : (proof?.how ?? 'waited'),
       absence,
       standbyAbsence,
-      overMs,
+      overMs: waited ? overMs : nowMs,
     });
   }
   for (const [node, absence] of [...fence].sort(([a], [b]) => (a < b ? -1 : 1)))

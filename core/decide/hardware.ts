@@ -70,6 +70,8 @@ export function diffHardware(want: Hardware, have: Hardware): HardwareDiff {
     pending.push(`firmware changes from ${have.firmware} to ${want.firmware}`);
   if (want.boot.join() !== have.boot.join())
     pending.push(`boot order changes from ${have.boot.join(', ')} to ${want.boot.join(', ')}`);
+  if (want.watchdog !== have.watchdog)
+    pending.push(want.watchdog ? 'the virtual watchdog comes' : 'the virtual watchdog leaves');
   if ((want.seed === null) !== (have.seed === null))
     pending.push(want.seed === null ? 'cloud-init data leaves' : 'cloud-init data comes');
   return { hot: [...detach, ...attach], pendingRestart: pending };

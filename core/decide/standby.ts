@@ -60,8 +60,8 @@ export type StandbyChoice =
 /** The shared pools of a VM, each once; or what keeps its disks on one node. */
 export function reachOf(
   spec: Pick<VmSpec, 'disks'>,
-  disks: ReadonlyMap<string, Pick<Disk, 'name' | 'pool'>>,
-  pools: ReadonlyMap<string, Pool>,
+  disks: { get(id: string): Pick<Disk, 'name' | 'pool'> | undefined },
+  pools: { get(id: string): Pool | undefined },
 ): Reach {
   const found = new Map<string, Pool>();
   for (const { disk: id } of spec.disks) {

@@ -2,6 +2,7 @@ import type { Disk } from '../domain/disk.js';
 import type { ErrorRecord } from '../domain/error.js';
 import type { Op } from '../domain/op.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
+import type { Arming, ArmStep } from './arming.js';
 import type { HardwareDiff, HotStep } from './hardware.js';
 
 /** What Flotilla writes into a machine when it begins it, and reads back after a crash. */
@@ -30,15 +31,41 @@ export interface DomainView {
 export interface VmMemory {
   /** A stop that is under way: monotonic ms. */
   readonly stop: { readonly sinceMs: number; readonly lastAskMs: number; readonly asked: number } | null;
-  /** The last failed step. */
-  readonly failure: { readonly atMs: number; readonly count: number; readonly error: ErrorRecord } | null;
-  /** When the machine died without being asked to, newest last; bounded by {@link crashesMax}. */
+  /** The last failed step, and since when it fails with that code. */
+  readonly failure: {
+    readonly atMs: number;
+    readonly sinceMs: number;
+    readonly count: number;
+    readonly error: ErrorRecord;
+  } | null;
+  /** When a step of HA failed last: it is tried again apart, and fails nothing else. */
+  readonly armFailedMs: number | null;
+  /** When it was started or reset without being asked to, newest last; bounded by {@link restartsKeptMax}. */
   readonly crashesMs: readonly number[];
   /** Why the VM is as it is, where it is not plain from its state. */
   readonly note: string;
 }
 
-export const freshMemory: VmMemory = { stop: null, failure: null, crashesMs: [], note: '' };
+export const freshMemory: VmMemory = {
+  stop: null,
+  failure: null,
+  armFailedMs: null,
+  crashesMs: [],
+  note: '',
+};
+
+/** What HA adds to the picture of one VM. */
+export interface VmHaView {
+  readonly arming: Arming;
+  /** Its machine here is frozen with the node, or is being ended by the keeper. */
+  readonly frozen: boolean;
+  /** Failovers of the last hour: they count among its restarts. */
+  readonly failovers: number;
+  /** Its guest agent answered once in this run, and has been silent for so long, ms; null: it answers, or never did. */
+  readonly silentMs: number | null;
+  /** How long a start is tried each second while another machine holds the disk's lock, ms. */
+  readonly lockPatienceMs: number;
+}
 
 /** Everything that decides what to do with one VM. */
 export interface VmView {
@@ -56,12 +83,23 @@ export interface VmView {
   /** Wanted against running machine; null while it does not run or what is wanted cannot be built yet. */
   readonly diff: HardwareDiff | null;
   readonly memory: VmMemory;
+  readonly ha: VmHaView;
 }
 
 export type VmStep =
   | { readonly do: 'none' }
   /** Take the next ownership generation, define afresh and start. */
-  | { readonly do: 'start'; readonly paused: boolean; readonly crashed: boolean }
+  | {
+      readonly do: 'start';
+      readonly paused: boolean;
+      readonly crashed: boolean;
+      /** The keeper arms it first. */
+      readonly arm: boolean;
+      readonly inSlice: boolean;
+    }
+  | ArmStep
+  /** The guest hangs: reset, as its HA asks for. */
+  | { readonly do: 'reset-hung' }
   /** A running domain of ours has an older mark: take the next generation and mark it. */
   | { readonly do: 'adopt' }
   | { readonly do: 'ask-stop'; readonly how: 'agent' | 'acpi' }
@@ -91,8 +129,14 @@ export interface VmDecision {
 
 /** A guest that ignores the first request to stop may be booting: asked again so often, ms. */
 export const askAgainMs = 10_000;
-/** After this many unasked deaths within the hour a VM stays off. */
-export const crashesMax = 5;
+/** Restarts remembered: as many as the largest `restartsPerHourMax`. */
+export const restartsKeptMax = 100;
+/** A guest whose agent has been silent for so long hangs, ms: ten missed questions, more than any stall of a loaded node. */
+export const hangMs = 60_000;
+/** A failed step of HA is tried again after this long, ms: keepers and standbys come back within seconds. */
+const armRetryMs = 5_000;
+/** A disk's lock is tried again after this long, ms: the old machine lets go from one moment to the next. */
+const lockRetryMs = 1_000;
 const hourMs = 3_600_000;
 /** Retry after a failed step: doubles from 2 s to 1 min, so that late storage is found and logs stay readable. */
 export const retryMs = (count: number): number => Math.min(60_000, 2_000 * 2 ** Math.min(count - 1, 5));
@@ -128,6 +172,10 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   if (own.owner !== v.me) {
     if (domain === null) return answer('unknown', none, { reason: `${own.owner} owns it` });
     const proven = domain.mark !== null && own.gen > domain.mark.gen;
+    if (proven && domain.active && v.ha.frozen)
+      return answer('unknown', none, {
+        reason: `${own.owner} owns it: the keeper ends the frozen machine here`,
+      });
     return proven
       ? answer(
           'unknown',
@@ -151,6 +199,15 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
         reason: 'waits for the ledger: this node has no live lease',
         againMs: 1_000,
       });
+    const lockedMs = failure?.error.code === 'disk-locked' ? nowMs - failure.sinceMs : Infinity;
+    if (failure !== null && step.do === 'start' && lockedMs < v.ha.lockPatienceMs) {
+      const leftS = Math.ceil((v.ha.lockPatienceMs - lockedMs) / 1000);
+      const text = `its disk is still locked by another machine; tried each second, ${leftS} s more`;
+      const againMs = failure.atMs + lockRetryMs - nowMs;
+      return againMs > 0
+        ? answer('starting', none, { reason: text, againMs })
+        : answer('starting', step, { reason: text });
+    }
     if (mayRetry) return answer(phase, step, reason === undefined ? {} : { reason });
     return answer('failed', none, { reason: failure?.error.message ?? '', againMs: wait });
   };
@@ -174,6 +231,13 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   const toGrow = v.disks.find((d) => d.state === 'ready' && d.madeBytes < d.sizeBytes);
 
   const finish = (d: VmDecision): VmDecision => ({ ...d, make });
+  /** HA's own step, where nothing is being ended: a standby must not count on what is not so. */
+  const withArming = (d: VmDecision): VmDecision => {
+    const { step } = v.ha.arming;
+    if (step === null || !v.live || ['destroy', 'ask-stop'].includes(d.step.do)) return d;
+    const waitMs = v.memory.armFailedMs === null ? 0 : v.memory.armFailedMs + armRetryMs - nowMs;
+    return waitMs > 0 ? { ...d, againMs: Math.min(d.againMs ?? waitMs, waitMs) } : { ...d, step };
+  };
   const housekeeping = (phase: VmPhase, active: boolean): VmDecision => {
     if (gone !== undefined) return attempt(phase, { do: 'remove-disk', disk: gone });
     if (toGrow !== undefined && (!active || domain?.diskIds.includes(toGrow.id) === true))
@@ -185,7 +249,7 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     if (own.state === 'stopped' || domain.mark === null || domain.mark.gen !== own.gen) {
       return finish(attempt('running', { do: 'adopt' }));
     }
-    return finish(decideActive(v, spec, domain, nowMs, { answer, attempt, housekeeping }));
+    return finish(withArming(decideActive(v, spec, domain, nowMs, { answer, attempt, housekeeping })));
   }
 
   // From here on the machine is off.
@@ -196,7 +260,7 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
       return finish(attempt('stopping', { do: 'settle', note, powerOff: false }));
     }
     if (broken !== undefined) return finish(answer('failed', none, { reason: broken.error?.message ?? '' }));
-    return finish(housekeeping(unready.length > 0 ? 'creating' : 'stopped', false));
+    return finish(withArming(housekeeping(unready.length > 0 ? 'creating' : 'stopped', false)));
   }
 
   if (own.state === 'running' && domain !== null && domain.mark?.gen === own.gen) {
@@ -204,7 +268,7 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
       return finish(attempt('stopped', { do: 'settle', note: 'the guest shut itself down', powerOff: true }));
     }
     if (['crashed', 'daemon', 'destroyed'].includes(domain.reason)) {
-      const recent = v.memory.crashesMs.filter((t) => nowMs - t < hourMs).length;
+      const recent = restarts(v, nowMs);
       const what =
         domain.reason === 'destroyed'
           ? 'was forced off outside Flotilla'
@@ -212,7 +276,7 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
       if (spec.onCrash === 'stop') {
         return finish(attempt('crashed', { do: 'settle', note: `the machine ${what}`, powerOff: true }));
       }
-      if (recent >= crashesMax) {
+      if (recent >= spec.ha.restartsPerHourMax) {
         const note = `the machine ${what}, ${recent} times within an hour: it stays off`;
         return finish(attempt('crashed', { do: 'settle', note, powerOff: true }));
       }
@@ -227,9 +291,14 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     if (broken !== undefined) return answer('failed', none, { reason: broken.error?.message ?? '' });
     if (unready.length > 0) return answer('creating', none, { reason: 'its disks are being made' });
     if (toGrow !== undefined) return attempt('starting', { do: 'grow-disk', disk: toGrow, live: false });
-    return attempt('starting', { do: 'start', paused: spec?.power === 'paused', crashed });
+    const { atStart: arm, inSlice } = v.ha.arming;
+    return attempt('starting', { do: 'start', paused: spec?.power === 'paused', crashed, arm, inSlice });
   }
 }
+
+/** Starts and resets of the last hour that nobody asked for. */
+const restarts = (v: VmView, nowMs: number): number =>
+  v.memory.crashesMs.filter((t) => nowMs - t < hourMs).length + v.ha.failovers;
 
 interface Tools {
   answer(phase: VmPhase, step: VmStep, o?: { reason?: string; againMs?: number }): VmDecision;
@@ -285,6 +354,18 @@ function decideActive(v: VmView, spec: VmSpec, domain: DomainView, nowMs: number
     return t.answer('paused', { do: 'none' }, { reason: why });
   }
   if (spec.power === 'paused' && domain.state === 'running') return t.attempt('running', { do: 'pause' });
+
+  const { silentMs } = v.ha;
+  if (spec.ha.onHang === 'reset' && silentMs !== null && silentMs >= hangMs && domain.state === 'running') {
+    const recent = restarts(v, nowMs);
+    const text = `its guest agent has not answered for ${Math.round(silentMs / 1000)} s`;
+    if (recent < spec.ha.restartsPerHourMax) return t.attempt('running', { do: 'reset-hung' }, text);
+    return t.answer(
+      'running',
+      { do: 'none' },
+      { reason: `${text}; restarted ${recent} times within an hour: left as it is` },
+    );
+  }
 
   const hot = v.diff?.hot[0];
   if (hot !== undefined) {

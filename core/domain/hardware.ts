@@ -32,6 +32,8 @@ export interface Hardware {
   /** Path of the ISO in each CD drive; null: empty. */
   readonly cdroms: readonly (string | null)[];
   readonly nics: readonly HardwareNic[];
+  /** A virtual watchdog that resets a guest which stops feeding it. */
+  readonly watchdog: boolean;
   /** Path of the cloud-init seed. */
   readonly seed: string | null;
 }

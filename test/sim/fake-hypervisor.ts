@@ -38,6 +38,8 @@ export class FakeHost {
   guestStopMs: number | null = 1_000;
   /** This one goes as soon as its XML is asked for. */
   vanish: string | null = null;
+  /** Whether guests with an open channel answer their agent's questions. */
+  guestAnswers = true;
   resets = 0;
   reboots = 0;
   /** False: libvirtd does not answer. */
@@ -211,6 +213,18 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
         const dom = host.get(d);
         const attributes = /<vm (.*)\/>/.exec(value ?? '')?.[1] ?? '';
         dom.xml = dom.xml.replace(/<f:vm [^>]*>/, `<f:vm xmlns:f='urn:flotilla:vm:1' ${attributes}/>`);
+      }),
+    agent: (d) =>
+      answer(() => {
+        host.active(d);
+        if (!host.guestAnswers)
+          throw new LibvirtError('no answer', { code: 'agent-unresponsive', outcome: 'unknown' });
+        return {};
+      }),
+    addresses: (d) =>
+      answer(() => {
+        host.active(d);
+        return [];
       }),
     setVcpus: (d, n) =>
       answer(() => {

@@ -1,22 +1,27 @@
 import { randomUUID } from 'node:crypto';
 import { AgentLoop } from '../../agent/loop.js';
-import type { AgentEnv, Radio, Volumes } from '../../agent/env.js';
+import type { AgentEnv, HeardNode, Radio, Volumes } from '../../agent/env.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
-import { vmHaDefault } from '../../core/domain/ha.js';
+import { vmHaDefault, type JournalEntry, type Takeover } from '../../core/domain/ha.js';
 import type { Op, OpKind } from '../../core/domain/op.js';
 import { timingProfiles } from '../../core/domain/timing.js';
 import type { VmOwn, VmSpec, VmState } from '../../core/domain/vm.js';
 import { FakeClock } from '../unit/agent/ledger/fake-clock.js';
 import { FakeHost, fakeHypervisor } from './fake-hypervisor.js';
+import { FakeKeeper } from './fake-keeper.js';
 import { MemoryLedger } from './memory-ledger.js';
 
 /** Files of a node's pools; they outlive agents. */
 export class FakeFiles {
   readonly disks = new Map<string, number>();
   readonly log: string[] = [];
+  /** Takeover records by VM. */
+  readonly takeovers = new Map<string, Takeover>();
+  /** The pools answer writes. */
+  poolsOk = true;
   /** Thrown by the next making of a disk. */
   failMake: Error | null = null;
 }
@@ -26,7 +31,7 @@ function fakeVolumes(files: FakeFiles): Volumes {
     throw new Error('the fake volumes do not know this call');
   };
   return {
-    probe: async (p) => ({ pool: p.id, totalBytes: 1e12, freeBytes: 5e11, ok: true, text: '' }),
+    probe: async (p) => ({ pool: p.id, totalBytes: 1e12, freeBytes: 5e11, ok: files.poolsOk, text: '' }),
     makeDisk: async (d) => {
       await Promise.resolve();
       if (files.failMake !== null) {
@@ -46,7 +51,7 @@ function fakeVolumes(files: FakeFiles): Volumes {
     haveImage: no,
     uploadOffset: no,
     upload: no,
-    recordTakeover: no,
+    recordTakeover: async (_, r) => void files.takeovers.set(r.vm, r),
     takeoverPath: (vm, p) => `${p.path}/takeover/${vm}.json`,
     sweep: async () => [],
   };
@@ -67,6 +72,10 @@ export class SimNode {
   readonly ledger = new MemoryLedger(this.clock);
   readonly host = new FakeHost(this.clock);
   readonly files = new FakeFiles();
+  readonly keeper = new FakeKeeper();
+  readonly journal: JournalEntry[] = [];
+  /** What is heard of other nodes. */
+  heard: HeardNode[] = [];
   /** What the agent says on the radio now. */
   readonly said = new Map<string, VmState>();
   readonly events: RadioPayload<'event'>[] = [];
@@ -78,6 +87,7 @@ export class SimNode {
   #leaseOk = true;
   #liveRevision = 0n;
   readonly #poolId = randomUUID();
+  readonly #sharedId = randomUUID();
   readonly node = 'n1';
 
   constructor() {
@@ -104,12 +114,99 @@ export class SimNode {
         reservePct: 5,
       }),
     );
+    this.ledger.poke(
+      kinds.pool.key(this.#sharedId),
+      writeRecord(kinds.pool, {
+        id: this.#sharedId,
+        name: 'share',
+        kind: 'shared',
+        path: '/share',
+        nodes: null,
+        reservePct: 5,
+      }),
+    );
+    this.addNode(this.node);
+    // Safety 1: while the ledger says that this node has a VM armed, its keeper has.
+    this.keeper.onDisarm = (vm) => {
+      const own = this.own(vm);
+      if (own?.owner === this.node && own.fence.armed)
+        throw new Error(`disarmed ${vm} before the ledger said so`);
+    };
     // R1: a machine comes to life only while the ledger says that it runs here, in this generation.
     this.host.beforeStart = (uuid, gen) => {
       const own = this.own(uuid);
       if (own === null || own.owner !== this.node || own.state !== 'running' || own.gen !== gen) {
         throw new Error(`R1 broken: started ${uuid} gen ${gen} against ${JSON.stringify(own)}`);
       }
+      if (own.fence.armed && !this.keeper.armed.has(uuid))
+        throw new Error(`started ${uuid} armed for the ledger only`);
+      const last = this.journal.findLast((e) => e.vm === uuid);
+      if (last?.gen !== gen) throw new Error(`started ${uuid} gen ${gen} before the journal had it`);
+    };
+  }
+
+  /** A node that the ledger knows. */
+  addNode(id: string): void {
+    this.ledger.poke(
+      kinds.node.key(id),
+      writeRecord(kinds.node, {
+        id,
+        addresses: [`10.0.0.${id.slice(1)}`],
+        voter: true,
+        desired: 'active',
+        rack: null,
+        witness: false,
+        fingerprint: '0'.repeat(64),
+        joinedMs: 0,
+      }),
+    );
+  }
+
+  /** Another node comes (back) to life: its keeper's transaction, and what its agent says. */
+  peerUp(id: string): void {
+    if (this.ledger.peek(kinds.node.key(id)) === null) this.addNode(id);
+    this.ledger.poke(kinds.seen.key(id), JSON.stringify({ node: id, boot: randomUUID() }));
+    this.ledger.poke(kinds.live.key(id), JSON.stringify({ node: id, boot: randomUUID(), version: '0' }));
+    this.heard = [...this.heard.filter((h) => h.node !== id), this.#line(id)];
+  }
+
+  /** It is gone: its lease has ended and its beats have. */
+  async peerDown(id: string): Promise<void> {
+    this.heard = this.heard.filter((h) => h.node !== id);
+    await this.ledger.client('lease').txn([], [{ del: kinds.live.key(id) }]);
+  }
+
+  #line(id: string): HeardNode {
+    return {
+      node: id,
+      beatAgeMs: 100,
+      stateAgeMs: 100,
+      state: {
+        node: id,
+        boot: 'b',
+        seq: 1,
+        version: '0',
+        atMs: 0,
+        upSinceMs: 0,
+        accel: 'tcg',
+        qemu: null,
+        libvirt: null,
+        cpus: 4,
+        cpuUsedPct: 0,
+        memoryBytes: 8e9,
+        memoryUsedBytes: 1e9,
+        loadAvg1: 0,
+        pools: [{ pool: this.#sharedId, totalBytes: 1e12, freeBytes: 5e11, ok: true, text: '', ageMs: 100 }],
+        health: [],
+        hears: {},
+        refused: {},
+        facts: null,
+        keeper: { mode: 'run', armable: true, why: '', watchdog: 'hardware', armed: 0, held: [], text: '' },
+      },
+      vms: new Map(),
+      agentGone: false,
+      connected: true,
+      events: [],
     };
   }
 
@@ -171,22 +268,26 @@ export class SimNode {
   }
 
   /** What the API writes when a VM is created. */
-  createVm(o: Partial<VmSpec> = {}): { id: string; op: string; disk: string } {
+  createVm(
+    o: Partial<VmSpec> = {},
+    at: { shared?: boolean; own?: Partial<VmOwn> } = {},
+  ): { id: string; op: string; disk: string } {
     const id = randomUUID();
     const diskId = randomUUID();
     const disk: Disk = {
       id: diskId,
       name: 'root',
       vm: id,
-      pool: this.#poolId,
-      node: this.node,
+      pool: at.shared === true ? this.#sharedId : this.#poolId,
+      node: at.shared === true ? null : this.node,
       format: 'qcow2',
       sizeBytes: 2 ** 30,
       madeBytes: 0,
       source: { kind: 'blank' },
-      state: 'wanted',
+      state: at.own === undefined ? 'wanted' : 'ready',
       error: null,
     };
+    if (at.own !== undefined) disk.madeBytes = disk.sizeBytes;
     const spec: VmSpec = {
       id,
       name: `vm-${id.slice(0, 4)}`,
@@ -218,6 +319,7 @@ export class SimNode {
       fence: { armed: false, waitMs: 0 },
       op: null,
       failoversMs: [],
+      ...at.own,
     };
     this.ledger.poke(kinds.disk.key(diskId), writeRecord(kinds.disk, disk));
     this.ledger.poke(unique.name('vm', spec.name), id);
@@ -285,7 +387,7 @@ export class SimNode {
         if (kind === 'event') this.events.unshift(payload as RadioPayload<'event'>);
       },
       unsay: (_kind, id) => void this.said.delete(id),
-      heard: () => [],
+      heard: () => this.heard,
       refused: () => ({}),
       onChange: () => () => undefined,
       setPeers: () => undefined,
@@ -302,13 +404,8 @@ export class SimNode {
         compare: () =>
           this.#leaseOk && !this.dead ? { key: kinds.live.key(this.node), createRevision: revision } : null,
       },
-      keeper: {
-        state: () => null,
-        onChange: () => () => undefined,
-        arm: () => Promise.reject(new Error('no keeper in this simulation')),
-        disarm: async () => undefined,
-      },
-      journal: { record: async () => undefined },
+      keeper: die(this.keeper, ['arm', 'disarm'], ['state', 'onChange']),
+      journal: die({ record: async (e: JournalEntry) => void this.journal.push(e) }, ['record'], []),
       timing: timingProfiles.production,
       radio,
       hypervisor: die(
@@ -327,12 +424,12 @@ export class SimNode {
           'setMemory',
           'attachDevice',
         ],
-        ['list', 'state', 'stats', 'xml', 'facts', 'events', 'connected'],
+        ['agent', 'addresses', 'list', 'state', 'stats', 'xml', 'facts', 'events', 'connected'],
       ),
       volumes: die(
         fakeVolumes(this.files),
-        ['makeDisk', 'growDisk', 'removeDisk'],
-        ['probe', 'diskPath', 'imagePath', 'sweep'],
+        ['makeDisk', 'growDisk', 'removeDisk', 'recordTakeover'],
+        ['probe', 'diskPath', 'imagePath', 'takeoverPath', 'sweep'],
       ),
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },
       bridges: { ensure: async () => undefined, owned: async () => [], remove: async () => undefined },

@@ -18,6 +18,7 @@ const hardware: Hardware = {
   ],
   cdroms: ['/i/a.iso', null],
   nics: [{ id: 'n1', mac: '02:f1:00:00:00:01', bridge: 'br0', model: 'virtio' }],
+  watchdog: true,
   seed: '/seeds/x.iso',
 };
 const plan = {
@@ -27,6 +28,7 @@ const plan = {
   accel: 'tcg' as const,
   mark: { gen: 7, generation: 3, startedMs: 1234 },
   paths: { serial: '/run/s', vnc: '/run/v', serialLog: '/log' },
+  inSlice: true,
 };
 
 await t.test('what is written into a domain is read back: it differs in nothing', async (t) => {

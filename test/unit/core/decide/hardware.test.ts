@@ -13,6 +13,7 @@ const base: Hardware = {
   disks: [{ id: 'd1', bus: 'virtio', path: '/p/d1', format: 'qcow2' }],
   cdroms: [null],
   nics: [{ id: 'n1', mac: '02:00:00:00:00:01', bridge: 'br0', model: 'virtio' }],
+  watchdog: false,
   seed: null,
 };
 
@@ -98,6 +99,7 @@ await t.test(
         }),
         { selector: (n) => n.mac },
       ),
+      watchdog: fc.constant(false),
       seed: fc.constant(null),
     });
     fc.assert(

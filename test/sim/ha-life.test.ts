@@ -1,0 +1,329 @@
+import t from 'tap';
+import { LibvirtError } from '../../agent/libvirt/hypervisor.js';
+import { failoverTimelineSchema, vmHaDefault } from '../../core/domain/ha.js';
+import type { Op } from '../../core/domain/op.js';
+import { ledger as kinds } from '../../core/wire/ledger-keys.js';
+import { SimNode, type Death } from './sim-node.js';
+
+const ha = { ...vmHaDefault, enabled: true };
+/** As the node n2 left it: it runs there, armed, and this node stands by. */
+const atN2 = {
+  owner: 'n2',
+  standby: 'n1',
+  gen: 7,
+  state: 'running' as const,
+  sync: 'ok' as const,
+  fence: { armed: true, waitMs: 7_000 },
+};
+
+async function scenario(name: string, body: (n: SimNode, t: Tap.Test) => Promise<void>): Promise<void> {
+  await t.test(name, async (t) => {
+    const n = new SimNode();
+    n.peerUp('n2');
+    n.boot();
+    t.teardown(() => n.stop());
+    await body(n, t as unknown as Tap.Test);
+  });
+}
+// eslint-disable-next-line @typescript-eslint/no-namespace
+declare namespace Tap {
+  type Test = typeof t;
+}
+
+const running = (n: SimNode, id: string) => () =>
+  n.said.get(id)?.phase === 'running' && n.host.domains.get(id)?.active === true;
+const state = (n: SimNode, id: string, s: string) => () => n.said.get(id)?.ha.state === s;
+const failovers = (n: SimNode): Op[] =>
+  n.ledger
+    .peekAll(kinds.op.prefix)
+    .map((e) => JSON.parse(e.value) as Op)
+    .filter((o) => o.kind === 'vm.failover');
+
+await scenario('a VM with HA is armed before it starts, and gets a standby', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true });
+  await n.until('protected', () => running(n, vm.id)() && state(n, vm.id, 'protected')());
+  t.match(n.own(vm.id), { standby: 'n2', sync: 'ok', fence: { armed: true, waitMs: 7_000 } });
+  t.same([...n.keeper.armed], [[vm.id, [`/share/takeover/${vm.id}.json`]]]);
+  t.equal(n.host.starts.length, 1);
+  const xml = n.host.domains.get(vm.id)?.xml ?? '';
+  t.match(xml, /<partition>\/machine\/ha<\/partition>/);
+  await n.clock.advance(60_000);
+  t.equal(n.own(vm.id)?.gen, 3, 'started, standby named, and then nothing is written any more');
+  n.action('stop', vm.id);
+  await n.until('off and disarmed', () => n.own(vm.id)?.state === 'stopped' && n.keeper.armed.size === 0);
+  t.same(n.own(vm.id)?.fence, { armed: false, waitMs: 0 });
+});
+
+await scenario(
+  'a disk on a local pool, or a keeper that would not arm: it runs, and says why it is not protected',
+  async (n, t) => {
+    const local = n.createVm({ ha });
+    await n.until('runs', running(n, local.id));
+    t.match(n.said.get(local.id)?.ha, { state: 'unprotected', text: /not protected: .*local pool/ });
+    n.keeper.why = 'there is no watchdog';
+    const shared = n.createVm({ ha }, { shared: true });
+    await n.until('runs', running(n, shared.id));
+    await n.until('said', () => /no watchdog/.test(n.said.get(shared.id)?.ha.text ?? ''));
+    t.equal(n.own(shared.id)?.fence.armed, false);
+    n.keeper.why = null;
+    await n.until('armed while it runs', state(n, shared.id, 'protected'));
+    t.equal(n.host.starts.length, 2);
+  },
+);
+
+await scenario('HA turned on, paused and off while it runs', async (n, t) => {
+  const vm = n.createVm({}, { shared: true });
+  await n.until('runs', running(n, vm.id));
+  n.edit(vm.id, { ha });
+  await n.until('protected', state(n, vm.id, 'protected'));
+  const pause = (paused: boolean) =>
+    n.ledger.poke(
+      '/flotilla/policy',
+      JSON.stringify({ ha: { paused, hold: false, unsafeWithoutWatchdog: false } }),
+    );
+  pause(true);
+  await n.until('disarmed', () => state(n, vm.id, 'paused')() && n.keeper.armed.size === 0);
+  t.match(n.own(vm.id), { standby: 'n2', fence: { armed: false } });
+  pause(false);
+  await n.until('protected', state(n, vm.id, 'protected'));
+  n.edit(vm.id, { ha: vmHaDefault });
+  await n.until('off', () => n.keeper.armed.size === 0 && n.own(vm.id)?.standby === null);
+  t.equal(n.said.get(vm.id)?.ha.state, 'off');
+  t.equal(n.host.starts.length, 1);
+});
+
+await scenario('the owner is gone: waited out, taken once, started once, with a timeline', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+  await n.clock.advance(10_000);
+  t.equal(n.host.starts.length, 0);
+  const beganMs = n.clock.nowMs();
+  await n.peerDown('n2');
+  await n.until('taken', () => n.own(vm.id)?.owner === 'n1');
+  const tookMs = n.clock.nowMs() - beganMs;
+  t.ok(tookMs >= 7_000 && tookMs < 8_500, `${tookMs} ms`);
+  await n.until('runs', running(n, vm.id));
+  t.ok(n.clock.nowMs() - beganMs < 9_000);
+  t.match(n.files.takeovers.get(vm.id), { owner: 'n1' });
+  const domain = n.host.domains.get(vm.id);
+  if (domain) domain.agent = true;
+  await n.until('done', () => failovers(n)[0]?.state === 'done');
+  const timeline = failoverTimelineSchema.parse(failovers(n)[0]?.args);
+  t.match(timeline, { from: 'n2', to: 'n1', fence: 'waited' });
+  const phases = Object.entries(timeline.phasesMs);
+  t.same(phases.map(([p]) => p).sort(), [
+    'disk-ready',
+    'guest-answers',
+    'last-beat',
+    'lease-gone',
+    'owned',
+    'running',
+    'wait-over',
+  ]);
+  t.equal(n.own(vm.id)?.failoversMs.length, 1);
+  t.equal(n.host.starts.length, 1);
+  t.equal(failovers(n).length, 1);
+});
+
+await scenario('without a guest agent the failover ends all the same', async (n, t) => {
+  n.createVm({ ha }, { shared: true, own: atN2 });
+  await n.peerDown('n2');
+  await n.until('done', () => failovers(n)[0]?.state === 'done', 180_000);
+  t.match(failovers(n)[0]?.step, /no guest agent/);
+});
+
+await scenario('an owner that comes back in time loses nothing, however often', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+  for (let i = 0; i < 5; i++) {
+    await n.peerDown('n2');
+    await n.clock.advance(6_000);
+    n.peerUp('n2');
+    await n.clock.advance(1_000);
+  }
+  t.match(n.own(vm.id), { owner: 'n2', gen: 7 });
+  t.equal(n.keeper.armed.size, 0);
+});
+
+await scenario('a return that falls between two readings restarts the wait', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+  await n.clock.advance(2_000);
+  await n.peerDown('n2');
+  await n.clock.advance(5_000);
+  // Back and gone again within one step of the ledger's clock: no reading can see it alive.
+  n.peerUp('n2');
+  await n.ledger.client('x').txn([], [{ del: kinds.live.key('n2') }]);
+  await n.clock.advance(5_000);
+  t.equal(n.own(vm.id)?.owner, 'n2', '10 s since the first loss, 5 s since the last');
+  await n.until('taken', () => n.own(vm.id)?.owner === 'n1');
+});
+
+await scenario('an owner back in the very last moment is found by the transaction', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+  await n.peerDown('n2');
+  let tries = 0;
+  n.keeper.onArm = () => {
+    // Between the plan and the transaction.
+    if (tries++ === 0) n.peerUp('n2');
+  };
+  await n.until('tried', () => tries === 1);
+  await n.until('disarmed again', () => n.keeper.armed.size === 0);
+  await n.clock.advance(20_000);
+  t.equal(n.own(vm.id)?.owner, 'n2');
+  t.equal(tries, 1);
+});
+
+await scenario(
+  'an unarmed owner is not waited out; somebody who confirms that it is off is believed, for this absence',
+  async (n, t) => {
+    const vm = n.createVm({ ha }, { shared: true, own: { ...atN2, fence: { armed: false, waitMs: 0 } } });
+    const seen = (): string => String(n.ledger.peek(kinds.seen.key('n2'))?.modRevision);
+    const confirm = (seenRevision: string) =>
+      n.ledger.poke(
+        kinds.fenced.key('n2'),
+        JSON.stringify({ node: 'n2', seenRevision, how: 'person', by: 'me', atMs: 1 }),
+      );
+    const before = seen();
+    n.peerUp('n2');
+    await n.peerDown('n2');
+    confirm(before);
+    await n.clock.advance(60_000);
+    t.equal(n.own(vm.id)?.owner, 'n2');
+    t.match(n.loop?.health().find((h) => h.part === 'failover')?.text, /was not armed/);
+    confirm(seen());
+    await n.until('runs', running(n, vm.id));
+    t.match(failovers(n)[0]?.args, { fence: 'person' });
+  },
+);
+
+await scenario('a disk still locked is tried each second, and no op fails for it', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+  const check = n.host.beforeStart;
+  let refused = 0;
+  n.host.beforeStart = (uuid, gen) => {
+    check(uuid, gen);
+    if (refused++ < 20)
+      throw new LibvirtError('internal error: Failed to get "write" lock', {
+        code: 'refused',
+        outcome: 'refused',
+      });
+  };
+  await n.peerDown('n2');
+  await n.until('refused once', () => refused >= 1);
+  const beganMs = n.clock.nowMs();
+  await n.until('said', () => /still locked/.test(n.said.get(vm.id)?.reason ?? ''));
+  t.equal(n.said.get(vm.id)?.phase, 'starting');
+  await n.until('runs', running(n, vm.id));
+  const tookMs = n.clock.nowMs() - beganMs;
+  t.ok(tookMs >= 20_000 && tookMs < 27_000, `${tookMs} ms for 20 refusals`);
+  t.not(failovers(n)[0]?.state, 'failed');
+});
+
+await scenario('a lock that nobody lets go of fails in words after the patience', async (n, t) => {
+  n.createVm({ ha }, { shared: true, own: atN2 });
+  n.host.beforeStart = () => {
+    throw new LibvirtError('Failed to get "write" lock', { code: 'refused', outcome: 'refused' });
+  };
+  await n.peerDown('n2');
+  await n.until('failed', () => failovers(n)[0]?.state === 'failed', 150_000);
+  t.equal(failovers(n)[0]?.error?.code, 'disk-locked');
+});
+
+await scenario('a guest whose agent falls silent is reset; a frozen one is not', async (n, t) => {
+  const vm = n.createVm({ ha: { ...ha, onHang: 'reset' } }, { shared: true });
+  await n.until('runs', running(n, vm.id));
+  t.match(n.host.domains.get(vm.id)?.xml ?? '', /<watchdog model="i6300esb" action="reset"/);
+  const domain = n.host.domains.get(vm.id);
+  if (domain) domain.agent = true;
+  n.host.emit({ type: 'agent-lifecycle', uuid: vm.id, name: vm.id, state: 'connected', reason: 'channel' });
+  await n.clock.advance(30_000);
+  n.keeper.mode = 'ice';
+  n.host.guestAnswers = false;
+  await n.clock.advance(120_000);
+  t.equal(n.host.resets, 0, 'its time stood still');
+  n.keeper.mode = 'run';
+  await n.until('reset', () => n.host.resets === 1);
+  n.host.guestAnswers = true;
+  await n.clock.advance(60_000);
+  t.equal(n.host.resets, 1);
+});
+
+await scenario(
+  'what this node lost while it was away is removed and disarmed, never started',
+  async (n, t) => {
+    const vm = n.createVm({ ha }, { shared: true });
+    await n.until('protected', state(n, vm.id, 'protected'));
+    n.keeper.mode = 'thaw';
+    const own = n.own(vm.id);
+    n.ledger.poke(
+      kinds.vmOwn.key(vm.id),
+      JSON.stringify({ ...own, owner: 'n2', standby: null, gen: (own?.gen ?? 0) + 1 }),
+    );
+    await n.clock.advance(10_000);
+    t.equal(n.host.domains.get(vm.id)?.active, true, 'the keeper ends the frozen machine, not the agent');
+    n.host.die(vm.id, 'destroyed');
+    await n.until('gone', () => !n.host.domains.has(vm.id) && n.keeper.armed.size === 0);
+    t.equal(n.host.starts.length, 1);
+    t.match(n.journal.at(-1), { vm: vm.id, role: 'none', owner: 'n2' });
+  },
+);
+
+/** Armed, stopped, started, another VM taken over: with an agent that dies at one of its acts. */
+async function life(death: Death | null): Promise<{ node: SimNode; acts: number; died: boolean }> {
+  const n = new SimNode();
+  n.peerUp('n2');
+  n.boot(death);
+  let died = false;
+  const until = async (what: string, holds: () => boolean): Promise<void> => {
+    await n.until(what, () => {
+      if (n.dead) {
+        died = true;
+        void n.loop?.stop(); // a dead process: its calls never answer
+        n.boot();
+      }
+      return holds();
+    });
+  };
+  const mine = n.createVm({ ha }, { shared: true });
+  await until('protected', () => running(n, mine.id)() && state(n, mine.id, 'protected')());
+  const theirs = n.createVm({ ha }, { shared: true, own: atN2 });
+  const idle = n.createVm({ ha, power: 'stopped' }, { shared: true, own: { ...atN2, state: 'stopped' } });
+  await n.peerDown('n2');
+  await until('taken over', running(n, theirs.id));
+  await until('moved', () => n.own(idle.id)?.owner === 'n1');
+  await until('failover done', () => {
+    const domain = n.host.domains.get(theirs.id);
+    if (domain?.active === true) domain.agent = true;
+    return failovers(n).every((o) => o.state === 'done');
+  });
+  n.peerUp('n2');
+  await until('protected', () => state(n, mine.id, 'protected')() && state(n, theirs.id, 'protected')());
+  n.action('stop', mine.id);
+  n.edit(theirs.id, { ha: vmHaDefault });
+  await until('disarmed', () => n.own(mine.id)?.state === 'stopped' && n.keeper.armed.size === 0);
+  return { node: n, acts: n.acts, died };
+}
+
+await t.test('the agent dies at each act of arming, takeover and start', async (t) => {
+  const whole = await life(null);
+  await whole.node.stop();
+  t.ok(whole.acts > 20, `${whole.acts} acts`);
+  for (let at = 0; at < whole.acts; at++) {
+    for (const when of ['before', 'after'] as const) {
+      const { node, died } = await life({ at, when });
+      const name = `${when} act ${at}`;
+      t.ok(died, `${name}: it died`);
+      t.ok(node.host.starts.length <= 3, `${name}: ${node.host.starts.length} starts`);
+      t.equal(failovers(node).length, 1, `${name}: one failover`);
+      const gens = node.ledger.history.filter((c) => c.key.endsWith('/own') && c.value !== null);
+      for (const id of new Set(gens.map((c) => c.key))) {
+        const of = gens
+          .filter((c) => c.key === id)
+          .map((c) => (JSON.parse(c.value ?? '') as { gen: number }).gen);
+        t.ok(
+          of.every((g, i) => i === 0 || g === (of[i - 1] ?? 0) + 1),
+          `${name}: generations rise by one: ${of.join()}`,
+        );
+      }
+      await node.stop();
+    }
+  }
+});
