@@ -3,6 +3,7 @@ import { errorRecord } from '../core/domain/error.js';
 import { readClusterCache } from './cluster/cache.js';
 import { foundCommand, joinCommand, tokenCommand } from './cluster/commands.js';
 import { readAgentConfig } from './cluster/config.js';
+import { ledgerCommand } from './snapshots/commands.js';
 import { runAgent } from './run.js';
 import { journal, systemClock } from './system.js';
 import { version } from './version.js';
@@ -13,6 +14,8 @@ const usage = `flotilla-agent VERB …
   join [--token-file FILE] [--witness]
                                    joins a cluster; the token comes from the file or standard input
   token create [--kind join|api] [--name NAME] [--ttl 24h] [--uses N]
+  ledger snapshots                 snapshots of the ledger on this node
+  ledger snapshot now              takes one
   version
 Configuration: /etc/flotilla/agent.json`;
 
@@ -57,6 +60,8 @@ async function main(argv: readonly string[]): Promise<void> {
       console.error(JSON.stringify(about));
       return console.log(token);
     }
+    case 'ledger':
+      return print(await ledgerCommand(rest));
     case 'version':
     case '--version':
       console.log(version);

@@ -34,6 +34,8 @@ import { imagesApp } from './pool/http.js';
 import { peerImages } from './pool/peer.js';
 import { Volumes } from './pool/volumes.js';
 import { MqttRadio } from './radio/mqtt-radio.js';
+import { SnapshotKeeper } from './snapshots/keep.js';
+import { snapshotsDir } from './snapshots/shelf.js';
 import { AgentMeter } from './status/agent-use.js';
 import { metricsText } from './status/metrics.js';
 import { statusPage } from './status/page.js';
@@ -173,9 +175,11 @@ export async function runAgent(
       machine.health(),
       { part: 'certificate', ok: fault === null, text: fault ?? '' },
       ...journalHealth(ownership.state()),
+      ...ledgerSnapshots.health(),
       ...(seat === undefined || seat.ok ? [] : [{ part: 'voters', ok: false, text: seat.text }]),
     ];
   };
+  const ledgerSnapshots = new SnapshotKeeper({ dir: snapshotsDir(stateDir), ledger, members, clock, log });
   const loop = new AgentLoop(env, onSnapshot, alsoHealth);
   const join = joinApp({
     config,
@@ -272,6 +276,7 @@ export async function runAgent(
   listen([]);
   loop.start();
   upkeep.start();
+  ledgerSnapshots.start();
   log.info(`agent ${version} of node ${node} in cluster "${cluster.name}"`, { boot });
 
   const stopping = new AbortController();
@@ -314,6 +319,7 @@ export async function runAgent(
       stopping.abort();
       await opened;
       await upkeep.stop();
+      await ledgerSnapshots.stop();
       await voters?.stop();
       await loop.stop();
       await live?.stop();

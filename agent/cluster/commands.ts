@@ -9,6 +9,7 @@ import { found } from './found.js';
 import { join } from './join.js';
 import { SystemdServices } from './services.js';
 import { createTokenOnNode } from './token.js';
+import { options, usage } from './usage.js';
 
 /** Longest input taken as a token, bytes. */
 const tokenBytesMax = 4_096;
@@ -16,18 +17,6 @@ const tokenBytesMax = 4_096;
 const log: Log = journal((line) => process.stderr.write(line.replace(/^<\d>/, '')));
 
 const configOption = { config: { type: 'string' } } as const;
-
-function usage(text: string, cause?: unknown): FlotillaError {
-  return new FlotillaError('bad-input', `Usage: ${text}`, { hint: 'See "flotilla-agent help".', cause });
-}
-
-function options<T>(text: string, read: () => T): T {
-  try {
-    return read();
-  } catch (cause) {
-    throw usage(text, cause);
-  }
-}
 
 /** `90s`, `15m`, `24h`, `7d`, or `never`. */
 export function parseTtl(text: string): number | null {
