@@ -55,6 +55,7 @@ export class AgentLoop {
   private readonly env: AgentEnv;
   private readonly onSnapshot: (s: Snapshot) => Promise<void>;
   private readonly alsoHealth: () => readonly Health[];
+  private readonly onPass: () => void;
   private readonly snapshots: Snapshots;
   private readonly domains: Domains;
   private readonly actor: VmActor;
@@ -101,15 +102,18 @@ export class AgentLoop {
   /**
    * @param onSnapshot - told of each new reading of the ledger: endpoints, peers and tokens follow from it
    * @param alsoHealth - parts of the agent beside the loop
+   * @param onPass - called after each finished pass
    */
   constructor(
     env: AgentEnv,
     onSnapshot: (s: Snapshot) => Promise<void> = async () => undefined,
     alsoHealth: () => readonly Health[] = () => [],
+    onPass: () => void = () => undefined,
   ) {
     this.env = env;
     this.onSnapshot = onSnapshot;
     this.alsoHealth = alsoHealth;
+    this.onPass = onPass;
     this.snapshots = new Snapshots(env.ledger);
     this.domains = new Domains(env.hypervisor, env.clock);
     this.ops = new OpBook(env);
@@ -193,6 +197,7 @@ export class AgentLoop {
       let again = idlePassMs;
       try {
         again = await this.pass();
+        this.onPass();
       } catch (e) {
         this.env.log.error(`a pass of the loop failed: ${errorRecord(e).message}`, {
           stack: String(e instanceof Error ? e.stack : e),

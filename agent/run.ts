@@ -1,6 +1,6 @@
 import path from 'node:path';
 import { watchSet } from '../core/decide/watch-set.js';
-import { errorRecord, FlotillaError } from '../core/domain/error.js';
+import { errorRecord } from '../core/domain/error.js';
 import type { Health } from '../core/domain/node.js';
 import { timingProfiles } from '../core/domain/timing.js';
 import { readClusterCache, refreshedCache, writeClusterCache, type ClusterCache } from './cluster/cache.js';
@@ -16,9 +16,10 @@ import { VoterSeat } from './cluster/voter-seat.js';
 import type { AgentEnv, Log } from './env.js';
 import { Seeds } from './guest/seed.js';
 import { createAgentHttp } from './http/server.js';
+import { KeeperLink } from './keeper-link.js';
+import { keeperSocket } from './keeper/protocol.js';
 import { TokenCache } from './http/token-cache.js';
 import { EtcdLedger } from './ledger/etcd.js';
-import { LiveLease } from './ledger/live.js';
 import { LedgerMembers } from './ledger/members.js';
 import { RecordStore } from './ledger/records.js';
 import { journalApp } from './journal/http.js';
@@ -107,10 +108,11 @@ export async function runAgent(
     .start()
     .catch((e: unknown) => log.error(`the ownership journal: ${errorRecord(e).message}`));
 
+  const keeper = new KeeperLink({ path: keeperSocket(runtimeDir), node, timing, clock, log });
+
   // Filled when the ledger answers for the first time.
   let store: RecordStore | null = null;
   let meta: Snapshot['meta'] = null;
-  let live: LiveLease | null = null;
   let voters: VoterLoop | null = null;
 
   const env: AgentEnv = {
@@ -122,17 +124,8 @@ export async function runAgent(
     random,
     log,
     ledger,
-    live: { compare: () => live?.compare() ?? null },
-    // Until the keeper is a process of its own: the lease is the agent's, and nothing can be armed.
-    keeper: {
-      state: () => null,
-      onChange: () => () => undefined,
-      arm: () =>
-        Promise.reject(
-          new FlotillaError('not-armable', 'This node has no keeper', { hint: 'Its VMs have no HA.' }),
-        ),
-      disarm: async () => undefined,
-    },
+    live: keeper,
+    keeper,
     journal: ownership,
     timing,
     radio,
@@ -173,6 +166,7 @@ export async function runAgent(
     const seat = voters?.state;
     return [
       machine.health(),
+      keeper.health(),
       { part: 'certificate', ok: fault === null, text: fault ?? '' },
       ...journalHealth(ownership.state()),
       ...ledgerSnapshots.health(),
@@ -180,7 +174,7 @@ export async function runAgent(
     ];
   };
   const ledgerSnapshots = new SnapshotKeeper({ dir: snapshotsDir(stateDir), ledger, members, clock, log });
-  const loop = new AgentLoop(env, onSnapshot, alsoHealth);
+  const loop = new AgentLoop(env, onSnapshot, alsoHealth, () => keeper.beat());
   const join = joinApp({
     config,
     cluster: () => (store === null || meta === null ? null : { store, meta: meta.value }),
@@ -274,6 +268,8 @@ export async function runAgent(
   if (!witness) void machine.accel();
   radio.start();
   listen([]);
+  keeper.onChange(() => loop.wake());
+  keeper.start();
   loop.start();
   upkeep.start();
   ledgerSnapshots.start();
@@ -285,18 +281,6 @@ export async function runAgent(
       try {
         const o = await RecordStore.open(ledger);
         store = o.store;
-        live = new LiveLease({
-          ledger: ledger.withDeadline(timing.renewDeadlineMs),
-          store,
-          clock,
-          log,
-          node,
-          boot,
-          version,
-          timing,
-        });
-        live.onChange(() => loop.wake());
-        live.start();
         const seat = new VoterSeat({
           config,
           clusterId: cluster.clusterId,
@@ -304,7 +288,7 @@ export async function runAgent(
           log,
           fetchCaKey: (addresses) => fetchCaKeyFromAny(config, addresses),
         });
-        voters = new VoterLoop({ config, store, members, live, seat, clock, log });
+        voters = new VoterLoop({ config, store, members, live: keeper, seat, clock, log });
         voters.start();
         return;
       } catch (e) {
@@ -322,7 +306,7 @@ export async function runAgent(
       await ledgerSnapshots.stop();
       await voters?.stop();
       await loop.stop();
-      await live?.stop();
+      await keeper.stop();
       await radio.stop();
       await http.stop();
       machine.stop();

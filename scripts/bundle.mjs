@@ -5,6 +5,8 @@ import { build } from 'esbuild';
 /** Output name to entry point. */
 const programs = {
   'flotilla-agent': 'agent/main.ts',
+  // Without any npm package.
+  'flotilla-keeper': 'agent/keeper/main.ts',
   // Run by the agent now and then: hardware facts.
   'flotilla-facts': 'agent/machine/facts-program.ts',
   'flotilla-controller': 'controller/main.ts',

@@ -72,6 +72,9 @@ async function up(count) {
 async function down(keep) {
   for (const port of forwards()) await stopForward(port);
   await Promise.all(cgroup.running().map((node) => nodes.power(node)));
+  // Of nodes that switched themselves off.
+  const left = existsSync(config.dir) ? readdirSync(config.dir).filter((name) => /^n\d+$/.test(name)) : [];
+  for (const node of left) await nodes.stopWatchdog(node);
   await cgroup.remove();
   await fabric.remove();
   if (keep !== '--keep') rmSync(config.dir, { recursive: true, force: true });
@@ -155,6 +158,7 @@ async function push() {
     const [file, args] = nodes.inside(node, [
       'systemctl',
       'try-restart',
+      'flotilla-keeper',
       'flotilla-agent',
       'flotilla-controller',
     ]);

@@ -1,8 +1,7 @@
 import { decideVoters, type VoterStep } from '../../core/decide/voters.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { leadKey, ledger as kinds } from '../../core/wire/ledger-keys.js';
-import type { Clock, Log } from '../env.js';
-import type { LiveLease } from '../ledger/live.js';
+import type { Clock, Liveness, Log } from '../env.js';
 import type { LedgerMembers, Member } from '../ledger/members.js';
 import type { RecordStore } from '../ledger/records.js';
 import { absent } from '../ledger/records.js';
@@ -19,7 +18,10 @@ export interface VoterLoopDeps {
   readonly config: AgentConfig;
   readonly store: RecordStore;
   readonly members: Pick<LedgerMembers, 'list' | 'addLearner' | 'promote' | 'remove'>;
-  readonly live: Pick<LiveLease, 'mine' | 'compare' | 'lease'>;
+  readonly live: Liveness & {
+    /** The lease to bind what must end with this node to; null while it has none that counts. */
+    lease(): string | null;
+  };
   readonly seat: VoterSeat;
   readonly clock: Clock;
   readonly log: Log;
@@ -134,8 +136,7 @@ export class VoterLoop {
   async #act(step: VoterStep): Promise<void> {
     const { members, store, log } = this.#d;
     if (step.do === 'nothing') return;
-    const lead = this.#d.live.mine();
-    if (lead === null)
+    if (this.#d.live.compare() === null)
       throw new FlotillaError('not-owner', 'The lease was lost before the step', {
         hint: 'It is tried again.',
       });

@@ -41,6 +41,8 @@ export interface WatchdogInfo {
   readonly timeoutMs: number | null;
   /** True: it cannot be stopped once opened, so it is petted as long as the keeper lives. */
   readonly nowayout: boolean;
+  /** True: it counts already, from a start of the keeper before this one. */
+  readonly running: boolean;
   /** Why it cannot be used; null: it can. */
   readonly fault: string | null;
 }
@@ -64,8 +66,9 @@ export interface RunRecord {
   readonly createRevision: bigint | null;
   /** On the machine's monotonic clock, which a restart of the keeper does not change. */
   readonly goodMs: number | null;
-  readonly armed: readonly ArmedVm[];
-  /** VMs kept frozen by themselves in mode `run`. */
+  /** `confirmed`: a pet was made that counted it. */
+  readonly armed: readonly (ArmedVm & { readonly confirmed: boolean })[];
+  /** VMs that stay frozen by themselves in mode `run`. */
   readonly held: readonly string[];
 }
 
@@ -84,7 +87,10 @@ export interface KeeperStore {
   admittedEpoch(): Promise<number | null>;
   /** Durable when it returns. */
   admitTo(epoch: number): Promise<void>;
-  /** The VM's generation in this node's ownership journal; null: it knows of none. @throws where it cannot tell */
+  /**
+   * The VM's last generation of which this node's ownership journal does not say that another node owned it; null: it
+   * does not know the VM. @throws where it cannot tell
+   */
   journalGen(vm: string): Promise<number | null>;
 }
 

@@ -11,9 +11,10 @@ import { opSchema } from '../domain/op.js';
 import { poolSchema } from '../domain/pool.js';
 import { ledgerValueBytesMax, parse } from '../domain/schema.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
+import { epochKey, ledgerRoot, policyKey } from './key-names.js';
 
 /** All of Flotilla's keys start so; another cluster's etcd never does. */
-export const ledgerRoot = '/flotilla/';
+export { ledgerRoot };
 
 /** One kind of ledger record: where it stands and what it must look like. */
 export interface RecordKind<S extends z.ZodType> {
@@ -45,10 +46,10 @@ export const metaSchema = clusterMetaSchema;
  * The epoch of `meta` once more, alone: small enough to be compared by value in every transaction, so that none
  * of before a restore of the ledger is done after it. @see safety 10
  */
-export const epochKey = `${ledgerRoot}epoch`;
+export { epochKey };
 
 /** Switches of the whole cluster; absent until somebody sets one. */
-export const policyKey = `${ledgerRoot}policy`;
+export { policyKey };
 export { policySchema };
 
 /** Every record kind of the ledger. Names are stable: every agent ever shipped knows them. */

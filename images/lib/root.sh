@@ -2,7 +2,7 @@
 # all nodes of a lab share. It is a tree of hard links to the base, so new programs cost a second, not a rebuild.
 
 # Units that a node starts by itself. The ledger and the radio are enabled by the agent once it has a cluster.
-ROOT_ENABLED=(flotilla-agent.service libvirtd.socket virtlogd.socket)
+ROOT_ENABLED=(flotilla-agent.service flotilla-keeper.service libvirtd.socket virtlogd.socket)
 ROOT_DISABLED=(mosquitto.service etcd.service nftables.service)
 # Each either needs hardware, or a terminal, or wakes up for nothing in a system that is read-only.
 ROOT_MASKED=(
@@ -34,7 +34,7 @@ make_root() {
   (cd images/rootfs && tar -c --owner=0 --group=0 --mode='u=rwX,go=rX' .) | tar -x -C "$tmp" --no-overwrite-dir
   install -d "$tmp/usr/lib/flotilla" "$tmp/etc/flotilla" "$tmp/srv/shared"
   install -d -m 0711 "$tmp/var/lib/flotilla"
-  install -m 644 systemd/*.service "$tmp/usr/lib/systemd/system/"
+  install -m 644 systemd/*.service systemd/*.slice "$tmp/usr/lib/systemd/system/"
   [ ${#programs[@]} = 0 ] || install -m 644 "${programs[@]}" "$tmp/usr/lib/flotilla/"
   in_root systemctl -q enable "${ROOT_ENABLED[@]}"
   in_root systemctl -q mask "${ROOT_MASKED[@]}"

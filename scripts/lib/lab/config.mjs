@@ -16,6 +16,9 @@ export class LabError extends Error {
 const top = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '');
 const build = process.env.FLOTILLA_BUILD ?? path.join(top, 'build');
 
+/** As `watchdogMs` of core/domain/timing.ts, which needs a build. */
+const watchdogSeconds = { lab: 20, production: 5 };
+
 /** @param {NodeJS.ProcessEnv} env */
 export function configFrom(env) {
   const id = env.LAB_ID ?? 'flotilla';
@@ -28,6 +31,9 @@ export function configFrom(env) {
   const guestNet = prefix('LAB_GUEST_NET', env.LAB_GUEST_NET ?? '10.79.100');
   if (net === guestNet)
     throw new LabError(`lab ${id}: nodes and guests share ${net}.0/24`, 'set LAB_GUEST_NET');
+  const timing = env.LAB_TIMING ?? 'lab';
+  if (!Object.hasOwn(watchdogSeconds, timing))
+    throw new LabError(`LAB_TIMING='${timing}' is no timing profile`, 'lab or production');
   const dir = path.join(build, 'lab', id);
   return {
     /** Owns cgroup ID and the network namespaces ID-*: choose it unlike anything else on the machine. */
@@ -36,6 +42,9 @@ export function configFrom(env) {
     net,
     /** The same of the guests' network: eth1 of each node, the fabric .254. */
     guestNet,
+    /** Timing profile of the nodes, and after which silence their watchdogs bite. */
+    timing,
+    watchdogSeconds: watchdogSeconds[timing],
     top,
     dir,
     /** A node's own disk, sparse. */

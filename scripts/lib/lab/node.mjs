@@ -1,17 +1,7 @@
 // One node: power on, power off as in a power cut, commands inside.
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import {
-  constants,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { open } from 'node:fs/promises';
+import { existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { freeze, processesIn, reap } from './cgroup.mjs';
@@ -19,6 +9,8 @@ import { LabError, numberOf } from './config.mjs';
 import { run, until } from './run.mjs';
 
 const nodeScript = fileURLToPath(new URL('node.sh', import.meta.url));
+const watchdogScript = fileURLToPath(new URL('watchdog.sh', import.meta.url));
+const labProgram = fileURLToPath(new URL('../../lab.mjs', import.meta.url));
 
 /** systemd's words for "up". degraded: some unit failed; which ones matter is for the caller to say. */
 const upStates = ['running', 'degraded'];
@@ -87,6 +79,7 @@ export function nodesOf(config, cgroup, fabric) {
       cgroup.relative(node),
       path.join(config.dir, 'share'),
       config.net,
+      config.timing,
     ];
     const child = spawn('unshare', ['-m', '--propagation', 'private', nodeScript, ...args], {
       detached: true,
@@ -104,6 +97,7 @@ export function nodesOf(config, cgroup, fabric) {
         `${node} did not start`,
         `its console: ${path.join(dir, 'console.log')}\n${await consoleOf(node, 5)}`,
       );
+    await startWatchdog(node);
     // Only now, because nspawn has moved itself into a leaf; and before libvirtd looks, which it does once per start.
     cgroup.enable(group);
   }
@@ -116,6 +110,7 @@ export function nodesOf(config, cgroup, fabric) {
   async function power(node) {
     numberOf(node);
     const group = cgroup.node(node);
+    await stopWatchdog(node);
     if (!existsSync(group)) return;
     await fabric.unplug(node).catch(() => {}); // an interrupted `up` may have no cable yet
     await freeze(group); // nobody sees the errors that come now
@@ -154,37 +149,53 @@ export function nodesOf(config, cgroup, fabric) {
       : '';
   }
 
+  const pipeOf = (node) => path.join(config.nodeDir(node), 'watchdog');
+  const watchdogPid = (node) => path.join(config.nodeDir(node), 'watchdog.pid');
+
+  /** Gives a node a watchdog that bites as the timing profile says, by itself. @param {string} node */
+  async function startWatchdog(node) {
+    await stopWatchdog(node);
+    const log = openSync(path.join(config.nodeDir(node), 'console.log'), 'a');
+    const bite = [process.execPath, labProgram, 'kill', node];
+    const child = spawn(watchdogScript, [pipeOf(node), String(config.watchdogSeconds), ...bite], {
+      detached: true,
+      stdio: ['ignore', log, log],
+    });
+    child.on('error', (error) => process.stderr.write(`lab: ${node} has no watchdog: ${error.message}\n`));
+    child.unref();
+    if (child.pid !== undefined) writeFileSync(watchdogPid(node), `${child.pid}\n`);
+  }
+
+  /** @param {string} node */
+  async function stopWatchdog(node) {
+    const file = watchdogPid(node);
+    if (!existsSync(file)) return;
+    const pid = Number(readFileSync(file, 'utf8'));
+    // A bite is this very process.
+    if (pid !== process.pid && isWatchdog(pid, node)) {
+      process.kill(pid, 'SIGKILL');
+      await until(() => !isWatchdog(pid, node), { limitMs: 5000, everyMs: 10 });
+    }
+    rmSync(file, { force: true });
+  }
+
+  /** The process may have ended, and its number be another's by now. @param {number} pid @param {string} node */
+  function isWatchdog(pid, node) {
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').includes(pipeOf(node));
+    } catch {
+      return false;
+    }
+  }
+
   /**
-   * The watchdog of a node, until it bites: armed by the first byte, disarmed by V, and silence kills.
+   * Another watchdog for a node, until it bites.
    *
    * @param {string} node @param {number} timeoutMs
    */
   async function watchdog(node, timeoutMs) {
-    // Read and write, so that it neither blocks on opening nor ends when the node closes.
-    const pipe = await open(
-      path.join(config.nodeDir(node), 'watchdog'),
-      constants.O_RDWR | constants.O_NONBLOCK,
-    );
-    const bytes = new Uint8Array(4096);
-    let armed = false;
-    let last = Date.now();
-    await until(
-      () => {
-        let count = 0;
-        try {
-          count = readSync(pipe.fd, bytes);
-        } catch (error) {
-          if (error.code !== 'EAGAIN') throw error;
-        }
-        if (count > 0) {
-          armed = bytes[count - 1] !== 'V'.charCodeAt(0);
-          last = Date.now();
-        }
-        return armed && Date.now() - last > timeoutMs;
-      },
-      { limitMs: Infinity, everyMs: 20 },
-    );
-    await pipe.close();
+    await stopWatchdog(node);
+    await run(watchdogScript, [pipeOf(node), String(timeoutMs / 1000), 'true']);
     await power(node);
   }
 
@@ -193,7 +204,7 @@ export function nodesOf(config, cgroup, fabric) {
     rmSync(config.nodeDir(node), { recursive: true, force: true });
   }
 
-  return { leader, inside, boot, power, ready, watchdog, erase };
+  return { leader, inside, boot, power, ready, watchdog, stopWatchdog, erase };
 }
 
 /**

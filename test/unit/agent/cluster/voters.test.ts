@@ -13,8 +13,8 @@ import type { Services, Unit } from '../../../../agent/cluster/services.js';
 import { createTokenOnNode } from '../../../../agent/cluster/token.js';
 import { VoterLoop } from '../../../../agent/cluster/voters.js';
 import { VoterSeat } from '../../../../agent/cluster/voter-seat.js';
+import { KeeperEtcd } from '../../../../agent/keeper/etcd.js';
 import { EtcdLedger } from '../../../../agent/ledger/etcd.js';
-import { LiveLease } from '../../../../agent/ledger/live.js';
 import { LedgerMembers } from '../../../../agent/ledger/members.js';
 import { RecordStore } from '../../../../agent/ledger/records.js';
 import { readTls } from '../../../../agent/pki/store.js';
@@ -23,6 +23,7 @@ import { systemClock, systemRandom } from '../../../../agent/system.js';
 import { timingProfiles } from '../../../../core/domain/timing.js';
 import { ledger as kinds } from '../../../../core/wire/ledger-keys.js';
 import { etcdProgram, freePorts, until } from '../ledger/real-etcd.js';
+import { KeeperOnEtcd } from '../keeper/on-etcd.js';
 import { KeptLog } from './rig.js';
 
 /** Starts the etcd that etcd.env describes, as the unit does. */
@@ -71,7 +72,7 @@ class TestNode {
   ledger!: EtcdLedger;
   store!: RecordStore;
   members!: LedgerMembers;
-  live!: LiveLease;
+  live!: KeeperOnEtcd;
   loop!: VoterLoop;
   #server: https.Server | null = null;
 
@@ -99,16 +100,9 @@ class TestNode {
     const { store, meta } = await RecordStore.open(this.ledger);
     this.store = store;
     this.members = new LedgerMembers(this.ledger.gateway);
-    this.live = new LiveLease({
-      ledger: this.ledger,
-      store,
-      clock: systemClock,
-      log,
-      node: config.name,
-      boot: systemRandom.uuid(),
-      version: '0',
-      timing: timingProfiles.lab,
-    });
+    const etcd = new KeeperEtcd({ timing: timingProfiles.lab });
+    etcd.set(cache.ledgerEndpoints, tls);
+    this.live = new KeeperOnEtcd({ node: config.name, ledger: etcd, log });
     const { app } = joinApp({
       config,
       cluster: () => ({ store, meta }),
