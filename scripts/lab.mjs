@@ -61,6 +61,11 @@ async function up(count) {
   if (!Number.isInteger(number) || number < 1 || number > 99)
     throw new LabError(`'${count}' is no number of nodes`, 'scripts/lab up 3');
   const root = config.root();
+  if (cgroup.running().length > 0 && !existsSync(path.join(config.dir, 'root')))
+    throw new LabError(
+      `a lab '${config.id}' of another checkout runs on this machine`,
+      'set LAB_ID to another name, or say "scripts/lab down" there',
+    );
   mkdirSync(config.dir, { recursive: true });
   writeFileSync(path.join(config.dir, 'root'), `${root}\n`);
   await fabric.prepare();

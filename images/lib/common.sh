@@ -19,16 +19,18 @@ hash_of() {
 
 short_hash() { sha256sum | cut -c1-12; }
 
-# Installs what is missing of the given Debian packages, and says so.
+# Installs what is missing of the given Debian packages, and says so. Others may use apt at the same time: ours of other
+# checkouts wait for one lock, and apt waits for its own (a fresh machine often upgrades itself first).
 need() {
   local p missing=()
   for p in "$@"; do dpkg-query -Wf '${db:Status-Status}' "$p" 2>/dev/null | grep -qx installed || missing+=("$p"); done
   [ ${#missing[@]} -gt 0 ] || return 0
   say "installing ${missing[*]}"
   (
-    mkdir -p "$BUILD"; exec 8>"$BUILD/.apt.lock"; flock 8
-    install_them() { DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null 2>&1; }
-    install_them || { apt-get update -qq && install_them; }
+    mkdir -p /run/lock; exec 8>/run/lock/flotilla-apt.lock; flock 8
+    install_them() { DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends -o DPkg::Lock::Timeout=600 "${missing[@]}" </dev/null >/dev/null 2>&1; }
+    update() { local n; for n in 1 2 3 4 5 6; do ! apt-get update -qq -o DPkg::Lock::Timeout=600 8>&- || return 0; sleep 10; done; return 1; }
+    install_them 8>&- || { update && install_them 8>&-; }
   ) || fail "cannot install ${missing[*]}" "try: apt-get install ${missing[*]}"
 }
 
