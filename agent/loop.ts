@@ -13,6 +13,7 @@ import { diffHardware } from '../core/decide/hardware.js';
 import { errorRecord, FlotillaError } from '../core/domain/error.js';
 import type { Disk } from '../core/domain/disk.js';
 import type { Health } from '../core/domain/node.js';
+import { recoveryText } from '../core/domain/recovery.js';
 import { opFinished, type Op } from '../core/domain/op.js';
 import type { VmOwn, VmProtection, VmSpec } from '../core/domain/vm.js';
 import { ledgerRoot } from '../core/wire/ledger-keys.js';
@@ -223,11 +224,11 @@ export class AgentLoop {
     const s = this.snapshot;
     let again = idlePassMs;
     if (s !== null && this.hypervisorError === null && this.ledgerError === null) {
-      const failoverAgain = this.lookAtOthers(s);
+      const failoverAgain = s.recovering ? null : this.lookAtOthers(s);
       if (failoverAgain !== null) again = Math.min(again, failoverAgain);
       for (const id of this.relevant(s)) again = Math.min(again, this.oneVm(id, s, now));
       this.completed ??= now;
-      if (this.env.witness !== true) {
+      if (this.env.witness !== true && !s.recovering) {
         this.images.look(s);
         this.maker.look(s);
         this.surroundings.look(s);
@@ -366,6 +367,7 @@ export class AgentLoop {
       spec: spec?.value ?? null,
       own: own?.value ?? null,
       live: this.env.live.compare() !== null && s.meta !== null,
+      recovering: s.recovering,
       domain,
       disks: this.disksOf(s).get(id) ?? [],
       ops: unfinished.map((k) => k.value),
@@ -384,7 +386,7 @@ export class AgentLoop {
     for (const disk of d.make) this.maker.make(disk, s, making);
     if (this.busy.has(id) || this.endedIn.get(id) === this.passes) return idlePassMs;
     this.protections.set(id, view.ha.arming.ha);
-    if (view.live) for (const k of unfinished) this.verdict(k, view, d);
+    if (view.live && !s.recovering) for (const k of unfinished) this.verdict(k, view, d);
     // Files are not removed under the hands of whoever makes them: the making ends first.
     if (d.step.do === 'delete' && this.maker.making(view.disks)) {
       this.maker.abort(view.disks);
@@ -617,6 +619,7 @@ export class AgentLoop {
       },
     ];
     out.push(...this.surroundings.health(), ...this.failovers.health());
+    if (this.snapshot?.recovering === true) out.push({ part: 'recovery', ok: false, text: recoveryText });
     const unreadable = this.snapshot?.unreadable ?? [];
     if (unreadable.length > 0) {
       out.push({

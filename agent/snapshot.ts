@@ -16,6 +16,8 @@ import {
   metaSchema,
   policyKey,
   readRecord,
+  recoveryKey,
+  recoverySchema,
 } from '../core/wire/ledger-keys.js';
 import type { Ledger, LedgerEntry, Listing } from './ledger/ledger.js';
 
@@ -47,6 +49,8 @@ export interface Snapshot {
   readonly bmcs: ReadonlySet<string>;
   /** The default where nobody set one; unreadable: failovers are held, since nothing may be done on a guess. */
   readonly policy: Policy;
+  /** The ledger is being recovered, or its record of that cannot be read: nothing is done about any VM. */
+  readonly recovering: boolean;
   /** Keys whose record cannot be read: counted and shown, and nothing is done with their object. */
   readonly unreadable: readonly string[];
 }
@@ -122,6 +126,7 @@ export class Snapshots {
     const seen = new Map<string, bigint>();
     const bmcs = new Set<string>();
     let policy: Policy = policyDefault;
+    let recovering = false;
     for (const e of entries) {
       if (e.key === metaKey) {
         meta = take({ schema: metaSchema }, e);
@@ -130,6 +135,11 @@ export class Snapshots {
       if (e.key === policyKey) {
         const kept = take({ schema: policySchema }, e);
         policy = kept?.value ?? { ha: { ...policyDefault.ha, hold: true } };
+        continue;
+      }
+      if (e.key === recoveryKey) {
+        take({ schema: recoverySchema }, e);
+        recovering = true;
         continue;
       }
       const alive = kinds.live.idOf(e.key);
@@ -176,6 +186,7 @@ export class Snapshots {
       fenced: maps.fenced,
       bmcs,
       policy,
+      recovering,
       unreadable,
     };
     this.last = { snapshot, mark: mark(listing) };

@@ -3,6 +3,7 @@ import type { ErrorRecord } from '../domain/error.js';
 import type { Op } from '../domain/op.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
 import type { Arming, ArmStep } from './arming.js';
+import { recoveryText } from '../domain/recovery.js';
 import type { HardwareDiff, HotStep } from './hardware.js';
 
 /** What Flotilla writes into a machine when it begins it, and reads back after a crash. */
@@ -74,6 +75,8 @@ export interface VmView {
   readonly own: VmOwn | null;
   /** This node holds a live lease of this boot: without it nothing is started or written. */
   readonly live: boolean;
+  /** A person has not yet confirmed who owns what: all is left as it is. */
+  readonly recovering?: boolean;
   /** Null: libvirt knows no such domain. */
   readonly domain: DomainView | null;
   /** Every disk object of this VM. */
@@ -165,6 +168,13 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   });
   const { spec, own, domain } = v;
 
+  if (v.recovering === true) {
+    // Its records may be older than what runs here: not even a deletion is done on their word.
+    const paused = domain?.state === 'paused';
+    const phase =
+      domain?.active !== true ? (domain === null ? 'unknown' : 'stopped') : paused ? 'paused' : 'running';
+    return answer(phase, none, { reason: recoveryText, againMs: 1_000 });
+  }
   if (spec === null || own === null) {
     const text = 'a machine is here whose records are missing or unreadable; it is left alone';
     return answer('unknown', none, { reason: domain === null ? '' : text });

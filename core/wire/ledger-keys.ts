@@ -9,6 +9,7 @@ import { networkSchema } from '../domain/network.js';
 import { nodeRecordSchema } from '../domain/node.js';
 import { opSchema } from '../domain/op.js';
 import { poolSchema } from '../domain/pool.js';
+import { recoverySchema } from '../domain/recovery.js';
 import { ledgerValueBytesMax, parse } from '../domain/schema.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
 import { epochKey, ledgerRoot, policyKey } from './key-names.js';
@@ -51,6 +52,10 @@ export { epochKey };
 /** Switches of the whole cluster; absent until somebody sets one. */
 export { policyKey };
 export { policySchema };
+
+/** There while the ledger is being recovered. */
+export const recoveryKey = `${ledgerRoot}recovery`;
+export { recoverySchema };
 
 /** Every record kind of the ledger. Names are stable: every agent ever shipped knows them. */
 export const ledger = {

@@ -74,8 +74,8 @@ export class MemoryLedger {
   }
 
   /** For tests that put broken records there: writes past every rule. */
-  poke(key: string, value: string): void {
-    this.#apply([{ put: key, value }], 'poke');
+  poke(key: string, value: string | null): void {
+    this.#apply([value === null ? { del: key } : { put: key, value }], 'poke');
   }
 
   /** Writes what founding writes, so that a test starts with a cluster of these nodes. */

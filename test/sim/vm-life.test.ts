@@ -1,5 +1,6 @@
 import t from 'tap';
 import { FlotillaError } from '../../core/domain/error.js';
+import { recoveryKey } from '../../core/wire/ledger-keys.js';
 import { SimNode } from './sim-node.js';
 
 /** Runs a scenario on a fresh node with an agent up, and ends it. */
@@ -97,6 +98,27 @@ await scenario('a machine that keeps dying stays off after five restarts within 
   await n.clock.advance(60_000);
   t.equal(n.host.starts.length, 6);
   t.match(n.said.get(vm.id)?.reason, /5 times within an hour/);
+});
+
+await scenario('while the ledger is being recovered nothing is started, stopped or deleted', async (n, t) => {
+  const a = n.createVm();
+  await n.until('running', running(n, a.id));
+  // Also a record that cannot be read stands for a recovery.
+  n.ledger.poke(recoveryKey, 'rubbish');
+  const b = n.createVm();
+  const [stop, del] = [n.action('stop', a.id), n.ask('vm.delete', a.id)];
+  await n.clock.advance(120_000);
+  t.equal(n.host.starts.length, 1);
+  t.equal(n.host.domains.get(a.id)?.active, true);
+  t.match(n.said.get(b.id)?.reason, /waits for the recovery of the ledger/);
+  t.same(
+    [stop, del, b.op].map((op) => n.op(op).state),
+    ['queued', 'queued', 'queued'],
+  );
+  n.ledger.poke(recoveryKey, null);
+  await n.until('the other starts', running(n, b.id));
+  await n.until('deleted', finished(n, del));
+  t.equal(n.host.domains.has(a.id), false);
 });
 
 await scenario('without a lease nothing starts, and a running VM is left alone', async (n, t) => {
