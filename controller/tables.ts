@@ -3,7 +3,16 @@ import type { z } from 'zod';
 import type { Clock, Log } from '../agent/env.js';
 import type { Ledger, LedgerEntry, Listing, Write } from '../agent/ledger/ledger.js';
 import { errorRecord } from '../core/domain/error.js';
-import { epochKey, ledger as kinds, metaKey, metaSchema, readRecord } from '../core/wire/ledger-keys.js';
+import { policyDefault, type Policy } from '../core/domain/ha.js';
+import {
+  epochKey,
+  ledger as kinds,
+  metaKey,
+  metaSchema,
+  policyKey,
+  policySchema,
+  readRecord,
+} from '../core/wire/ledger-keys.js';
 import type { RecordKind } from '../core/wire/ledger-keys.js';
 
 /** A record as it was read: the text and the revision are what a transaction compares. */
@@ -85,13 +94,16 @@ export class LedgerTables {
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();
   meta: z.output<typeof metaSchema> | null = null;
+  /** As last read. Unreadable: failovers are held, as the agents do then. */
+  policy: Policy = policyDefault;
   /** The value of the epoch key, compared in each transaction; null: the cluster has none yet. */
   epoch: string | null = null;
   private readonly ledger: Ledger;
   private readonly clock: Clock;
   private readonly log: Log;
-  private readonly onChange: (table: TableName | 'meta', id: string) => void;
+  private readonly onChange: (table: TableName | 'meta' | 'policy', id: string) => void;
   private readonly groups: Group[];
+  private policyRevision = 0n;
   private readonly unwatch: (() => void)[] = [];
   private timer: NodeJS.Timeout | null = null;
   private stopped = false;
@@ -100,7 +112,7 @@ export class LedgerTables {
     ledger: Ledger;
     clock: Clock;
     log: Log;
-    onChange: (table: TableName | 'meta', id: string) => void;
+    onChange: (table: TableName | 'meta' | 'policy', id: string) => void;
   }) {
     this.ledger = o.ledger;
     this.clock = o.clock;
@@ -128,10 +140,13 @@ export class LedgerTables {
       this.unwatch.push(this.ledger.watch(g.prefix, () => this.ring(g)));
       this.ring(g, 0);
     }
+    this.unwatch.push(this.ledger.watch(policyKey, () => void this.readPolicy()));
     void this.readMeta();
+    void this.readPolicy();
     this.timer = setInterval(() => {
       for (const g of this.groups) this.ring(g, 0);
       void this.readMeta();
+      void this.readPolicy();
     }, refreshMs);
   }
 
@@ -161,7 +176,7 @@ export class LedgerTables {
           this.ring(g, 0);
         }),
     );
-    if (names.length === 0) readings.push(this.readMeta());
+    if (names.length === 0) readings.push(this.readMeta(), this.readPolicy());
     await Promise.all(readings);
   }
 
@@ -203,6 +218,7 @@ export class LedgerTables {
     for (const w of writes) {
       const key = 'put' in w ? w.put : 'del' in w ? w.del : null;
       if (key === null) continue;
+      if (key === policyKey && 'put' in w) this.takePolicy(w.value, revision);
       const g = this.groups.find((x) => key.startsWith(x.prefix));
       if (g === undefined) continue;
       if (revision > g.atLeast) g.atLeast = revision;
@@ -307,6 +323,30 @@ export class LedgerTables {
 
   private drop(name: TableName, id: string): void {
     if (this.tables[name].delete(id)) this.onChange(name, id);
+  }
+
+  private async readPolicy(): Promise<void> {
+    try {
+      const e = await this.ledger.get(policyKey);
+      this.takePolicy(e?.value ?? null, e?.modRevision ?? 0n);
+    } catch {
+      // That the ledger does not answer is told by the tables.
+    }
+  }
+
+  /** @param raw - null: nobody has set one */
+  private takePolicy(raw: string | null, modRevision: bigint): void {
+    if (modRevision < this.policyRevision) return;
+    const before = JSON.stringify(this.policy);
+    this.policyRevision = modRevision;
+    try {
+      this.policy = raw === null ? policyDefault : readRecord({ schema: policySchema }, policyKey, raw);
+      this.unreadable.delete(policyKey);
+    } catch (error) {
+      this.policy = { ha: { ...policyDefault.ha, hold: true } };
+      this.unreadable.set(policyKey, errorRecord(error).message);
+    }
+    if (JSON.stringify(this.policy) !== before) this.onChange('policy', 'policy');
   }
 
   private async readMeta(): Promise<void> {

@@ -273,7 +273,7 @@ export class View {
     }, foldMs);
   }
 
-  private changed(table: TableName | 'meta', id: string): void {
+  private changed(table: TableName | 'meta' | 'policy', id: string): void {
     this.names.delete(table);
     switch (table) {
       case 'meta':
@@ -282,8 +282,13 @@ export class View {
       case 'seen':
       case 'fenced':
         break;
+      case 'policy':
+        this.soil('vm');
+        break;
       case 'node':
       case 'live':
+        // Whose lease ends is who fails over.
+        if (table === 'live') this.soilVmsOf(id);
         this.dirty.node.add(id);
         if (table === 'node') this.setPeers();
         break;
@@ -334,6 +339,10 @@ export class View {
       for (const id of tables[kind === 'vm' ? 'vmSpec' : kind].keys()) this.dirty[kind].add(id);
   }
 
+  private soilVmsOf(node: string): void {
+    for (const [id, own] of this.ledger.tables.vmOwn) if (own.value.owner === node) this.dirty.vm.add(id);
+  }
+
   private setPeers(): void {
     const peers = [...this.ledger.tables.node.values()].map(({ value: n }) => ({
       node: n.id,
@@ -373,7 +382,7 @@ export class View {
     if (now !== h.presence) {
       h.presence = now;
       this.soil('pool');
-      for (const [id, own] of this.ledger.tables.vmOwn) if (own.value.owner === n.node) this.dirty.vm.add(id);
+      this.soilVmsOf(n.node);
       this.dirty.node.add(n.node);
     }
     // To the second: a beat alone is no news.
@@ -493,6 +502,9 @@ export class View {
       ops: this.vmOps(id),
       heard,
       presence: own === null ? 'never-heard' : this.presenceOf(own.owner),
+      ownerLive: own !== null && this.ledger.tables.live.has(own.owner),
+      policy: this.ledger.policy,
+      afterNames: spec.value.ha.after.flatMap((a) => this.ledger.tables.vmSpec.get(a)?.value.name ?? []),
     });
   }
 

@@ -1,7 +1,9 @@
 import type { Disk } from '../core/domain/disk.js';
 import type { NodePresence } from '../core/domain/node.js';
+import type { Policy } from '../core/domain/ha.js';
 import type { Op } from '../core/domain/op.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../core/domain/vm.js';
+import { protectionOf } from './protection.js';
 import { vmRowSchema, type VmRow, type VmView } from '../core/wire/rest.js';
 
 /** What one node was heard to say of a VM. */
@@ -23,6 +25,11 @@ export interface VmParts {
   readonly heard: readonly HeardVm[];
   /** Of the owner. */
   readonly presence: NodePresence;
+  /** The owner's lease in the ledger stands. */
+  readonly ownerLive: boolean;
+  readonly policy: Policy;
+  /** Names of the VMs it comes after. */
+  readonly afterNames: readonly string[];
 }
 
 const open = (op: Op): boolean => op.state === 'queued' || op.state === 'running';
@@ -78,10 +85,12 @@ export function vmView(p: VmParts): VmView {
     heardMs: said?.heardMs ?? null,
     ops: p.ops.filter(open).map((o) => o.id),
     error: seen?.error ?? null,
+    ha: protectionOf({ ...p, said: known ? (seen?.ha ?? null) : null }),
     spec,
     own,
     observed: seen,
     disks: [...p.disks],
+    afterNames: [...p.afterNames],
     problems: problemsOf(p),
   };
 }

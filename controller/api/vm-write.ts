@@ -49,7 +49,7 @@ export class VmWrites {
     const input = ask.body;
     const mark = requestMark(ask);
     const ids = this.ids(ask.who, 'vmCreate', ask.idempotencyKey);
-    await this.know(input);
+    await this.know({ ...input, after: input.ha.after ?? [] });
     return commit<VmChanged>(deps, `VM "${input.name}"`, async () => {
       // Looked at each time: the same request may have come to another controller at this moment.
       const before = ids.again ? await repeated(deps, ids.op, mark) : null;
@@ -106,7 +106,12 @@ export class VmWrites {
     const id = await idOf(view, 'vm', ask.params.vm);
     const mark = requestMark(ask);
     const ids = this.ids(ask.who, `vmPatch ${id}`, ask.idempotencyKey);
-    await this.know({ disks: patch.addDisks ?? [], cdroms: patch.cdroms ?? [], nics: patch.addNics ?? [] });
+    await this.know({
+      disks: patch.addDisks ?? [],
+      cdroms: patch.cdroms ?? [],
+      nics: patch.addNics ?? [],
+      after: patch.ha?.after ?? [],
+    });
     return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {
       const before = ids.again ? await repeated(deps, ids.op, mark) : null;
       if (before !== null) return { change: null, answer: () => ({ op: before, vmId: id }) };
@@ -301,8 +306,11 @@ export class VmWrites {
   }
 
   /** Makes sure that everything the request names is known, reading the ledger once for what is new. */
-  private async know(o: Pick<VmCreate, 'disks' | 'cdroms' | 'nics'>): Promise<void> {
+  private async know(
+    o: Pick<VmCreate, 'disks' | 'cdroms' | 'nics'> & { readonly after: readonly string[] },
+  ): Promise<void> {
     const { view } = this.deps;
+    for (const vm of o.after) await idOf(view, 'vm', vm);
     const images: string[] = [];
     for (const d of o.disks) {
       if (d.pool !== undefined) await idOf(view, 'pool', d.pool);
@@ -318,6 +326,7 @@ export class VmWrites {
   private async editContext(nics: VmCreate['nics']): Promise<EditContext> {
     const { deps } = this;
     const { view } = deps;
+    const specs = view.ledger.tables.vmSpec;
     const addresses = new Map<string, ReadonlySet<string>>();
     for (const n of nics) {
       const id = view.find('network', n.network);
@@ -338,6 +347,15 @@ export class VmWrites {
         return network;
       },
       addresses: (id) => addresses.get(id) ?? new Set(),
+      vms: {
+        find: (ref) => {
+          const id = view.find('vm', ref);
+          if (id === null) throw notFound('vm', ref);
+          return id;
+        },
+        name: (id) => specs.get(id)?.value.name ?? id,
+        after: (id) => specs.get(id)?.value.ha.after ?? [],
+      },
     };
   }
 
@@ -454,6 +472,7 @@ export class VmWrites {
     for (const i of edit.images) refer('image', i.id);
     for (const n of edit.networks) refer('network', n.id);
     for (const p of edit.pools) refer('pool', p.id);
+    for (const id of edit.orderedAfter) change.at(kinds.vmSpec.key(id), t.vmSpec.get(id) ?? null);
   }
 }
 

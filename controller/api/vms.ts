@@ -78,7 +78,7 @@ function fieldsText(view: View, fields: string): (c: Cell<VmRow>) => string {
       hint: `There are: ${vmFields.join(', ')}.`,
     });
   }
-  const whole = names.some((n) => ['spec', 'own', 'observed', 'disks', 'problems'].includes(n));
+  const whole = names.some((n) => ['spec', 'own', 'observed', 'disks', 'afterNames', 'problems'].includes(n));
   return (c) => {
     const v: Partial<VmView> = whole ? (view.vm(c.view.id) ?? c.view) : c.view;
     return JSON.stringify(Object.fromEntries(names.map((n) => [n, v[n as keyof VmView]])));

@@ -6,6 +6,7 @@ import { collect, diskOf, growOf, memoryMiB, nicOf, specOf, wholeNumber } from '
 import { waitSDefault, type Io, type WaitOptions } from './io.js';
 import { readText } from './session.js';
 import type { Column } from './table.js';
+import { haBody, haFacts, haOptions, haWord, type HaOptions } from './vm-ha.js';
 
 /** A VM is looked at so often while it is waited for, ms. */
 const lookMs = 500;
@@ -14,6 +15,7 @@ export const vmColumns: readonly Column<VmRow>[] = [
   { head: 'NAME', text: (v) => v.name },
   { head: 'STATE', text: (v) => v.phase + (v.pendingRestart.length > 0 ? ' (restart pending)' : '') },
   { head: 'NODE', text: (v) => v.node ?? '–' },
+  { head: 'HA', text: haWord, give: 2 },
   { head: 'CPUS', text: (v) => String(v.cpus), right: true, give: 4 },
   { head: 'CPU', text: (v) => (v.cpuPct === null ? '' : `${Math.round(v.cpuPct)} %`), right: true, give: 5 },
   { head: 'MEMORY', text: (v) => formatSize(v.memoryMiB * 2 ** 20), right: true, give: 2 },
@@ -31,31 +33,32 @@ export function waiting(c: Command): Command {
     .option('--timeout <time>', 'how long to wait, e.g. 90s or 10m', `${waitSDefault}s`);
 }
 
-type CreateOptions = WaitOptions & {
-  file?: string;
-  cpus?: number;
-  memory?: number;
-  image?: string;
-  size?: string;
-  linked?: true;
-  disk?: string[];
-  nic?: string[];
-  iso?: string[];
-  firmware?: string;
-  boot?: string;
-  user?: string;
-  hostname?: string;
-  sshKey?: string[];
-  userData?: string;
-  networkConfig?: string;
-  note?: string;
-  tag?: string[];
-  node?: string;
-  pool?: string;
-  start?: true;
-  stopTimeout?: string;
-  onCrash?: string;
-};
+type CreateOptions = WaitOptions &
+  HaOptions & {
+    file?: string;
+    cpus?: number;
+    memory?: number;
+    image?: string;
+    size?: string;
+    linked?: true;
+    disk?: string[];
+    nic?: string[];
+    iso?: string[];
+    firmware?: string;
+    boot?: string;
+    user?: string;
+    hostname?: string;
+    sshKey?: string[];
+    userData?: string;
+    networkConfig?: string;
+    note?: string;
+    tag?: string[];
+    node?: string;
+    pool?: string;
+    start?: true;
+    stopTimeout?: string;
+    onCrash?: string;
+  };
 
 export function vmCommands(program: Command, io: Io): void {
   const vm = program.command('vm').description('VMs: the machines people own');
@@ -216,7 +219,7 @@ function createOptions(c: Command): Command {
       .option('--disk <spec>', 'size=10G,pool=…,name=…,image=…,bus=…,format=…,mode=full|linked', collect)
       .option('--nic <spec>', 'network=lan,address=…|auto|none,mac=…,model=…', collect);
   }
-  return waiting(c);
+  return waiting(haOptions(c));
 }
 
 /** The fields that create and edit share. */
@@ -229,6 +232,7 @@ async function commonBody(o: CreateOptions): Promise<Record<string, unknown>> {
     note: o.note,
     tags: o.tag,
     onCrash: o.onCrash,
+    ha: haBody(o),
     stopTimeoutS: o.stopTimeout === undefined ? undefined : parseSeconds(o.stopTimeout, '--stop-timeout'),
     cloudInit: await cloudInitOf(o),
     cdroms: o.iso?.map((image) => ({ image })),
@@ -369,6 +373,7 @@ function vmFacts(v: VmView): (readonly [string, string | null])[] {
     ['State', [v.phase, v.reason].filter((x) => x !== '').join(': ')],
     ['Wanted', v.power],
     ['Node', `${v.node ?? '–'} (${v.presence}, heard ${age})`],
+    ...haFacts(v),
     ['Generation', String(v.generation)],
     ['vCPUs', `${v.cpus}${v.cpuPct === null ? '' : `, ${Math.round(v.cpuPct)} % used`}`],
     ['Memory', formatSize(v.memoryMiB * 2 ** 20)],

@@ -1,6 +1,6 @@
 import { diskBytesMin, type Disk } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
-import { vmHaDefault, type VmHa } from '../domain/ha.js';
+import { vmHaDefault } from '../domain/ha.js';
 import { virtualSizeBytesMax, type Image } from '../domain/image.js';
 import { ipv4InCidr, nextAddress } from '../domain/ipv4.js';
 import type { Network } from '../domain/network.js';
@@ -9,6 +9,7 @@ import { formatSize } from '../domain/units.js';
 import type { VmNic, VmPhase, VmSpec } from '../domain/vm.js';
 import { unique } from '../wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../wire/rest.js';
+import { checkReach, editHa, type HaContext } from './vm-ha-edit.js';
 
 /** What an edit may look up. Each throws FlotillaError `not-found` for what is not there. */
 export interface EditContext {
@@ -20,6 +21,8 @@ export interface EditContext {
   network(ref: string): Network;
   /** Addresses of that network given out already, in the ledger or by this edit. */
   addresses(networkId: string): ReadonlySet<string>;
+  /** Other VMs. */
+  readonly vms: HaContext;
 }
 
 /** What an edit makes of a VM, to be written in one transaction. */
@@ -36,6 +39,8 @@ export interface VmEdit {
   readonly images: readonly Image[];
   readonly networks: readonly Network[];
   readonly pools: readonly Pool[];
+  /** VMs whose `after` was looked at and must still stand so when it is written. */
+  readonly orderedAfter: readonly string[];
 }
 
 export interface MadeDisk {
@@ -52,23 +57,19 @@ const wholeDisk = (bytes: number): number => Math.ceil(bytes / diskGrainBytes) *
 const badInput = (message: string, hint: string): FlotillaError =>
   new FlotillaError('bad-input', message, { hint });
 
-/** What is given replaces, what is not stays. */
-function mergeHa(before: VmHa, given: VmCreate['ha']): VmHa {
-  return {
-    enabled: given.enabled ?? before.enabled,
-    priority: given.priority ?? before.priority,
-    after: given.after ?? before.after,
-    onHang: given.onHang ?? before.onHang,
-    restartsPerHourMax: given.restartsPerHourMax ?? before.restartsPerHourMax,
-  };
-}
-
 /** The spec of a new VM with all it needs; its disks have no node yet. */
 export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit {
   const who = `VM "${input.name}"`;
   const made = makeDisks(who, id, input.disks, [], ctx);
   const nets = makeNics(who, input.nics, [], ctx);
   const cds = makeCdroms(who, input.cdroms, ctx);
+  const { ha, looked } = editHa(who, id, vmHaDefault, input.ha, () => ctx.vms);
+  if (ha.enabled)
+    checkReach(
+      who,
+      made.map((m) => m.disk),
+      (pool) => ctx.pool(pool),
+    );
   const spec: VmSpec = {
     id,
     name: input.name,
@@ -87,7 +88,7 @@ export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit 
     powerGeneration: 1,
     stopTimeoutS: input.stopTimeoutS,
     onCrash: input.onCrash,
-    ha: mergeHa(vmHaDefault, input.ha),
+    ha,
   };
   return {
     spec,
@@ -98,6 +99,7 @@ export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit 
     images: [...made.flatMap((m) => (m.image === null ? [] : [m.image])), ...cds.images],
     networks: nets.networks,
     pools: made.map((m) => m.pool),
+    orderedAfter: looked,
   };
 }
 
@@ -143,6 +145,12 @@ export function editVm(
   const added = makeNics(who, patch.addNics ?? [], keptNics, ctx);
   const cds =
     patch.cdroms === undefined ? { cdroms: before.cdroms, images: [] } : makeCdroms(who, patch.cdroms, ctx);
+  const { ha, looked } = editHa(who, before.id, before.ha, patch.ha ?? {}, () => ctx.vms);
+  // Not of an edit that has nothing to do with it: what stands so stays, and says that it is not protected.
+  if (ha.enabled && (patch.ha?.enabled === true || made.length > 0)) {
+    const kept = mine.filter((d) => !gone.has(d.id));
+    checkReach(who, [...kept, ...made.map((m) => m.disk)], (pool) => ctx.pool(pool));
+  }
 
   const spec: VmSpec = {
     ...before,
@@ -155,7 +163,7 @@ export function editVm(
     boot: patch.boot === undefined ? before.boot : uniqueBoot(who, patch.boot),
     stopTimeoutS: patch.stopTimeoutS ?? before.stopTimeoutS,
     onCrash: patch.onCrash ?? before.onCrash,
-    ha: mergeHa(before.ha, patch.ha ?? {}),
+    ha,
     cloudInit: patch.cloudInit === undefined ? before.cloudInit : patch.cloudInit,
     disks: [
       ...before.disks.filter((d) => !gone.has(d.disk)),
@@ -177,6 +185,7 @@ export function editVm(
     images: [...made.flatMap((m) => (m.image === null ? [] : [m.image])), ...cds.images],
     networks: added.networks,
     pools: made.map((m) => m.pool),
+    orderedAfter: looked,
   };
 }
 

@@ -27,6 +27,7 @@ import {
   powerSchema,
   vmOwnSchema,
   vmPhaseSchema,
+  vmProtectionSchema,
   vmSpecSchema,
   vmStateSchema,
 } from '../domain/vm.js';
@@ -127,6 +128,8 @@ export const vmRowSchema = z
     /** Operations not finished yet. */
     ops: z.array(idSchema),
     error: errorRecordSchema.nullable(),
+    /** How it stands with high availability. */
+    ha: vmProtectionSchema,
   })
   .meta({ id: 'VmRow' });
 export type VmRow = z.output<typeof vmRowSchema>;
@@ -138,6 +141,8 @@ export const vmViewSchema = vmRowSchema
     own: vmOwnSchema.nullable(),
     observed: vmStateSchema.nullable(),
     disks: z.array(diskSchema),
+    /** Names of the VMs in `spec.ha.after` that there are. */
+    afterNames: z.array(z.string()),
     /** What is odd about it, in words. */
     problems: z.array(z.string()),
   })
@@ -294,6 +299,17 @@ const stopTimeoutSDefault = 90;
 
 const vmShape = vmSpecSchema.shape;
 
+/** High availability as it is asked for: what is not given stays, or is as usual. */
+export const vmHaInputSchema = z
+  .strictObject({
+    ...vmHaSchema.shape,
+    /** VMs by name or id. */
+    after: z.array(refSchema).max(16),
+  })
+  .partial()
+  .meta({ id: 'VmHaInput' });
+export type VmHaInput = z.output<typeof vmHaInputSchema>;
+
 export const vmCreateSchema = z
   .strictObject({
     name: nameSchema,
@@ -311,7 +327,7 @@ export const vmCreateSchema = z
     power: z.enum(['running', 'stopped']).default('stopped'),
     stopTimeoutS: vmShape.stopTimeoutS.default(stopTimeoutSDefault),
     onCrash: vmShape.onCrash.default('restart'),
-    ha: vmHaSchema.partial().default({}),
+    ha: vmHaInputSchema.default({}),
     /** The node that shall own it; else the least loaded one that fits. */
     node: nodeIdSchema.optional(),
   })
@@ -335,7 +351,7 @@ export const vmPatchSchema = z
     boot: z.array(bootSchema).min(1).max(3).optional(),
     stopTimeoutS: vmShape.stopTimeoutS.optional(),
     onCrash: vmShape.onCrash.optional(),
-    ha: vmHaSchema.partial().optional(),
+    ha: vmHaInputSchema.optional(),
     /** Replaced as a whole; null: none. */
     cloudInit: newCloudInitSchema.nullable().optional(),
     addDisks: z.array(newDiskSchema).min(1).max(24).optional(),

@@ -147,9 +147,14 @@ void t.test('a VM from the command line, with tables, JSON, a spec, and exit cod
     diskBytes: 10 * 2 ** 30,
     addresses: ['10.0.0.10'],
   });
+  t.match(await l.run('vm', 'edit', 'web', '--ha', 'on'), { code: 4, err: /disk0.*\(pool "local"\)/ });
+  t.equal((await l.run('vm', 'edit', 'web', '--ha-priority', '80', '--restarts-per-hour', '2')).code, 0);
+  t.match(await l.run('vm', 'edit', 'web', '--ha-after', 'web'), { code: 2, err: /itself/ });
+  t.match(await l.run('vm', 'edit', 'web', '--ha', 'maybe'), { code: 2 });
+  t.match((await l.run('vm', 'show', 'web')).out, /^HA +off: it does not come back by itself/m);
   const list = await l.run('vm', 'list');
   t.match(list.out, /^NAME +STATE +NODE/);
-  t.match(list.out, /web +running +n1 +2 +2 GiB +10 GiB +10\.0\.0\.10/);
+  t.match(list.out, /web +running +n1 +– +2 +2 GiB +10 GiB +10\.0\.0\.10/);
 
   l.stdin(
     'name: db\nmemory: 512M\ntags: [prod]\ndisks:\n  - name: data\n    size: 1G\nnics:\n  - network: lan\n',

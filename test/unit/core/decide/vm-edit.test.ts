@@ -30,6 +30,11 @@ function context(taken: string[] = []): EditContext {
     },
     network: () => network,
     addresses: () => new Set(taken),
+    vms: {
+      find: (ref) => ref,
+      name: (id) => id,
+      after: () => [],
+    },
   };
 }
 
