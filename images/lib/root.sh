@@ -3,7 +3,8 @@
 
 # Units that a node starts by itself. The ledger and the radio are enabled by the agent once it has a cluster.
 ROOT_ENABLED=(flotilla-agent.service flotilla-keeper.service libvirtd.socket virtlogd.socket)
-ROOT_DISABLED=(mosquitto.service etcd.service nftables.service)
+# ipmievd comes with ipmitool, which is here to reach other machines' BMCs.
+ROOT_DISABLED=(mosquitto.service etcd.service nftables.service ipmievd.service)
 # Each either needs hardware, or a terminal, or wakes up for nothing in a system that is read-only.
 ROOT_MASKED=(
   apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer logrotate.timer
