@@ -7,6 +7,8 @@ export class FakeKeeper implements Keeper {
   /** Null: it would arm. */
   why: string | null = null;
   waitMs = 7_000;
+  /** What the node's claims are bound to. */
+  lease = '1';
   mode: KeeperState['mode'] = 'run';
   held: KeeperState['held'] = [];
   /** False: it does not answer. */
@@ -25,7 +27,7 @@ export class FakeKeeper implements Keeper {
     return {
       boot: 'boot',
       mode: this.mode,
-      lease: '1',
+      lease: this.lease,
       createRevision: 1n,
       goodMs: 0,
       armed: [...this.armed.keys()],

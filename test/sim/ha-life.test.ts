@@ -1,4 +1,5 @@
 import t from 'tap';
+import { FlotillaError } from '../../core/domain/error.js';
 import { LibvirtError } from '../../agent/libvirt/hypervisor.js';
 import { failoverTimelineSchema, vmHaDefault } from '../../core/domain/ha.js';
 import type { Op } from '../../core/domain/op.js';
@@ -150,7 +151,7 @@ await scenario('a return that falls between two readings restarts the wait', asy
   await n.clock.advance(5_000);
   // Back and gone again within one step of the ledger's clock: no reading can see it alive.
   n.peerUp('n2');
-  await n.ledger.client('x').txn([], [{ del: kinds.live.key('n2') }]);
+  n.ledger.drop(kinds.live.key('n2'));
   await n.clock.advance(5_000);
   t.equal(n.own(vm.id)?.owner, 'n2', '10 s since the first loss, 5 s since the last');
   await n.until('taken', () => n.own(vm.id)?.owner === 'n1');
@@ -169,6 +170,32 @@ await scenario('an owner back in the very last moment is found by the transactio
   await n.clock.advance(20_000);
   t.equal(n.own(vm.id)?.owner, 'n2');
   t.equal(tries, 1);
+});
+
+await scenario(
+  'an owner that was back for a moment between the plan and the transaction restarts the wait',
+  async (n, t) => {
+    const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+    await n.peerDown('n2');
+    let backMs: number | null = null;
+    n.keeper.onArm = () => {
+      if (backMs !== null) return;
+      backMs = n.clock.nowMs();
+      n.peerUp('n2');
+      n.ledger.drop(kinds.live.key('n2'));
+    };
+    await n.until('taken', () => n.own(vm.id)?.owner === 'n1');
+    t.ok(backMs !== null && n.clock.nowMs() - backMs >= 7_000);
+  },
+);
+
+await scenario('a live key alone, however it was made, keeps its node from losing a VM', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+  const live = n.ledger.peek(kinds.live.key('n2'))?.value ?? '';
+  await n.peerDown('n2');
+  n.keeper.onArm = () => n.ledger.poke(kinds.live.key('n2'), live);
+  await n.clock.advance(30_000);
+  t.equal(n.own(vm.id)?.owner, 'n2');
 });
 
 await scenario(
@@ -263,6 +290,98 @@ await scenario(
     await n.until('gone', () => !n.host.domains.has(vm.id) && n.keeper.armed.size === 0);
     t.equal(n.host.starts.length, 1);
     t.match(n.journal.at(-1), { vm: vm.id, role: 'none', owner: 'n2' });
+  },
+);
+
+/** A BMC: what it came to, and what happened while it worked. */
+function fakeBmc(n: SimNode, o: { confirms: boolean; meanwhile?: () => void }): { offs: number } {
+  const bmc = { offs: 0 };
+  n.fencer = {
+    off: async () => {
+      bmc.offs++;
+      await n.clock.sleep(1_000);
+      o.meanwhile?.();
+      if (o.confirms) return { kind: 'confirmed-off' };
+      return {
+        kind: 'not-confirmed',
+        error: new FlotillaError('fence-failed', 'wrong password', { hint: '' }),
+      };
+    },
+    status: async () => ({ kind: 'answers', power: 'on' }),
+  };
+  n.ledger.poke(
+    kinds.bmc.key('n2'),
+    JSON.stringify({ kind: 'ipmi', address: '10.0.0.99', user: 'admin', password: 'secret' }),
+  );
+  return bmc;
+}
+async function fenced(
+  name: string,
+  o: (n: SimNode) => { confirms: boolean; meanwhile?: () => void },
+  body: (n: SimNode, bmc: { offs: number }, t: Tap.Test) => Promise<void>,
+): Promise<void> {
+  await t.test(name, async (t) => {
+    const n = new SimNode();
+    n.peerUp('n2');
+    const bmc = fakeBmc(n, o(n));
+    n.boot();
+    t.teardown(() => n.stop());
+    await body(n, bmc, t as unknown as Tap.Test);
+    t.notMatch(JSON.stringify([n.events, n.loop?.health()]), /secret/, 'no secret is said');
+  });
+}
+
+await fenced(
+  'a BMC that confirms spares the wait, also for an owner that was not armed',
+  () => ({ confirms: true }),
+  async (n, bmc, t) => {
+    const vm = n.createVm({ ha }, { shared: true, own: { ...atN2, fence: { armed: false, waitMs: 0 } } });
+    await n.clock.advance(1_000);
+    const beganMs = n.clock.nowMs();
+    await n.peerDown('n2');
+    await n.until('runs', running(n, vm.id));
+    t.ok(n.clock.nowMs() - beganMs < 4_500, `${n.clock.nowMs() - beganMs} ms`);
+    t.equal(bmc.offs, 1);
+    t.match(failovers(n)[0]?.args, { fence: 'bmc' });
+    t.equal(n.ledger.peek('/flotilla/fencing/n2'), null, 'the claim is given back');
+  },
+);
+
+await fenced(
+  'a BMC that does not confirm proves nothing, and is asked again ever more seldom',
+  () => ({ confirms: false }),
+  async (n, bmc, t) => {
+    const vm = n.createVm({ ha }, { shared: true, own: { ...atN2, fence: { armed: false, waitMs: 0 } } });
+    await n.peerDown('n2');
+    await n.clock.advance(600_000);
+    t.equal(n.own(vm.id)?.owner, 'n2');
+    t.ok(bmc.offs >= 4 && bmc.offs <= 9, `${bmc.offs} tries`);
+    t.match(n.events.map((e) => e.text).join(), /did not confirm that it is off: wrong password/);
+  },
+);
+
+await fenced(
+  'a node that came back while it was powered off is not proven off',
+  (n) => ({ confirms: true, meanwhile: () => n.peerUp('n2') }),
+  async (n, bmc, t) => {
+    const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+    await n.peerDown('n2');
+    await n.clock.advance(60_000);
+    t.equal(bmc.offs, 1);
+    t.equal(n.own(vm.id)?.owner, 'n2');
+    t.equal(n.ledger.peek(kinds.fenced.key('n2')), null);
+  },
+);
+
+await fenced(
+  'while another node powers it off, this one does not',
+  () => ({ confirms: true }),
+  async (n, bmc, t) => {
+    n.createVm({ ha }, { shared: true, own: { ...atN2, fence: { armed: false, waitMs: 0 } } });
+    n.ledger.poke('/flotilla/fencing/n2', 'n3');
+    await n.peerDown('n2');
+    await n.clock.advance(30_000);
+    t.equal(bmc.offs, 0);
   },
 );
 

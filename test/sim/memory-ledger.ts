@@ -78,6 +78,11 @@ export class MemoryLedger {
     this.#apply([value === null ? { del: key } : { put: key, value }], 'poke');
   }
 
+  /** Takes a key away past every rule. */
+  drop(key: string): void {
+    this.#apply([{ del: key }], 'drop');
+  }
+
   /** Writes what founding writes, so that a test starts with a cluster of these nodes. */
   found(meta: ClusterMeta, nodes: readonly NodeRecord[]): void {
     this.#apply(

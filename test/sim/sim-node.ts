@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { AgentLoop } from '../../agent/loop.js';
+import type { FenceDevice } from '../../agent/fence/fence-agent.js';
 import type { AgentEnv, HeardNode, Radio, Volumes } from '../../agent/env.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
@@ -72,6 +73,8 @@ export class SimNode {
   readonly ledger = new MemoryLedger(this.clock);
   readonly host = new FakeHost(this.clock);
   readonly files = new FakeFiles();
+  /** Powers nodes off from outside; null: this node cannot. */
+  fencer: FenceDevice | null = null;
   readonly keeper = new FakeKeeper();
   readonly journal: JournalEntry[] = [];
   /** What is heard of other nodes. */
@@ -126,6 +129,7 @@ export class SimNode {
       }),
     );
     this.addNode(this.node);
+    this.keeper.lease = this.ledger.grant(1_000_000);
     // Safety 1: while the ledger says that this node has a VM armed, its keeper has.
     this.keeper.onDisarm = (vm) => {
       const own = this.own(vm);
@@ -173,7 +177,8 @@ export class SimNode {
   /** It is gone: its lease has ended and its beats have. */
   async peerDown(id: string): Promise<void> {
     this.heard = this.heard.filter((h) => h.node !== id);
-    await this.ledger.client('lease').txn([], [{ del: kinds.live.key(id) }]);
+    this.ledger.drop(kinds.live.key(id));
+    await this.clock.advance(0);
   }
 
   #line(id: string): HeardNode {
@@ -406,6 +411,7 @@ export class SimNode {
       },
       keeper: die(this.keeper, ['arm', 'disarm'], ['state', 'onChange']),
       journal: die({ record: async (e: JournalEntry) => void this.journal.push(e) }, ['record'], []),
+      ...(this.fencer === null ? {} : { fencer: die(this.fencer, ['off'], []) }),
       timing: timingProfiles.production,
       radio,
       hypervisor: die(
