@@ -12,6 +12,7 @@ import { announce } from '../announce.js';
 import type { AgentEnv, HeardNode } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
 import type { Observed } from '../vm/domains.js';
+import type { Turns } from '../vm/turns.js';
 import { valuesOf, type Ownership, type Subject } from '../vm/ownership.js';
 import { AbsenceMemory } from './absence.js';
 import { Fencing } from './fencing.js';
@@ -30,13 +31,6 @@ export interface Here {
   readonly pools: readonly PoolUse[];
   readonly memoryBytes: number;
   readonly loads: Loads;
-}
-
-/** Keeps the loop's steps and the takeovers off one another: one act on a VM at a time. */
-export interface Turns {
-  /** False: something is being done with that VM, or was seen before its end. */
-  begin(vmId: string): boolean;
-  end(vmId: string): void;
 }
 
 /** Watches over the VMs of other nodes, and makes this node their owner when it is time. */
