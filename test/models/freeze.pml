@@ -44,7 +44,9 @@
 #ifndef W
 #define W 2
 #endif
+#ifndef D
 #define D 1
+#endif
 #ifndef WAIT
 #define WAIT (W + D + 1)
 #endif

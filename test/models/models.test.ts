@@ -26,11 +26,13 @@ interface Search {
   text: string;
   /** What pan printed of the violated assertion; none when all properties held. */
   violated: string | undefined;
+  /** Steps to the violation, or the longest way without one. */
+  steps: number;
   states: number;
 }
 
-/** Builds the verifier of a model under these flags and runs it. */
-async function search(model: Model, flags: readonly string[], optimise: string): Promise<Search> {
+/** Builds the verifier of a model under these flags, with these flags of its own, and runs it. */
+async function search(model: Model, flags: readonly string[], ...build: string[]): Promise<Search> {
   const cwd = path.join(top, 'build/models', [model.name, ...flags].join('-'));
   fs.rmSync(cwd, { recursive: true, force: true });
   fs.mkdirSync(cwd, { recursive: true });
@@ -38,7 +40,7 @@ async function search(model: Model, flags: readonly string[], optimise: string):
   const source = path.join(top, 'test/models', `${model.name}.pml`);
   await run('spin', [...flags.map((f) => `-D${f}`), '-a', source], options);
   // No partial order reduction: every step is a step of the whole. -w: spin's C makes gcc talk.
-  const cc = [optimise, '-w', '-DSAFETY', '-DNOREDUCE', `-DMEMLIM=${memoryMbMax}`, '-o', 'pan', 'pan.c'];
+  const cc = ['-w', '-DSAFETY', '-DNOREDUCE', `-DMEMLIM=${memoryMbMax}`, ...build, '-o', 'pan', 'pan.c'];
   await run('gcc', cc, options);
   const { stdout } = await run('./pan', [`-m${depthMax}`, '-w22'], options);
   // The trail stays, to be read with: spin -t -p -g -k FILE MODEL
@@ -47,12 +49,13 @@ async function search(model: Model, flags: readonly string[], optimise: string):
   return {
     text: stdout,
     violated: /assertion violated (.*)/.exec(stdout)?.[0],
+    steps: Number(/depth reached (\d+)/.exec(stdout)?.[1]),
     states: Number(/(\d+) states, stored/.exec(stdout)?.[1]),
   };
 }
 
 const line = (model: Model, flags: readonly string[], s: Search): string =>
-  `${[model.name, ...flags].join(' ')}: ${s.states} states`;
+  `${[model.name, ...flags].join(' ')}: ${s.states} states, ${s.steps} steps`;
 
 for (const model of models) {
   const source = fs.readFileSync(path.join(top, 'test/models', `${model.name}.pml`), 'utf8');
@@ -81,8 +84,8 @@ for (const model of models) {
 
   for (const { flags, breaks } of model.broken) {
     void t.test([model.name, ...flags, 'breaks', breaks].join(' '), async (t) => {
-      // Found after few states as a rule, so quick to compile matters more than quick to run.
-      const s = await search(model, flags, '-O0');
+      // Breadth first, for the shortest way to the mistake. Quick to compile matters more here than quick to run.
+      const s = await search(model, flags, '-O0', '-DBFS');
       t.comment(line(model, flags, s));
       t.match(s.text, 'errors: 1', 'an error was found');
       t.ok(s.violated?.includes(model.properties[breaks] ?? 'no such property'), `${breaks}: ${s.violated}`);

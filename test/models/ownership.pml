@@ -50,7 +50,9 @@
 #ifndef REAL_LATE
 #define REAL_LATE LATE
 #endif
+#ifndef D
 #define D 1            /* a pet is allowed while the renewal was sent at most D ago */
+#endif
 #ifndef WAIT
 #define WAIT (W + D + LATE + 1)  /* own.fence.waitMs, written by an armed owner */
 #endif

@@ -21,29 +21,39 @@
      - SHARED: if any node may take the VM when owner and standby are both gone (safety rule 5), B promises only while
        its own renewal was sent at most X ago, and the third node waits ANY > X + W + D. Else B needs no ledger.
 
-   SHARED is not a mistake but the other kind of disk.
+   SHARED is not a mistake but the other kind of disk; NO_PROMISE neither: A counts no promise, which is how it is today.
 
    BROKEN VARIANTS
      WAIT=n             a fence wait of exactly W + D
      PROMISE_DATED      a promise is dated from its arrival
      NOT_WAITED         B's wait does not restart with a promise
-     BOOT_FORGETS       ...nor with its own boot
+     QUIET=n            ...or the wait after a promise is exactly W + D
+     BOOT_FORGETS       B's wait does not restart with its own boot
      PROMISE_IN_SWAP    B promises while its swap is under way
      INTENT_FORGOTTEN   B's keeper restarts and promises, its swap still on the way
      PROMISE_UNREAD     B promises after a boot before it has a live key and has read own
      OLD_STANDBY        A counts B's promise though it made another node the standby
+     CHANGE_LATE        promises are switched on while a change of the standby is still on its way
      PET_FOR_ALL        a promise for one VM pets, though another VM executes without a renewal
      SHARED ANY=n       the third node waits exactly X + W + D
      SHARED ANY=WAIT    the third node waits as if there were no promise
-     SHARED B_ALONE     B promises however long it has not reached the ledger                                    */
+     SHARED B_ALONE     B promises however long it has not reached the ledger
+     SHARED NO_PROMISE ANY=n   and without any promise the third node waits exactly W + D                                    */
 
 #ifndef W
 #define W 1
 #endif
+#ifndef D
 #define D 1
+#endif
+#ifndef X
 #define X 1
+#endif
 #ifndef WAIT
 #define WAIT (W + D + 1)
+#endif
+#ifndef QUIET
+#define QUIET WAIT           /* what B waits after a promise or its boot */
 #endif
 #ifndef ANY
 #define ANY (X + W + D + 1)
@@ -55,7 +65,7 @@
 #define RESTART_WAIT quiet = 1
 #endif
 #ifdef BOOT_FORGETS
-#define QUIET_AT_BOOT (WAIT + 1)
+#define QUIET_AT_BOOT (QUIET + 1)
 #else
 #define QUIET_AT_BOOT 1
 #endif
@@ -75,6 +85,16 @@
 #else
 #define CHANGE_NEEDS_OFF (!promising)
 #define STOP_COUNTING trusts = false
+#endif
+#ifdef NO_PROMISE
+#define COUNTS false
+#else
+#define COUNTS true
+#endif
+#ifdef CHANGE_LATE
+#define ON_REVISION swapping = false
+#else
+#define ON_REVISION written
 #endif
 #ifdef PET_FOR_ALL
 #define OTHER_RENEWED true
@@ -98,6 +118,7 @@ mtype = { A, B, C };
 mtype owner = A;
 mtype standby = B;
 bool promising = true;       /* own.promise */
+bool changing = false;       /* A's swap of the standby is on its way and may yet be done */
 bool liveA = false;
 byte absent = 1;             /* ticks since live/A went, + 1; a new one (seen/A) makes it 0 */
 bool otherTaken = false;     /* the other VM is owned by its standby */
@@ -132,7 +153,8 @@ byte renewed = 0;            /* ticks since its own last good renewal was sent *
 
 #define executes (machine && !iced)
 #define busy (up && (executes || other))
-#define written swapping = false                        /* own (or seen/A) went on: a swap under way will be refused */
+/* own (or A's live key) went on: what is on its way will be refused */
+#define written swapping = false; changing = false
 inline check() {
   assert(!(executes && owner != A));                    /* twice */
   assert(!(other && otherTaken))                        /* other */
@@ -151,7 +173,7 @@ active proctype world() {
        answer = (answer == 0 || answer > D -> 0 : answer + 1);
        if :: answer == 0 -> good = false; otherGood = false :: else fi;
        olderPromise(promise);
-       older(absent, WAIT); older(quiet, WAIT);
+       older(absent, WAIT); older(quiet, QUIET);
 #ifdef SHARED
        older(bothAbsent, ANY);
        if :: renewed <= X -> renewed++ :: else fi;
@@ -180,7 +202,7 @@ active proctype node_A() {
 #endif
        skip }
   :: d_step { up && mine && liveA -> answer = 1; good = (owner == A); otherGood = !otherTaken;
-       trusts = (owner == A && promising && standby == B) }
+       trusts = (COUNTS && owner == A && promising && standby == B) }
   /* a pet; see above */
   :: d_step { up && (iced || !machine || answer > 0 || (promise > 0 && trusts)) && OTHER_RENEWED -> wd = 0 }
   /* the VM */
@@ -195,8 +217,9 @@ active proctype node_A() {
 #ifndef SHARED
   /* the owner changes the standby */
   :: d_step { up && mine && liveA && owner == A && promising && standby == B -> STOP_COUNTING; promising = false; written }
-  :: d_step { up && mine && liveA && owner == A && !promising && standby == B -> promising = true; written }
-  :: d_step { up && mine && liveA && owner == A && CHANGE_NEEDS_OFF && standby == B -> standby = C; written }
+  :: d_step { up && mine && liveA && owner == A && !promising && standby == B -> promising = true; ON_REVISION }
+  :: d_step { up && mine && liveA && owner == A && CHANGE_NEEDS_OFF && standby == B && !changing -> changing = true }
+  :: d_step { changing && liveA && owner == A -> standby = C; written }
   :: d_step { up && mine && liveA && owner == A && standby == C -> standby = B; written }
 #endif
   od
@@ -217,7 +240,7 @@ active proctype node_B() {
   /* the promise */
   :: d_step { upB && up && KNOWS && UNDECIDED && REACHED -> promise = 1; RESTART_WAIT }
   /* failover: the decision, and the swap, done at some time after it */
-  :: d_step { upB && ready && owner == A && standby == B && !liveA && absent > WAIT && quiet > WAIT && !intends ->
+  :: d_step { upB && ready && owner == A && standby == B && !liveA && absent > WAIT && quiet > QUIET && !intends ->
        intends = true; swapping = true }
   :: d_step { swapping && owner == A && standby == B && !liveA -> owner = B; thinksA = false; written; check() }
   /* it learns how that went; or makes sure, by a write to own, that it can never be done */
