@@ -134,6 +134,8 @@ export class MemoryRadio implements Radio {
   #seq = 0;
   #nextBeatMs: number;
   #alive = true;
+  /** Its agent is stalled: it says nothing. */
+  paused = false;
 
   constructor(hub: RadioHub, node: string, boot: string) {
     this.#hub = hub;
@@ -195,6 +197,7 @@ export class MemoryRadio implements Radio {
 
   /** @internal */
   tick(): void {
+    if (this.paused) return;
     if (this.#heard.tick()) this.#wake();
     const now = this.#hub.clock.nowMs();
     if (now < this.#nextBeatMs) return;

@@ -1,0 +1,263 @@
+import type { KeeperLedger } from '../../../agent/keeper/env.js';
+import {
+  checkTxn,
+  type Compare,
+  type Ledger,
+  type LedgerEntry,
+  type Listing,
+  type TxnResult,
+  type Write,
+} from '../../../agent/ledger/ledger.js';
+import { FlotillaError } from '../../../core/domain/error.js';
+import { MemoryLedger } from '../memory-ledger.js';
+import type { SimNetwork } from './net.js';
+import type { Rng } from './rng.js';
+import type { Process, SimTime } from './time.js';
+
+/** A new leader is elected so long after the old one went, ms: measured 1.3 s, spread by the timers of etcd. */
+const electionMs = [1_000, 1_700] as const;
+/** A leader that was cut off answers keepalives for up to two election timeouts, ms (measured). */
+const deposedMs = 2_000;
+/** A watch is back so long after the network is, ms. */
+const watchBackMs = 1_000;
+
+/** What the network and the voters do to calls now. */
+export interface Weather {
+  /** Share of calls whose answer is lost: done, and unknown. */
+  lostAnswers: number;
+  /** Share of calls that never arrive. */
+  lostCalls: number;
+  /** Added to each way, ms, at most. */
+  slowMs: number;
+  /** Watches say nothing. */
+  silent: boolean;
+}
+
+/** etcd as its clients meet it: voters on some of the nodes, a leader while a majority is connected. */
+export class SimVoters {
+  readonly store: MemoryLedger;
+  readonly weather: Weather = { lostAnswers: 0, lostCalls: 0, slowMs: 0, silent: false };
+  leader: string | null;
+  readonly #up: Map<string, boolean>;
+  readonly #time: SimTime;
+  readonly #net: SimNetwork;
+  readonly #rng: Rng;
+  #deposed: { readonly node: string; readonly untilMs: number } | null = null;
+  #electing = false;
+  /** Called by {@link changed} for watches that were cut off. */
+  readonly #bells = new Set<() => void>();
+
+  constructor(o: { voters: readonly string[]; time: SimTime; net: SimNetwork; rng: Rng }) {
+    this.#up = new Map(o.voters.map((v) => [v, true]));
+    this.#time = o.time;
+    this.#net = o.net;
+    this.#rng = o.rng;
+    this.leader = o.voters[0] ?? null;
+    const { time } = o;
+    this.store = new MemoryLedger({
+      nowMs: () => time.nowMs,
+      wallMs: () => time.nowMs,
+      sleep: (ms, signal) =>
+        new Promise((resolve, reject) => {
+          const cancel = time.after(ms, resolve);
+          signal?.addEventListener('abort', () => {
+            cancel();
+            reject(signal.reason as Error);
+          });
+        }),
+    });
+  }
+
+  get voters(): readonly string[] {
+    return [...this.#up.keys()];
+  }
+
+  up(voter: string): boolean {
+    return this.#up.get(voter) === true && this.#net.reaches(voter, voter);
+  }
+
+  /** etcd on that node dies, or is back. */
+  set(voter: string, up: boolean): void {
+    if (!this.#up.has(voter)) return;
+    this.#up.set(voter, up);
+    this.changed();
+  }
+
+  #leads(voter: string): boolean {
+    if (!this.up(voter)) return false;
+    const with_ = this.voters.filter((v) => this.up(v) && this.#net.both(voter, v)).length;
+    return with_ > this.voters.length / 2;
+  }
+
+  /** The network or a voter changed. */
+  changed(): void {
+    if (this.leader !== null && !this.#leads(this.leader)) {
+      if (this.up(this.leader)) this.#deposed = { node: this.leader, untilMs: this.#time.nowMs + deposedMs };
+      this.leader = null;
+      this.store.quorum = false;
+    }
+    if (this.leader === null && !this.#electing) {
+      this.#electing = true;
+      this.#time.after(this.#rng.between(...electionMs), () => {
+        this.#electing = false;
+        const next = this.voters.find((v) => this.#leads(v));
+        if (next === undefined) return; // the next change tries again
+        this.leader = next;
+        this.store.quorum = true;
+        this.store.prolong();
+        this.#ringAll();
+      });
+    }
+    this.#time.after(watchBackMs, () => this.#ringAll());
+  }
+
+  #ringAll(): void {
+    for (const ring of [...this.#bells]) ring();
+  }
+
+  /** A voter that this node can ask now, and that can answer it. */
+  serves(node: string): boolean {
+    const { leader } = this;
+    if (leader === null) return false;
+    return this.voters.some(
+      (v) => this.up(v) && this.#net.reaches(node, v) && (v === leader || this.#net.both(v, leader)),
+    );
+  }
+
+  /** One whose answer also finds the way back. */
+  answers(node: string): boolean {
+    const { leader } = this;
+    if (leader === null) return false;
+    return this.voters.some(
+      (v) => this.up(v) && this.#net.both(node, v) && (v === leader || this.#net.both(v, leader)),
+    );
+  }
+
+  /** A deposed leader still tells this node that its lease lives. */
+  deceives(node: string): boolean {
+    const d = this.#deposed;
+    return d !== null && d.untilMs > this.#time.nowMs && this.up(d.node) && this.#net.both(node, d.node);
+  }
+
+  wayMs(): number {
+    const { slowMs } = this.weather;
+    return this.#rng.between(1, 6) + (slowMs > 0 ? this.#rng.below(slowMs) : 0);
+  }
+
+  /** @returns a function that ends it */
+  bell(node: string, prefix: string, wake: () => void): () => void {
+    const ring = (): void => {
+      if (this.weather.silent || !this.answers(node)) return;
+      this.#time.after(this.wayMs(), wake);
+    };
+    this.#bells.add(ring);
+    const end = this.store.addWatch(prefix, ring);
+    ring();
+    return () => {
+      this.#bells.delete(ring);
+      end();
+    };
+  }
+
+  chance(p: number): boolean {
+    return p > 0 && this.#rng.chance(p);
+  }
+
+  after(ms: number): Promise<void> {
+    return new Promise((resolve) => this.#time.after(ms, resolve));
+  }
+}
+
+/** One process's client of the ledger. */
+export class SimLedger implements Ledger, KeeperLedger {
+  readonly #voters: SimVoters;
+  readonly #node: string;
+  readonly #deadlineMs: number;
+  readonly #by: string;
+
+  constructor(voters: SimVoters, node: string, process: Process, deadlineMs: number) {
+    this.#voters = voters;
+    this.#node = node;
+    this.#deadlineMs = deadlineMs;
+    this.#by = process.name;
+  }
+
+  get(key: string): Promise<LedgerEntry | null> {
+    return this.#call('read', () => this.#voters.store.peek(key));
+  }
+
+  list(prefix: string): Promise<Listing> {
+    const { store } = this.#voters;
+    return this.#call('read', () => ({ entries: store.peekAll(prefix), revision: store.revision }));
+  }
+
+  read(keys: readonly string[]): Promise<ReadonlyMap<string, LedgerEntry>> {
+    return this.#call(
+      'read',
+      () =>
+        new Map(
+          keys.flatMap((k) => {
+            const e = this.#voters.store.peek(k);
+            return e === null ? [] : [[k, e] as const];
+          }),
+        ),
+    );
+  }
+
+  async txn(compare: readonly Compare[], writes: readonly Write[]): Promise<TxnResult> {
+    checkTxn(compare, writes);
+    return this.#call('write', () => this.#voters.store.txn(compare, writes, this.#by));
+  }
+
+  watch(prefix: string, wake: () => void): () => void {
+    return this.#voters.bell(this.#node, prefix, wake);
+  }
+
+  grantLease(ttlS: number): Promise<string> {
+    return this.#call('write', () => this.#voters.store.grant(ttlS));
+  }
+
+  keepAlive(lease: string): Promise<number> {
+    if (!this.#voters.answers(this.#node) && this.#voters.deceives(this.#node))
+      return this.#voters.after(this.#voters.wayMs()).then(() => 3);
+    return this.#call('write', () => this.#voters.store.keepAlive(lease));
+  }
+
+  async revokeLease(lease: string): Promise<void> {
+    await this.#call('write', () => this.#voters.store.revoke(lease));
+  }
+
+  async close(): Promise<void> {
+    await Promise.resolve();
+  }
+
+  async #call<T>(kind: 'read' | 'write', act: () => T): Promise<T> {
+    const v = this.#voters;
+    const { weather } = v;
+    let leftMs = this.#deadlineMs;
+    const spend = async (ms: number): Promise<void> => {
+      leftMs -= ms;
+      await v.after(ms);
+    };
+    const fail = async (outcome: 'unknown' | 'not-sent'): Promise<never> => {
+      if (leftMs > 0) await v.after(leftMs);
+      throw new FlotillaError('ledger-unavailable', 'The ledger did not answer', {
+        hint: 'The simulator cut it off.',
+        details: { outcome },
+      });
+    };
+    await spend(v.wayMs());
+    if (v.chance(weather.lostCalls)) return fail(kind === 'write' ? 'unknown' : 'not-sent');
+    // A member without a leader holds the call: it may be served when there is one again.
+    while (!v.serves(this.#node)) {
+      if (leftMs <= 250) return fail(kind === 'write' ? 'unknown' : 'not-sent');
+      await spend(200);
+    }
+    if (leftMs <= 0) return fail('unknown');
+    const result = act();
+    if (v.chance(weather.lostAnswers) || !v.answers(this.#node)) return fail('unknown');
+    await spend(v.wayMs());
+    if (!v.answers(this.#node) || leftMs < 0) return fail('unknown');
+    return result;
+  }
+}

@@ -1,0 +1,366 @@
+import type {
+  AgentEnv,
+  Keeper as KeeperOfAgent,
+  KeeperState,
+  Liveness,
+  Volumes,
+} from '../../../agent/env.js';
+import { Keeper } from '../../../agent/keeper/keeper.js';
+import type { KeeperEnv } from '../../../agent/keeper/env.js';
+import { AgentLoop } from '../../../agent/loop.js';
+import { FlotillaError } from '../../../core/domain/error.js';
+import type { TimingProfile } from '../../../core/domain/timing.js';
+import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
+import type { Ledger } from '../../../agent/ledger/ledger.js';
+import { fakeHypervisor } from '../fake-hypervisor.js';
+import type { MemoryRadio, RadioHub } from '../memory-radio.js';
+import { SimHost, type SharedPool } from './host.js';
+import { SimLedger, type SimVoters } from './ledger.js';
+import type { Rng } from './rng.js';
+import { Process, type Death, type SimTime } from './time.js';
+
+/** The agent's calls end within this, ms, as those of the real client. */
+const agentDeadlineMs = 2_000;
+/** systemd starts what died anew after this, ms. */
+const restartMs = 200;
+/** From power on to systemd starting our units, ms: quicker than any real machine, which finds more. */
+export const bootMs = 4_000;
+
+export interface NodeParts {
+  readonly time: SimTime;
+  readonly rng: Rng;
+  readonly voters: SimVoters;
+  readonly hub: RadioHub;
+  readonly pool: SharedPool;
+  readonly nodes: readonly string[];
+  readonly agentTiming: TimingProfile;
+  readonly keeperTiming: TimingProfile;
+  /** Told when power goes off or comes on. */
+  power(node: string, on: boolean): void;
+  /** A line for the log. */
+  say(node: string, text: string): void;
+  /** What a mutation puts between a process and its ledger. */
+  agentLedger(l: Ledger, node: string): Ledger;
+  keeperLedger(l: KeeperEnv['ledger'], node: string): KeeperEnv['ledger'];
+}
+
+/** One node: the shipped keeper and agent loop over a simulated host. */
+export class ClusterNode {
+  readonly id: string;
+  readonly host: SimHost;
+  agent: Process | null = null;
+  keeper: Process | null = null;
+  loop: AgentLoop | null = null;
+  version = '1';
+  /** Since when keeper and its way to the ledger are well, ms; null: they are not. */
+  healthySinceMs: number | null = null;
+  readonly #p: NodeParts;
+  #keeperCore: Keeper | null = null;
+  #keeperState: KeeperState | null = null;
+  #radio: MemoryRadio | null = null;
+  readonly #listeners = new Set<() => void>();
+
+  constructor(id: string, p: NodeParts) {
+    this.id = id;
+    this.#p = p;
+    this.host = new SimHost({
+      node: id,
+      time: p.time,
+      pool: p.pool,
+      watchdogMs: p.keeperTiming.watchdogMs,
+    });
+    this.host.onBite = () => {
+      p.say(id, 'watchdog resets the node');
+      this.powerLoss();
+      this.#p.time.after(bootMs, () => this.powerOn());
+    };
+  }
+
+  get keeperState(): KeeperState | null {
+    return this.keeper?.alive === true ? this.#keeperState : null;
+  }
+
+  powerOn(): void {
+    if (this.host.powered && this.keeper !== null) return;
+    this.host.powerOn();
+    this.#p.power(this.id, true);
+    this.startKeeper();
+    this.startAgent();
+  }
+
+  powerLoss(): void {
+    if (!this.host.powered) return;
+    this.#end('agent');
+    this.#end('keeper');
+    this.host.powerOff();
+    this.#p.power(this.id, false);
+  }
+
+  /** kill -9; systemd starts it anew. */
+  kill(what: 'agent' | 'keeper', restart = true): void {
+    this.#end(what);
+    if (restart) this.#p.time.after(restartMs, () => this.#restart(what));
+  }
+
+  #restart(what: 'agent' | 'keeper'): void {
+    if (!this.host.powered) return;
+    if (what === 'agent' && this.agent === null) this.startAgent();
+    if (what === 'keeper' && this.keeper === null) this.startKeeper();
+  }
+
+  stall(what: 'agent' | 'keeper', ms: number): void {
+    const process = what === 'agent' ? this.agent : this.keeper;
+    if (process === null) return;
+    const radio = what === 'agent' ? this.#radio : null;
+    if (radio !== null) radio.paused = true;
+    process.stall();
+    this.#p.time.after(ms, () => {
+      if (radio !== null) radio.paused = false;
+      process.resume();
+    });
+  }
+
+  /** The agent dies at one of its next acts. */
+  dieAt(n: number, when: Death['when']): void {
+    if (this.agent !== null) this.agent.death = { at: this.agent.acts + n, when };
+  }
+
+  #end(what: 'agent' | 'keeper'): void {
+    if (what === 'agent') {
+      this.agent?.kill();
+      this.agent = null;
+      this.loop = null;
+    } else {
+      this.keeper?.kill();
+      this.keeper = null;
+      this.#keeperCore = null;
+      this.#keeperState = null;
+      this.#tell();
+    }
+  }
+
+  #tell(): void {
+    for (const l of [...this.#listeners]) l();
+  }
+
+  startKeeper(): void {
+    const { time, rng, voters, keeperTiming } = this.#p;
+    const { host } = this;
+    const process = new Process(time, `keeper ${this.id}`, () => time.nowMs + host.wallOffsetMs);
+    this.keeper = process;
+    const ledger = this.#p.keeperLedger(
+      new SimLedger(voters, this.id, process, keeperTiming.renewDeadlineMs),
+      this.id,
+    );
+    const env: KeeperEnv = {
+      node: this.id,
+      version: this.version,
+      timing: keeperTiming,
+      clock: process.clock,
+      random: { uuid: () => rng.uuid(), below: (n) => rng.below(n) },
+      log: this.#log(process, 'keeper'),
+      ledger: process.guard(ledger),
+      freezer: process.guard(host.freezer),
+      watchdog: process.guard(host.watchdog),
+      store: process.guard(host.store),
+      takeovers: process.guard(host.takeovers),
+      publish: (s) => {
+        if (!process.alive) return;
+        const before = this.#keeperState;
+        this.#keeperState = s;
+        if (before?.mode !== s.mode) this.#p.say(this.id, `keeper ${s.mode}`);
+        this.#tell();
+      },
+    };
+    this.#keeperCore = new Keeper(env);
+    this.#keeperCore.start();
+  }
+
+  startAgent(): void {
+    const { time, rng, voters, hub } = this.#p;
+    const { host } = this;
+    const process = new Process(time, `agent ${this.id}`, () => time.nowMs + host.wallOffsetMs);
+    this.agent = process;
+    const boot = rng.uuid();
+    const radio = hub.join(this.id, boot);
+    this.#radio = radio;
+    radio.setPeers(this.#p.nodes.filter((n) => n !== this.id).map((node) => ({ node, address: node })));
+    process.onDeath = () => {
+      radio.die();
+      if (this.agent !== process) return;
+      // By an armed death: systemd sees it end.
+      this.agent = null;
+      this.loop = null;
+      this.#p.say(this.id, 'agent dies in the middle of an act');
+      time.after(restartMs, () => this.#restart('agent'));
+    };
+    const ledger = this.#p.agentLedger(new SimLedger(voters, this.id, process, agentDeadlineMs), this.id);
+    const env: AgentEnv = {
+      node: this.id,
+      boot,
+      version: this.version,
+      clock: process.clock,
+      random: { uuid: () => rng.uuid(), below: (n) => rng.below(n) },
+      log: this.#log(process, 'agent'),
+      timing: this.#p.agentTiming,
+      ledger: process.guard(ledger),
+      live: this.#liveness(process),
+      keeper: process.guard(this.#link()),
+      journal: process.guard(host.journal),
+      radio: process.guard(radio),
+      hypervisor: this.#hypervisor(process),
+      volumes: process.guard(this.#volumes()),
+      seeds: process.guard({ make: async () => '/seed.iso', remove: async () => undefined }),
+      bridges: process.guard({
+        ensure: async () => undefined,
+        owned: async () => [],
+        remove: async () => undefined,
+      }),
+      sockets: {
+        paths: (id) => ({ serial: `/run/${id}/serial`, vnc: `/run/${id}/vnc`, serialLog: `/log/${id}` }),
+        prepare: async () => undefined,
+        remove: async () => undefined,
+      },
+      machine: {
+        accel: async () => 'tcg',
+        facts: () => null,
+        use: async () => ({
+          cpus: 4,
+          cpuUsedPct: 0,
+          memoryBytes: 16e9,
+          memoryUsedBytes: 1e9,
+          loadAvg1: 0,
+          upSinceMs: 0,
+        }),
+      },
+    };
+    this.loop = new AgentLoop(env, undefined, undefined, () => this.#keeperCore?.beat());
+    this.loop.start();
+  }
+
+  #log(process: Process, who: string): AgentEnv['log'] {
+    const say = (text: string): void => {
+      if (process.alive) this.#p.say(this.id, `${who}: ${text}`);
+    };
+    return { info: () => undefined, warn: say, error: say };
+  }
+
+  /** As KeeperLink has it. */
+  #liveness(process: Process): Liveness {
+    return {
+      compare: () => {
+        const s = this.keeperState;
+        if (!process.alive || s?.mode !== 'run' || s.goodMs === null || s.createRevision === null)
+          return null;
+        if (this.#p.time.nowMs - s.goodMs >= this.#p.agentTiming.renewalGoodMs) return null;
+        return { key: kinds.live.key(this.id), createRevision: s.createRevision };
+      },
+    };
+  }
+
+  #link(): KeeperOfAgent {
+    const silent = (): FlotillaError =>
+      new FlotillaError('not-armable', "This node's keeper does not answer", { hint: 'It comes back.' });
+    /** A question to a keeper that dies is answered by the connection's end. */
+    const ask = async <T>(question: (k: Keeper) => Promise<T> | T): Promise<T> => {
+      const core = this.#keeperCore;
+      const process = this.keeper;
+      if (core === null || process === null) throw silent();
+      let stop = (): void => undefined;
+      const gone = new Promise<never>((_, reject) => {
+        const listener = (): void => {
+          if (this.keeper !== process) reject(silent());
+        };
+        this.#listeners.add(listener);
+        const limit = this.#p.time.after(this.#p.agentTiming.renewalGoodMs * 2, () => reject(silent()));
+        stop = () => {
+          this.#listeners.delete(listener);
+          limit();
+        };
+      });
+      try {
+        return await Promise.race([
+          new Promise<T>((resolve, reject) =>
+            process.enter(() => void Promise.resolve(question(core)).then(resolve, reject)),
+          ),
+          gone,
+        ]);
+      } finally {
+        stop();
+      }
+    };
+    return {
+      state: () => this.keeperState,
+      onChange: (listener) => {
+        this.#listeners.add(listener);
+        return () => void this.#listeners.delete(listener);
+      },
+      arm: (vm, o) => ask((k) => k.arm(vm, o)),
+      disarm: (vm) => ask((k) => k.disarm(vm)),
+    };
+  }
+
+  #hypervisor(process: Process): AgentEnv['hypervisor'] {
+    const real = fakeHypervisor(this.host.libvirt);
+    const guarded = process.guard(real);
+    return new Proxy(real, {
+      get: (target, key) => {
+        // A generator: each of its steps is an answer.
+        if (key === 'events')
+          return async function* (signal?: AbortSignal) {
+            for await (const e of target.events(signal))
+              yield await new Promise<typeof e>((resolve) => process.enter(() => resolve(e)));
+          };
+        return (guarded as unknown as Record<string | symbol, unknown>)[key];
+      },
+    });
+  }
+
+  #volumes(): Volumes {
+    const { pool } = this.#p;
+    const no = (): never => {
+      throw new Error('the simulated volumes do not know this call');
+    };
+    const reach = (): void => {
+      if (pool.unreachable.has(this.id))
+        throw new FlotillaError('pool-unavailable', 'The pool "shared" does not answer', {
+          hint: 'Look at its server.',
+        });
+    };
+    return {
+      probe: async (p) => {
+        const ok = !pool.unreachable.has(this.id);
+        return { pool: p.id, totalBytes: 1e12, freeBytes: 5e11, ok, text: ok ? '' : 'it does not answer' };
+      },
+      makeDisk: async (d) => {
+        reach();
+        await Promise.resolve();
+        pool.disks.set(d.id, d.sizeBytes);
+      },
+      growDisk: async (d) => {
+        reach();
+        await Promise.resolve();
+        pool.disks.set(d.id, d.sizeBytes);
+      },
+      removeDisk: async (d) => {
+        reach();
+        await Promise.resolve();
+        pool.disks.delete(d.id);
+      },
+      diskPath: (d, p) => `${p.path}/disks/${d.id}.${d.format}`,
+      imagePath: (i, p) => `${p.path}/images/${i.id}.${i.format}`,
+      takeoverPath: (vm, p) => `${p.path}/takeover/${vm}.json`,
+      recordTakeover: async (p, t) => {
+        reach();
+        await Promise.resolve();
+        pool.takeovers.set(`${p.path}/takeover/${t.vm}.json`, JSON.stringify(t));
+      },
+      importImage: no,
+      removeImage: no,
+      haveImage: no,
+      uploadOffset: no,
+      upload: no,
+      sweep: async () => [],
+    };
+  }
+}

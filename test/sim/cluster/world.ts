@@ -1,0 +1,324 @@
+import type { KeeperEnv } from '../../../agent/keeper/env.js';
+import type { Ledger } from '../../../agent/ledger/ledger.js';
+import type { NodeRecord } from '../../../core/domain/node.js';
+import { vmHaDefault, type Policy } from '../../../core/domain/ha.js';
+import type { Op, OpKind } from '../../../core/domain/op.js';
+import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
+import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
+import { ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
+import { RadioHub } from '../memory-radio.js';
+import { Checks } from './checks.js';
+import { SharedPool, type HostRules } from './host.js';
+import { SimVoters } from './ledger.js';
+import { SimNetwork } from './net.js';
+import { ClusterNode, bootMs } from './node.js';
+import { Rng } from './rng.js';
+import { SimTime } from './time.js';
+
+/** Pace of radios and checkers, ms. */
+const tickMs = 250;
+
+export interface WorldOptions {
+  readonly seed: number;
+  readonly nodes: number;
+  /** Nodes that vote; by default the first three. */
+  readonly voters?: number;
+  readonly agentTiming?: Partial<TimingProfile>;
+  readonly keeperTiming?: Partial<TimingProfile>;
+  readonly rules?: Partial<HostRules>;
+  readonly agentLedger?: (l: Ledger, node: string) => Ledger;
+  readonly keeperLedger?: (l: KeeperEnv['ledger'], node: string) => KeeperEnv['ledger'];
+  /** Keeps the log; without it only counts. */
+  readonly log?: boolean;
+}
+
+/** A whole simulated cluster. */
+export class World {
+  readonly time = new SimTime();
+  readonly rng: Rng;
+  readonly net: SimNetwork;
+  readonly voters: SimVoters;
+  readonly hub: RadioHub;
+  readonly pool = new SharedPool();
+  readonly nodes = new Map<string, ClusterNode>();
+  readonly checks: Checks;
+  readonly lines: string[] = [];
+  /** VMs by name. */
+  readonly vms = new Map<string, string>();
+  readonly names = new Map<string, string>();
+  readonly #poolId: string;
+  readonly #keepLog: boolean;
+
+  constructor(o: WorldOptions) {
+    this.rng = new Rng(o.seed);
+    this.#keepLog = o.log === true;
+    const ids = Array.from({ length: o.nodes }, (_, i) => `n${i + 1}`);
+    const { time, rng } = this;
+    this.net = new SimNetwork(ids);
+    this.voters = new SimVoters({ voters: ids.slice(0, o.voters ?? 3), time, net: this.net, rng });
+    const wallMs = (): number => time.nowMs + 1_700_000_000_000;
+    this.hub = new RadioHub({ cluster: 'sim', clock: { nowMs: () => time.nowMs, wallMs } });
+    this.net.onChange = () => this.#networkChanged();
+    this.#poolId = rng.uuid();
+    const found = {
+      schema: 1 as const,
+      id: rng.uuid(),
+      name: 'sim',
+      epoch: 1,
+      ca: 'none',
+      foundedMs: 0,
+      founder: 'n1',
+    };
+    this.voters.store.found(
+      found,
+      ids.map((id, i): NodeRecord => ({
+        id,
+        addresses: [`10.0.0.${i + 1}`],
+        voter: this.voters.voters.includes(id),
+        desired: 'active',
+        rack: null,
+        witness: false,
+        fingerprint: '0'.repeat(64),
+        joinedMs: i,
+      })),
+    );
+    this.voters.store.poke(
+      kinds.pool.key(this.#poolId),
+      writeRecord(kinds.pool, {
+        id: this.#poolId,
+        name: 'shared',
+        kind: 'shared',
+        path: this.pool.path,
+        nodes: null,
+        reservePct: 5,
+      }),
+    );
+    const production = timingProfiles.production;
+    for (const id of ids) {
+      const node = new ClusterNode(id, {
+        time,
+        rng,
+        voters: this.voters,
+        hub: this.hub,
+        pool: this.pool,
+        nodes: ids,
+        agentTiming: { ...production, ...o.agentTiming },
+        keeperTiming: { ...production, ...o.keeperTiming },
+        power: (n, on) => {
+          if (on) this.hub.startBroker(n);
+          else this.hub.stopBroker(n);
+          this.net.power(n, on);
+        },
+        say: (n, text) => this.say(`${n} ${text}`),
+        agentLedger: o.agentLedger ?? ((l) => l),
+        keeperLedger: o.keeperLedger ?? ((l) => l),
+      });
+      Object.assign(node.host.rules, o.rules ?? {});
+      this.nodes.set(id, node);
+    }
+    this.checks = new Checks(this);
+    for (const n of this.nodes.values()) n.host.onChange = () => (this.checks.dirty = true);
+    time.afterStep = () => this.checks.afterStep();
+    const tick = (): void => {
+      this.hub.tick();
+      this.checks.tick();
+      time.after(tickMs, tick);
+    };
+    tick();
+  }
+
+  node(id: string): ClusterNode {
+    const n = this.nodes.get(id);
+    if (n === undefined) throw new Error(`there is no node ${id}`);
+    return n;
+  }
+
+  say(text: string): void {
+    if (this.#keepLog) {
+      let line = text;
+      for (const [id, name] of this.names) line = line.replaceAll(id, name);
+      this.lines.push(`${(this.time.nowMs / 1000).toFixed(2)} ${line}`);
+    }
+  }
+
+  #networkChanged(): void {
+    this.hub.heal();
+    for (const a of this.net.nodes)
+      for (const b of this.net.nodes) if (!this.net.reaches(b, a)) this.hub.cut(a, b);
+    this.voters.changed();
+  }
+
+  /** Every node on, every program started. */
+  boot(): void {
+    for (const n of this.nodes.values()) n.powerOn();
+  }
+
+  /** Lets time pass. */
+  pass(ms: number): Promise<void> {
+    return this.time.run(this.time.nowMs + ms);
+  }
+
+  /** Lets time pass until it holds. @throws Error after `limitMs` */
+  async until(what: string, holds: () => boolean, limitMs = 60_000): Promise<void> {
+    const end = this.time.nowMs + limitMs;
+    while (!holds()) {
+      if (this.time.nowMs >= end) throw new Error(`not within ${limitMs} ms: ${what}`);
+      await this.pass(100);
+    }
+  }
+
+  reboot(id: string, offMs = 0): void {
+    this.node(id).powerLoss();
+    this.time.after(offMs + bootMs, () => this.node(id).powerOn());
+  }
+
+  /* ---- what users do: written as the API does ---------------------------------------------------- */
+
+  /** A VM with its disk made already, off. */
+  createVm(name: string, owner: string, o: Partial<VmSpec> = {}): string {
+    const id = this.rng.uuid();
+    const disk = this.rng.uuid();
+    const { store } = this.voters;
+    this.vms.set(name, id);
+    this.names.set(id, name);
+    this.pool.disks.set(disk, 2 ** 30);
+    store.poke(
+      kinds.disk.key(disk),
+      writeRecord(kinds.disk, {
+        id: disk,
+        name: 'root',
+        vm: id,
+        pool: this.#poolId,
+        node: null,
+        format: 'qcow2',
+        sizeBytes: 2 ** 30,
+        madeBytes: 2 ** 30,
+        source: { kind: 'blank' },
+        state: 'ready',
+        error: null,
+      }),
+    );
+    const spec: VmSpec = {
+      id,
+      name,
+      generation: 1,
+      note: '',
+      tags: [],
+      cpus: 1,
+      memoryMiB: 128,
+      firmware: 'bios',
+      boot: ['disk'],
+      disks: [{ disk, bus: 'virtio' }],
+      cdroms: [],
+      nics: [],
+      cloudInit: null,
+      power: 'running',
+      powerGeneration: 1,
+      stopTimeoutS: 10,
+      onCrash: 'restart',
+      ...o,
+      ha: { ...vmHaDefault, enabled: true, ...o.ha },
+    };
+    const own: VmOwn = {
+      owner,
+      standby: null,
+      copies: [],
+      gen: 1,
+      state: 'stopped',
+      sync: 'none',
+      fence: { armed: false, waitMs: 0 },
+      op: null,
+      failoversMs: [],
+    };
+    store.poke(unique.name('vm', name), id);
+    store.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, own));
+    store.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));
+    return id;
+  }
+
+  own(vm: string): VmOwn | null {
+    const e = this.voters.store.peek(kinds.vmOwn.key(vm));
+    if (e === null) return null;
+    try {
+      return JSON.parse(e.value) as VmOwn;
+    } catch {
+      return null;
+    }
+  }
+
+  spec(vm: string): VmSpec {
+    const e = this.voters.store.peek(kinds.vmSpec.key(vm));
+    if (e === null) throw new Error(`VM ${vm} has no spec`);
+    return JSON.parse(e.value) as VmSpec;
+  }
+
+  edit(vm: string, patch: Partial<VmSpec>): void {
+    const spec = this.spec(vm);
+    const next = { ...spec, ...patch, generation: spec.generation + 1 };
+    this.voters.store.poke(kinds.vmSpec.key(vm), writeRecord(kinds.vmSpec, next));
+  }
+
+  action(kind: 'start' | 'stop' | 'force-stop', vm: string): void {
+    const g = this.spec(vm).generation + 1;
+    this.edit(vm, { power: kind === 'start' ? 'running' : 'stopped', powerGeneration: g });
+    this.#ask(`vm.${kind}`, vm);
+  }
+
+  #ask(kind: OpKind, subject: string): void {
+    const id = this.rng.uuid();
+    const now = this.time.nowMs + 1_700_000_000_000;
+    const op: Op = {
+      id,
+      kind,
+      subject: { kind: 'vm', id: subject, name: this.names.get(subject) ?? 'vm' },
+      node: null,
+      askedBy: 'somebody',
+      args: {},
+      state: 'queued',
+      step: '',
+      progress: null,
+      cancelAsked: false,
+      createdMs: now,
+      updatedMs: now,
+      error: null,
+    };
+    this.voters.store.poke(kinds.op.key(id), writeRecord(kinds.op, op));
+  }
+
+  policy(ha: Partial<Policy['ha']>): void {
+    const e = this.voters.store.peek(policyKey);
+    const before = e === null ? null : (JSON.parse(e.value) as Policy);
+    const next: Policy = {
+      ha: { paused: false, hold: false, unsafeWithoutWatchdog: false, ...before?.ha, ...ha },
+    };
+    this.voters.store.poke(policyKey, JSON.stringify(next));
+  }
+
+  desired(node: string, desired: NodeRecord['desired']): void {
+    const e = this.voters.store.peek(kinds.node.key(node));
+    if (e === null) return;
+    const record = JSON.parse(e.value) as NodeRecord;
+    this.voters.store.poke(kinds.node.key(node), writeRecord(kinds.node, { ...record, desired }));
+  }
+
+  /** Nodes that somebody has proven to be off. */
+  readonly proven = new Set<string>();
+  /** When a lease last ended too early, by a fault. */
+  earlyExpiryMs = -Infinity;
+  /** A person or the policy keeps failovers back. */
+  excused = false;
+
+  /** True: nobody may expect that VM to be taken over now. */
+  checksExcused(vm: string): boolean {
+    if (this.excused || this.voters.leader === null) return true;
+    const own = this.own(vm);
+    const owner = own === null ? undefined : this.nodes.get(own.owner);
+    // Frozen with a keeper in ICE while its live key has not ended, or back and starting: its own business.
+    return owner?.keeperState?.mode === 'run' && owner.healthySinceMs !== null && owner.agent === null;
+  }
+
+  /** Where a VM's guest runs now. */
+  runsOn(vm: string): string[] {
+    return [...this.nodes.values()].filter((n) => n.host.executes(vm)).map((n) => n.id);
+  }
+}
