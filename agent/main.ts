@@ -2,6 +2,7 @@ import { parseArgs } from 'node:util';
 import { errorRecord } from '../core/domain/error.js';
 import { readClusterCache } from './cluster/cache.js';
 import { foundCommand, joinCommand, tokenCommand } from './cluster/commands.js';
+import { recoverCommand } from './cluster/recover/commands.js';
 import { readAgentConfig } from './cluster/config.js';
 import { ledgerCommand } from './snapshots/commands.js';
 import { runAgent } from './run.js';
@@ -16,6 +17,7 @@ const usage = `flotilla-agent VERB …
   token create [--kind join|api] [--name NAME] [--ttl 24h] [--uses N]
   ledger snapshots                 snapshots of the ledger on this node
   ledger snapshot now              takes one
+  recover …                        when the ledger has lost its quorum or its data: see docs/recover.md
   version
 Configuration: /etc/flotilla/agent.json`;
 
@@ -32,13 +34,18 @@ async function run(): Promise<void> {
     said = true;
     await systemClock.sleep(pendingMs);
   }
-  const agent = await runAgent(config, log);
-  const end = (signal: string): void => {
-    log.info(`stops: ${signal}`);
-    void agent.stop().then(() => process.exit(0));
+  let ending = false;
+  const end = (why: string): void => {
+    if (ending) return;
+    ending = true;
+    log.info(`stops: ${why}`);
+    void agent.then((a) => a.stop()).then(() => process.exit(0));
   };
+  // What it remembers is of a ledger that is no more; systemd starts it anew.
+  const agent = runAgent(config, log, { onOtherEpoch: () => end('the ledger is of another epoch') });
   process.once('SIGTERM', () => end('SIGTERM'));
   process.once('SIGINT', () => end('SIGINT'));
+  await agent;
 }
 
 /** Results are for programs: one line of JSON. */
@@ -60,6 +67,9 @@ async function main(argv: readonly string[]): Promise<void> {
       console.error(JSON.stringify(about));
       return console.log(token);
     }
+    case 'recover':
+      for (const line of await recoverCommand(rest)) console.log(line);
+      return;
     case 'ledger':
       return print(await ledgerCommand(rest));
     case 'version':

@@ -57,8 +57,9 @@ export interface RunningAgent {
 export async function runAgent(
   config: AgentConfig,
   log: Log,
-  runtimeDir = '/run/flotilla',
+  o: { readonly onOtherEpoch: () => void; readonly runtimeDir?: string },
 ): Promise<RunningAgent> {
+  const { runtimeDir = '/run/flotilla' } = o;
   const { stateDir, ports, name: node } = config;
   const found = await readClusterCache(stateDir);
   if (found === null) throw new Error('this node has neither founded a cluster nor joined one');
@@ -144,6 +145,7 @@ export async function runAgent(
     meta = s.meta;
     await tokens.update([...s.tokens.values()].map((k) => k.value));
     if (s.meta === null) return;
+    if (store !== null && store.epoch !== null && s.meta.value.epoch !== store.epoch) o.onOtherEpoch();
     const nodes = [...s.nodes.values()].map((k) => k.value);
     const next = refreshedCache(cluster, s.meta.value, nodes, ports);
     if (next === cluster) return;

@@ -203,6 +203,8 @@ export interface RequestOptions {
   readonly body?: unknown;
   readonly tls: { readonly ca: string; readonly cert?: string; readonly key?: string };
   readonly localAddress?: string;
+  readonly timeoutMs?: number;
+  readonly answerBytesMax?: number;
 }
 
 /**
@@ -226,15 +228,15 @@ export async function request(o: RequestOptions): Promise<unknown> {
         ...(isIP(o.address) ? { servername: '' } : {}),
         ...(o.localAddress === undefined ? {} : { localAddress: o.localAddress }),
         headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) },
-        timeout: requestMs,
-        signal: AbortSignal.timeout(requestMs),
+        timeout: o.timeoutMs ?? requestMs,
+        signal: AbortSignal.timeout(o.timeoutMs ?? requestMs),
       },
       (res) => {
         const chunks: Buffer[] = [];
         let size = 0;
         res.on('data', (chunk: Buffer) => {
           size += chunk.length;
-          if (size > joinAnswerBytesMax) req.destroy(new Error('the answer is too large'));
+          if (size > (o.answerBytesMax ?? joinAnswerBytesMax)) req.destroy(new Error('the answer is too large'));
           else chunks.push(chunk);
         });
         res.on('error', (cause) => reject(unreachable(o.address, o.port, cause)));

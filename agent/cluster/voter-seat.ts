@@ -86,6 +86,8 @@ export class VoterSeat {
       .flatMap((m) => m.peerUrls)
       .map((u) => new URL(u).hostname)
       .filter((a) => a !== config.address);
+    // The only voter there is, on a node that never was one before the ledger was rebuilt: nobody can be asked.
+    if (addresses.length === 0) return;
     await writeSecret(caKey, await this.#d.fetchCaKey(addresses));
   }
 

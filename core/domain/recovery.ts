@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { nodeIdSchema, wallMsSchema } from './schema.js';
+import { ipv4Schema, nodeIdSchema, wallMsSchema } from './schema.js';
 
 /**
  * `/flotilla/recovery`: the ledger was rebuilt, from one voter's data or from a snapshot, and a person has not yet
@@ -15,6 +15,8 @@ export const recoverySchema = z.object({
   /** Where it was begun. */
   node: nodeIdSchema,
   startedMs: wallMsSchema,
+  /** Nodes that were known there: the rebuilt ledger may be of before some of them joined. */
+  peers: z.array(z.object({ node: nodeIdSchema, address: ipv4Schema })).max(256),
 });
 export type Recovery = z.output<typeof recoverySchema>;
 
