@@ -236,7 +236,8 @@ export async function request(o: RequestOptions): Promise<unknown> {
         let size = 0;
         res.on('data', (chunk: Buffer) => {
           size += chunk.length;
-          if (size > (o.answerBytesMax ?? joinAnswerBytesMax)) req.destroy(new Error('the answer is too large'));
+          if (size > (o.answerBytesMax ?? joinAnswerBytesMax))
+            req.destroy(new Error('the answer is too large'));
           else chunks.push(chunk);
         });
         res.on('error', (cause) => reject(unreachable(o.address, o.port, cause)));
