@@ -9,6 +9,7 @@ import type {
   VmRow,
 } from '../core/wire/rest.js';
 import type { ClusterMeta } from '../core/domain/cluster.js';
+import type { Policy } from '../core/domain/ha.js';
 
 /** What the summary is made of. */
 export interface SummaryParts {
@@ -22,6 +23,9 @@ export interface SummaryParts {
   readonly unreadable: ReadonlyMap<string, string>;
   readonly refused: Readonly<Record<string, number>>;
   readonly version: string;
+  readonly policy: Policy;
+  /** VMs whose owner is gone and that nobody has taken over yet, by id. */
+  readonly waiting: ReadonlySet<string>;
 }
 
 /** More VMs than this of one node with one complaint are told in one line. */
@@ -92,6 +96,7 @@ function concernsOf(p: SummaryParts): Concern[] {
     if (n.record.desired !== 'active') say('warning', `node ${n.id}`, `is set to ${n.record.desired}`);
   }
   concernsOfVms(p.vms, say);
+  concernsOfHa(p, say);
   for (const pool of p.pools) {
     for (const u of pool.use) {
       const share = u.totalBytes > 0 ? u.freeBytes / u.totalBytes : 1;
@@ -103,13 +108,32 @@ function concernsOf(p: SummaryParts): Concern[] {
   return out.sort((a, b) => (a.level === b.level ? 0 : a.level === 'error' ? -1 : 1));
 }
 
+type Say = (l: Concern['level'], s: string, t: string) => void;
+
+function concernsOfHa(p: SummaryParts, say: Say): void {
+  const { ha } = p.policy;
+  if (ha.unsafeWithoutWatchdog)
+    say(
+      'error',
+      'HA',
+      'nodes without a watchdog may arm: if one hangs and does not die, its VMs may run twice',
+    );
+  if (ha.paused) say('warning', 'HA', 'is paused: nothing freezes and nothing fails over');
+  if (ha.hold) say('warning', 'HA', 'failovers are held until somebody lets go (flotilla ha release)');
+  for (const v of p.vms) if (p.waiting.has(v.id)) say('error', `VM ${v.name}`, `waits: ${v.ha.text}`);
+  const bare = p.vms.filter((v) => v.ha.state === 'unprotected' && !p.waiting.has(v.id));
+  const [first] = bare;
+  if (first !== undefined && bare.length > groupAbove)
+    say('warning', `${bare.length} VMs`, `are not protected, e.g. "${first.name}": ${plain(first)}`);
+  else for (const v of bare) say('warning', `VM ${v.name}`, `is not protected: ${plain(v)}`);
+}
+
+const plain = (v: VmRow): string => v.ha.text.replace(/^not protected: /, '');
+
 const levelOf = (n: NodeView): Concern['level'] =>
   n.presence === 'silent' || n.presence === 'never-heard' ? 'error' : 'warning';
 
-function concernsOfVms(
-  vms: readonly VmRow[],
-  say: (l: Concern['level'], s: string, t: string) => void,
-): void {
+function concernsOfVms(vms: readonly VmRow[], say: Say): void {
   const unknown = new Map<string, VmRow[]>();
   for (const v of vms) {
     if (v.phase === 'crashed' || v.phase === 'failed')

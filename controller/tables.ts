@@ -96,6 +96,8 @@ export class LedgerTables {
   meta: z.output<typeof metaSchema> | null = null;
   /** As last read. Unreadable: failovers are held, as the agents do then. */
   policy: Policy = policyDefault;
+  /** With its text; null: nobody has set one, or it cannot be read. */
+  policyKept: Omit<Kept<Policy>, 'modRevision'> | null = null;
   /** The value of the epoch key, compared in each transaction; null: the cluster has none yet. */
   epoch: string | null = null;
   private readonly ledger: Ledger;
@@ -327,23 +329,29 @@ export class LedgerTables {
 
   private async readPolicy(): Promise<void> {
     try {
-      const e = await this.ledger.get(policyKey);
-      this.takePolicy(e?.value ?? null, e?.modRevision ?? 0n);
+      const { entries, revision } = await this.ledger.list(policyKey);
+      this.takePolicy(entries.find((e) => e.key === policyKey)?.value ?? null, revision);
     } catch {
       // That the ledger does not answer is told by the tables.
     }
   }
 
-  /** @param raw - null: nobody has set one */
-  private takePolicy(raw: string | null, modRevision: bigint): void {
-    if (modRevision < this.policyRevision) return;
+  /**
+   * @param raw - null: nobody has set one
+   * @param revision - of the ledger when it was so: an answer that was overtaken by our own write is not taken
+   */
+  private takePolicy(raw: string | null, revision: bigint): void {
+    if (revision < this.policyRevision) return;
     const before = JSON.stringify(this.policy);
-    this.policyRevision = modRevision;
+    this.policyRevision = revision;
     try {
-      this.policy = raw === null ? policyDefault : readRecord({ schema: policySchema }, policyKey, raw);
+      const value = raw === null ? policyDefault : readRecord({ schema: policySchema }, policyKey, raw);
+      this.policy = value;
+      this.policyKept = raw === null ? null : { value, raw };
       this.unreadable.delete(policyKey);
     } catch (error) {
       this.policy = { ha: { ...policyDefault.ha, hold: true } };
+      this.policyKept = null;
       this.unreadable.set(policyKey, errorRecord(error).message);
     }
     if (JSON.stringify(this.policy) !== before) this.onChange('policy', 'policy');

@@ -250,6 +250,11 @@ export class View {
     });
   }
 
+  /** Its lease in the ledger stands. */
+  isLive(node: string): boolean {
+    return this.ledger.tables.live.has(node);
+  }
+
   presenceOf(node: string): NodePresence {
     return this.heard.get(node)?.presence ?? 'never-heard';
   }

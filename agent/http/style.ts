@@ -20,6 +20,9 @@ a { color: var(--link); }
 p.quiet { margin: .25rem 0 .5rem; }
 .quiet { color: var(--quiet); font-size: .9rem; }
 .ok { color: var(--ok); } .warn { color: var(--warn); } .bad { color: var(--bad); }
+h3 { font-size: .95rem; margin: .75rem 0 .25rem; }
+.banner { margin: .75rem 0 0; padding: .6rem 1rem; border: 2px solid; border-radius: .25rem; }
+.banner.bad { background: var(--badback); } .banner.warn { background: var(--warnback); }
 .verdict { margin: 1rem 0 0; padding: .75rem 1rem; border-left: .4rem solid; border-radius: .25rem; }
 .verdict p { margin: 0; font-size: 1.1rem; font-weight: 600; }
 .verdict ul { margin: .5rem 0 0; padding-left: 1.2rem; color: var(--ink); }

@@ -35,6 +35,8 @@ import { overviewPage } from '../page/overview.js';
 import type { View } from '../view.js';
 import { clusterHandlers, clusterView } from './cluster.js';
 import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
+import { fencingHandlers } from './fencing.js';
+import { haHandlers } from './ha.js';
 import { eventStream, kindsOf } from './events.js';
 import { Images } from './images.js';
 import { networkHandlers } from './networks.js';
@@ -136,6 +138,8 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
   tellCluster(view, deps.version);
   const handlers: Handlers = {
     ...clusterHandlers(deps),
+    ...haHandlers(deps),
+    ...fencingHandlers(deps),
     ...vmHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),
@@ -332,6 +336,7 @@ function document(app: OpenAPIHono<Env>, version: string): void {
         tags: [
           'cluster',
           'nodes',
+          'ha',
           'vms',
           'disks',
           'images',

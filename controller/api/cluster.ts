@@ -1,6 +1,7 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { ClusterView } from '../../core/wire/rest.js';
+import { waitsForFailover } from '../ha-view.js';
 import { summary } from '../summary.js';
 import { contentMark } from '../tables.js';
 import type { View } from '../view.js';
@@ -11,11 +12,15 @@ import { page } from './page.js';
 
 /** The cluster as it is now. @throws FlotillaError `ledger-unavailable` before the first reading */
 export function clusterView(view: View, version: string): ClusterView {
+  const freshness = view.freshness();
+  const vms = view.list('vm').map((c) => c.view);
   return summary({
     meta: view.ledger.meta,
-    freshness: view.freshness(),
+    freshness,
+    policy: view.ledger.policy,
+    waiting: new Set(vms.filter((v) => waitsForFailover(view, v)).map((v) => v.id)),
     nodes: view.list('node').map((c) => c.view),
-    vms: view.list('vm').map((c) => c.view),
+    vms,
     pools: view.list('pool').map((c) => c.view),
     ops: view.list('op').map((c) => c.view),
     images: view.ledger.tables.image.size,

@@ -3,6 +3,7 @@ import { errorRecord } from '../../core/domain/error.js';
 import { version } from '../version.js';
 import { completionCommands } from './completion.js';
 import { errorText, exitCodeOf, exitCodes } from './exit.js';
+import { haCommands } from './ha.js';
 import { imageCommands } from './image.js';
 import { Io, type Terminal } from './io.js';
 import { loginCommand } from './login.js';
@@ -40,6 +41,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   });
   statusCommand(program, io);
   nodeCommands(program, io);
+  haCommands(program, io);
   vmCommands(program, io);
   imageCommands(program, io);
   poolCommands(program, io);

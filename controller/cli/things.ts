@@ -2,8 +2,10 @@ import { Option, type Command } from 'commander';
 import { FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { NetworkView, NodeView, OpView, PoolView, RestCall, TokenView } from '../../core/wire/rest.js';
+import { failoverFacts } from './ha.js';
 import { collect, specOf, wholeNumber } from './input.js';
 import { bar, opLine, waitSDefault, type Io } from './io.js';
+import { nodePowerCommands } from './node-power.js';
 import type { Column } from './table.js';
 import { defined } from './vm.js';
 
@@ -115,6 +117,7 @@ export function nodeCommands(program: Command, io: Io): void {
         () => `${n.id}: ${n.record.desired}${n.record.rack === null ? '' : `, rack ${n.record.rack}`}`,
       );
     });
+  nodePowerCommands(node, io);
 }
 
 const poolColumns: readonly Column<PoolView>[] = [
@@ -365,6 +368,7 @@ export function opCommands(program: Command, io: Io): void {
         ['State', o.state],
         ['Progress', o.progress === null ? null : `${bar(o.progress)} ${Math.round(o.progress * 100)} %`],
         ['Step', o.step],
+        ...failoverFacts(o),
         ['Node', o.node],
         ['Asked by', o.askedBy],
         ['Asked', ago(o.createdMs)],

@@ -2,6 +2,7 @@ import { Option, type Command } from 'commander';
 import { FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { RestCall, VmRow, VmView } from '../../core/wire/rest.js';
+import { failoverFacts } from './ha.js';
 import { collect, diskOf, growOf, memoryMiB, nicOf, specOf, wholeNumber } from './input.js';
 import { waitSDefault, type Io, type WaitOptions } from './io.js';
 import { readText } from './session.js';
@@ -10,6 +11,8 @@ import { haBody, haFacts, haOptions, haWord, type HaOptions } from './vm-ha.js';
 
 /** A VM is looked at so often while it is waited for, ms. */
 const lookMs = 500;
+/** Failovers told of with a VM; all: `flotilla ha failovers`. */
+const failoversShown = 2;
 
 export const vmColumns: readonly Column<VmRow>[] = [
   { head: 'NAME', text: (v) => v.name },
@@ -92,8 +95,11 @@ export function vmCommands(program: Command, io: Io): void {
     .description('show one VM')
     .argument('<vm>', 'name or id')
     .action(async (name: string) => {
-      const v = await (await io.client()).call('vmGet', { params: { vm: name } });
-      io.facts(v, vmFacts(v));
+      const client = await io.client();
+      const v = await client.call('vmGet', { params: { vm: name } });
+      const query = { kind: 'vm.failover', subject: v.id, limit: failoversShown } as const;
+      const { items } = await client.call('opList', { query });
+      io.facts(v, [...vmFacts(v), ...items.flatMap(failoverFacts)]);
     });
 
   createOptions(vm.command('create'))

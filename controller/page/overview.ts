@@ -3,7 +3,9 @@ import { stylesheetPath } from '../../agent/http/style.js';
 import { formatSize, formatSpan } from '../../core/domain/units.js';
 import type { ClusterView, NodeView, OpView, PoolView, VmRow } from '../../core/wire/rest.js';
 import { clusterView } from '../api/cluster.js';
+import { haView } from '../ha-view.js';
 import type { View } from '../view.js';
+import { haBanner, haCell, haSection } from './ha.js';
 
 type Part = ReturnType<typeof html>;
 
@@ -21,6 +23,7 @@ export async function overviewPage(
   o: { still: boolean; wallMs: number },
 ): Promise<string> {
   const c = clusterView(view, version);
+  const ha = haView(view);
   const nodes = view.list('node').map((x) => x.view);
   const vms = view.list('vm').map((x) => x.view);
   const pools = view.list('pool').map((x) => x.view);
@@ -51,8 +54,9 @@ export async function overviewPage(
           </div>
         </header>
         <main>
-          ${verdict(c, level)} ${capacity(c)} ${nodeTable(nodes, o.wallMs)} ${vmTable(vms, o.wallMs)}
-          ${opTable(ops, o.wallMs)} ${poolTable(pools)}
+          ${haBanner(ha.policy)} ${verdict(c, level)} ${haSection(ha)} ${capacity(c)}
+          ${nodeTable(nodes, o.wallMs)} ${vmTable(vms, o.wallMs)} ${opTable(ops, o.wallMs)}
+          ${poolTable(pools)}
         </main>
         <footer class="quiet">Flotilla ${version}</footer>
       </body>
@@ -156,6 +160,7 @@ function vmTable(vms: readonly VmRow[], wallMs: number): Part {
                 <th scope="col">Name</th>
                 <th scope="col">State</th>
                 <th scope="col">Node</th>
+                <th scope="col">HA</th>
                 <th scope="col">CPU</th>
                 <th scope="col">Memory</th>
                 <th scope="col">Addresses</th>
@@ -189,6 +194,7 @@ function vmTableRow(v: VmRow, wallMs: number): Part {
       <span class="quiet">${notes.filter((n) => n !== '').join('; ')}</span>
     </td>
     <td data-label="Node">${v.node ?? '–'}</td>
+    ${haCell(v)}
     <td data-label="CPU" class="n">${v.cpus}${v.cpuPct === null ? '' : `, ${Math.round(v.cpuPct)} %`}</td>
     <td data-label="Memory" class="n">${v.memoryMiB} MiB</td>
     <td data-label="Addresses" class="${v.addresses.length === 0 ? 'empty' : ''}">

@@ -34,7 +34,17 @@ import {
   pageOf,
 } from './rest-objects.js';
 
+import {
+  bmcPutSchema,
+  bmcViewSchema,
+  confirmedOffSchema,
+  haViewSchema,
+  policyPatchSchema,
+  policyViewSchema,
+} from './rest-ha.js';
+
 export * from './rest-objects.js';
+export * from './rest-ha.js';
 
 export interface RestRoute {
   readonly method: 'get' | 'post' | 'put' | 'patch' | 'delete';
@@ -110,6 +120,73 @@ export const rest = {
     body: nodePatchSchema,
     status: 200,
     response: nodeViewSchema,
+    etag: true,
+  },
+  bmcGet: {
+    method: 'get',
+    path: '/nodes/{node}/bmc',
+    tag: 'nodes',
+    summary: 'How a node is powered off from outside, without the secret',
+    params: at('node'),
+    status: 200,
+    response: bmcViewSchema,
+    etag: true,
+  },
+  bmcPut: {
+    method: 'put',
+    path: '/nodes/{node}/bmc',
+    tag: 'nodes',
+    summary: 'Say how a node is powered off from outside; replaces what was said before',
+    params: at('node'),
+    body: bmcPutSchema,
+    status: 200,
+    response: bmcViewSchema,
+    etag: true,
+  },
+  bmcDelete: {
+    method: 'delete',
+    path: '/nodes/{node}/bmc',
+    tag: 'nodes',
+    summary: 'Forget how a node is powered off from outside',
+    params: at('node'),
+    status: 204,
+    response: nothingSchema,
+    etag: true,
+  },
+  nodeConfirmOff: {
+    method: 'post',
+    path: '/nodes/{node}/actions/confirm-off',
+    tag: 'nodes',
+    summary: 'Vouch that a node is off, so that its VMs may start elsewhere; if it runs, they run twice',
+    params: at('node'),
+    status: 200,
+    response: confirmedOffSchema,
+  },
+  haGet: {
+    method: 'get',
+    path: '/ha',
+    tag: 'ha',
+    summary: 'High availability at a glance: policy, keepers, unprotected VMs, failovers',
+    status: 200,
+    response: haViewSchema,
+  },
+  policyGet: {
+    method: 'get',
+    path: '/policy',
+    tag: 'ha',
+    summary: 'The switches of the whole cluster',
+    status: 200,
+    response: policyViewSchema,
+    etag: true,
+  },
+  policyPatch: {
+    method: 'patch',
+    path: '/policy',
+    tag: 'ha',
+    summary: 'Pause HA, hold failovers, or allow nodes without watchdog',
+    body: policyPatchSchema,
+    status: 200,
+    response: policyViewSchema,
     etag: true,
   },
   vmList: {

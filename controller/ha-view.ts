@@ -1,0 +1,109 @@
+import { failoverTotalMs } from '../core/domain/failover-words.js';
+import { failoverTimelineSchema, type Policy } from '../core/domain/ha.js';
+import type { HaFailover, HaView, OpView, PolicyView, VmRow } from '../core/wire/rest.js';
+import { contentMark } from './tables.js';
+import type { View } from './view.js';
+
+/** Failovers shown at a glance; all that the ledger still has are among the operations. */
+const failoversShown = 10;
+
+/** The revision of a policy that nobody has set yet. */
+export const policyUnset = 'unset';
+
+export function policyView(view: View, kept: { value: Policy; raw: string } | null): PolicyView {
+  let wanted = 0;
+  let armed = 0;
+  const { vmSpec, vmOwn } = view.ledger.tables;
+  for (const [id, { value }] of vmSpec) {
+    if (!value.ha.enabled) continue;
+    wanted += 1;
+    if (vmOwn.get(id)?.value.fence.armed === true) armed += 1;
+  }
+  return {
+    ...(kept?.value ?? view.ledger.policy),
+    wanted,
+    armed,
+    revision: kept === null ? policyUnset : contentMark(kept),
+  };
+}
+
+/** A VM whose owner's lease has ended while it should run. */
+export function waitsForFailover(view: View, v: Pick<VmRow, 'id' | 'ha'>): boolean {
+  const own = view.ledger.tables.vmOwn.get(v.id)?.value;
+  return v.ha.state !== 'off' && own !== undefined && own.state !== 'stopped' && !view.isLive(own.owner);
+}
+
+export function haFailover(op: OpView): HaFailover {
+  const timeline = failoverTimelineSchema.safeParse(op.args).data ?? null;
+  return {
+    op: op.id,
+    vm: op.subject.id,
+    name: op.subject.name,
+    state: op.state,
+    step: op.step,
+    createdMs: op.createdMs,
+    timeline,
+    totalMs: timeline === null ? null : failoverTotalMs(timeline),
+  };
+}
+
+/** High availability at a glance. @throws FlotillaError `ledger-unavailable` before the first reading */
+export function haView(view: View): HaView {
+  const freshness = view.freshness();
+  const policy = policyView(view, view.ledger.policyKept);
+  const rows = view.list('vm').map((c) => c.view);
+  const brief = (v: VmRow) => ({ vm: v.id, name: v.name, node: v.node });
+  const parts = {
+    policy,
+    protected: rows.filter((v) => v.ha.state === 'protected').length,
+    unprotected: rows
+      .filter((v) => v.ha.state === 'unprotected')
+      .map((v) => ({ ...brief(v), text: v.ha.text.replace(/^not protected: /, '') })),
+    waiting: rows
+      .filter((v) => waitsForFailover(view, v))
+      .map((v) => ({ ...brief(v), standby: v.ha.standby, text: v.ha.text })),
+  };
+  return {
+    ...freshness,
+    ...parts,
+    sentence: haSentence(parts),
+    nodes: view
+      .list('node')
+      .map((c) => c.view)
+      .filter((n) => !n.record.witness)
+      .map((n) => {
+        const heard = n.presence === 'here' || n.presence === 'suspect';
+        const said = n.state?.health.find((h) => h.part === 'failover' && !h.ok);
+        return {
+          node: n.id,
+          live: n.live,
+          presence: n.presence,
+          keeper: heard ? (n.state?.keeper ?? null) : null,
+          failover: heard ? (said?.text ?? '') : '',
+        };
+      }),
+    failovers: view
+      .list('op')
+      .map((c) => c.view)
+      .filter((o) => o.kind === 'vm.failover')
+      .slice(0, failoversShown)
+      .map(haFailover),
+  };
+}
+
+const some = (n: number, one: string): string => `${n} ${n === 1 ? one : `${one}s`}`;
+
+/** Protection of the cluster in a sentence. */
+export function haSentence(h: Pick<HaView, 'policy' | 'protected' | 'unprotected' | 'waiting'>): string {
+  const { wanted, ha } = h.policy;
+  if (ha.paused)
+    return `HA is paused: nothing freezes and nothing fails over; ${some(wanted, 'VM')} would have it.`;
+  if (wanted === 0) return 'No VM has HA: none comes back by itself when its node fails.';
+  const waits = h.waiting.length === 0 ? '' : ` ${some(h.waiting.length, 'failover')} not done yet.`;
+  const held = ha.hold ? ' Failovers are held until somebody lets go.' : '';
+  const [first] = h.unprotected;
+  if (first === undefined)
+    return `All ${some(wanted, 'VM')} with HA can come back by themselves.${waits}${held}`;
+  const more = h.unprotected.length > 1 ? `, and ${h.unprotected.length - 1} more` : '';
+  return `${h.protected} of ${some(wanted, 'VM')} with HA can come back by themselves; not "${first.name}"${more}.${waits}${held}`;
+}
