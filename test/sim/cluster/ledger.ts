@@ -59,11 +59,15 @@ export class SimVoters {
       wallMs: () => time.nowMs,
       sleep: (ms, signal) =>
         new Promise((resolve, reject) => {
-          const cancel = time.after(ms, resolve);
-          signal?.addEventListener('abort', () => {
+          const fail = (): void => {
             cancel();
-            reject(signal.reason as Error);
+            reject(signal?.reason as Error);
+          };
+          const cancel = time.after(ms, () => {
+            signal?.removeEventListener('abort', fail);
+            resolve();
           });
+          signal?.addEventListener('abort', fail, { once: true });
         }),
     });
   }

@@ -190,7 +190,7 @@ export class Process {
       };
       result.then(
         (v) => back(() => resolve(v)),
-        (e: unknown) => back(() => reject(e)),
+        (e: Error) => back(() => reject(e)),
       );
     });
   }
