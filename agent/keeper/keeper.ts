@@ -83,6 +83,7 @@ export class Keeper {
   }
 
   start(): void {
+    this.#beatMs = this.#env.clock.nowMs();
     this.#save();
     this.#env.log.info(`keeper ${this.#env.version}: starts in mode ${this.#mode}`, {
       boot: this.#boot,

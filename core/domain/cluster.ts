@@ -34,7 +34,7 @@ export type TokenRecord = z.output<typeof tokenRecordSchema>;
 /** `/flotilla/live/<node>`, bound to the node's lease: it exists while the node renews. */
 export const liveSchema = z.object({
   node: nodeIdSchema,
-  /** Random, new at each start of the agent. */
+  /** Random, new at each boot of the machine. */
   boot: z.string(),
   version: z.string(),
 });

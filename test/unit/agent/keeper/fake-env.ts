@@ -181,6 +181,7 @@ export class KeeperRig {
   readonly states: KeeperState[] = [];
   readonly ledger: KeeperLedger;
   keeper: Keeper;
+  onPublish: (s: KeeperState) => void = () => undefined;
   #uuid = 0;
   #life = { over: false };
 
@@ -214,7 +215,10 @@ export class KeeperRig {
       watchdog: mortal(this.watchdog, life),
       store: mortal(this.store, life),
       takeovers: mortal(this.takeovers, life),
-      publish: (s) => void this.states.push(s),
+      publish: (s) => {
+        this.states.push(s);
+        this.onPublish(s);
+      },
     };
     return new Keeper(env);
   }
