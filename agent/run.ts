@@ -38,6 +38,7 @@ import { MqttRadio } from './radio/mqtt-radio.js';
 import { SnapshotKeeper } from './snapshots/keep.js';
 import { snapshotsDir } from './snapshots/shelf.js';
 import { AgentMeter } from './status/agent-use.js';
+import { FailoverCount } from './status/failover-count.js';
 import { metricsText } from './status/metrics.js';
 import { statusPage } from './status/page.js';
 import type { StatusView } from './status/view.js';
@@ -141,8 +142,10 @@ export async function runAgent(
   const tokens = new TokenCache(path.join(stateDir, 'tokens.json'));
   await tokens.load();
 
+  const failovers = new FailoverCount(node);
   const onSnapshot = async (s: Snapshot): Promise<void> => {
     meta = s.meta;
+    failovers.look([...s.ops.values()].map((k) => k.value));
     await tokens.update([...s.tokens.values()].map((k) => k.value));
     if (s.meta === null) return;
     if (store !== null && store.epoch !== null && s.meta.value.epoch !== store.epoch) o.onOtherEpoch();
@@ -195,13 +198,14 @@ export async function runAgent(
   });
   const meter = new AgentMeter();
   const view = (): StatusView => {
-    const { ageMs, error } = loop.view();
+    const { ageMs, error, snapshot } = loop.view();
     const seat = voters?.state;
     return {
       node,
       clusterName: cluster.name,
       version,
       wallMs: clock.wallMs(),
+      nowMs: clock.nowMs(),
       health: loop.health(),
       ledger: {
         reachable: ageMs === Infinity ? (error === null ? null : false) : error === null,
@@ -212,6 +216,9 @@ export async function runAgent(
       refused: refused(),
       certificate: { fingerprint: own.fingerprint, expiresMs: own.notAfterMs },
       agent: meter.use(),
+      keeper: keeper.state(),
+      policy: snapshot?.policy ?? null,
+      failovers: failovers.total,
     };
   };
   const refused = (): Record<string, number> => ({

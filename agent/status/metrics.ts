@@ -1,4 +1,5 @@
 import type { VmPhase } from '../../core/domain/vm.js';
+import { renewalAgeMs } from './ha-section.js';
 import { ownLines, type StatusView } from './view.js';
 
 type Labels = Readonly<Record<string, string>>;
@@ -39,7 +40,7 @@ const bit = (b: boolean): number => (b ? 1 : 0);
  * @see prometheus.io, "Exposition formats", text-based 0.0.4; checked by `promtool check metrics`
  */
 export function metricsText(v: StatusView): string {
-  return [...nodeFamilies(v), ...vmFamilies(v), ...radioFamilies(v), ...agentFamilies(v)]
+  return [...nodeFamilies(v), ...vmFamilies(v), ...haFamilies(v), ...radioFamilies(v), ...agentFamilies(v)]
     .map(String)
     .join('');
 }
@@ -107,6 +108,32 @@ function vmFamilies(v: StatusView): Family[] {
   const vms = gauge('vms', 'VMs on this node by phase.');
   for (const [phase, n] of phases) vms.add(n, { phase });
   return [vms, up, start, cpu, used, memory, disk, net];
+}
+
+function haFamilies(v: StatusView): Family[] {
+  const k = v.keeper;
+  const failovers = counter('failovers', 'Failovers of VMs to this node since the agent started.').add(
+    v.failovers,
+  );
+  const up = gauge('keeper_up', 'Whether the keeper answers the agent.').add(bit(k !== null));
+  const policy = gauge('ha_policy', 'Switches of the whole cluster, as last read from the ledger.');
+  for (const [name, on] of Object.entries(v.policy?.ha ?? {})) policy.add(bit(on), { switch: name });
+  if (k === null) return [up, policy, failovers];
+  const mode = gauge('keeper_mode', 'Mode of the keeper: 1 for the one it is in.');
+  for (const m of ['run', 'ice', 'thaw'] as const) mode.add(bit(k.mode === m), { mode: m });
+  const age = gauge('keeper_renewal_age_seconds', 'Time since the last good renewal of the lease was sent.');
+  const ageMs = renewalAgeMs(v);
+  if (ageMs !== null) age.add(ageMs / 1000);
+  return [
+    up,
+    mode,
+    age,
+    gauge('keeper_armed_vms', 'VMs that freeze with this node.').add(k.armed.length),
+    gauge('keeper_held_vms', 'VMs that the keeper keeps frozen or has killed.').add(k.held.length),
+    gauge('keeper_armable', 'Whether the keeper would arm a VM now.').add(bit(k.armable.ok)),
+    policy,
+    failovers,
+  ];
 }
 
 function radioFamilies(v: StatusView): Family[] {

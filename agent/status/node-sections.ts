@@ -71,13 +71,25 @@ function vmRow(v: StatusView, s: VmState): Part {
   const rate = (a: number, b: number) => `${bytes(a)}/s, ${bytes(b)}/s`;
   return html`<tr>
     <th scope="row">${s.name}</th>
-    ${cell('State', html`<span class="${phaseLevel[s.phase]}">${s.phase}</span>${since}${why === '' ? '' : html`<br />${why}`}${pending}`)}
+    ${cell('State', html`<span class="${phaseLevel[s.phase]}">${s.phase}</span>${since}${why === '' ? '' : html`<br />${why}`}${pending}${protection(s)}`)}
     ${cell('Addresses', s.addresses.join(', '))}
     ${cell('CPU', st === null ? '' : percent(st.cpuPct, 100), 'n')}
     ${cell('Memory', st === null ? '' : `${memory(st.memoryUsedBytes)} of ${memory(st.memoryBytes)}`, 'n')}
     ${cell('Disk read, write', st === null ? '' : rate(st.diskReadBps, st.diskWriteBps), 'n')}
     ${cell('Network in, out', st === null ? '' : rate(st.netRxBps, st.netTxBps), 'n')}
   </tr>`;
+}
+
+/** How it stands with HA, below its state; nothing where nobody asked for it. */
+function protection({ ha }: VmState): Part | string {
+  if (ha.state === 'off') return '';
+  const text = ha.text.replace(/^not protected: /, '');
+  const [level, word] = {
+    protected: ['quiet', ha.standby === null ? 'protected' : `standby ${ha.standby}`] as const,
+    unprotected: ['bad', 'not protected'] as const,
+    paused: ['warn', 'HA paused'] as const,
+  }[ha.state];
+  return html`<br /><span class="${level}">${word}</span>${text === '' ? '' : `: ${text}`}`;
 }
 
 export function poolsSection(v: StatusView): Part {

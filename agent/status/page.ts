@@ -1,4 +1,5 @@
 import { html } from 'hono/html';
+import { haBanner } from '../http/ha-banner.js';
 import { stylesheetPath } from '../http/style.js';
 import { clusterSection, matrixSection } from './cluster-section.js';
 import {
@@ -9,6 +10,7 @@ import {
   vmsSection,
   type Part,
 } from './node-sections.js';
+import { haSection } from './ha-section.js';
 import { verdict } from './verdict.js';
 import type { StatusView } from './view.js';
 import { moment } from './words.js';
@@ -54,6 +56,7 @@ export async function statusPage(v: StatusView, o: PageOptions): Promise<string>
           </div>
         </header>
         <main>
+          ${v.policy === null ? '' : haBanner(v.policy)}
           <div class="verdict ${level}" role="status">
             <p>${sentence}</p>
             ${
@@ -64,8 +67,8 @@ export async function statusPage(v: StatusView, o: PageOptions): Promise<string>
                   </ul>`
             }
           </div>
-          ${vmsSection(v)} ${clusterSection(v)} ${matrixSection(v)} ${poolsSection(v)} ${eventsSection(v)}
-          ${partsSection(v)} ${aboutSection(v)}
+          ${vmsSection(v)} ${haSection(v)} ${clusterSection(v)} ${matrixSection(v)} ${poolsSection(v)}
+          ${eventsSection(v)} ${partsSection(v)} ${aboutSection(v)}
         </main>
       </body>
     </html>`;

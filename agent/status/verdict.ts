@@ -1,4 +1,5 @@
 import { presence } from '../../core/domain/node.js';
+import { vmName } from './ha-section.js';
 import { ownLines, type StatusView } from './view.js';
 import { count, duration, list } from './words.js';
 
@@ -27,6 +28,7 @@ export function verdict(v: StatusView): Verdict {
     ...ownRadioNeeds(v),
     ...partNeeds(v),
     ...vmNeeds(v),
+    ...haNeeds(v),
     ...peerNeeds(v),
     ...poolNeeds(v),
     ...certificateNeeds(v),
@@ -55,9 +57,11 @@ function ledgerNeeds(v: StatusView): Need[] {
   if (v.ledger.reachable === null)
     return [warn('The ledger has not answered yet: this agent has just started.')];
   const why = v.ledger.text === '' ? '' : ` (${v.ledger.text})`;
-  return [
-    bad(`The ledger cannot be reached${why}. Running VMs go on; nothing is started, moved or changed.`),
-  ];
+  const vms =
+    v.keeper?.mode === 'ice' && v.keeper.armed.length > 0
+      ? 'VMs with HA are frozen, the others go on'
+      : 'Running VMs go on';
+  return [bad(`The ledger cannot be reached${why}. ${vms}; nothing is started, moved or changed.`)];
 }
 
 function partNeeds(v: StatusView): Need[] {
@@ -74,6 +78,28 @@ function vmNeeds(v: StatusView): Need[] {
     .map(({ state: s }) =>
       bad(`VM ${s.name} ${s.phase === 'crashed' ? 'crashed' : 'failed'}: ${s.error?.message ?? s.reason}`),
     );
+}
+
+function haNeeds(v: StatusView): Need[] {
+  const held = (v.keeper?.held ?? []).map((h) => bad(`The keeper holds VM ${vmName(v, h.vm)}: ${h.why}`));
+  const bare = new Map<string, string[]>();
+  for (const { state: s } of ownLines(v)?.vms.values() ?? []) {
+    if (s.ha.state === 'unprotected') bare.set(s.ha.text, [...(bare.get(s.ha.text) ?? []), s.name]);
+  }
+  const open = [...bare].map(([text, names]) => {
+    const why = text.replace(/^not protected: /, '');
+    return warn(
+      `${names.length === 1 ? `VM ${names[0]} is` : `VMs ${list(names)} are`} not protected${why === '' ? '' : `: ${why}`}.`,
+    );
+  });
+  const ha = v.policy?.ha;
+  return [
+    ...held,
+    ...open,
+    ...(ha?.unsafeWithoutWatchdog === true ? [bad('Nodes without a watchdog may arm.')] : []),
+    ...(ha?.paused === true ? [warn('HA is paused in the whole cluster.')] : []),
+    ...(ha?.hold === true ? [warn('Failovers are held.')] : []),
+  ];
 }
 
 function ownRadioNeeds(v: StatusView): Need[] {

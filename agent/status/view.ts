@@ -1,5 +1,6 @@
 import type { Health, NodeFacts } from '../../core/domain/node.js';
-import type { HeardNode } from '../env.js';
+import type { Policy } from '../../core/domain/ha.js';
+import type { HeardNode, KeeperState } from '../env.js';
 
 /** Everything the node's page and metrics show, as plain data: whoever fills it in owns no socket here. */
 export interface StatusView {
@@ -9,6 +10,8 @@ export interface StatusView {
   readonly version: string;
   /** Now, by the node's wall clock. */
   readonly wallMs: number;
+  /** Now, by the monotonic clock that `keeper.goodMs` is of. */
+  readonly nowMs: number;
   /** Parts of this agent, well or not. */
   readonly health: readonly Health[];
   /** Null: not tried yet. */
@@ -21,6 +24,12 @@ export interface StatusView {
   readonly refused: Readonly<Record<string, number>>;
   readonly certificate: { readonly fingerprint: string; readonly expiresMs: number } | null;
   readonly agent: AgentUse;
+  /** Null: it does not answer. */
+  readonly keeper: KeeperState | null;
+  /** As last read from the ledger; null: not since the agent started. */
+  readonly policy: Policy | null;
+  /** Failovers to this node since the agent started. */
+  readonly failovers: number;
 }
 
 /** What this process costs. */

@@ -1,39 +1,11 @@
 import { html } from 'hono/html';
 import { failoverLine } from '../../core/domain/failover-words.js';
-import type { HaNode, HaView, PolicyView, VmRow } from '../../core/wire/rest.js';
+import type { HaNode, HaView, VmRow } from '../../core/wire/rest.js';
 
 type Part = ReturnType<typeof html>;
 
 /** VMs and failovers listed; the command line lists all. */
 const listedMax = 50;
-
-/** What holds for the whole cluster and nobody may overlook; nothing where all is as usual. */
-export function haBanner({ ha }: Pick<PolicyView, 'ha'>): Part {
-  return html`${
-    ha.unsafeWithoutWatchdog
-      ? html`<p class="banner bad" role="alert">
-          <strong>Unsafe:</strong> nodes without a watchdog may arm. If one hangs and does not die, its VMs
-          may run twice. End it: <code>flotilla ha forbid-unsafe</code>
-        </p>`
-      : ''
-  }
-  ${
-    ha.paused
-      ? html`<p class="banner warn">
-          <strong>HA is paused:</strong> nothing freezes and nothing fails over. End it:
-          <code>flotilla ha resume</code>
-        </p>`
-      : ''
-  }
-  ${
-    ha.hold
-      ? html`<p class="banner warn">
-          <strong>Failovers are held:</strong> VMs of a lost node stay down until somebody lets go:
-          <code>flotilla ha release</code>
-        </p>`
-      : ''
-  }`;
-}
 
 /** Protection in a sentence, and what is not as it should be. */
 export function haSection(h: HaView): Part {

@@ -1,11 +1,12 @@
 import { html } from 'hono/html';
+import { haBanner } from '../../agent/http/ha-banner.js';
 import { stylesheetPath } from '../../agent/http/style.js';
 import { formatSize, formatSpan } from '../../core/domain/units.js';
 import type { ClusterView, NodeView, OpView, PoolView, VmRow } from '../../core/wire/rest.js';
 import { clusterView } from '../api/cluster.js';
 import { haView } from '../ha-view.js';
 import type { View } from '../view.js';
-import { haBanner, haCell, haSection } from './ha.js';
+import { haCell, haSection } from './ha.js';
 
 type Part = ReturnType<typeof html>;
 

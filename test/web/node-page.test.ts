@@ -5,7 +5,16 @@ import { statusPage } from '../../agent/status/page.js';
 import type { StatusView } from '../../agent/status/view.js';
 import { TestCa } from '../unit/agent/radio/test-pki.js';
 import { sampleState, sampleVm } from '../unit/agent/radio/samples.js';
-import { runningVm, sampleHeard, sampleView, sampleVms, vmId, wallMs } from '../unit/agent/status/samples.js';
+import {
+  nowMs,
+  runningVm,
+  sampleHeard,
+  sampleKeeper,
+  sampleView,
+  sampleVms,
+  vmId,
+  wallMs,
+} from '../unit/agent/status/samples.js';
 import { barriers, looks, openBrowser, openContext, screenshot, sideScroll } from './browser.js';
 
 const token = `flt-api.abcd1234.${'s'.repeat(43)}`;
@@ -39,6 +48,19 @@ const trouble: StatusView = sampleView({
   ledger: { reachable: false, text: 'none of its 3 voters has answered for 48 s' },
   health: [{ part: 'hypervisor', ok: false, text: 'libvirtd ended at 01:01 and is being started again' }],
   refused: { 'forged-topic': 4, certificate: 2 },
+  policy: { ha: { paused: true, hold: true, unsafeWithoutWatchdog: true } },
+  keeper: sampleKeeper({
+    mode: 'ice',
+    goodMs: nowMs - 48_000,
+    armed: [vmId(1), vmId(3)],
+    held: [
+      { vm: vmId(1), why: 'frozen: the ledger has not answered for 48 s' },
+      { vm: vmId(77), why: 'killed: n2 owns it with a higher generation' },
+    ],
+    armable: { ok: false, why: 'no good renewal of its lease' },
+    watchdog: { kind: 'software', timeoutMs: 5_000 },
+    text: 'none of its 3 voters has answered for 48 s',
+  }),
   heard: [
     sampleHeard('n1', {
       state: sampleState('n1', {
@@ -54,7 +76,7 @@ const trouble: StatusView = sampleView({
         ],
       }),
       vms: sampleVms(
-        runningVm(1),
+        runningVm(1, { ha: { state: 'protected', text: '', standby: 'n2' } }),
         runningVm(2, {
           name: '<script>alert(document.cookie)</script>',
           phase: 'crashed',
@@ -63,6 +85,11 @@ const trouble: StatusView = sampleView({
         runningVm(3, {
           name: `a-very-long-name-${'x'.repeat(46)}`,
           pendingRestart: ['memory 4096 MiB', 'CPUs 4'],
+          ha: {
+            state: 'unprotected',
+            text: 'not protected: no node could take it over: n2 has 512 MiB of memory left, n3 is in maintenance',
+            standby: null,
+          },
         }),
         runningVm(4, { name: 'データベース', phase: 'paused', stats: null }),
       ),
@@ -97,6 +124,7 @@ for (const look of looks) {
     t.match(await page.getByRole('status').innerText(), /^All is well/);
     for (const [name, v] of [
       ['well', sampleView()],
+      ['no-keeper', sampleView({ keeper: null, policy: null })],
       ['trouble', trouble],
     ] as const) {
       view = v;
@@ -105,6 +133,8 @@ for (const look of looks) {
       t.same(await barriers(page), [], `${name}: no serious barrier`);
       await screenshot(page, `node-${name}-${look.name}`);
     }
+    t.equal(await page.getByRole('alert').count(), 1, 'what is unsafe is told to those who only hear, too');
+    t.ok(await page.getByText('has frozen the armed VMs').isVisible());
     t.ok(
       await page.getByText('<script>alert(document.cookie)</script>').first().isVisible(),
       'shown as words',

@@ -27,6 +27,8 @@ await t.test('promtool has nothing to say', async (t) => {
   const young = sampleView({
     facts: null,
     certificate: null,
+    keeper: null,
+    policy: null,
     ledger: { reachable: null, text: '' },
     heard: [sampleHeard('n1', { state: null, beatAgeMs: null, stateAgeMs: null })],
   });

@@ -120,6 +120,8 @@ await t.test('an agent that has just started, with nothing known, still has a pa
       clusterName: null,
       facts: null,
       certificate: null,
+      keeper: null,
+      policy: null,
       ledger: { reachable: null, text: '' },
       heard: [sampleHeard('n1', { state: null, stateAgeMs: null, beatAgeMs: null })],
     }),

@@ -1,5 +1,6 @@
-import type { HeardNode } from '../../../../agent/env.js';
+import type { HeardNode, KeeperState } from '../../../../agent/env.js';
 import type { StatusView } from '../../../../agent/status/view.js';
+import { policyDefault } from '../../../../core/domain/ha.js';
 import type { RadioPayload } from '../../../../core/wire/radio.js';
 import { sampleState, sampleVm } from '../radio/samples.js';
 
@@ -49,6 +50,24 @@ export function runningVm(n: number, o: Partial<RadioPayload<'vm'>> = {}): Radio
   });
 }
 
+export const nowMs = 5_000_000;
+
+export function sampleKeeper(o: Partial<KeeperState> = {}): KeeperState {
+  return {
+    boot: 'b',
+    mode: 'run',
+    lease: '7',
+    createRevision: 12n,
+    goodMs: nowMs - 400,
+    armed: [vmId(1)],
+    watchdog: { kind: 'hardware', timeoutMs: 5_000 },
+    armable: { ok: true, waitMs: 7_000 },
+    held: [],
+    text: '',
+    ...o,
+  };
+}
+
 /** Three well nodes, seen from n1, which runs two VMs. */
 export function sampleView(o: Partial<StatusView> = {}): StatusView {
   return {
@@ -56,6 +75,7 @@ export function sampleView(o: Partial<StatusView> = {}): StatusView {
     clusterName: 'demo',
     version: '0.1.0',
     wallMs,
+    nowMs,
     health: [{ part: 'hypervisor', ok: true, text: '' }],
     ledger: { reachable: true, text: '' },
     heard: [
@@ -84,6 +104,9 @@ export function sampleView(o: Partial<StatusView> = {}): StatusView {
     },
     refused: {},
     certificate: { fingerprint: 'ab'.repeat(32), expiresMs: wallMs + 800 * 86_400_000 },
+    keeper: sampleKeeper(),
+    policy: policyDefault,
+    failovers: 0,
     agent: { startedMs: wallMs - 9e6, rssBytes: 71e6, cpuSeconds: 12.5, lagSeconds: 0.004 },
     ...o,
   };
