@@ -166,6 +166,11 @@ export async function runAgent(
     radio.setPeers(cluster.peers.filter((p) => ids.includes(p.node)));
   };
 
+  const membership = (): Health[] => {
+    const s = loop.view().snapshot;
+    if (s === null || s.meta === null || s.nodes.has(node)) return [];
+    return [{ part: 'membership', ok: false, text: 'this node was removed from the cluster: switch it off' }];
+  };
   const alsoHealth = (): Health[] => {
     const fault = upkeep.fault();
     const seat = voters?.state;
@@ -175,6 +180,7 @@ export async function runAgent(
       { part: 'certificate', ok: fault === null, text: fault ?? '' },
       ...journalHealth(ownership.state()),
       ...ledgerSnapshots.health(),
+      ...membership(),
       ...(seat === undefined || seat.ok ? [] : [{ part: 'voters', ok: false, text: seat.text }]),
     ];
   };

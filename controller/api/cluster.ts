@@ -1,5 +1,7 @@
 import { FlotillaError } from '../../core/domain/error.js';
-import { ledger as kinds } from '../../core/wire/ledger-keys.js';
+import type { NodeRecord } from '../../core/domain/node.js';
+import { admittedKey } from '../../core/wire/key-names.js';
+import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { ClusterView } from '../../core/wire/rest.js';
 import { waitsForFailover } from '../ha-view.js';
 import { summary } from '../summary.js';
@@ -30,7 +32,9 @@ export function clusterView(view: View, version: string): ClusterView {
   });
 }
 
-export function clusterHandlers(deps: ApiDeps): Some<'clusterGet' | 'nodeList' | 'nodeGet' | 'nodePatch'> {
+export function clusterHandlers(
+  deps: ApiDeps,
+): Some<'clusterGet' | 'nodeList' | 'nodeGet' | 'nodePatch' | 'nodeDelete'> {
   const { view } = deps;
   const node = (id: string): Reply<'nodeGet'> => {
     const cell = view.cell('node', id);
@@ -67,7 +71,61 @@ export function clusterHandlers(deps: ApiDeps): Some<'clusterGet' | 'nodeList' |
         return { change, answer: () => node(id) };
       });
     },
+    async nodeDelete({ params, ifMatch }) {
+      const id = await idOf(view, 'node', params.node);
+      return commit(deps, `Node ${id}`, async () => {
+        const kept = await fresh(deps, kinds.node, id);
+        if (kept === null) throw notFound('node', id);
+        checkIfMatch(ifMatch, String(kept.modRevision), `Node ${id}`);
+        await view.ledger.refresh();
+        checkRemovable(view, kept.value);
+        const change = new Change().at(kinds.node.key(id), kept).del(kinds.node.key(id));
+        for (const a of kept.value.addresses) change.del(unique.nodeAddress(a));
+        for (const k of [kinds.seen, kinds.fenced, kinds.bmc, kinds.live]) change.del(k.key(id));
+        change.del(admittedKey(id));
+        return { change, answer: (): Reply<'nodeDelete'> => ({ body: null }) };
+      });
+    },
   };
+}
+
+/** @throws FlotillaError `wrong-state`, `in-use`: what must be done before */
+function checkRemovable(view: View, node: NodeRecord): void {
+  const { id } = node;
+  if (ownsVms(view, id)) {
+    throw new FlotillaError('in-use', `Node ${id} owns VMs and cannot be removed`, {
+      hint: `Delete or move them first: flotilla vm list --node ${id}.`,
+    });
+  }
+  const { image, live, node: nodes } = view.ledger.tables;
+  const images = [...image.values()].filter((i) => i.value.node === id).map((i) => `"${i.value.name}"`);
+  // Of a node that is gone the files are gone too.
+  if (live.has(id) && images.length > 0) {
+    const names = images.slice(0, 3).join(', ');
+    throw new FlotillaError(
+      'in-use',
+      `Node ${id} has the only file of ${images.length} images, e.g. ${names}`,
+      {
+        hint: 'Import them elsewhere and delete them here, or switch the node off first.',
+      },
+    );
+  }
+  if (nodes.size === 1) {
+    throw new FlotillaError('wrong-state', `Node ${id} is the only one`, {
+      hint: 'A cluster has at least one node: to end it, switch it off.',
+    });
+  }
+  if (node.desired !== 'leaving') {
+    throw new FlotillaError('wrong-state', `Node ${id} is not set to leave`, {
+      hint: `Say so first: flotilla node remove ${id} does both.`,
+    });
+  }
+  if (node.voter) {
+    throw new FlotillaError('wrong-state', `Node ${id} still votes in the ledger`, {
+      hint: 'Its seat is moved by itself, where another node can take it; then ask again.',
+      details: { waitsFor: 'voter' },
+    });
+  }
 }
 
 function ownsVms(view: View, node: string): boolean {

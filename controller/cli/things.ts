@@ -1,5 +1,6 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
-import { FlotillaError } from '../../core/domain/error.js';
+import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { NetworkView, NodeView, OpView, PoolView, RestCall, TokenView } from '../../core/wire/rest.js';
 import { failoverFacts } from './ha.js';
@@ -118,6 +119,36 @@ export function nodeCommands(program: Command, io: Io): void {
       );
     });
   nodePowerCommands(node, io);
+  node
+    .command('remove')
+    .description('take a node out of the cluster: its seat in the ledger is moved first')
+    .argument('<node>')
+    .action(async (name: string) => {
+      const client = await io.client();
+      const params = { node: name };
+      await client.call('nodePatch', { params, body: { desired: 'leaving' } });
+      await removed(() => client.call('nodeDelete', { params }));
+      const text = `Node ${name} is removed. Switch it off: its certificate still opens etcd and mosquitto.`;
+      io.show({ removed: name }, () => text);
+    });
+}
+
+/** How long moving a voter's seat may take, ms: etcd wants its voters connected for 5 s, and a learner caught up. */
+const seatMs = 120_000;
+
+/** Asks again while the node still votes. */
+async function removed(ask: () => Promise<unknown>): Promise<void> {
+  const endMs = performance.now() + seatMs;
+  for (;;) {
+    try {
+      await ask();
+      return;
+    } catch (error) {
+      const waits = (errorRecord(error).details as { waitsFor?: string } | undefined)?.waitsFor === 'voter';
+      if (!waits || performance.now() > endMs) throw error;
+    }
+    await sleep(1_000);
+  }
 }
 
 const poolColumns: readonly Column<PoolView>[] = [

@@ -122,6 +122,17 @@ export const rest = {
     response: nodeViewSchema,
     etag: true,
   },
+  nodeDelete: {
+    method: 'delete',
+    path: '/nodes/{node}',
+    tag: 'nodes',
+    summary:
+      'Remove a node that is set to leave, owns no VMs and votes no more; its certificate counts no longer',
+    params: at('node'),
+    status: 204,
+    response: nothingSchema,
+    etag: true,
+  },
   bmcGet: {
     method: 'get',
     path: '/nodes/{node}/bmc',

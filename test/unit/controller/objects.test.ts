@@ -1,5 +1,6 @@
 import t from 'tap';
 import { EventLog, eventsKeptMax } from '../../../controller/event-log.js';
+import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import { rest, type ImageView, type OpView, type VmView } from '../../../core/wire/rest.js';
 import { GiB, rig, type Rig } from './rig.js';
 
@@ -124,6 +125,31 @@ void t.test('a VM made while its image is deleted: one of the two is refused, wh
     ]);
     t.ok((made.status === 202) !== (gone.status === 202), `${made.status} ${gone.status}`);
   }
+});
+
+void t.test('a node is removed when it owns nothing, is set to leave, and votes no more', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  const ask = () => r.call('DELETE', '/api/v1/nodes/n2');
+  const vm = await r.call('POST', '/api/v1/vms', { name: 'v', node: 'n2' });
+  t.match(await ask(), { status: 409, body: { code: 'in-use' } });
+  await opDone(r, (vm.body as { op: OpView }).op.id);
+  await opDone(r, ((await r.call('DELETE', '/api/v1/vms/v?force=true')).body as { op: OpView }).op.id);
+  t.match(await ask(), { status: 409, body: { code: 'wrong-state', message: /not set to leave/ } });
+  await r.call('PATCH', '/api/v1/nodes/n2', { desired: 'leaving' });
+  const setVoter = async (voter: boolean): Promise<void> => {
+    const key = kinds.node.key('n2');
+    const at = await r.ledger.get(key);
+    r.memory.poke(key, JSON.stringify({ ...(JSON.parse(at?.value ?? '') as object), voter }));
+    await r.view.ledger.refresh('node');
+  };
+  await setVoter(true);
+  t.match(await ask(), { status: 409, body: { code: 'wrong-state', details: { waitsFor: 'voter' } } });
+  await setVoter(false);
+  t.equal((await ask()).status, 204);
+  t.equal((await r.call('GET', '/api/v1/nodes/n2')).status, 404);
+  t.equal(await r.ledger.get(kinds.node.key('n2')), null);
+  t.match(await ask(), { status: 404 });
 });
 
 void t.test('nodes: what they shall be', async (t) => {
