@@ -97,14 +97,17 @@ export class Keeper {
   /**
    * Ends. With VMs armed the lease stays and the watchdog runs on, for the next start; with none the lease is given
    * back, so that nobody waits for it.
+   *
+   * @param o - `off`: the machine shuts down. Where it has ended its VMs, none is armed any more
    */
-  async stop(): Promise<void> {
+  async stop(o: { readonly off?: boolean } = {}): Promise<void> {
     this.#stopping.abort(new Error('stopped'));
     for (const n of this.#naps.values()) n.abort();
     for (const w of this.#waiters.splice(0)) w.reject('the keeper stops');
     await this.#loops;
+    if (o.off === true && (await this.#nothingLeft())) this.#armed.clear();
     if (this.#armed.size === 0) {
-      this.#env.watchdog.disarm();
+      this.#disarm();
       await this.#lease.release();
       this.#goodMs = null;
       this.#mine = false;
@@ -343,6 +346,17 @@ export class Keeper {
     this.#drop(this.#owners.dead);
   }
 
+  /** Nothing of an armed VM is here, nor can anything come to life. In doubt: something is. */
+  async #nothingLeft(): Promise<boolean> {
+    const { freezer } = this.#env;
+    try {
+      if ((await freezer.freeze([])).length > 0) return false;
+      return !(await freezer.machines()).some((m) => m.inSlice || this.#armed.has(m.vm));
+    } catch {
+      return false;
+    }
+  }
+
   // --- the agent
 
   #watchAgent(): void {
@@ -406,7 +420,10 @@ export class Keeper {
     }
     if (was === this.#armed.size) return;
     this.#save();
-    if (this.#armed.size > 0) return;
+    if (this.#armed.size === 0) this.#disarm();
+  }
+
+  #disarm(): void {
     try {
       this.#env.watchdog.disarm();
     } catch (error) {

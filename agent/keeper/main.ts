@@ -1,3 +1,4 @@
+import { execFile } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { journal, systemRandom as random } from '../system.js';
 import { version } from '../version.js';
@@ -17,6 +18,10 @@ import { WatchdogDevice } from './watchdog.js';
 const pendingMs = 1_000;
 /** With VMs armed the next start must come within the watchdog's time: so long is waited for calls under way, ms. */
 const stopMs = 500;
+/** The same when the machine shuts down: no start follows. The lease is given back within it, or ends by itself. */
+const offMs = 4_000;
+/** systemd answers at once; without an answer it is not known to shut down, ms. */
+const askMs = 200;
 
 /** A clock that a restart of the keeper does not change. */
 const clock: Clock = {
@@ -55,13 +60,23 @@ async function main(): Promise<void> {
   keeper.start();
   await server.start(keeper);
 
-  const end = (): void => {
-    const armed = keeper.state().armed.length > 0;
-    const limit = armed ? sleep(stopMs) : new Promise<void>(() => undefined);
-    void Promise.race([keeper.stop(), limit]).then(() => process.exit(0));
+  const end = async (): Promise<void> => {
+    const off = await shutsDown();
+    const hurry = keeper.state().armed.length > 0 && !off;
+    await Promise.race([keeper.stop({ off }), sleep(hurry ? stopMs : offMs)]);
+    process.exit(0);
   };
-  process.once('SIGTERM', end);
-  process.once('SIGINT', end);
+  process.once('SIGTERM', () => void end());
+  process.once('SIGINT', () => void end());
+}
+
+/** Told to end because the machine is being switched off, and not for an upgrade. */
+function shutsDown(): Promise<boolean> {
+  return new Promise((resolve) => {
+    execFile('systemctl', ['is-system-running'], { timeout: askMs }, (_error, stdout) =>
+      resolve(stdout.trim() === 'stopping'),
+    );
+  });
 }
 
 // The same program is the thread that reads pools.

@@ -361,6 +361,25 @@ void t.test('refuses to arm, and says why', async (t) => {
   await rig.end();
 });
 
+void t.test(
+  'the machine shuts down: with its VMs ended the watchdog stops and the lease goes back',
+  async (t) => {
+    for (const left of [false, true]) {
+      const rig = new KeeperRig();
+      await rig.up();
+      await rig.armed('a');
+      if (!left) rig.freezer.there.delete('a');
+      const stopped = rig.keeper.stop({ off: true });
+      await rig.clock.advance(1_000);
+      await stopped;
+      t.equal(rig.watchdog.counts, left, `a machine ${left ? 'is left' : 'is not left'}`);
+      t.equal(rig.memory.peek(live) !== null, left);
+      t.equal(rig.store.run?.armed.length, left ? 1 : 0);
+      rig.memory.close();
+    }
+  },
+);
+
 void t.test('disarmed: never reset, also where the device cannot be stopped', async (t) => {
   const rig = new KeeperRig();
   await rig.up();
