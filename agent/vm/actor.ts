@@ -1,4 +1,4 @@
-import type { VmStep } from '../../core/decide/vm.js';
+import type { VmStep } from '../../core/decide/vm-view.js';
 import type { HotStep } from '../../core/decide/hardware.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { FailoverPhase } from '../../core/domain/ha.js';

@@ -1,7 +1,7 @@
 import { XMLBuilder, XMLParser } from 'fast-xml-parser';
 import type { Accel } from '../../core/domain/node.js';
 import type { Hardware, HardwareDisk, HardwareNic } from '../../core/domain/hardware.js';
-import type { DomainMark } from '../../core/decide/vm.js';
+import type { DomainMark } from '../../core/decide/vm-view.js';
 import { FlotillaError } from '../../core/domain/error.js';
 
 /** What a domain is made from. */

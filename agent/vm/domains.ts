@@ -1,4 +1,4 @@
-import type { DomainView } from '../../core/decide/vm.js';
+import type { DomainView } from '../../core/decide/vm-view.js';
 import type { Hardware } from '../../core/domain/hardware.js';
 import type { VmCounters } from '../../core/decide/stats.js';
 import type { Clock } from '../env.js';

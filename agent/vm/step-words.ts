@@ -1,4 +1,4 @@
-import type { VmStep } from '../../core/decide/vm.js';
+import type { VmStep } from '../../core/decide/vm-view.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
 

@@ -1,14 +1,14 @@
 import { diffHardware } from '../../core/decide/hardware.js';
+import { decideVm } from '../../core/decide/vm.js';
+import { opVerdict } from '../../core/decide/vm-op.js';
 import {
-  decideVm,
   freshMemory,
-  opVerdict,
   type VmDecision,
   type VmHaView,
   type VmMemory,
   type VmStep,
   type VmView,
-} from '../../core/decide/vm.js';
+} from '../../core/decide/vm-view.js';
 import type { Disk } from '../../core/domain/disk.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { opFinished, type Op } from '../../core/domain/op.js';

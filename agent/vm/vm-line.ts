@@ -1,5 +1,5 @@
 import type { HardwareDiff } from '../../core/decide/hardware.js';
-import type { VmDecision, VmMemory } from '../../core/decide/vm.js';
+import type { VmDecision, VmMemory } from '../../core/decide/vm-view.js';
 import type { VmProtection, VmSpec, VmState, VmStats } from '../../core/domain/vm.js';
 import type { Sockets } from '../env.js';
 import type { Observed } from './domains.js';

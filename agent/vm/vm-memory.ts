@@ -1,4 +1,4 @@
-import { restartsKeptMax, type VmMemory, type VmStep } from '../../core/decide/vm.js';
+import { restartsKeptMax, type VmMemory, type VmStep } from '../../core/decide/vm-view.js';
 import type { ErrorRecord } from '../../core/domain/error.js';
 
 /** What the agent remembers after a step that went well. */

@@ -1,0 +1,62 @@
+import type { ErrorRecord } from '../domain/error.js';
+import type { Op } from '../domain/op.js';
+import type { VmSpec } from '../domain/vm.js';
+import type { VmDecision, VmView } from './vm-view.js';
+
+/** How an unfinished op of a VM stands after a pass. Null: still under way. */
+export function opVerdict(
+  op: Op,
+  v: VmView,
+  d: VmDecision,
+):
+  | { readonly state: 'done' | 'cancelled'; readonly step: string }
+  | { readonly state: 'failed'; readonly error: ErrorRecord }
+  | null {
+  const { spec, own } = v;
+  if (spec === null || own === null || own.owner !== v.me) return null;
+  const off = own.state === 'stopped' && v.domain?.active !== true;
+  const wantsPower = (p: VmSpec['power']): boolean => spec.power === p;
+  const superseded = { state: 'cancelled', step: 'a later request took its place' } as const;
+  const broken = v.disks.find((x) => x.state === 'failed' && x.error !== null);
+  switch (op.kind) {
+    case 'vm.create':
+      if (broken?.error) return { state: 'failed', error: broken.error };
+      if (wantsPower('stopped')) return d.phase === 'stopped' ? { state: 'done', step: 'made' } : null;
+      return d.phase === 'running' || d.phase === 'paused'
+        ? { state: 'done', step: 'made and started' }
+        : null;
+    case 'vm.start':
+      if (!wantsPower('running')) return superseded;
+      return d.phase === 'running' ? { state: 'done', step: 'running' } : null;
+    case 'vm.stop':
+    case 'vm.force-stop':
+      if (!wantsPower('stopped')) return superseded;
+      return off ? { state: 'done', step: v.memory.note || 'stopped' } : null;
+    case 'vm.pause':
+      if (!wantsPower('paused')) return superseded;
+      return d.phase === 'paused' ? { state: 'done', step: 'paused' } : null;
+    case 'vm.resume':
+      if (!wantsPower('running')) return superseded;
+      return d.phase === 'running' ? { state: 'done', step: 'running' } : null;
+    case 'vm.reboot':
+    case 'vm.reset':
+      // The step marks it running before it acts: found so by a later pass, the request went out (or the agent
+      // died around it); it is not sent twice.
+      if (off) return { state: 'cancelled', step: 'the VM is not running' };
+      return op.state === 'running' ? { state: 'done', step: 'asked' } : null;
+    case 'vm.update': {
+      if (broken?.error) return { state: 'failed', error: broken.error };
+      const settled = d.step.do === 'none' && d.make.length === 0;
+      const pending = v.diff?.pendingRestart.length ?? 0;
+      if (!settled || v.disks.some((x) => x.state === 'deleting' || x.state === 'wanted')) return null;
+      return { state: 'done', step: pending > 0 ? 'the rest comes with the next restart' : 'applied' };
+    }
+    // These finish where they are done.
+    case 'vm.failover':
+    case 'vm.delete':
+    case 'image.import':
+    case 'image.delete':
+    case 'disk.delete':
+      return null;
+  }
+}

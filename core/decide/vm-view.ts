@@ -1,0 +1,133 @@
+import type { Disk } from '../domain/disk.js';
+import type { ErrorRecord } from '../domain/error.js';
+import type { Op } from '../domain/op.js';
+import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
+import type { Arming, ArmStep } from './arming.js';
+import type { HardwareDiff, HotStep } from './hardware.js';
+
+/** What Flotilla writes into a machine when it begins it, and reads back after a crash. */
+export interface DomainMark {
+  /** The ownership generation this run belongs to. */
+  readonly gen: number;
+  /** The spec's generation it was begun with. */
+  readonly generation: number;
+  /** Wall clock of the start: for people. */
+  readonly startedMs: number;
+}
+
+/** A domain as one pass of the loop sees it, in libvirt's words for state and reason. */
+export interface DomainView {
+  readonly active: boolean;
+  readonly state: string;
+  readonly reason: string;
+  /** Null: not ours. */
+  readonly mark: DomainMark | null;
+  readonly agentConnected: boolean;
+  /** Disks in the machine now, by id. */
+  readonly diskIds: readonly string[];
+}
+
+/** What the agent remembers of a VM between passes. Losing it costs time, never correctness. */
+export interface VmMemory {
+  /** A stop that is under way: monotonic ms. */
+  readonly stop: { readonly sinceMs: number; readonly lastAskMs: number; readonly asked: number } | null;
+  /** The last failed step, and since when it fails with that code. */
+  readonly failure: {
+    readonly atMs: number;
+    readonly sinceMs: number;
+    readonly count: number;
+    readonly error: ErrorRecord;
+  } | null;
+  /** When a step of HA failed last: it is tried again apart, and fails nothing else. */
+  readonly armFailedMs: number | null;
+  /** When it was started or reset without being asked to, newest last; bounded by {@link restartsKeptMax}. */
+  readonly crashesMs: readonly number[];
+  /** Why the VM is as it is, where it is not plain from its state. */
+  readonly note: string;
+}
+
+export const freshMemory: VmMemory = {
+  stop: null,
+  failure: null,
+  armFailedMs: null,
+  crashesMs: [],
+  note: '',
+};
+
+/** What HA adds to the picture of one VM. */
+export interface VmHaView {
+  readonly arming: Arming;
+  /** Its machine here is frozen with the node, or is being ended by the keeper. */
+  readonly frozen: boolean;
+  /** Failovers of the last hour: they count among its restarts. */
+  readonly failovers: number;
+  /** Its guest agent answered once in this run, and has been silent for so long, ms; null: it answers, or never did. */
+  readonly silentMs: number | null;
+  /** How long a start is tried each second while another machine holds the disk's lock, ms. */
+  readonly lockPatienceMs: number;
+}
+
+/** Everything that decides what to do with one VM. */
+export interface VmView {
+  readonly me: string;
+  readonly spec: VmSpec | null;
+  readonly own: VmOwn | null;
+  /** This node holds a live lease of this boot: without it nothing is started or written. */
+  readonly live: boolean;
+  /** A person has not yet confirmed who owns what: all is left as it is. */
+  readonly recovering?: boolean;
+  /** Null: libvirt knows no such domain. */
+  readonly domain: DomainView | null;
+  /** Every disk object of this VM. */
+  readonly disks: readonly Disk[];
+  /** Unfinished ops on this VM, oldest first. */
+  readonly ops: readonly Op[];
+  /** Wanted against running machine; null while it does not run or what is wanted cannot be built yet. */
+  readonly diff: HardwareDiff | null;
+  readonly memory: VmMemory;
+  readonly ha: VmHaView;
+}
+
+export type VmStep =
+  | { readonly do: 'none' }
+  /** Take the next ownership generation, define afresh and start. */
+  | {
+      readonly do: 'start';
+      readonly paused: boolean;
+      readonly crashed: boolean;
+      /** The keeper arms it first. */
+      readonly arm: boolean;
+      readonly inSlice: boolean;
+    }
+  | ArmStep
+  /** The guest hangs: reset, as its HA asks for. */
+  | { readonly do: 'reset-hung' }
+  /** A running domain of ours has an older mark: take the next generation and mark it. */
+  | { readonly do: 'adopt' }
+  | { readonly do: 'ask-stop'; readonly how: 'agent' | 'acpi' }
+  | { readonly do: 'destroy'; readonly why: string }
+  /** It is down: write `stopped` to the ledger, and where the machine decided so itself, the spec's power too. */
+  | { readonly do: 'settle'; readonly note: string; readonly powerOff: boolean }
+  | { readonly do: 'pause' }
+  | { readonly do: 'resume' }
+  | { readonly do: 'reboot'; readonly op: Op; readonly how: 'agent' | 'acpi' }
+  | { readonly do: 'reset'; readonly op: Op }
+  | { readonly do: 'apply'; readonly step: HotStep }
+  | { readonly do: 'grow-disk'; readonly disk: Disk; readonly live: boolean }
+  | { readonly do: 'remove-disk'; readonly disk: Disk }
+  | { readonly do: 'delete' }
+  /** Another node owns it by a newer generation: the copy here goes. */
+  | { readonly do: 'remove-foreign' };
+
+export interface VmDecision {
+  readonly phase: VmPhase;
+  readonly reason: string;
+  readonly step: VmStep;
+  /** Disks to be made, beside the step. */
+  readonly make: readonly Disk[];
+  /** Look again after so many ms even if nothing rings. Null: no need. */
+  readonly againMs: number | null;
+}
+
+/** Restarts remembered: as many as the largest `restartsPerHourMax`. */
+export const restartsKeptMax = 100;

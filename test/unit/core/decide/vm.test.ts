@@ -1,0 +1,197 @@
+import fc from 'fast-check';
+import t from 'tap';
+import { decideVm, hangMs } from '../../../../core/decide/vm.js';
+import { freshMemory, type DomainView, type VmView } from '../../../../core/decide/vm-view.js';
+import { vmHaDefault } from '../../../../core/domain/ha.js';
+import type { VmOwn, VmSpec } from '../../../../core/domain/vm.js';
+
+const now = 10_000_000;
+const spec: VmSpec = {
+  id: '00000000-0000-4000-8000-000000000001',
+  name: 'web',
+  generation: 2,
+  note: '',
+  tags: [],
+  cpus: 1,
+  memoryMiB: 128,
+  firmware: 'bios',
+  boot: ['disk'],
+  disks: [],
+  cdroms: [],
+  nics: [],
+  cloudInit: null,
+  power: 'running',
+  powerGeneration: 1,
+  stopTimeoutS: 30,
+  onCrash: 'restart',
+  ha: { ...vmHaDefault, enabled: true },
+};
+const own: VmOwn = {
+  owner: 'n1',
+  standby: 'n2',
+  copies: [],
+  gen: 3,
+  state: 'running',
+  sync: 'ok',
+  fence: { armed: true, waitMs: 7_000 },
+  op: null,
+  failoversMs: [],
+};
+const domain: DomainView = {
+  active: true,
+  state: 'running',
+  reason: 'booted',
+  mark: { gen: 3, generation: 2, startedMs: 1 },
+  agentConnected: false,
+  diskIds: [],
+};
+const ha: VmView['ha'] = {
+  arming: { ha: { state: 'protected', text: '', standby: 'n2' }, step: null, atStart: true, inSlice: true },
+  frozen: false,
+  failovers: 0,
+  silentMs: null,
+  lockPatienceMs: 97_000,
+};
+const view = (o: Partial<VmView> = {}): VmView => ({
+  me: 'n1',
+  spec,
+  own,
+  live: true,
+  recovering: false,
+  domain,
+  disks: [],
+  ops: [],
+  diff: null,
+  memory: freshMemory,
+  ha,
+  ...o,
+});
+const locked = (sinceMs: number, atMs: number): VmView['memory'] => ({
+  ...freshMemory,
+  failure: {
+    sinceMs,
+    atMs,
+    count: 9,
+    error: { code: 'disk-locked', message: 'locked', hint: '', causes: [] },
+  },
+});
+
+await t.test(
+  'a locked disk is tried each second for as long as a lock may live, then like all else',
+  async (t) => {
+    const off = { domain: null };
+    const just = decideVm(view({ ...off, memory: locked(now - 5_000, now - 400) }), now);
+    t.match(just, { phase: 'starting', step: { do: 'none' }, againMs: 600, reason: /92 s more/ });
+    t.match(decideVm(view({ ...off, memory: locked(now - 5_000, now - 1_000) }), now).step, {
+      do: 'start',
+      arm: true,
+    });
+    const late = decideVm(view({ ...off, memory: locked(now - 97_000, now - 1_000) }), now);
+    t.match(late, { phase: 'failed', step: { do: 'none' }, againMs: 59_000 });
+  },
+);
+
+await t.test("HA's own step comes before others, but not before an end", async (t) => {
+  const arming = { ...ha.arming, step: { do: 'arm' as const } };
+  t.same(decideVm(view({ ha: { ...ha, arming } }), now).step, { do: 'arm' });
+  const failed = { ...freshMemory, armFailedMs: now - 2_000 };
+  t.match(decideVm(view({ ha: { ...ha, arming }, memory: failed }), now), {
+    phase: 'running',
+    step: { do: 'none' },
+    againMs: 3_000,
+  });
+  const stopped = { ...spec, power: 'stopped' as const };
+  t.equal(decideVm(view({ spec: stopped, ha: { ...ha, arming } }), now).step.do, 'ask-stop');
+});
+
+await t.test('a silent guest is reset where that is asked for, and as often as allowed', async (t) => {
+  const silent = { ...ha, silentMs: hangMs };
+  const resets = { ...spec, ha: { ...spec.ha, onHang: 'reset' as const } };
+  t.equal(decideVm(view({ ha: silent }), now).step.do, 'none');
+  t.equal(decideVm(view({ spec: resets, ha: silent }), now).step.do, 'reset-hung');
+  t.match(decideVm(view({ spec: resets, ha: { ...silent, failovers: 5 } }), now), {
+    step: { do: 'none' },
+    reason: /left as it is/,
+  });
+});
+
+await t.test('a machine that died comes back as often as its HA allows, failovers counted', async (t) => {
+  const dead = { ...domain, active: false, state: 'shut-off', reason: 'crashed' };
+  t.match(decideVm(view({ domain: dead, ha: { ...ha, failovers: 4 } }), now).step, {
+    do: 'start',
+    crashed: true,
+  });
+  t.match(decideVm(view({ domain: dead, ha: { ...ha, failovers: 5 } }), now).step, {
+    do: 'settle',
+    powerOff: true,
+  });
+});
+
+await t.test('starts need ownership and a lease; ends of a foreign machine need proof', async (t) => {
+  const anyView = fc.record({
+    owner: fc.constantFrom('n1', 'n2'),
+    gen: fc.integer({ min: 1, max: 4 }),
+    state: fc.constantFrom('stopped' as const, 'running' as const, 'migrating' as const),
+    live: fc.boolean(),
+    recovering: fc.boolean(),
+    power: fc.constantFrom('running' as const, 'stopped' as const, 'paused' as const),
+    domain: fc.option(
+      fc.record({
+        active: fc.boolean(),
+        gen: fc.option(fc.integer({ min: 1, max: 4 })),
+        reason: fc.constantFrom('shutdown', 'crashed', 'unknown', 'user'),
+      }),
+    ),
+    frozen: fc.boolean(),
+    armStep: fc.boolean(),
+  });
+  fc.assert(
+    fc.property(anyView, (r) => {
+      const d =
+        r.domain === null
+          ? null
+          : {
+              ...domain,
+              active: r.domain.active,
+              reason: r.domain.reason,
+              mark: r.domain.gen === null ? null : { gen: r.domain.gen, generation: 2, startedMs: 1 },
+            };
+      const v = view({
+        own: { ...own, owner: r.owner, gen: r.gen, state: r.state },
+        spec: { ...spec, power: r.power },
+        live: r.live,
+        recovering: r.recovering,
+        domain: d,
+        ha: {
+          ...ha,
+          frozen: r.frozen,
+          arming: { ...ha.arming, step: r.armStep ? { do: 'disarm', why: 'x' } : null },
+        },
+      });
+      const { step } = decideVm(v, now);
+      const mine = r.owner === 'n1' && !r.recovering;
+      switch (step.do) {
+        case 'start':
+          return mine && r.live && d?.active !== true && r.power !== 'stopped' && step.arm && step.inSlice;
+        case 'arm':
+        case 'disarm':
+        case 'set-standby':
+          // Off but not yet settled: the mark must go on naming the run, or why it went off is lost.
+          return mine && r.live && (d?.active === true || r.state === 'stopped');
+        case 'remove-foreign':
+          return (
+            !mine &&
+            (d?.mark ?? null) !== null &&
+            r.gen > (d?.mark?.gen ?? 9) &&
+            !(d?.active === true && r.frozen)
+          );
+        case 'none':
+          return true;
+        default:
+          return mine;
+      }
+    }),
+    { numRuns: 5_000 },
+  );
+  t.pass();
+});
