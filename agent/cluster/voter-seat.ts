@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { rename, rm, mkdir } from 'node:fs/promises';
+import { FlotillaError } from '../../core/domain/error.js';
 import type { Log } from '../env.js';
 import type { Member } from '../ledger/members.js';
 import { pkiPaths, readIfThere, writeSecret } from '../pki/store.js';
@@ -88,7 +89,12 @@ export class VoterSeat {
       .filter((a) => a !== config.address);
     // The only voter there is, on a node that never was one before the ledger was rebuilt: nobody can be asked.
     if (addresses.length === 0) return;
-    await writeSecret(caKey, await this.#d.fetchCaKey(addresses));
+    try {
+      await writeSecret(caKey, await this.#d.fetchCaKey(addresses));
+    } catch (error) {
+      // The others have none either: lost with all former voters. It is asked for again at each look.
+      if (!(error instanceof FlotillaError) || error.code !== 'wrong-state') throw error;
+    }
   }
 
   /** No member any more: etcd's data is worth nothing without its number, and the CA's key is not ours to keep. */

@@ -22,6 +22,8 @@ export interface Asked {
   readonly node: string;
   readonly address: string;
   readonly journal: JournalAnswer | null;
+  /** It gives none, but its kernel refuses the connection: the machine is on, whoever says that it is off. */
+  readonly on: boolean;
   /** Why not, in words. */
   readonly why: string;
 }
@@ -51,18 +53,21 @@ export async function askJournal(config: AgentConfig, node: string, address: str
     if (node === config.name) {
       const { last, unreadable } = await readJournal(journalFile(config.stateDir));
       const journal = { node, entries: [...last.values()], unreadable: unreadable.length };
-      return { node, address, journal, why: '' };
+      return { node, address, journal, on: true, why: '' };
     }
     const o = { address, port: config.ports.agent, path: '/v1/journal', method: 'GET' } as const;
     const tls = await readTls(config.stateDir);
     const answer = await request({ ...o, tls, timeoutMs: askMs, answerBytesMax: journalAnswerBytesMax });
     const journal = parse(journalAnswerSchema, answer, `the journal of ${node}`);
-    if (journal.node === node) return { node, address, journal, why: '' };
+    if (journal.node === node) return { node, address, journal, on: true, why: '' };
     throw new Error(`${journal.node} answers at its address`);
   } catch (error) {
     const { message, causes } = errorRecord(error);
     const silent = error instanceof FlotillaError && ['node-unreachable', 'timeout'].includes(error.code);
-    if (silent) return { node, address, journal: null, why: [message, ...causes].join(': ') };
+    if (silent) {
+      const on = causes.some((c) => c.includes('ECONNREFUSED'));
+      return { node, address, journal: null, on, why: [message, ...causes].join(': ') };
+    }
     throw new FlotillaError('unreadable-record', `Node ${node} answers, but gives no journal`, {
       hint: 'Mend what it says, or switch it off and say so: recover confirm --off NODE.',
       cause: error,
@@ -71,7 +76,11 @@ export async function askJournal(config: AgentConfig, node: string, address: str
 }
 
 /** Asks all nodes that the rebuilt ledger or this node knows of for their journals. */
-export async function collect(config: AgentConfig, ledger: Ledger): Promise<Collected> {
+export async function collect(
+  config: AgentConfig,
+  ledger: Ledger,
+  ask: typeof askJournal = askJournal,
+): Promise<Collected> {
   const recovery = await readRecovery(ledger);
   const snapshot = await new Snapshots(ledger).read();
   if (snapshot.unreadable.length > 0) {
@@ -87,9 +96,7 @@ export async function collect(config: AgentConfig, ledger: Ledger): Promise<Coll
   const addresses = new Map(recovery.value.peers.map((p) => [p.node, p.address]));
   for (const n of records.values()) addresses.set(n.id, n.addresses[0] ?? '');
   const asked = await Promise.all(
-    [...addresses]
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([node, address]) => askJournal(config, node, address)),
+    [...addresses].sort(([a], [b]) => (a < b ? -1 : 1)).map(([node, address]) => ask(config, node, address)),
   );
   const nodes = asked.map((a): RecoverNode => {
     const record = records.get(a.node);

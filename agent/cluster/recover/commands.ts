@@ -128,6 +128,8 @@ function answersOf(off: readonly string[], owners: readonly string[], c: Collect
 
 function journalLines(c: Collected, plan: RecoverPlan): string[] {
   const nodes = c.asked.map((a) => {
+    if (a.journal === null && a.on)
+      return `${a.node}: its machine is on, but its agent does not answer: start it`;
     if (a.journal === null) return `${a.node}: does not answer (${a.why})`;
     const bad = a.journal.unreadable === 0 ? '' : `, ${a.journal.unreadable} lines of it cannot be read`;
     return `${a.node}: its journal speaks of ${a.journal.entries.length} VMs${bad}`;

@@ -24,6 +24,8 @@ export interface ConfirmDeps {
   readonly config: AgentConfig;
   readonly ledger: Ledger;
   readonly say: (text: string) => void;
+  /** For tests; production asks the nodes. */
+  readonly ask?: typeof askJournal;
 }
 
 export interface Confirmed {
@@ -40,7 +42,7 @@ export interface Confirmed {
  * @throws FlotillaError `wrong-state`: questions are open, or a node said to be off answers; `not-found`: no such node
  */
 export async function confirmRecovery(d: ConfirmDeps, a: RecoverAnswers): Promise<Confirmed> {
-  const c = await collect(d.config, d.ledger);
+  const c = await collect(d.config, d.ledger, d.ask);
   for (const node of a.off) {
     const asked = c.asked.find((x) => x.node === node);
     if (asked === undefined) {
@@ -48,9 +50,10 @@ export async function confirmRecovery(d: ConfirmDeps, a: RecoverAnswers): Promis
         hint: 'See: flotilla-agent recover journals.',
       });
     }
-    if (asked.journal === null) continue;
-    throw new FlotillaError('wrong-state', `Node ${node} is not off: its agent answers`, {
-      hint: 'Leave it out, so that it is admitted; or switch it off first.',
+    if (!asked.on) continue;
+    const how = asked.journal === null ? 'its machine answers, only its agent does not' : 'its agent answers';
+    throw new FlotillaError('wrong-state', `Node ${node} is not off: ${how}`, {
+      hint: 'Start its agent and leave it out, so that it is admitted; or switch it off first.',
     });
   }
   const plan = planRecovery(c.view, a);
@@ -158,7 +161,7 @@ export async function admitNode(d: ConfirmDeps, node: string): Promise<{ node: s
     });
   }
   const { addresses } = readRecord(kinds.node, kinds.node.key(node), record.value);
-  const { journal, why } = await askJournal(config, node, addresses[0] ?? '');
+  const { journal, why } = await (d.ask ?? askJournal)(config, node, addresses[0] ?? '');
   if (journal === null) {
     throw new FlotillaError('node-unreachable', `Node ${node} gives no journal: ${why}`, {
       hint: 'It must run, so that what it knows can be compared.',
