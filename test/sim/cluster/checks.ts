@@ -51,6 +51,7 @@ export class Checks {
   readonly #world: World;
   readonly #owned = new Map<string, Owned>();
   readonly #runs = new Map<string, string>();
+  readonly #words = new Map<string, string>();
   readonly #downSinceMs = new Map<string, number>();
   readonly #protectedAtFall = new Map<string, boolean>();
   #history = 0;
@@ -96,12 +97,24 @@ export class Checks {
           this.report('P1', `VM ${vm} runs on ${node}, but ${own.owner} owns it (generation ${own.gen})`);
       const now = on[0] ?? '';
       const before = this.#runs.get(vm) ?? '';
+      this.#tell(vm, now);
       if (now === before) continue;
       this.#runs.set(vm, now);
-      w.say(now === '' ? `${vm} stands still or is off` : `${vm} runs on ${now}`);
       if (now === '') this.#fell(vm, before);
       else this.#rose(vm);
     }
+  }
+
+  /** For the log: running, frozen or off, and where. */
+  #tell(vm: string, on: string): void {
+    const w = this.#world;
+    const still = [...w.nodes.values()].find((n) => n.host.exists(vm) && n.host.standsStill(vm))?.id;
+    const before = this.#words.get(vm) ?? 'is off';
+    let now = on !== '' ? `runs on ${on}` : still !== undefined ? `stands still on ${still}` : 'is off';
+    if (before === `stands still on ${on}` || before === `goes on on ${on}`) now = `goes on on ${on}`;
+    if (now === before || (before === `runs on ${on}` && now === `goes on on ${on}`)) return;
+    this.#words.set(vm, now);
+    w.say(`${vm} ${now}`);
   }
 
   #fell(vm: string, node: string): void {

@@ -127,9 +127,10 @@ export class ClusterNode {
 
   #end(what: 'agent' | 'keeper'): void {
     if (what === 'agent') {
-      this.agent?.kill();
+      const { agent } = this;
       this.agent = null;
       this.loop = null;
+      agent?.kill();
     } else {
       this.keeper?.kill();
       this.keeper = null;
@@ -242,7 +243,7 @@ export class ClusterNode {
     const say = (text: string): void => {
       if (process.alive) this.#p.say(this.id, `${who}: ${text}`);
     };
-    return { info: () => undefined, warn: say, error: say };
+    return { info: say, warn: say, error: say };
   }
 
   /** As KeeperLink has it. */
