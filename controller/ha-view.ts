@@ -102,8 +102,12 @@ export function haSentence(h: Pick<HaView, 'policy' | 'protected' | 'unprotected
   const waits = h.waiting.length === 0 ? '' : ` ${some(h.waiting.length, 'failover')} not done yet.`;
   const held = ha.hold ? ' Failovers are held until somebody lets go.' : '';
   const [first] = h.unprotected;
-  if (first === undefined)
-    return `All ${some(wanted, 'VM')} with HA can come back by themselves.${waits}${held}`;
+  if (first === undefined) {
+    const all =
+      wanted === 1 ? 'The only VM with HA is protected.' : `All ${wanted} VMs with HA are protected.`;
+    return `${all}${waits}${held}`;
+  }
   const more = h.unprotected.length > 1 ? `, and ${h.unprotected.length - 1} more` : '';
-  return `${h.protected} of ${some(wanted, 'VM')} with HA can come back by themselves; not "${first.name}"${more}.${waits}${held}`;
+  const are = h.protected === 1 ? 'is' : 'are';
+  return `${h.protected} of ${some(wanted, 'VM')} with HA ${are} protected; not "${first.name}"${more}.${waits}${held}`;
 }

@@ -2,7 +2,15 @@ import type { Command } from 'commander';
 import { failoverSteps, failoverTotalMs, fenceText } from '../../core/domain/failover-words.js';
 import { failoverTimelineSchema, type FailoverTimeline } from '../../core/domain/ha.js';
 import type { NodeKeeper } from '../../core/domain/node.js';
-import type { HaFailover, HaNode, HaView, OpView, PolicyView, RestCall } from '../../core/wire/rest.js';
+import type {
+  HaFailover,
+  HaNode,
+  HaView,
+  NodeView,
+  OpView,
+  PolicyView,
+  RestCall,
+} from '../../core/wire/rest.js';
 import { wholeNumber } from './input.js';
 import type { Io } from './io.js';
 import { table, type Column } from './table.js';
@@ -10,11 +18,21 @@ import { table, type Column } from './table.js';
 const seconds = (ms: number | null): string => (ms === null ? '–' : `${(ms / 1000).toFixed(1)} s`);
 const when = (wallMs: number): string => new Date(wallMs).toISOString().slice(0, 19).replace('T', ' ');
 
-const keeperWord = (n: HaNode): string => {
+const keeperWord = (n: Pick<HaNode, 'presence' | 'keeper'>): string => {
   if (n.presence === 'silent' || n.presence === 'never-heard') return 'not heard';
   const words: Record<NodeKeeper['mode'], string> = { run: 'runs', ice: 'has frozen its VMs', thaw: 'thaws' };
   return n.keeper === null ? 'does not answer' : words[n.keeper.mode];
 };
+
+/** A node's keeper in a line. */
+export function keeperText({ presence, state }: Pick<NodeView, 'presence' | 'state'>): string {
+  const keeper = state?.keeper ?? null;
+  const word = keeperWord({ presence, keeper });
+  if (keeper === null || word === 'not heard') return word;
+  const arms = keeper.armable ? 'would arm' : `would not arm: ${keeper.why}`;
+  const wrong = keeper.text === '' ? '' : ` (${keeper.text})`;
+  return `${word}${wrong}, watchdog ${keeper.watchdog}, ${keeper.armed} armed, ${arms}`;
+}
 
 const nodeColumns: readonly Column<HaNode>[] = [
   { head: 'NODE', text: (n) => n.node },

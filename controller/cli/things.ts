@@ -3,7 +3,7 @@ import { Option, type Command } from 'commander';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { NetworkView, NodeView, OpView, PoolView, RestCall, TokenView } from '../../core/wire/rest.js';
-import { failoverFacts } from './ha.js';
+import { failoverFacts, keeperText } from './ha.js';
 import { collect, specOf, wholeNumber } from './input.js';
 import { bar, opLine, waitSDefault, type Io } from './io.js';
 import { nodePowerCommands } from './node-power.js';
@@ -83,6 +83,7 @@ export function nodeCommands(program: Command, io: Io): void {
         ['Rack', n.record.rack],
         ['Voter', n.record.voter ? 'yes' : 'no'],
         ['Lease', n.live ? 'held' : 'not held'],
+        ['Keeper', n.record.witness ? null : keeperText(n)],
         [
           'VMs',
           `${n.vms}, ${n.committedCpus} vCPUs and ${formatSize(n.committedMemoryMiB * 2 ** 20)} promised`,

@@ -49,6 +49,7 @@ export function failoverLine(t: FailoverTimeline): string {
   const took = total === null ? 'not running yet' : `in ${(total / 1000).toFixed(1)} s`;
   const steps = failoverSteps(t)
     .filter((s) => s.atS > 0)
-    .map((s) => `${s.text} +${s.tookS.toFixed(1)} s`);
+    // Number and unit stay on one line.
+    .map((s) => `${s.text} +${s.tookS.toFixed(1)}\u00a0s`);
   return `${t.from} → ${t.to} ${took}; ${fenceText(t)}${steps.length === 0 ? '' : `: ${steps.join(', ')}`}`;
 }

@@ -63,6 +63,7 @@ void t.test('HA from the command line: one screen, switches that say what they m
     t.match(out, /^ +12\.3 s +QEMU runs \(\+3\.\d s\)$/m);
   }
   t.match((await run('ha', 'failovers')).out, /db +n1 +n2 +12\.3 s +done/);
+  t.match((await run('node', 'show', 'n3')).out, /^Keeper +runs, watchdog hardware, 0 armed, would arm$/m);
   await lost(r, 'n1');
   const screen = (await run('ha', 'status')).out;
   t.match(screen, /Failovers that wait:\n +db: its owner n1 is gone; its standby n2 takes it over/);

@@ -92,11 +92,11 @@ void t.test('HA at a glance: protected, bare, waiting, failed over', async (t) =
   t.match(await look(), { sentence: /No VM has HA/, nodes: [{ node: 'n1', live: true }] });
   const safe = await made(r, { name: 'safe', disks, node: 'n1', ha: { enabled: true } });
   await armed(r, 'safe', 'n2');
-  t.match(await look(), { sentence: 'All 1 VM with HA can come back by themselves.', unprotected: [] });
+  t.match(await look(), { sentence: 'The only VM with HA is protected.', unprotected: [] });
   await made(r, { name: 'bare', disks, node: 'n3', ha: { enabled: true } });
   await armed(r, 'bare', 'n2', { state: 'unprotected', text: 'not protected: no watchdog', standby: null });
   t.match(await look(), {
-    sentence: '1 of 2 VMs with HA can come back by themselves; not "bare".',
+    sentence: '1 of 2 VMs with HA is protected; not "bare".',
     unprotected: [{ name: 'bare', node: 'n3', text: 'no watchdog' }],
     waiting: [],
   });
