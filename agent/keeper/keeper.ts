@@ -60,6 +60,8 @@ export class Keeper {
   #beatMs: number;
   #surrendered = false;
   #opened = false;
+  /** No record of this boot was there, and what runs here has not been looked at yet. */
+  #blank: boolean;
 
   readonly #stopping = new AbortController();
   readonly #naps = new Map<'renew' | 'watch', AbortController>();
@@ -79,6 +81,7 @@ export class Keeper {
     this.#owners = new Owners(env, had?.held ?? []);
     for (const { vm, ...a } of had?.armed ?? []) this.#armed.set(vm, a);
     this.#thawDue = this.#mode === 'run';
+    this.#blank = had === null;
     this.#beatMs = nowMs;
   }
 
@@ -91,6 +94,7 @@ export class Keeper {
     });
     this.#publish();
     if (this.#thawDue) this.#job('thaw', () => this.#thaw());
+    if (this.#blank) this.#job('adopt', () => this.#adopt());
     this.#loops ??= Promise.all([this.#renewLoop(), this.#watchLoop()]);
   }
 
@@ -262,6 +266,7 @@ export class Keeper {
     const everyMs = timing.watchdogMs / 5;
     while (!this.#stopping.signal.aborted) {
       this.#settle();
+      if (this.#blank) this.#job('adopt', () => this.#adopt());
       if (this.#mode === 'ice') {
         if (this.#armed.size > 0) {
           this.#job('freeze', () => this.#freeze());
@@ -321,6 +326,20 @@ export class Keeper {
     if (this.#mode !== 'thaw' || this.#enteredMs !== enteredMs) return;
     this.#ownersMs = sentMs;
     this.#settle();
+  }
+
+  /**
+   * After a boot nothing is in the slice. Where something is, the record was lost, and it counts as armed: it freezes,
+   * and goes on when its owner is known.
+   */
+  async #adopt(): Promise<void> {
+    for (const m of await this.#env.freezer.machines()) {
+      if (m.inSlice && !this.#armed.has(m.vm)) this.#armed.set(m.vm, { takeover: [], confirmed: true });
+    }
+    this.#blank = false;
+    this.#fault('adopt', null);
+    this.#save();
+    this.#wake('watch');
   }
 
   /** In RUN: those that had no clear owner are asked for again, those that do not die killed again. */
@@ -401,6 +420,7 @@ export class Keeper {
 
   /** A device that was opened and cannot be stopped is petted as long as nothing is armed. */
   #petIdle(): void {
+    if (this.#blank) return;
     const { nowayout, running } = this.#env.watchdog.info();
     if (nowayout && (this.#opened || running)) this.#pet();
   }

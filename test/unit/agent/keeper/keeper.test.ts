@@ -171,6 +171,35 @@ void t.test('away for longer than a renewal is good: it starts frozen', async (t
   await rig.end();
 });
 
+void t.test(
+  'the record of this boot is lost: what is in the slice counts as armed, and freezes first',
+  async (t) => {
+    const rig = new KeeperRig();
+    await rig.up();
+    await rig.armed('a');
+    rig.watchdog.nowayout = true;
+    rig.client.partitioned = true;
+    rig.freezer.blind = true;
+    const pets = rig.watchdog.pets;
+    const crashed = rig.crash(100);
+    rig.store.run = null;
+    await crashed;
+    await rig.clock.advance(1_000);
+    t.equal(rig.watchdog.pets, pets, 'nothing is known, nothing is petted');
+    rig.freezer.blind = false;
+    await rig.clock.advance(2_000);
+    t.notOk(rig.freezer.runs('a'));
+    t.ok(rig.watchdog.pets > pets);
+    rig.client.partitioned = false;
+    await rig.clock.advance(2_000);
+    t.equal(rig.keeper.state().mode, 'run');
+    t.ok(rig.freezer.runs('a'));
+    t.same(rig.keeper.state().armed, ['a']);
+    t.notOk(rig.watchdog.bitten());
+    await rig.end();
+  },
+);
+
 void t.test('what does not freeze is not petted for: the watchdog decides', async (t) => {
   const rig = new KeeperRig();
   await rig.up();

@@ -5,6 +5,7 @@ import { build } from 'esbuild';
 import t from 'tap';
 import { KeeperFiles } from '../../../../agent/keeper/store.js';
 import { readEndpoints, readKeeperConfig } from '../../../../agent/keeper/surroundings.js';
+import { PoolTakeovers } from '../../../../agent/keeper/takeovers.js';
 import { timingProfiles } from '../../../../core/domain/timing.js';
 
 void t.test('the program is made of Node and of own files alone', async (t) => {
@@ -23,6 +24,23 @@ void t.test('the program is made of Node and of own files alone', async (t) => {
   for (const i of outside) t.match(i.path, /^node:/, i.path);
   const size = files.reduce((sum, f) => sum + readFileSync(f, 'utf8').split('\n').length, 0);
   t.ok(size < 3_500, `${size} lines: small enough to read`);
+});
+
+void t.test('a thread of the same program reads takeover records', async (t) => {
+  const dir = t.testdir({ a: 'one', b: 'x'.repeat(5_000) });
+  const program = path.join(dir, 'keeper.mjs');
+  await build({
+    entryPoints: ['agent/keeper/main.ts'],
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    outfile: program,
+  });
+  const takeovers = new PoolTakeovers(program);
+  t.teardown(() => takeovers.close());
+  const read = takeovers.read([path.join(dir, 'a'), path.join(dir, 'b'), path.join(dir, 'none')]);
+  t.same(await read, ['one'], 'what is there and of the size of a record');
+  t.same(await takeovers.read([path.join(dir, 'a')]), ['one']);
 });
 
 void t.test('what a boot keeps: written whole, believed whole or not at all', async (t) => {
