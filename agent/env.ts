@@ -178,6 +178,14 @@ export interface Keeper {
    * @throws FlotillaError `not-armable`: and why
    */
   arm(vmId: string, o: { readonly takeover: readonly string[] }): Promise<{ readonly waitMs: number }>;
+  /**
+   * Asks whether the VM has been counted without a break since {@link arm}. False: meanwhile the keeper read that
+   * another node owns it, and what comes to life now must not run. A machine that exists at a "yes" is one that the
+   * keeper finds later, too.
+   *
+   * @throws FlotillaError `not-armable`: it does not answer
+   */
+  holds(vmId: string): Promise<boolean>;
   /** No longer. The ledger must say `armed: false` (or another owner) before. Idempotent. */
   disarm(vmId: string): Promise<void>;
 }

@@ -25,8 +25,10 @@ export interface KeeperLinkDeps {
   readonly log: Log;
 }
 
+type Answer = Extract<FromKeeper, { waitMs: number } | { holds: boolean }>;
+
 interface Question {
-  readonly resolve: (waitMs: number) => void;
+  readonly resolve: (answer: Answer) => void;
   readonly reject: (error: Error) => void;
 }
 
@@ -101,22 +103,27 @@ export class KeeperLink implements Keeper, Liveness {
   }
 
   async arm(vmId: string, o: { readonly takeover: readonly string[] }): Promise<{ readonly waitMs: number }> {
-    const waitMs = await this.#ask((id) => ({ id, arm: vmId, takeover: o.takeover }));
-    return { waitMs };
+    const a = await this.#ask((id) => ({ id, arm: vmId, takeover: o.takeover }));
+    return { waitMs: 'waitMs' in a ? a.waitMs : 0 };
+  }
+
+  async holds(vmId: string): Promise<boolean> {
+    const a = await this.#ask((id) => ({ id, holds: vmId }));
+    return 'holds' in a && a.holds;
   }
 
   async disarm(vmId: string): Promise<void> {
     await this.#ask((id) => ({ id, disarm: vmId }));
   }
 
-  async #ask(question: (id: number) => ToKeeper): Promise<number> {
+  async #ask(question: (id: number) => ToKeeper): Promise<Answer> {
     const id = this.#next++;
     const { clock, timing } = this.#d;
     // Its answer follows the next renewal; a node that has none for this long is not in RUN any more.
     const limit = new AbortController();
     const limitMs = timing.renewalGoodMs * 2;
     try {
-      return await new Promise<number>((resolve, reject) => {
+      return await new Promise<Answer>((resolve, reject) => {
         this.#questions.set(id, { resolve, reject });
         if (!this.#send(question(id))) reject(silent('it is not there'));
         clock.sleep(limitMs, limit.signal).then(
@@ -183,7 +190,7 @@ export class KeeperLink implements Keeper, Liveness {
     const q = this.#questions.get(m.re);
     if (q === undefined) return;
     if ('error' in m) q.reject(errorFromRecord(m.error));
-    else q.resolve(m.waitMs);
+    else q.resolve(m);
   }
 
   #tell(): void {

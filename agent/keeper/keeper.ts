@@ -162,6 +162,11 @@ export class Keeper {
     return { waitMs: fenceWaitMs(this.#env.timing) };
   }
 
+  /** It was armed and nothing has been read since that takes it away. */
+  holds(vm: string): boolean {
+    return this.#armed.get(vm)?.confirmed === true;
+  }
+
   /** No longer. Idempotent. */
   disarm(vm: string): void {
     this.#owners.forget(vm);

@@ -20,11 +20,13 @@ export function monotonicMs(): number {
 export type ToKeeper =
   | { readonly id: number; readonly arm: string; readonly takeover: readonly string[] }
   | { readonly id: number; readonly disarm: string }
+  | { readonly id: number; readonly holds: string }
   | { readonly beat: true };
 
 export type FromKeeper =
   | { readonly state: WireState }
   | { readonly re: number; readonly waitMs: number }
+  | { readonly re: number; readonly holds: boolean }
   | { readonly re: number; readonly error: ErrorRecord };
 
 export type WireState = Omit<KeeperState, 'createRevision'> & { readonly createRevision: string | null };
@@ -46,9 +48,10 @@ export function readToKeeper(line: string): ToKeeper | null {
   const m = parsed(line);
   if (m === null) return null;
   if (m['beat'] === true) return { beat: true };
-  const { id, arm, disarm, takeover } = m;
+  const { id, arm, disarm, holds, takeover } = m;
   if (typeof id !== 'number') return null;
   if (typeof disarm === 'string') return { id, disarm };
+  if (typeof holds === 'string') return { id, holds };
   if (typeof arm !== 'string' || !Array.isArray(takeover)) return null;
   const files = takeover.filter((f): f is string => typeof f === 'string' && path.isAbsolute(f));
   return files.length === takeover.length ? { id, arm, takeover: files } : null;
@@ -58,7 +61,8 @@ export function readToKeeper(line: string): ToKeeper | null {
 export function readFromKeeper(line: string): FromKeeper | null {
   const m = parsed(line);
   const known =
-    m !== null && ('state' in m || (typeof m['re'] === 'number' && ('waitMs' in m || 'error' in m)));
+    m !== null &&
+    ('state' in m || (typeof m['re'] === 'number' && ('waitMs' in m || 'holds' in m || 'error' in m)));
   return known ? (m as unknown as FromKeeper) : null;
 }
 

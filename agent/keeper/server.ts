@@ -65,7 +65,8 @@ export class KeeperServer {
     else if ('disarm' in m) {
       keeper.disarm(m.disarm);
       send(socket, { re: m.id, waitMs: 0 });
-    } else {
+    } else if ('holds' in m) send(socket, { re: m.id, holds: keeper.holds(m.holds) });
+    else {
       keeper.arm(m.arm, { takeover: m.takeover }).then(
         ({ waitMs }) => send(socket, { re: m.id, waitMs }),
         (error: unknown) => send(socket, refusal(m.id, error)),

@@ -33,7 +33,7 @@ export class FakeHost {
   /** Every start, for checkers. */
   readonly starts: { readonly uuid: string; readonly gen: number }[] = [];
   /** Called before a machine comes to life: throw to refuse, look to check. */
-  beforeStart: (uuid: string, gen: number) => void = () => undefined;
+  beforeStart: (uuid: string, gen: number, paused: boolean) => void = () => undefined;
   /** How long a guest takes to shut down; null: it does not listen. */
   guestStopMs: number | null = 1_000;
   /** This one goes as soon as its XML is asked for. */
@@ -47,6 +47,8 @@ export class FakeHost {
   /** An answer to a look is so old when it arrives, ms; an act takes effect after so long. */
   lookMs = 20;
   actMs = 7;
+  /** A machine comes to life so long after it was asked for, ms. */
+  startMs = 7;
   readonly wait = (ms: number): Promise<void> => this.#clock.sleep(ms);
   readonly #clock: Clock;
   #nextId = 1;
@@ -83,7 +85,7 @@ export class FakeHost {
     if (d.active) throw new LibvirtError('already running', { code: 'invalid-state', outcome: 'refused' });
     const gen = parseDomain(d.xml).mark?.gen ?? 0;
     try {
-      this.beforeStart(uuid, gen);
+      this.beforeStart(uuid, gen, paused);
     } catch (e) {
       d.state = off('failed');
       throw e;
@@ -190,7 +192,10 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
         host.get(d);
         host.domains.delete(d);
       }),
-    start: (d, o) => answer(() => host.start(d, o?.paused === true)),
+    start: async (d, o) => {
+      await host.wait(host.startMs);
+      return call(() => host.start(d, o?.paused === true));
+    },
     stop: (d, how) =>
       answer(() => {
         if (how === 'destroy') return host.die(d, 'destroyed');

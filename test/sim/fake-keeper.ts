@@ -52,6 +52,11 @@ export class FakeKeeper implements Keeper {
     return { waitMs: this.waitMs };
   }
 
+  async holds(vm: string): Promise<boolean> {
+    await Promise.resolve();
+    return this.armed.has(vm);
+  }
+
   async disarm(vm: string): Promise<void> {
     await Promise.resolve();
     this.onDisarm(vm);

@@ -225,8 +225,8 @@ await scenario('a disk still locked is tried each second, and no op fails for it
   const vm = n.createVm({ ha }, { shared: true, own: atN2 });
   const check = n.host.beforeStart;
   let refused = 0;
-  n.host.beforeStart = (uuid, gen) => {
-    check(uuid, gen);
+  n.host.beforeStart = (uuid, gen, paused) => {
+    check(uuid, gen, paused);
     if (refused++ < 20)
       throw new LibvirtError('internal error: Failed to get "write" lock', {
         code: 'refused',

@@ -409,7 +409,7 @@ export class SimNode {
         compare: () =>
           this.#leaseOk && !this.dead ? { key: kinds.live.key(this.node), createRevision: revision } : null,
       },
-      keeper: die(this.keeper, ['arm', 'disarm'], ['state', 'onChange']),
+      keeper: die(this.keeper, ['arm', 'disarm', 'holds'], ['state', 'onChange']),
       journal: die({ record: async (e: JournalEntry) => void this.journal.push(e) }, ['record'], []),
       ...(this.fencer === null ? {} : { fencer: die(this.fencer, ['off'], []) }),
       timing: timingProfiles.production,

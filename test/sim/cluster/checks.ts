@@ -60,6 +60,7 @@ export class Checks {
     this.#world = world;
     for (const n of world.nodes.values()) {
       n.host.onKill = (vm) => this.#killed(n.id, vm);
+      n.host.refuseStart = (vm, paused) => this.#starts(n.id, vm, paused);
       const bite = n.host.onBite;
       n.host.onBite = () => {
         const calm = n.healthySinceMs !== null && world.time.nowMs - n.healthySinceMs >= healthyMs;
@@ -161,6 +162,18 @@ export class Checks {
         `VM ${vm} was protected, and is down for ${Math.round(now - since)} ms, ${Math.round(now - from)} of them in calm weather`,
       );
     }
+  }
+
+  /** The image's lock refuses a second machine: a lock is there to turn a defect into a failed start, not to be needed. */
+  #starts(node: string, vm: string, paused: boolean): void {
+    const w = this.#world;
+    if (paused || w.node(node).host.standsStill(vm)) return;
+    const other = w.runsOn(vm).find((n) => n !== node);
+    if (other !== undefined)
+      this.report(
+        'P1',
+        `only the lock of its disk kept VM ${vm} from running on ${node}: it runs on ${other}`,
+      );
   }
 
   #killed(node: string, vm: string): void {

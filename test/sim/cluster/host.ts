@@ -79,7 +79,7 @@ export class SimHost {
       sleep: (ms) => new Promise((resolve) => time.after(ms, resolve)),
     };
     this.libvirt = new FakeHost(clock);
-    this.libvirt.beforeStart = (vm) => this.#beforeStart(vm);
+    this.libvirt.beforeStart = (vm, _gen, paused) => this.#beforeStart(vm, paused);
     this.libvirt.listen((e) => {
       if (e.type !== 'lifecycle') return;
       if (e.event === 'stopped') this.#gone(e.uuid);
@@ -88,10 +88,10 @@ export class SimHost {
   }
 
   /** Ran before each start, to refuse what this host cannot do. */
-  refuseStart: (vm: string) => void = () => undefined;
+  refuseStart: (vm: string, paused: boolean) => void = () => undefined;
 
-  #beforeStart(vm: string): void {
-    this.refuseStart(vm);
+  #beforeStart(vm: string, paused: boolean): void {
+    this.refuseStart(vm, paused);
     if (this.pool.unreachable.has(this.node))
       throw new LibvirtError('Cannot access storage file: Input/output error', {
         code: 'refused',

@@ -298,6 +298,7 @@ export class ClusterNode {
       },
       arm: (vm, o) => ask((k) => k.arm(vm, o)),
       disarm: (vm) => ask((k) => k.disarm(vm)),
+      holds: (vm) => ask((k) => k.holds(vm)),
     };
   }
 

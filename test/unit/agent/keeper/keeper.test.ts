@@ -242,6 +242,7 @@ void t.test(
     await rig.clock.advance(2_000);
     t.equal(rig.keeper.state().mode, 'run');
     t.same(rig.freezer.killed, ['theirs']);
+    t.notOk(rig.keeper.holds('theirs'), 'what comes to life late must not run');
     t.ok(rig.freezer.runs('mine'));
     for (const vm of ['gone', 'broken', 'equal']) t.notOk(rig.freezer.runs(vm), vm);
     t.same(rig.keeper.state().armed, ['mine', 'gone', 'broken', 'equal']);

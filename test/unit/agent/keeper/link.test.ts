@@ -55,6 +55,8 @@ void t.test('the agent sees the state, arms and disarms, and counts on a young r
   await until('the question', () => (rig.store.run?.armed.length ?? 0) > 0);
   await rig.clock.advance(50);
   t.same(await armed, { waitMs: 7_000 });
+  t.equal(await link.holds('a'), true);
+  t.equal(await link.holds('never-armed'), false);
   await until('the state that follows', () => link.state()?.armed.length === 1);
   t.ok(changes >= 1);
   const seen = changes;
@@ -63,6 +65,7 @@ void t.test('the agent sees the state, arms and disarms, and counts on a young r
   t.equal(changes, seen, 'a renewal alone is no news');
   await link.disarm('a');
   t.same(rig.keeper.state().armed, []);
+  t.equal(await link.holds('a'), false);
 
   rig.watchdog.timeoutMs = 1;
   const refused = await link.arm('b', { takeover: [] }).catch((e: unknown) => e);
