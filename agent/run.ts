@@ -14,6 +14,7 @@ import { Upkeep } from './cluster/upkeep.js';
 import { VoterLoop } from './cluster/voters.js';
 import { VoterSeat } from './cluster/voter-seat.js';
 import type { AgentEnv, Log } from './env.js';
+import { FencePrograms } from './fence/fence-programs.js';
 import { Seeds } from './guest/seed.js';
 import { createAgentHttp } from './http/server.js';
 import { KeeperLink } from './keeper-link.js';
@@ -137,6 +138,7 @@ export async function runAgent(
     bridges: new Bridges({ node }),
     machine: witness ? noGuests(machine) : machine,
     sockets: new ConsoleSockets({ runtimeDir, stateDir }),
+    fencer: new FencePrograms(),
   };
 
   const tokens = new TokenCache(path.join(stateDir, 'tokens.json'));
