@@ -26,7 +26,7 @@ export function protectionOf(p: ProtectionParts): VmProtection {
   // What its owner said before HA was turned on, or by an agent that knows none, is no answer.
   if (p.said !== null && p.said.state !== 'off') return p.said;
   const heard = p.presence === 'here' || p.presence === 'suspect';
-  if (!p.ownerLive && own.state !== 'stopped') return say(...goneOwner(own, p.policy));
+  if (!p.ownerLive) return say(...goneOwner(own, p.policy));
   if (!heard)
     return say(
       own.fence.armed && standby !== null ? 'protected' : 'unprotected',
@@ -38,6 +38,7 @@ export function protectionOf(p: ProtectionParts): VmProtection {
 /** Its owner's lease has ended: who takes it, or what keeps it from being taken, as far as the ledger tells. */
 function goneOwner(own: VmOwn, policy: Policy): [VmProtection['state'], string] {
   const lost = `its owner ${own.owner} is gone`;
+  if (own.state === 'stopped') return standbyOf(own, `${lost}; it is off`);
   if (!own.fence.armed) {
     return [
       'unprotected',
@@ -45,7 +46,10 @@ function goneOwner(own: VmOwn, policy: Policy): [VmProtection['state'], string] 
     ];
   }
   if (policy.ha.hold) return ['protected', `${lost}; failovers are held until flotilla ha release`];
-  return own.standby === null
+  return standbyOf(own, lost);
+}
+
+const standbyOf = (own: VmOwn, lost: string): [VmProtection['state'], string] =>
+  own.standby === null
     ? ['unprotected', `${lost}; it has no standby, any node that can takes it over`]
     : ['protected', `${lost}; its standby ${own.standby} takes it over`];
-}

@@ -76,7 +76,7 @@ export function clusterHandlers(
       return commit(deps, `Node ${id}`, async () => {
         const kept = await fresh(deps, kinds.node, id);
         if (kept === null) throw notFound('node', id);
-        checkIfMatch(ifMatch, String(kept.modRevision), `Node ${id}`);
+        checkIfMatch(ifMatch, contentMark(kept), `Node ${id}`);
         await view.ledger.refresh();
         checkRemovable(view, kept.value);
         const change = new Change().at(kinds.node.key(id), kept).del(kinds.node.key(id));

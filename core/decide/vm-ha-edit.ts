@@ -4,8 +4,11 @@ import type { VmHa } from '../domain/ha.js';
 import type { Pool } from '../domain/pool.js';
 import type { VmHaInput } from '../wire/rest.js';
 
-/** VMs that may have to run before one, over all steps: each is compared in the transaction of the edit. */
-export const afterReachMax = 64;
+/**
+ * VMs that may have to run before one, over all steps. Each is compared in the transaction of the edit, which has room
+ * for 128 compares, those of disks and addresses among them.
+ */
+export const afterReachMax = 32;
 
 /** What an edit of HA may look up of other VMs. */
 export interface HaContext {

@@ -146,7 +146,10 @@ void t.test('a node is removed when it owns nothing, is set to leave, and votes 
   await setVoter(true);
   t.match(await ask(), { status: 409, body: { code: 'wrong-state', details: { waitsFor: 'voter' } } });
   await setVoter(false);
-  t.equal((await ask()).status, 204);
+  const etag = (await r.call('GET', '/api/v1/nodes/n2')).headers.get('etag') ?? '';
+  const held = (tag: string) => r.call('DELETE', '/api/v1/nodes/n2', undefined, { 'if-match': tag });
+  t.match(await held('"other"'), { status: 409, body: { code: 'edit-conflict' } });
+  t.equal((await held(etag)).status, 204);
   t.equal((await r.call('GET', '/api/v1/nodes/n2')).status, 404);
   t.equal(await r.ledger.get(kinds.node.key('n2')), null);
   t.match(await ask(), { status: 404 });

@@ -37,6 +37,13 @@ void t.test('a ring is refused with its way named, whoever closes it', async (t)
   });
   t.match(await after('c', 'c'), { status: 400, body: { code: 'bad-input', message: /itself/ } });
   t.match(await after('c', 'nope'), { status: 404, body: { code: 'not-found' } });
+  for (let i = 0; i < 34; i++)
+    await made(r, { name: `s${i}`, ...(i === 0 ? {} : { ha: { after: [`s${i - 1}`] } }) }).catch(
+      (e: unknown) => {
+        t.match(String(e), /More than 32 VMs would have to run before/);
+        t.equal(i, 33, 'the way back is bounded');
+      },
+    );
   // Two controllers at the same moment, each of which sees no ring.
   t.equal((await after('b')).status, 202);
   const two = r.second();
@@ -131,6 +138,11 @@ void t.test('how a VM stands: its owner’s word, and without it what the ledger
     text: /n1 is gone; its standby n2 takes it over/,
   });
   t.match((await vmOf(r, 'bare')).ha, { state: 'unprotected', text: /flotilla node confirm-off n1/ });
+  const idle = await vmOf(r, 'safe');
+  const off = { ...idle.own, state: 'stopped', fence: { armed: false, waitMs: 0 } };
+  r.memory.poke(`/flotilla/vm/${idle.id}/own`, JSON.stringify(off));
+  await r.view.ledger.refresh();
+  t.match((await vmOf(r, 'safe')).ha, { state: 'protected', text: /is gone; it is off; its standby n2/ });
   const rows = ((await r.call('GET', '/api/v1/vms')).body as { items: VmRow[] }).items;
   t.match(rows.find((v) => v.name === 'bare')?.ha.text, /was not armed/, 'lists say it, too');
   const fields = (await r.call('GET', '/api/v1/vms?fields=name,ha,afterNames')).body as { items: VmView[] };
