@@ -1,9 +1,9 @@
 import { errorRecord } from '../core/domain/error.js';
 import type { Health } from '../core/domain/node.js';
-import { recoveryText } from '../core/domain/recovery.js';
 import { ledgerRoot } from '../core/wire/ledger-keys.js';
 import { announce } from './announce.js';
 import type { AgentEnv } from './env.js';
+import { Epochs } from './epochs.js';
 import { ImageWorker } from './image-worker.js';
 import { FailoverDesk, strays } from './ha/failover-desk.js';
 import { GuestHang } from './ha/guest-hang.js';
@@ -39,6 +39,7 @@ export class AgentLoop {
   private readonly onPass: () => void;
   private readonly snapshots: Snapshots;
   private readonly domains: Domains;
+  private readonly epochs: Epochs;
   private readonly vms: VmDesk;
   private readonly turns: Turns;
   private readonly line: NodeLine;
@@ -86,6 +87,7 @@ export class AgentLoop {
     this.onPass = onPass;
     this.snapshots = new Snapshots(env.ledger);
     this.domains = new Domains(env.hypervisor, env.clock);
+    this.epochs = new Epochs(env);
     this.ops = new OpBook(env);
     const ownership = new Ownership(env);
     this.timelines = new Timelines(env, this.ops, () => this.wake());
@@ -206,11 +208,11 @@ export class AgentLoop {
     const s = this.snapshot;
     let again = idlePassMs;
     if (s !== null && this.hypervisorError === null && this.ledgerError === null) {
-      const failoverAgain = s.recovering ? null : this.lookAtOthers(s);
+      const failoverAgain = s.recovering !== null ? null : this.lookAtOthers(s);
       if (failoverAgain !== null) again = Math.min(again, failoverAgain);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));
       this.completed ??= now;
-      if (this.env.witness !== true && !s.recovering) {
+      if (this.env.witness !== true && s.recovering === null) {
         this.images.look(s);
         this.maker.look(s);
         this.surroundings.look(s);
@@ -262,7 +264,7 @@ export class AgentLoop {
 
   private async observeLedger(): Promise<void> {
     try {
-      const s = await this.snapshots.read();
+      const s = this.epochs.judge(await this.snapshots.read());
       this.snapshot = s;
       this.snapshotMs = this.env.clock.nowMs();
       this.ledgerError = null;
@@ -294,7 +296,8 @@ export class AgentLoop {
 
   private async publish(s: Snapshot | null): Promise<void> {
     if (s !== null) this.vms.say(s);
-    await this.line.say(++this.seq, this.surroundings.pools, () => this.health());
+    const epoch = s?.meta?.value.epoch ?? null;
+    await this.line.say(++this.seq, this.surroundings.pools, () => this.health(), epoch);
   }
 
   /** The parts of this agent, well or not, in words. */
@@ -318,7 +321,8 @@ export class AgentLoop {
       },
     ];
     out.push(...this.surroundings.health(), ...this.failovers.health());
-    if (this.snapshot?.recovering === true) out.push({ part: 'recovery', ok: false, text: recoveryText });
+    const recovering = this.snapshot?.recovering ?? null;
+    if (recovering !== null) out.push({ part: 'recovery', ok: false, text: recovering });
     const unreadable = this.snapshot?.unreadable ?? [];
     if (unreadable.length > 0) {
       out.push({

@@ -17,7 +17,12 @@ export class NodeLine {
     return this.memory;
   }
 
-  async say(seq: number, pools: readonly PoolUse[], health: () => Health[]): Promise<void> {
+  async say(
+    seq: number,
+    pools: readonly PoolUse[],
+    health: () => Health[],
+    epoch: number | null,
+  ): Promise<void> {
     const { env } = this;
     const wall = env.clock.wallMs();
     const use = await env.machine.use().catch(() => null);
@@ -30,6 +35,7 @@ export class NodeLine {
       boot: env.boot,
       seq,
       version: env.version,
+      ...(epoch === null ? {} : { epoch }),
       atMs: wall,
       upSinceMs: use?.upSinceMs ?? wall,
       accel,

@@ -8,6 +8,7 @@ import type { Op } from '../core/domain/op.js';
 import type { Pool } from '../core/domain/pool.js';
 import type { Live, TokenRecord } from '../core/domain/cluster.js';
 import { policyDefault, policySchema, type Fenced, type Policy } from '../core/domain/ha.js';
+import { recoveryText } from '../core/domain/recovery.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
 import {
   ledger as kinds,
@@ -49,8 +50,8 @@ export interface Snapshot {
   readonly bmcs: ReadonlySet<string>;
   /** The default where nobody set one; unreadable: failovers are held, since nothing may be done on a guess. */
   readonly policy: Policy;
-  /** The ledger is being recovered, or its record of that cannot be read: nothing is done about any VM. */
-  readonly recovering: boolean;
+  /** Why nothing is done about any VM, in words: the ledger is being recovered. Null: it is not. */
+  readonly recovering: string | null;
   /** Keys whose record cannot be read: counted and shown, and nothing is done with their object. */
   readonly unreadable: readonly string[];
 }
@@ -126,7 +127,7 @@ export class Snapshots {
     const seen = new Map<string, bigint>();
     const bmcs = new Set<string>();
     let policy: Policy = policyDefault;
-    let recovering = false;
+    let recovering: string | null = null;
     for (const e of entries) {
       if (e.key === metaKey) {
         meta = take({ schema: metaSchema }, e);
@@ -139,7 +140,7 @@ export class Snapshots {
       }
       if (e.key === recoveryKey) {
         take({ schema: recoverySchema }, e);
-        recovering = true;
+        recovering = recoveryText;
         continue;
       }
       const alive = kinds.live.idOf(e.key);

@@ -153,7 +153,7 @@ export class VmDesk {
     for (const disk of d.make) this.d.maker.make(disk, s, making);
     if (!this.d.turns.free(id)) return idlePassMs;
     this.protections.set(id, view.ha.arming.ha);
-    if (view.live && !s.recovering) for (const k of unfinished) this.verdict(k, view, d);
+    if (view.live && s.recovering === null) for (const k of unfinished) this.verdict(k, view, d);
     // Files are not removed under the hands of whoever makes them: the making ends first.
     if (d.step.do === 'delete' && this.d.maker.making(view.disks)) {
       this.d.maker.abort(view.disks);

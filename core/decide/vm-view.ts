@@ -74,8 +74,8 @@ export interface VmView {
   readonly own: VmOwn | null;
   /** This node holds a live lease of this boot: without it nothing is started or written. */
   readonly live: boolean;
-  /** A person has not yet confirmed who owns what: all is left as it is. */
-  readonly recovering?: boolean;
+  /** Why all is left as it is, where the records may not be trusted; null: they may. */
+  readonly recovering?: string | null;
   /** Null: libvirt knows no such domain. */
   readonly domain: DomainView | null;
   /** Every disk object of this VM. */

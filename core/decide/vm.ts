@@ -1,5 +1,4 @@
 import type { Disk } from '../domain/disk.js';
-import { recoveryText } from '../domain/recovery.js';
 import type { VmPhase, VmSpec } from '../domain/vm.js';
 import type { DomainView, VmDecision, VmStep, VmView } from './vm-view.js';
 
@@ -39,12 +38,13 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   });
   const { spec, own, domain } = v;
 
-  if (v.recovering === true) {
+  const untrusted = v.recovering ?? null;
+  if (untrusted !== null) {
     // Its records may be older than what runs here: not even a deletion is done on their word.
     const paused = domain?.state === 'paused';
     const phase =
       domain?.active !== true ? (domain === null ? 'unknown' : 'stopped') : paused ? 'paused' : 'running';
-    return answer(phase, none, { reason: recoveryText, againMs: 1_000 });
+    return answer(phase, none, { reason: untrusted, againMs: 1_000 });
   }
   if (spec === null || own === null) {
     const text = 'a machine is here whose records are missing or unreadable; it is left alone';

@@ -101,6 +101,8 @@ export const nodeStateSchema = z.object({
   boot: z.string().max(64),
   seq: z.number().int().nonnegative(),
   version: z.string().max(64),
+  /** The epoch of the ledger it reads; absent: it has read none yet. */
+  epoch: z.number().int().positive().optional(),
   atMs: wallMsSchema,
   upSinceMs: wallMsSchema,
   accel: accelSchema.nullable(),

@@ -121,6 +121,37 @@ await scenario('while the ledger is being recovered nothing is started, stopped 
   t.equal(n.host.domains.has(a.id), false);
 });
 
+await scenario('a node that hears of a later ledger than its own does nothing', async (n, t) => {
+  n.peerUp('n2');
+  const a = n.createVm();
+  await n.until('running', running(n, a.id));
+  const says = (epoch: number): void => {
+    n.heard = n.heard.map((h) => (h.state === null ? h : { ...h, state: { ...h.state, epoch } }));
+  };
+  says(2);
+  const b = n.createVm();
+  n.action('stop', a.id);
+  await n.clock.advance(60_000);
+  t.equal(n.host.starts.length, 1);
+  t.equal(n.host.domains.get(a.id)?.active, true);
+  t.match(n.said.get(b.id)?.reason, /node n2 has the ledger of epoch 2, this one is of epoch 1/);
+  says(1);
+  await n.until('the other starts, the first stops', () => running(n, b.id)() && stopped(n, a.id)());
+});
+
+await scenario('an agent listens to the others before it starts anything, but not for long', async (n, t) => {
+  await n.stop();
+  n.addNode('n2');
+  n.boot();
+  const began = n.clock.nowMs();
+  const vm = n.createVm();
+  await n.until('it says why it waits', () => /listens whether/.test(n.said.get(vm.id)?.reason ?? ''));
+  t.equal(n.host.starts.length, 0);
+  await n.until('running', running(n, vm.id));
+  const took = n.clock.nowMs() - began;
+  t.ok(took >= 3_000 && took < 12_000, `${took} ms`);
+});
+
 await scenario('without a lease nothing starts, and a running VM is left alone', async (n, t) => {
   const a = n.createVm();
   await n.until('running', running(n, a.id));

@@ -57,7 +57,7 @@ const view = (o: Partial<VmView> = {}): VmView => ({
   spec,
   own,
   live: true,
-  recovering: false,
+  recovering: null,
   domain,
   disks: [],
   ops: [],
@@ -160,7 +160,7 @@ await t.test('starts need ownership and a lease; ends of a foreign machine need 
         own: { ...own, owner: r.owner, gen: r.gen, state: r.state },
         spec: { ...spec, power: r.power },
         live: r.live,
-        recovering: r.recovering,
+        recovering: r.recovering ? 'is being recovered' : null,
         domain: d,
         ha: {
           ...ha,
