@@ -1,6 +1,7 @@
 import { failoverTotalMs } from '../core/domain/failover-words.js';
 import { failoverTimelineSchema, type Policy } from '../core/domain/ha.js';
-import type { HaFailover, HaView, OpView, PolicyView, VmRow } from '../core/wire/rest.js';
+import type { NodeKeeper } from '../core/domain/node.js';
+import type { HaFailover, HaNode, HaView, OpView, PolicyView, VmRow } from '../core/wire/rest.js';
 import { contentMark } from './tables.js';
 import type { View } from './view.js';
 
@@ -78,7 +79,7 @@ export function haView(view: View): HaView {
           node: n.id,
           live: n.live,
           presence: n.presence,
-          keeper: heard ? (n.state?.keeper ?? null) : null,
+          keeper: heard ? keeperOf(view, n.state?.keeper ?? null) : null,
           failover: heard ? (said?.text ?? '') : '',
         };
       }),
@@ -89,6 +90,12 @@ export function haView(view: View): HaView {
       .slice(0, failoversShown)
       .map(haFailover),
   };
+}
+
+function keeperOf(view: View, k: NodeKeeper | null): HaNode['keeper'] {
+  if (k === null) return null;
+  const { vmSpec } = view.ledger.tables;
+  return { ...k, held: k.held.map((h) => ({ ...h, name: vmSpec.get(h.vm)?.value.name ?? null })) };
 }
 
 const some = (n: number, one: string): string => `${n} ${n === 1 ? one : `${one}s`}`;

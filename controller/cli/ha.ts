@@ -18,7 +18,9 @@ import { table, type Column } from './table.js';
 const seconds = (ms: number | null): string => (ms === null ? '–' : `${(ms / 1000).toFixed(1)} s`);
 const when = (wallMs: number): string => new Date(wallMs).toISOString().slice(0, 19).replace('T', ' ');
 
-const keeperWord = (n: Pick<HaNode, 'presence' | 'keeper'>): string => {
+const keeperWord = (
+  n: Pick<HaNode, 'presence'> & { readonly keeper: Pick<NodeKeeper, 'mode'> | null },
+): string => {
   if (n.presence === 'silent' || n.presence === 'never-heard') return 'not heard';
   const words: Record<NodeKeeper['mode'], string> = { run: 'runs', ice: 'has frozen its VMs', thaw: 'thaws' };
   return n.keeper === null ? 'does not answer' : words[n.keeper.mode];
@@ -78,7 +80,7 @@ function statusText(h: HaView, width: number | null): string {
   ]);
   part(
     'Frozen or killed by a keeper:',
-    h.nodes.flatMap((n) => (n.keeper?.held ?? []).map((x) => `${x.vm} on ${n.node}: ${x.why}`)),
+    h.nodes.flatMap((n) => (n.keeper?.held ?? []).map((x) => `${x.name ?? x.vm} on ${n.node}: ${x.why}`)),
   );
   part('Last failovers:', h.failovers.map(failoverText));
   return out.join('\n');

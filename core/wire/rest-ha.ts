@@ -35,7 +35,12 @@ export const haNodeSchema = z.object({
   live: z.boolean(),
   presence: z.enum(['here', 'suspect', 'silent', 'never-heard']),
   /** Null: its keeper does not answer, or the node is not heard. */
-  keeper: nodeKeeperSchema.nullable(),
+  keeper: nodeKeeperSchema
+    .extend({
+      /** With the VM's name; null: there is no such VM. */
+      held: z.array(z.object({ vm: idSchema, name: z.string().nullable(), why: z.string() })),
+    })
+    .nullable(),
   /** What it says of failovers that it should do and cannot; empty: nothing. */
   failover: z.string(),
 });

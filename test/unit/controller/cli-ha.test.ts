@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import t from 'tap';
 import { lab } from './cli-rig.js';
-import { armed, haRig, lost } from './ha-rig.js';
+import { armed, haRig, keeper, lost } from './ha-rig.js';
 
 const secret = 'pa55-of-the-BMC';
 
@@ -63,11 +63,16 @@ void t.test('HA from the command line: one screen, switches that say what they m
     t.match(out, /^ +12\.3 s +QEMU runs \(\+3\.\d s\)$/m);
   }
   t.match((await run('ha', 'failovers')).out, /db +n1 +n2 +12\.3 s +done/);
+  const n2 = r.radio.nodes.get('n2');
+  const held = [{ vm: db.id, why: 'frozen: its owner is not known' }];
+  if (n2 !== undefined) n2.state = { ...n2.state, keeper: keeper({ mode: 'thaw', held }) };
   t.match((await run('node', 'show', 'n3')).out, /^Keeper +runs, watchdog hardware, 0 armed, would arm$/m);
   await lost(r, 'n1');
   const screen = (await run('ha', 'status')).out;
   t.match(screen, /Failovers that wait:\n +db: its owner n1 is gone; its standby n2 takes it over/);
   t.match(screen, /Last failovers:\n.* db: n1 → n2 in 12\.3 s \(its BMC says that it is off\)/);
+  t.match(screen, /Frozen or killed by a keeper:\n +db on n2: frozen: its owner is not known/);
+  t.match(screen, /^n2 +held +thaws +hardware +0 +1/m);
   t.match(screen, /^n1 +gone +not heard/m);
 });
 

@@ -108,6 +108,12 @@ void t.test('HA at a glance: protected, bare, waiting, failed over', async (t) =
       keeper: keeper({ armable: false, why: 'there is no watchdog', watchdog: 'none' }),
       health: [{ part: 'failover', ok: false, text: 'VM "safe": needs 512 MiB' }],
     };
+  const n3 = r.radio.nodes.get('n3');
+  const held = [
+    { vm: safe.id, why: 'frozen' },
+    { vm: '00000000-0000-4000-8000-00000000dead', why: 'killed' },
+  ];
+  if (n3 !== undefined) n3.state = { ...n3.state, keeper: keeper({ mode: 'ice', held }) };
   await lost(r, 'n1');
   await r.call('PATCH', '/api/v1/policy', { ha: { hold: true } });
   const h = await look();
@@ -115,7 +121,11 @@ void t.test('HA at a glance: protected, bare, waiting, failed over', async (t) =
   t.match(h.nodes, [
     { node: 'n1', live: false, keeper: null },
     { node: 'n2', live: true, keeper: { armable: false }, failover: 'VM "safe": needs 512 MiB' },
-    { node: 'n3', live: true, keeper: { mode: 'run' } },
+    {
+      node: 'n3',
+      live: true,
+      keeper: { mode: 'ice', held: [{ name: 'safe', why: 'frozen' }, { name: null }] },
+    },
   ]);
   t.match(h.failovers, [{ name: 'safe', totalMs: 11_900, timeline: { from: 'n1', to: 'n2' } }]);
   const c = (await r.call('GET', '/api/v1/cluster')).body as ClusterView;
