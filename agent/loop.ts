@@ -8,6 +8,7 @@ import { ImageWorker } from './image-worker.js';
 import { FailoverDesk, strays } from './ha/failover-desk.js';
 import { GuestHang } from './ha/guest-hang.js';
 import { Protection } from './ha/protection.js';
+import { StandbyNotes } from './ha/standby-notes.js';
 import { failoverOps, Timelines } from './ha/timeline.js';
 import { OpBook } from './op-book.js';
 import { NodeLine } from './node-line.js';
@@ -25,6 +26,8 @@ import { idlePassMs, VmDesk } from './vm/vm-desk.js';
 export { idlePassMs };
 /** Two passes are at least this far apart, so that a storm of bells is one pass, ms. */
 const passGapMs = 50;
+/** The keeper is asked again to let go of a VM that is not this node's after this long, ms. */
+const strayAgainMs = 1_000;
 /** Without a read of the ledger for this long its health line says so, ms. */
 const ledgerStaleMs = 10_000;
 
@@ -52,6 +55,7 @@ export class AgentLoop {
   private readonly protection: Protection;
   private readonly failovers: FailoverDesk;
   private readonly timelines: Timelines;
+  private readonly standbyNotes: StandbyNotes;
   private readonly hangs: GuestHang;
 
   private snapshot: Snapshot | null = null;
@@ -96,6 +100,7 @@ export class AgentLoop {
       this.wake();
     });
     this.protection = new Protection(env);
+    this.standbyNotes = new StandbyNotes(env);
     this.failovers = new FailoverDesk(env, ownership, this.turns, () => this.wake());
     this.line = new NodeLine(env);
     this.hangs = new GuestHang(env, () => this.wake());
@@ -243,12 +248,16 @@ export class AgentLoop {
       memoryBytes: this.line.memoryBytes,
       loads: this.protection.loads(s),
     });
+    this.standbyNotes.look(s, (id) => this.observed.has(id) || this.turns.taken(id));
     this.timelines.look(s, this.observed, (id) => this.hangs.answered(id));
     for (const id of strays(env.keeper.state()?.armed ?? [], s, this.observed, env.node)) {
       if (!this.turns.begin(id)) continue;
       void env.keeper
         .disarm(id)
-        .catch((e: unknown) => env.log.warn(`disarming ${id}: ${errorRecord(e).message}`))
+        .catch((e: unknown) => {
+          env.log.warn(`disarming ${id}: ${errorRecord(e).message}`);
+          return env.clock.sleep(strayAgainMs);
+        })
         .finally(() => this.turns.end(id));
     }
     return again;

@@ -25,6 +25,9 @@ const watchfulMs = 500;
 /** For so long after the fence wait, ms: then its VMs are taken, or wait for something that rings. */
 const watchfulMsMax = 60_000;
 
+/** A takeover that failed for more than a lost race is tried again after this long, ms: keepers and pools mend in seconds. */
+const failedMs = 5_000;
+
 /** What of this node a plan needs. */
 export interface Here {
   readonly domains: ReadonlyMap<string, Observed>;
@@ -44,6 +47,8 @@ export class FailoverDesk {
   private readonly flights = new Map<string, number>();
   private readonly lastBeatMs = new Map<string, number>();
   private readonly told = new Map<string, string>();
+  /** The last failure of each takeover: said once. */
+  private readonly failed = new Map<string, string>();
   private waiting: readonly FailoverWait[] = [];
   private names: ReadonlyMap<string, string> = new Map();
 
@@ -188,6 +193,7 @@ export class FailoverDesk {
   private settle(plan: FailoverPlan, s: Snapshot): void {
     this.waiting = plan.waiting;
     this.names = new Map(plan.waiting.map((w) => [w.vm, s.specs.get(w.vm)?.value.name ?? w.vm]));
+    for (const id of this.failed.keys()) if (!s.owns.has(id)) this.failed.delete(id);
     for (const id of this.told.keys()) if (!plan.waiting.some((w) => w.vm === id)) this.told.delete(id);
     for (const w of plan.waiting) {
       if (this.told.get(w.vm) === w.code) continue;
@@ -207,12 +213,17 @@ export class FailoverDesk {
       try {
         if (a.do === 'take') await this.takeover.take(a, s, this.lastBeatMs.get(a.from) ?? null);
         else await this.takeover.move(a, s);
+        this.failed.delete(a.vm);
         announce(this.env, 'warning', name, `taken over from ${a.from}`);
       } catch (e) {
         const quiet = e instanceof FlotillaError && ['stale-view', 'ledger-unavailable'].includes(e.code);
-        if (!quiet) announce(this.env, 'error', name, `failover from ${a.from}: ${errorRecord(e).message}`);
+        const text = `failover from ${a.from}: ${errorRecord(e).message}`;
+        if (!quiet && this.failed.get(a.vm) !== text) {
+          this.failed.set(a.vm, text);
+          announce(this.env, 'error', name, text);
+        }
         // Not in a tight loop where the ledger and this node see things differently.
-        await this.env.clock.sleep(watchfulMs);
+        await this.env.clock.sleep(quiet ? watchfulMs : failedMs);
       } finally {
         this.turns.end(a.vm);
       }

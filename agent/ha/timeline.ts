@@ -1,5 +1,6 @@
 import { failoverTimelineSchema, type FailoverPhase, type FailoverTimeline } from '../../core/domain/ha.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
+import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept, Snapshot } from '../snapshot.js';
@@ -56,8 +57,11 @@ export class Timelines {
     const { id: vm } = k.value.subject;
     const own = s.owns.get(vm)?.value;
     const spec = s.specs.get(vm)?.value;
-    if (own?.owner !== env.node) return;
     const timeline = timelineOf(k.value);
+    const key = kinds.vmOwn.key(vm);
+    if (own === undefined && spec === undefined && timeline?.to === env.node && !s.unreadable.includes(key))
+      return this.write(k, () => ops.finish(k, 'cancelled', 'the VM was deleted meanwhile'));
+    if (own?.owner !== env.node) return;
     if (spec === undefined || timeline === null || timeline.to !== env.node)
       return this.write(k, () => ops.finish(k, 'cancelled', 'another failover followed'));
     if (own.state === 'stopped' && spec.power === 'stopped')

@@ -14,7 +14,7 @@ import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import type { VmOwn, VmProtection, VmSpec } from '../../core/domain/vm.js';
 import { announce } from '../announce.js';
-import type { AgentEnv } from '../env.js';
+import type { AgentEnv, KeeperState } from '../env.js';
 import type { GuestHang } from '../ha/guest-hang.js';
 import type { Protection } from '../ha/protection.js';
 import type { OpBook } from '../op-book.js';
@@ -310,7 +310,7 @@ export class VmDesk {
       stats: this.d.usage.of(id),
       paths: env.sockets.paths(id),
       ha: this.protections.get(id) ?? { state: 'off', text: '', standby: null },
-      held: env.keeper.state()?.held.find((h) => h.vm === id)?.why ?? null,
+      held: heldWhy(env.keeper.state(), id, domain?.active === true),
     });
     const text = JSON.stringify(line);
     if (this.said.get(id) === text) return;
@@ -325,3 +325,11 @@ export class VmDesk {
 
 const flotillaError = (r: ReturnType<typeof errorRecord>): FlotillaError =>
   new FlotillaError(r.code, r.message, { hint: r.hint, details: r.details });
+
+/** Why the keeper holds its machine back; null: it does not. */
+function heldWhy(k: KeeperState | null, id: string, active: boolean): string | null {
+  const held = k?.held.find((h) => h.vm === id);
+  if (held !== undefined) return held.why;
+  const frozen = active && k !== null && k.mode !== 'run' && k.armed.includes(id);
+  return frozen ? 'frozen until the ledger answers again' : null;
+}

@@ -93,6 +93,22 @@ await scenario('HA turned on, paused and off while it runs', async (n, t) => {
   t.equal(n.host.starts.length, 1);
 });
 
+await scenario(
+  'a standby notes whose it is, but not while a machine of that VM is still here',
+  async (n, t) => {
+    const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+    await n.until('noted', () => n.journal.some((e) => e.vm === vm.id));
+    t.match(n.journal, [{ vm: vm.id, gen: 7, role: 'standby', owner: 'n2' }]);
+    const mine = n.createVm({ ha }, { shared: true });
+    await n.until('runs', running(n, mine.id));
+    n.keeper.mode = 'thaw';
+    const lost = { ...n.own(mine.id), owner: 'n2', standby: 'n1', gen: 20 };
+    n.ledger.poke(kinds.vmOwn.key(mine.id), JSON.stringify(lost));
+    await n.clock.advance(10_000);
+    t.not(n.journal.findLast((e) => e.vm === mine.id)?.gen, 20);
+  },
+);
+
 await scenario('the owner is gone: waited out, taken once, started once, with a timeline', async (n, t) => {
   const vm = n.createVm({ ha }, { shared: true, own: atN2 });
   await n.clock.advance(10_000);
