@@ -1,0 +1,65 @@
+import { readFile, stat } from 'node:fs/promises';
+import path from 'node:path';
+import t from 'tap';
+import { agentConfigSchema } from '../../../../agent/cluster/config.js';
+import { VoterSeat } from '../../../../agent/cluster/voter-seat.js';
+import type { Member } from '../../../../agent/ledger/members.js';
+import { FlotillaError } from '../../../../core/domain/error.js';
+import { FakeServices, KeptLog } from './rig.js';
+
+const member = (id: string, address: string): Member => ({
+  id,
+  name: `n${id}`,
+  peerUrls: [`https://${address}:2380`],
+  clientUrls: [],
+  learner: false,
+});
+const [own, other] = [member('1', '10.0.0.1'), member('2', '10.0.0.2')];
+const refusal = (code: 'wrong-state' | 'node-unreachable') => new FlotillaError(code, 'no', { hint: 'none' });
+
+function seat(dir: string, fetchCaKey: (addresses: readonly string[]) => Promise<string>) {
+  const config = agentConfigSchema.parse({ name: 'n1', address: '10.0.0.1', stateDir: dir });
+  const services = new FakeServices();
+  return {
+    services,
+    seat: new VoterSeat({ config, clusterId: 'c', services, log: new KeptLog(), fetchCaKey }),
+  };
+}
+const caKey = (dir: string) => path.join(dir, 'pki', 'ca.key');
+
+void t.test(
+  'a new voter fetches the CA’s key first, and takes no seat while that may yet succeed',
+  async (t) => {
+    const dir = t.testdir();
+    const away = seat(dir, async () => Promise.reject(refusal('node-unreachable')));
+    await t.rejects(away.seat.settle([own, other]), { code: 'node-unreachable' });
+    t.same(away.services.calls, []);
+    const there = seat(dir, async (addresses) => `key of ${addresses.join()}`);
+    await there.seat.settle([own, other]);
+    t.equal(await readFile(caKey(dir), 'utf8'), 'key of 10.0.0.2');
+    t.same(there.services.calls, ['enable flotilla-etcd']);
+  },
+);
+
+void t.test(
+  'where the CA’s key was lost with all former voters, the ledger still gets its voters',
+  async (t) => {
+    const dir = t.testdir();
+    let asked = 0;
+    const s = seat(dir, async () => {
+      asked++;
+      return Promise.reject(refusal('wrong-state'));
+    });
+    await s.seat.settle([own, other]);
+    t.same(s.services.calls, ['enable flotilla-etcd']);
+    await s.seat.settle([own, other]);
+    t.equal(asked, 2, 'it is asked for at each look: somebody may put it back');
+    await t.rejects(stat(caKey(dir)), { code: 'ENOENT' });
+
+    const alone = seat(path.join(dir, 'alone'), async () => {
+      throw new Error('nobody is there to be asked');
+    });
+    await alone.seat.settle([own]);
+    t.same(alone.services.calls, ['enable flotilla-etcd']);
+  },
+);
