@@ -2,26 +2,25 @@ import type { Load, StandbyNode, StandbyVm } from '../../core/decide/standby.js'
 import type { HeardNode } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
 
-const none: Load = { vms: 0, memoryMiB: 0 };
-const plus = (a: Load, memoryMiB: number): Load => ({ vms: a.vms + 1, memoryMiB: a.memoryMiB + memoryMiB });
-const minus = (a: Load, memoryMiB: number): Load => ({ vms: a.vms - 1, memoryMiB: a.memoryMiB - memoryMiB });
-
-/** What each node owns and has promised to take over, summed once per reading of the ledger. */
+/**
+ * What each node owns and has promised to take over: summed once per reading of the ledger, and with what was chosen
+ * since, so that VMs which start together do not all get the same standby.
+ */
 export class Loads {
   private readonly owned = new Map<string, Load>();
   private readonly promised = new Map<string, Load>();
   /** By standby and owner: what comes to it at once when that owner fails. */
   private readonly together = new Map<string, Load>();
+  /** The standby that each VM has, or is about to get. */
+  private readonly standbys = new Map<string, string>();
   private readonly s: Snapshot;
 
   constructor(s: Snapshot) {
     this.s = s;
     for (const [id, { value: own }] of s.owns) {
       const memoryMiB = s.specs.get(id)?.value.memoryMiB ?? 0;
-      add(this.owned, own.owner, memoryMiB);
-      if (own.standby === null) continue;
-      add(this.promised, own.standby, memoryMiB);
-      add(this.together, `${own.standby} ${own.owner}`, memoryMiB);
+      add(this.owned, own.owner, memoryMiB, 1);
+      if (own.standby !== null) this.promise(id, { owner: own.owner, memoryMiB }, own.standby);
     }
   }
 
@@ -29,11 +28,20 @@ export class Loads {
     return this.owned.get(node) ?? none;
   }
 
+  /** That node is to be the VM's standby. */
+  promise(vmId: string, vm: Pick<StandbyVm, 'owner' | 'memoryMiB'>, standby: string): void {
+    const before = this.standbys.get(vmId);
+    if (before === standby) return;
+    if (before !== undefined) this.count(before, vm, -1);
+    this.standbys.set(vmId, standby);
+    this.count(standby, vm, 1);
+  }
+
   /** Every node of the cluster, as the choice of that VM's standby sees it. */
-  nodesFor(vm: StandbyVm, heard: ReadonlyMap<string, HeardNode>): StandbyNode[] {
+  nodesFor(vmId: string, vm: StandbyVm, heard: ReadonlyMap<string, HeardNode>): StandbyNode[] {
     return [...this.s.nodes.values()].map(({ value: n }) => {
-      const mine = vm.standby === n.id;
-      const without = (l: Load): Load => (mine ? minus(l, vm.memoryMiB) : l);
+      const mine = this.standbys.get(vmId) === n.id;
+      const without = (l: Load = none): Load => (mine ? sum(l, vm.memoryMiB, -1) : l);
       const h = heard.get(n.id);
       return {
         id: n.id,
@@ -50,13 +58,24 @@ export class Loads {
                 memoryBytes: h.state.memoryBytes,
               },
         owned: this.of(n.id),
-        promised: without(this.promised.get(n.id) ?? none),
-        promisedTogether: without(this.together.get(`${n.id} ${vm.owner}`) ?? none),
+        promised: without(this.promised.get(n.id)),
+        promisedTogether: without(this.together.get(`${n.id} ${vm.owner}`)),
       };
     });
   }
+
+  private count(standby: string, vm: Pick<StandbyVm, 'owner' | 'memoryMiB'>, times: 1 | -1): void {
+    add(this.promised, standby, vm.memoryMiB, times);
+    add(this.together, `${standby} ${vm.owner}`, vm.memoryMiB, times);
+  }
 }
 
-function add(map: Map<string, Load>, key: string, memoryMiB: number): void {
-  map.set(key, plus(map.get(key) ?? none, memoryMiB));
+const none: Load = { vms: 0, memoryMiB: 0 };
+const sum = (a: Load, memoryMiB: number, times: 1 | -1): Load => ({
+  vms: a.vms + times,
+  memoryMiB: a.memoryMiB + times * memoryMiB,
+});
+
+function add(map: Map<string, Load>, key: string, memoryMiB: number, times: 1 | -1): void {
+  map.set(key, sum(map.get(key) ?? none, memoryMiB, times));
 }

@@ -1,10 +1,13 @@
 import { decideArming, type Arming } from '../../core/decide/arming.js';
 import { chooseStandby, reachOf, type StandbyChoice } from '../../core/decide/standby.js';
+import type { Pool } from '../../core/domain/pool.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import type { AgentEnv, HeardNode } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
 import { valuesOf } from '../vm/ownership.js';
 import { Loads } from './load.js';
+
+const nobody: StandbyChoice = { ok: false, nodes: [] };
 
 /** How each VM of this node stands with HA: gathers what {@link decideArming} needs. */
 export class Protection {
@@ -36,14 +39,7 @@ export class Protection {
     const reach = reachOf(spec, valuesOf(s.disks), valuesOf(s.pools));
     const paused = s.policy.ha.paused;
     const wanted = spec.ha.enabled && !paused && reach.ok;
-    const vm = { owner: own.owner, standby: own.standby, memoryMiB: spec.memoryMiB };
-    const standby: StandbyChoice =
-      wanted && this.at !== null
-        ? chooseStandby(
-            { ...vm, pools: reach.pools },
-            this.at.loads.nodesFor({ ...vm, pools: reach.pools }, this.heard),
-          )
-        : { ok: false, nodes: [] };
+    const standby = wanted ? this.choose(spec, own, reach.pools) : nobody;
     return decideArming(spec, own, active, {
       paused,
       reach,
@@ -51,6 +47,15 @@ export class Protection {
       standby,
       unfitMs: this.unfitMs(spec.id, own.standby, standby, nowMs),
     });
+  }
+
+  private choose(spec: VmSpec, own: VmOwn, pools: readonly Pool[]): StandbyChoice {
+    const loads = this.at?.loads;
+    if (loads === undefined) return nobody;
+    const vm = { owner: own.owner, standby: own.standby, memoryMiB: spec.memoryMiB, pools };
+    const choice = chooseStandby(vm, loads.nodesFor(spec.id, vm, this.heard));
+    if (choice.ok) loads.promise(spec.id, vm, choice.node);
+    return choice;
   }
 
   private unfitMs(id: string, present: string | null, c: StandbyChoice, nowMs: number): number {
