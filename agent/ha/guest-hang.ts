@@ -1,4 +1,5 @@
 import type { AgentEnv } from '../env.js';
+import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { Observed } from '../vm/domains.js';
 
 /** A guest is asked so often, ms: six times before its silence counts as a hang. */
@@ -22,6 +23,7 @@ export class GuestHang {
   private readonly env: AgentEnv;
   private readonly wake: () => void;
   private readonly talks = new Map<string, Talk>();
+  private lookedMs = 0;
 
   constructor(env: AgentEnv, wake: () => void) {
     this.env = env;
@@ -32,6 +34,11 @@ export class GuestHang {
   look(domains: ReadonlyMap<string, Observed>, wanted: (id: string) => boolean): void {
     const now = this.env.clock.nowMs();
     const still = this.env.keeper.state()?.mode !== 'run';
+    // While libvirt was away, or this process stood still, nobody asked: that time does not count.
+    const blindMs = now - this.lookedMs;
+    this.lookedMs = now;
+    if (blindMs > pingEveryMs)
+      for (const talk of this.talks.values()) if (talk.answeredMs !== null) talk.answeredMs += blindMs;
     for (const id of this.talks.keys()) if (!domains.has(id)) this.talks.delete(id);
     for (const [id, d] of domains) {
       const gen = d.mark?.startedMs ?? 0;
@@ -58,8 +65,9 @@ export class GuestHang {
   /** How long it has not answered, ms; null: it answers, never did, or cannot. */
   silentMs(id: string): number | null {
     const talk = this.talks.get(id);
-    if (talk === undefined || talk.answeredMs === null) return null;
-    const ms = this.env.clock.nowMs() - talk.answeredMs;
+    const now = this.env.clock.nowMs();
+    if (talk === undefined || talk.answeredMs === null || now - this.lookedMs > pingEveryMs) return null;
+    const ms = now - talk.answeredMs;
     return ms > pingEveryMs ? ms : null;
   }
 
@@ -75,14 +83,22 @@ export class GuestHang {
 
   private async ping(id: string, talk: Talk): Promise<void> {
     const first = talk.answeredMs === null;
+    const answered = await this.asked(id);
+    talk.asking = false;
+    // Where nobody can tell (libvirt is away or slow), the time does not count: a healthy guest is not reset for it.
+    if (answered === 'yes' || (answered === 'unknown' && !first)) talk.answeredMs = this.env.clock.nowMs();
+    if (answered === 'yes' && first) this.wake();
+  }
+
+  private async asked(id: string): Promise<'yes' | 'no' | 'unknown'> {
     try {
       await this.env.hypervisor.agent(id, 'guest-ping', undefined, { deadlineMs: pingDeadlineMs });
-      talk.answeredMs = this.env.clock.nowMs();
-      if (first) this.wake();
-    } catch {
-      // Silence is what is measured.
-    } finally {
-      talk.asking = false;
+      return 'yes';
+    } catch (e) {
+      if (!(e instanceof LibvirtError)) return 'unknown';
+      // An error of the guest's own is an answer.
+      if (e.code === 'agent-failed') return 'yes';
+      return e.code === 'agent-unresponsive' ? 'no' : 'unknown';
     }
   }
 }

@@ -283,6 +283,11 @@ await scenario('a guest whose agent falls silent is reset; a frozen one is not',
   await n.clock.advance(120_000);
   t.equal(n.host.resets, 0, 'its time stood still');
   n.keeper.mode = 'run';
+  n.host.up = false;
+  await n.clock.advance(120_000);
+  n.host.up = true;
+  await n.clock.advance(30_000);
+  t.equal(n.host.resets, 0, 'nobody could tell');
   await n.until('reset', () => n.host.resets === 1);
   n.host.guestAnswers = true;
   await n.clock.advance(60_000);
