@@ -174,8 +174,10 @@ async function push() {
 }
 
 async function ps() {
-  for (const node of cgroup.running())
-    console.log(`${node} on, pid ${nodes.leader(node)}, ${config.net}.${numberOf(node)}`);
+  for (const node of cgroup.running()) {
+    const on = nodes.isOn(node) ? `on, pid ${nodes.leader(node)}` : 'off by itself';
+    console.log(`${node} ${on}, ${config.net}.${numberOf(node)}`);
+  }
   for (const port of forwards())
     console.log(`127.0.0.1:${port} ${alive(pidOf(port)) ? 'forwarded' : 'dead'}`);
 }

@@ -21,6 +21,9 @@ const upStates = ['running', 'degraded'];
  * @param {ReturnType<typeof import('./fabric.mjs').fabricOf>} fabric
  */
 export function nodesOf(config, cgroup, fabric) {
+  /** @param {string} node */
+  const isOn = (node) => processesIn(path.join(cgroup.node(node), 'payload/init.scope')).length > 0;
+
   /** Process id of the node's PID 1, as seen from outside. @param {string} node */
   function leader(node) {
     const pid = processesIn(path.join(cgroup.node(node), 'payload/init.scope'))[0];
@@ -55,7 +58,7 @@ export function nodesOf(config, cgroup, fabric) {
     numberOf(node);
     const dir = config.nodeDir(node);
     const group = cgroup.node(node);
-    if (processesIn(path.join(group, 'payload/init.scope')).length > 0) return;
+    if (isOn(node)) return;
     if (!existsSync('/dev/net/tun'))
       throw new LabError('this machine has no /dev/net/tun', 'it is needed for VMs; run: modprobe tun');
     await reap(group); // what an interrupted run left
@@ -204,7 +207,7 @@ export function nodesOf(config, cgroup, fabric) {
     rmSync(config.nodeDir(node), { recursive: true, force: true });
   }
 
-  return { leader, inside, boot, power, ready, watchdog, stopWatchdog, erase };
+  return { isOn, leader, inside, boot, power, ready, watchdog, stopWatchdog, erase };
 }
 
 /**
