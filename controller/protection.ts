@@ -23,10 +23,11 @@ export function protectionOf(p: ProtectionParts): VmProtection {
   if (!p.spec.ha.enabled) return say('off', '');
   if (own === null) return say('unprotected', 'its owner record is missing or cannot be read');
   if (p.policy.ha.paused) return say('paused', 'HA is paused in the whole cluster');
+  // Without its lease it decides nothing any more, whatever it said a moment ago or still says.
+  if (!p.ownerLive) return say(...goneOwner(own, p.policy));
   // What its owner said before HA was turned on, or by an agent that knows none, is no answer.
   if (p.said !== null && p.said.state !== 'off') return p.said;
   const heard = p.presence === 'here' || p.presence === 'suspect';
-  if (!p.ownerLive) return say(...goneOwner(own, p.policy));
   if (!heard)
     return say(
       own.fence.armed && standby !== null ? 'protected' : 'unprotected',
@@ -37,7 +38,7 @@ export function protectionOf(p: ProtectionParts): VmProtection {
 
 /** Its owner's lease has ended: who takes it, or what keeps it from being taken, as far as the ledger tells. */
 function goneOwner(own: VmOwn, policy: Policy): [VmProtection['state'], string] {
-  const lost = `its owner ${own.owner} is gone`;
+  const lost = `its owner ${own.owner} has lost its lease`;
   if (own.state === 'stopped') return standbyOf(own, `${lost}; it is off`);
   if (!own.fence.armed) {
     return [

@@ -388,6 +388,7 @@ export class View {
       h.presence = now;
       this.soil('pool');
       this.soilVmsOf(n.node);
+      for (const id of h.vms.keys()) this.dirty.vm.add(id);
       this.dirty.node.add(n.node);
     }
     // To the second: a beat alone is no news.
@@ -498,7 +499,7 @@ export class View {
     const heard: HeardVm[] = [];
     for (const [node, h] of this.heard) {
       const said = h.vms.get(id);
-      if (said !== undefined) heard.push({ node, ...said });
+      if (said !== undefined) heard.push({ node, presence: h.presence, ...said });
     }
     return vmView({
       spec: spec.value,

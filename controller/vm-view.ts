@@ -9,6 +9,7 @@ import { vmRowSchema, type VmRow, type VmView } from '../core/wire/rest.js';
 /** What one node was heard to say of a VM. */
 export interface HeardVm {
   readonly node: string;
+  readonly presence: NodePresence;
   readonly state: VmState;
   /** Wall clock of this listener when it was said. */
   readonly heardMs: number;
@@ -100,7 +101,8 @@ const active: ReadonlySet<VmPhase> = new Set<VmPhase>(['starting', 'running', 'p
 function problemsOf(p: VmParts): string[] {
   const out: string[] = [];
   for (const h of p.heard) {
-    if (h.node !== p.own?.owner && active.has(h.state.phase))
+    // What a silent node said last is no news: it may be off.
+    if (h.node !== p.own?.owner && h.presence !== 'silent' && active.has(h.state.phase))
       out.push(`${h.node} says it is ${h.state.phase} there, but does not own it`);
   }
   for (const d of p.spec.disks) {

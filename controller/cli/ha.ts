@@ -57,8 +57,9 @@ const nodeColumns: readonly Column<HaNode>[] = [
 
 function policyText({ ha }: Pick<PolicyView, 'ha'>): string {
   const words = [
-    ha.paused ? 'HA is PAUSED' : 'HA is on',
-    ha.hold ? 'failovers are HELD until somebody lets go' : 'failovers happen by themselves',
+    ha.paused ? 'HA is PAUSED: nothing freezes and nothing fails over' : 'HA is on',
+    ...(ha.hold ? ['failovers are HELD until somebody lets go'] : []),
+    ...(ha.hold || ha.paused ? [] : ['failovers happen by themselves']),
     ha.unsafeWithoutWatchdog ? 'UNSAFE: nodes without watchdog may arm' : 'a node needs a watchdog to arm',
   ];
   return `${words.join('; ')}.`;

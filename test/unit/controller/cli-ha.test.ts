@@ -69,7 +69,10 @@ void t.test('HA from the command line: one screen, switches that say what they m
   t.match((await run('node', 'show', 'n3')).out, /^Keeper +runs, watchdog hardware, 0 armed, would arm$/m);
   await lost(r, 'n1');
   const screen = (await run('ha', 'status')).out;
-  t.match(screen, /Failovers that wait:\n +db: its owner n1 is gone; its standby n2 takes it over/);
+  t.match(
+    screen,
+    /Failovers that wait:\n +db: its owner n1 has lost its lease; its standby n2 takes it over/,
+  );
   t.match(screen, /Last failovers:\n.* db: n1 → n2 in 12\.3 s \(its BMC says that it is off\)/);
   t.match(screen, /Frozen or killed by a keeper:\n +db on n2: frozen: its owner is not known/);
   t.match(screen, /^n2 +held +thaws +hardware +0 +1/m);

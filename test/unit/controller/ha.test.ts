@@ -130,7 +130,7 @@ void t.test('HA at a glance: protected, bare, waiting, failed over', async (t) =
   t.match(h.failovers, [{ name: 'safe', totalMs: 11_900, timeline: { from: 'n1', to: 'n2' } }]);
   const c = (await r.call('GET', '/api/v1/cluster')).body as ClusterView;
   const concerns = c.concerns.map((x) => `${x.level} ${x.subject}: ${x.text}`).join('\n');
-  t.match(concerns, /error VM safe: waits: its owner n1 is gone/);
+  t.match(concerns, /error VM safe: waits: its owner n1 has lost its lease/);
   t.match(concerns, /warning VM bare: is not protected: no watchdog/);
   t.match(concerns, /warning HA: failovers are held/);
   await failedOver(r, safe, { from: 'n1', phases: '<script>' });

@@ -135,16 +135,47 @@ void t.test('how a VM stands: its owner’s word, and without it what the ledger
   await lost(r, 'n1');
   t.match((await vmOf(r, 'safe')).ha, {
     state: 'protected',
-    text: /n1 is gone; its standby n2 takes it over/,
+    text: /n1 has lost its lease; its standby n2 takes it over/,
   });
   t.match((await vmOf(r, 'bare')).ha, { state: 'unprotected', text: /flotilla node confirm-off n1/ });
   const idle = await vmOf(r, 'safe');
   const off = { ...idle.own, state: 'stopped', fence: { armed: false, waitMs: 0 } };
   r.memory.poke(`/flotilla/vm/${idle.id}/own`, JSON.stringify(off));
   await r.view.ledger.refresh();
-  t.match((await vmOf(r, 'safe')).ha, { state: 'protected', text: /is gone; it is off; its standby n2/ });
+  t.match((await vmOf(r, 'safe')).ha, {
+    state: 'protected',
+    text: /lost its lease; it is off; its standby n2/,
+  });
   const rows = ((await r.call('GET', '/api/v1/vms')).body as { items: VmRow[] }).items;
   t.match(rows.find((v) => v.name === 'bare')?.ha.text, /was not armed/, 'lists say it, too');
   const fields = (await r.call('GET', '/api/v1/vms?fields=name,ha,afterNames')).body as { items: VmView[] };
   t.same(Object.keys(fields.items[0] ?? {}), ['name', 'ha', 'afterNames']);
+});
+
+void t.test('what a lost owner said last is no news, neither while it is suspected nor after', async (t) => {
+  const r = await haRig();
+  t.teardown(() => r.stop());
+  const { id } = await made(r, { name: 'v', disks, node: 'n1', ha: { enabled: true } });
+  const { own } = await armed(r, 'v', 'n2');
+  await lost(r, 'n1');
+  const n1 = r.radio.nodes.get('n1');
+  if (n1 === undefined) throw new Error('no n1');
+  n1.silentMs = 6_000;
+  r.radio.news();
+  r.view.fold();
+  t.match(await vmOf(r, 'v'), {
+    presence: 'suspect',
+    ha: { text: /lost its lease; its standby n2 takes it over/ },
+  });
+  r.memory.poke(`/flotilla/vm/${id}/own`, JSON.stringify({ ...own, owner: 'n2', standby: 'n3' }));
+  await r.view.ledger.refresh();
+  t.match(
+    (await vmOf(r, 'v')).problems,
+    [/n1 says it is running there/],
+    'it may still run: nobody knows yet',
+  );
+  n1.silentMs = 60_000;
+  r.radio.news();
+  r.view.fold();
+  t.same((await vmOf(r, 'v')).problems, []);
 });
