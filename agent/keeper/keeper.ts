@@ -197,7 +197,7 @@ export class Keeper {
       this.#goodMs = Math.max(this.#goodMs ?? -Infinity, r.sentMs);
       this.#fault('lease', null);
     } else if (r.is === 'lost') this.#mine = false;
-    if (r.is !== 'good') this.#fault('lease', r.why);
+    if (r.is !== 'good') this.#fault('lease', `the lease is not renewed: ${r.why}`);
     this.#settle();
     if (r.is !== 'good') return;
     if (this.#mode !== 'ice') this.#petAfterRenewal();

@@ -22,6 +22,8 @@ export type Renewal =
 export class Lease {
   readonly #env: KeeperEnv;
   readonly #boot: string;
+  /** The last renewal got all its answers. If not, the next one asks something that prolongs nothing first. */
+  #answered = true;
   readonly #keys: readonly string[];
   #lease: string | null;
   #createRevision: bigint | null;
@@ -58,8 +60,12 @@ export class Lease {
   async renew(): Promise<Renewal> {
     try {
       this.#epoch ??= await this.#env.store.admittedEpoch();
+      // Where questions arrive and answers do not, keepalives would hold the lease of a frozen node for ever.
+      if (!this.#answered) await this.#read();
+      this.#answered = true;
       return this.#lease === null ? await this.#acquire() : await this.#keep(this.#lease);
     } catch (error) {
+      this.#answered = false;
       const { message, causes } = errorRecord(error);
       return { is: 'unknown', why: [message, ...causes].join(': ') };
     }

@@ -93,17 +93,17 @@ export class Owners {
   async #follow(vm: string, v: Verdict): Promise<void> {
     const { log, clock } = this.#env;
     if (v.do === 'go-on') {
-      if (this.#held.delete(vm)) log.info('a VM goes on: this node owns it', { vm });
+      if (this.#held.delete(vm)) log.info(`VM ${vm} goes on: this node owns it`);
       return;
     }
     if (v.do === 'hold') {
-      if (this.#held.get(vm) !== v.why) log.error('a VM stays frozen', { vm, why: v.why });
+      if (this.#held.get(vm) !== v.why) log.error(`VM ${vm} stays frozen: ${v.why}`);
       this.#held.set(vm, v.why);
       return;
     }
     this.#held.delete(vm);
     if (!this.#killed.has(vm)) {
-      log.warn('a VM is killed here', { vm, why: v.why });
+      log.warn(`VM ${vm} is killed here: ${v.why}`);
       this.#killed.set(vm, { why: v.why, sinceMs: clock.nowMs(), gone: false });
     }
     await this.#kill(vm);
@@ -116,7 +116,7 @@ export class Owners {
       const k = this.#killed.get(vm);
       if (k !== undefined) k.gone = !here.some((m) => m.vm === vm);
     } catch (error) {
-      this.#env.log.error('a VM could not be killed', { vm, message: errorRecord(error).message });
+      this.#env.log.error(`VM ${vm} could not be killed: ${errorRecord(error).message}`);
     }
   }
 

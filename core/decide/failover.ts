@@ -218,8 +218,11 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
         : standbyAbsence.sinceMs + waitMs;
     const overMs = Math.max(ownerOver, standbyOver);
     if (nowMs < overMs) {
-      const whom = standby === null ? owner.id : `${owner.id} and its standby ${standby.id}`;
-      wait('fence-wait', `waits until ${whom} can no longer run it`, overMs);
+      const whom =
+        standby === null
+          ? `${owner.id} has lost its`
+          : `${owner.id} and the standby ${standby.id} have lost their`;
+      wait('fence-wait', `${whom} lease; waits until it can no longer run there`, overMs);
       continue;
     }
     if (v.policy.hold) {
@@ -237,10 +240,14 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
     }
     const recent = own.failoversMs.filter((t) => v.wallMs - t < hourMs && t <= v.wallMs);
     if (recent.length >= vm.ha.restartsPerHourMax) {
-      wait(
-        'too-often',
-        `it came back ${recent.length} times within an hour: it stays off until somebody starts it`,
-      );
+      // Taken when so many have become older than an hour that one more is allowed.
+      const last = recent.sort((x, y) => x - y)[recent.length - vm.ha.restartsPerHourMax];
+      const untilMs = last === undefined ? null : nowMs + last + hourMs - v.wallMs + 1;
+      const text =
+        untilMs === null
+          ? `it may not come back by itself; it waits for ${owner.id}`
+          : `it came back ${recent.length} times within an hour; it waits for ${owner.id}, or until that hour is over`;
+      wait('too-often', text, untilMs);
       continue;
     }
     const first = vm.wanted ? pendingBefore(vm, vms) : null;
@@ -290,7 +297,7 @@ function blockOf(
   if (!vm.reach.ok) return { code: 'no-pool', text: vm.reach.why };
   for (const pool of vm.reach.pools) {
     const fault = poolFault(pool, v.here.pools);
-    if (fault !== null) return { code: 'no-pool', text: `${v.me}: ${fault}` };
+    if (fault !== null) return { code: 'no-pool', text: `${v.me} cannot take it: ${fault}` };
   }
   if (runs && !v.here.armable.ok)
     return { code: 'not-armable', text: `the keeper of ${v.me} would not arm: ${v.here.armable.why}` };

@@ -32,17 +32,21 @@ export function nextMode(
   const good = p.mine && goodAgeMs < t.renewalGoodMs;
   const sinceEntered = (ms: number | null): boolean => ms !== null && ms >= p.enteredMs;
   if (p.mode === 'ice') {
-    return good && sinceEntered(p.goodMs) ? { mode: 'thaw', why: 'the ledger answers' } : null;
+    return good && sinceEntered(p.goodMs)
+      ? { mode: 'thaw', why: 'the ledger answers; it is asked who owns the VMs' }
+      : null;
   }
   if (!good) {
     return {
       mode: 'ice',
-      why: p.mine ? 'the last good renewal is too old' : 'the live key is not of this node any more',
+      why: p.mine
+        ? `the ledger has not renewed the lease for ${t.renewalGoodMs / 1000} s, so HA VMs stand still`
+        : 'the ledger has no lease of this node any more, so HA VMs stand still',
     };
   }
   if (p.mode === 'run') return null;
   return sinceEntered(p.goodMs) && sinceEntered(p.ownersMs)
-    ? { mode: 'run', why: 'renewed, and the owners are known' }
+    ? { mode: 'run', why: 'the lease is good and the owners are known, so VMs go on' }
     : null;
 }
 

@@ -83,7 +83,7 @@ export function reachOf(
 /** Why a pool is no ground to start a VM on; null: it was written to of late. `ageMs` is added to the probe's age. */
 export function poolFault(pool: Pool, uses: readonly PoolUse[], ageMs = 0): string | null {
   const use = poolUse(pool, uses);
-  if (use === undefined) return `has not said how the pool "${pool.name}" is`;
+  if (use === undefined) return `it has not said how the pool "${pool.name}" is`;
   if (!use.ok) return `the pool "${pool.name}" is not well: ${use.text}`;
   const probedMs = (use.ageMs ?? Infinity) + ageMs;
   if (probedMs <= probeAgeMsMax) return null;

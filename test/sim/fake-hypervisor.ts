@@ -126,7 +126,14 @@ export class FakeHost {
     });
   }
 
-  #ring(uuid: string, event: 'started' | 'stopped'): void {
+  setPaused(uuid: string, paused: boolean): void {
+    this.active(uuid).state = paused
+      ? { state: 'paused', reason: 'user' }
+      : { state: 'running', reason: 'unpaused' };
+    this.#ring(uuid, paused ? 'suspended' : 'resumed');
+  }
+
+  #ring(uuid: string, event: 'started' | 'stopped' | 'suspended' | 'resumed'): void {
     this.emit({ type: 'lifecycle', uuid, name: uuid, event, detail: 'unknown' });
   }
 }
@@ -201,8 +208,8 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
         if (how === 'destroy') return host.die(d, 'destroyed');
         return void host.askStop(d);
       }),
-    suspend: (d) => answer(() => void (host.active(d).state = { state: 'paused', reason: 'user' })),
-    resume: (d) => answer(() => void (host.active(d).state = { state: 'running', reason: 'unpaused' })),
+    suspend: (d) => answer(() => host.setPaused(d, true)),
+    resume: (d) => answer(() => host.setPaused(d, false)),
     reset: (d) =>
       answer(() => {
         host.active(d);

@@ -162,6 +162,8 @@ await t.test('each reason not to act is said', async (t) => {
   t.same(one({ here: { ...here, freeMiB: 163 } }), ['no-memory']);
   const often = Array.from({ length: 5 }, (_, i) => view().wallMs - i * 60_000);
   t.same(one({ vms: [vm('a', { failoversMs: often })] }), ['too-often']);
+  const [wait] = decideFailover(view({ vms: [vm('a', { failoversMs: often })] }), now).waiting;
+  t.equal(wait?.untilMs, now + 3_600_000 - 4 * 60_000 + 1, 'taken when the first of five is an hour old');
 });
 
 await t.test('priority, then name; memory goes to the first', async (t) => {
