@@ -148,6 +148,7 @@ export class FailoverDesk {
           absence: this.absences.of(id),
           fenced: s.fenced.get(id)?.value ?? null,
           bmc: s.bmcs.has(id) && env.fencer !== undefined,
+          beatMs: this.lastBeatMs.get(id) ?? null,
         };
       }),
       vms: [...s.owns].flatMap(([id, { value: own }]) => {

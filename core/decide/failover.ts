@@ -1,5 +1,5 @@
 import type { Fenced, Policy, VmHa } from '../domain/ha.js';
-import type { PoolUse } from '../domain/node.js';
+import { suspectAfterMs, type PoolUse } from '../domain/node.js';
 import type { VmOwn } from '../domain/vm.js';
 import { placementPolicy } from './placement.js';
 import { poolFault, type Reach } from './standby.js';
@@ -37,6 +37,8 @@ export interface FailoverNode {
   readonly fenced: Fenced | null;
   /** It can be powered off from outside. */
   readonly bmc: boolean;
+  /** When it was last heard on the radio, monotonic ms; null: never. */
+  readonly beatMs: number | null;
 }
 
 export interface FailoverVm {
@@ -197,7 +199,9 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
       continue;
     }
     const mayFence = owner.bmc && proof === null && runs && !v.policy.hold;
-    if (mayFence && nowMs - absence.sinceMs >= fenceGraceMs) fence.set(owner.id, absence);
+    // One that is still heard lives: its power is not cut for having lost the ledger. The radio only says no here.
+    const fenceMs = Math.max(absence.sinceMs + fenceGraceMs, (owner.beatMs ?? -Infinity) + suspectAfterMs);
+    if (mayFence && nowMs >= fenceMs) fence.set(owner.id, absence);
     if (runs && !own.fence.armed && proof === null) {
       const way = owner.bmc
         ? 'its BMC is asked to power it off'
@@ -205,7 +209,7 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
       wait(
         'unarmed',
         `${owner.id} was not armed, so nobody can know that it is off; ${way}`,
-        mayFence ? absence.sinceMs + fenceGraceMs : null,
+        mayFence ? fenceMs : null,
       );
       continue;
     }

@@ -32,6 +32,7 @@ const node = (id: string, o: Partial<FailoverNode> = {}): FailoverNode => ({
   absence: null,
   fenced: null,
   bmc: false,
+  beatMs: null,
   ...o,
 });
 /** Gone for so long, with `seen` at revision 5. */
@@ -116,6 +117,14 @@ await t.test('a node that can be powered off is, once it is gone for a moment', 
   const nodes = (ms: number) => [gone('n1', ms, { bmc: true }), node('n2')];
   t.same(decideFailover(view({ nodes: nodes(999) }), now).actions, []);
   t.match(decideFailover(view({ nodes: nodes(1_000) }), now).actions, [{ do: 'fence', node: 'n1' }]);
+  const beating = (ageMs: number) => [
+    { ...gone('n1', 20_000, { bmc: true }), beatMs: now - ageMs },
+    node('n2'),
+  ];
+  const fences = (ageMs: number) =>
+    decideFailover(view({ nodes: beating(ageMs) }), now).actions.filter((a) => a.do === 'fence').length;
+  t.equal(fences(3_499), 0, 'one that is still heard has only lost the ledger');
+  t.equal(fences(3_500), 1);
   const hold = { paused: false, hold: true, unsafeWithoutWatchdog: false };
   t.same(decideFailover(view({ nodes: nodes(1_000), policy: hold }), now).actions, [], 'not while held');
 });
