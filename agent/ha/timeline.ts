@@ -62,10 +62,17 @@ export class Timelines {
     if (own === undefined && spec === undefined && timeline?.to === env.node && !s.unreadable.includes(key))
       return this.write(k, () => ops.finish(k, 'cancelled', 'the VM was deleted meanwhile'));
     if (own?.owner !== env.node) return;
+    // Nobody waits for its guest agent any more; the failover itself was over when the machine ran.
+    const over = (why: string): void => {
+      const [state, step] =
+        timeline?.phasesMs.running === undefined
+          ? (['cancelled', why] as const)
+          : (['done', `ran; ${why}`] as const);
+      this.write(k, () => ops.finish(k, state, step));
+    };
     if (spec === undefined || timeline === null || timeline.to !== env.node)
-      return this.write(k, () => ops.finish(k, 'cancelled', 'another failover followed'));
-    if (own.state === 'stopped' && spec.power === 'stopped')
-      return this.write(k, () => ops.finish(k, 'cancelled', 'the VM was stopped meanwhile'));
+      return over('another failover followed');
+    if (own.state === 'stopped' && spec.power === 'stopped') return over('the VM was stopped meanwhile');
     const d = domains.get(vm);
     if (d?.active !== true || d.mark?.gen !== own.gen) return;
 

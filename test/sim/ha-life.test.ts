@@ -148,6 +148,15 @@ await scenario('without a guest agent the failover ends all the same', async (n,
   t.match(failovers(n)[0]?.step, /no guest agent/);
 });
 
+await scenario('a failover whose machine ran is done, though the VM is stopped soon after', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+  await n.peerDown('n2');
+  await n.until('runs', () => /guest agent is waited for/.test(failovers(n)[0]?.step ?? ''), 60_000);
+  n.action('stop', vm.id);
+  await n.until('over', () => failovers(n)[0]?.state !== 'running');
+  t.match(failovers(n)[0], { state: 'done', step: /^ran; the VM was stopped/ });
+});
+
 await scenario('an owner that comes back in time loses nothing, however often', async (n, t) => {
   const vm = n.createVm({ ha }, { shared: true, own: atN2 });
   for (let i = 0; i < 5; i++) {
