@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { execa } from 'execa';
 import { FlotillaError } from '../../core/domain/error.js';
+import { syncDir } from '../pki/files.js';
 
 /** Units of the node that the agent starts and stops. */
 export type Unit = 'flotilla-etcd' | 'flotilla-mosquitto';
@@ -22,6 +23,9 @@ export interface Services {
 /** systemctl answers at once with --no-block; stopping waits for the unit, which systemd kills after 90 s. */
 const systemctlTimeoutMs = 120_000;
 
+/** Where `systemctl enable` puts the links of our units. */
+const wantsDir = '/etc/systemd/system/multi-user.target.wants';
+
 /** Services by systemd. */
 export class SystemdServices implements Services {
   readonly #slice: string;
@@ -33,6 +37,10 @@ export class SystemdServices implements Services {
 
   async enable(unit: Unit): Promise<void> {
     await this.#systemctl('enable', '--quiet', `${unit}.service`);
+    // systemd leaves its link to the kernel's leisure: a power cut within half a minute would undo it.
+    await syncDir(wantsDir).catch((e: unknown) => {
+      if ((e as NodeJS.ErrnoException).code !== 'ENOENT') throw e;
+    });
     await this.#systemctl('start', '--no-block', `${unit}.service`);
   }
 

@@ -1,7 +1,8 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { tokenRecordSchema, type TokenRecord } from '../../core/domain/cluster.js';
+import { writeFileDurably } from '../pki/files.js';
 import type { TokenAnswer, TokenVerifier } from './auth.js';
 
 /** API tokens kept: more than anyone hands out, and a bound for the file. */
@@ -37,8 +38,7 @@ export class TokenCache {
     const text = JSON.stringify(api);
     if (text === this.#text) return;
     this.#text = text;
-    await writeFile(`${this.#path}.new`, text, { mode: 0o600 });
-    await rename(`${this.#path}.new`, this.#path);
+    await writeFileDurably(this.#path, text, { mode: 0o600 });
   }
 
   /** As {@link TokenVerifier}, by the wall clock. */

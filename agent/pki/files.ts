@@ -23,6 +23,11 @@ export async function writeFileDurably(file: string, data: string, o: { mode?: n
     await rm(temporary, { force: true });
     throw error;
   }
+  await syncDir(dir);
+}
+
+/** Names made or removed in it survive a power cut from here on. */
+export async function syncDir(dir: string): Promise<void> {
   const handle = await open(dir, 'r');
   try {
     await handle.sync();

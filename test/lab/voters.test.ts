@@ -2,12 +2,18 @@ import t from 'tap';
 import { LabCluster } from './cluster.js';
 import { waitFor } from './harness.js';
 
-/** Two nodes and a witness: three voters, no VM on the witness. */
+/** Two nodes and a witness: three voters, no VM on the witness; then the witness is removed. */
 const c = new LabCluster({ id: 'flrec', net: '10.84.0', guestNet: '10.84.100' });
 const { lab } = c;
 t.teardown(() => c.down());
 
 const agent = 'node /usr/lib/flotilla/flotilla-agent.mjs';
+/** Asks another node's agent for its journal, with this node's certificate. */
+const ask = `
+  const read = (f) => require("fs").readFileSync("/var/lib/flotilla/pki/" + f);
+  const tls = { ca: read("ca.crt"), cert: read("node.crt"), key: read("node.key"), servername: "" };
+  const o = { host: process.argv[1], port: 7443, path: "/v1/journal", ...tls };
+  require("https").get(o, (res) => { console.log(res.statusCode); res.destroy(); });`;
 interface Seen {
   readonly id: string;
   readonly live: boolean;
@@ -50,4 +56,36 @@ await t.test('no VM comes to it', async (t) => {
   });
   t.equal(asked.status, 409);
   t.match(asked.body.message, /is a witness/);
+});
+
+await t.test('one of the three may die: the ledger goes on', async (t) => {
+  await lab.kill('n2');
+  await waitFor('its lease to end', async () => (await nodes()).find((n) => n.id === 'n2')?.live === false);
+  t.equal(
+    (await c.must<{ name: string }>('POST', 'pools', { name: 'p', kind: 'local', path: '/srv/p' })).name,
+    'p',
+  );
+  await lab.boot('n2');
+  await waitFor('all are well again', async () => {
+    const ill = (await nodes()).filter((n) => !n.live || n.problems.length > 0);
+    if (ill.length > 0) throw new Error(JSON.stringify(ill.map((n) => [n.id, n.live, n.problems])));
+    return true;
+  });
+});
+
+await t.test('a node that is removed votes no more, and its certificate is refused', async (t) => {
+  const journal = () => lab.sh('n3', `node -e '${ask}' ${lab.address('n1')}`);
+  t.equal(await journal(), '200');
+  t.equal((await c.call('DELETE', 'nodes/n3')).status, 409, 'not before it is set to leave');
+  await c.must('PATCH', 'nodes/n3', { desired: 'leaving' });
+  await waitFor('the node is removed', async () => (await c.call('DELETE', 'nodes/n3')).status === 204, {
+    limitMs: 120_000,
+  });
+  await waitFor('one voter', async () => (await voters()).join() === 'n1');
+  await waitFor('its certificate is refused', async () => (await journal()) === '403');
+  await waitFor('its etcd has ended', async () => {
+    const { code } = await lab.exec('n3', 'test', '-e', '/var/lib/flotilla/etcd.env');
+    return code === 1;
+  });
+  t.pass();
 });

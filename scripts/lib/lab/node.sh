@@ -20,9 +20,11 @@ echo "$node" >"$etc/hostname"
   for k in 1 2 3 4 5 6 7 8 9; do echo "$net.$k n$k"; done
 } >"$etc/hosts"
 mkdir -p "$etc/flotilla"
-[ -e "$etc/flotilla/agent.json" ] || cat >"$etc/flotilla/agent.json" <<JSON
+[ -s "$etc/flotilla/agent.json" ] || cat >"$etc/flotilla/agent.json" <<JSON
 { "name": "$node", "address": "$net.${node#n}", "stateDir": "/var/lib/flotilla", "timing": "$timing" }
 JSON
+# A node whose power is cut in its first half minute must still know who it is.
+sync "$etc/flotilla/agent.json" "$etc/flotilla"
 
 binds=(--bind=/dev/net/tun "--bind=$dir/watchdog:/dev/watchdog" "--bind=$share:/srv/shared")
 [ ! -e /dev/fuse ] || binds+=(--bind=/dev/fuse)
