@@ -198,11 +198,17 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
       wait(fault.code, fault.text);
       continue;
     }
-    const mayFence = owner.bmc && proof === null && runs && !v.policy.hold;
+    // What this node could not take does not cost its owner the power: that one may be back in a moment, and starts it.
+    const bar = runs ? barOf(vm, v, freeMiB, nowMs) : null;
+    const mayFence = owner.bmc && proof === null && runs && bar === null && !v.policy.hold;
     // One that is still heard lives: its power is not cut for having lost the ledger. The radio only says no here.
     const fenceMs = Math.max(absence.sinceMs + fenceGraceMs, (owner.beatMs ?? -Infinity) + suspectAfterMs);
     if (mayFence && nowMs >= fenceMs) fence.set(owner.id, absence);
     if (runs && !own.fence.armed && proof === null) {
+      if (bar !== null) {
+        wait(bar.code, bar.text, bar.untilMs);
+        continue;
+      }
       const way = owner.bmc
         ? 'its BMC is asked to power it off'
         : `confirm that it is off: flotilla node confirm-off ${owner.id}`;
@@ -237,21 +243,8 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
       actions.push({ do: 'move', vm: vm.id, from: owner.id, absence, standbyAbsence });
       continue;
     }
-    const needs = vm.memoryMiB + placementPolicy.vmOverheadMiB;
-    if (needs > freeMiB) {
-      wait('no-memory', `needs ${needs} MiB of memory, ${v.me} has ${Math.max(0, freeMiB)} MiB free`);
-      continue;
-    }
-    const recent = own.failoversMs.filter((t) => v.wallMs - t < hourMs && t <= v.wallMs);
-    if (recent.length >= vm.ha.restartsPerHourMax) {
-      // Taken when so many have become older than an hour that one more is allowed.
-      const last = recent.sort((x, y) => x - y)[recent.length - vm.ha.restartsPerHourMax];
-      const untilMs = last === undefined ? null : nowMs + last + hourMs - v.wallMs + 1;
-      const text =
-        untilMs === null
-          ? `it may not come back by itself; it waits for ${owner.id}`
-          : `it came back ${recent.length} times within an hour; it waits for ${owner.id}, or until that hour is over`;
-      wait('too-often', text, untilMs);
+    if (bar !== null) {
+      wait(bar.code, bar.text, bar.untilMs);
       continue;
     }
     const first = vm.wanted ? pendingBefore(vm, vms) : null;
@@ -270,7 +263,7 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
       continue;
     }
     takes++;
-    freeMiB -= needs;
+    freeMiB -= needsMiB(vm);
     const waited = own.fence.armed && nowMs >= absence.sinceMs + waitMs;
     actions.push({
       do: 'take',
@@ -286,6 +279,33 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
     actions.push({ do: 'fence', node, absence });
   const due = waiting.flatMap((w) => (w.untilMs === null || w.untilMs <= nowMs ? [] : [w.untilMs - nowMs]));
   return { actions, waiting, againMs: due.length === 0 ? null : Math.min(...due) };
+}
+
+const needsMiB = (vm: FailoverVm): number => vm.memoryMiB + placementPolicy.vmOverheadMiB;
+
+/** What speaks against starting the VM here now, whatever becomes of its owner. */
+function barOf(
+  vm: FailoverVm,
+  v: FailoverView,
+  freeMiB: number,
+  nowMs: number,
+): { readonly code: WaitCode; readonly text: string; readonly untilMs: number | null } | null {
+  const needs = needsMiB(vm);
+  if (needs > freeMiB) {
+    const text = `needs ${needs} MiB of memory, ${v.me} has ${Math.max(0, freeMiB)} MiB free`;
+    return { code: 'no-memory', text, untilMs: null };
+  }
+  const { owner, failoversMs } = vm.own;
+  const recent = failoversMs.filter((t) => v.wallMs - t < hourMs && t <= v.wallMs);
+  if (recent.length < vm.ha.restartsPerHourMax) return null;
+  // Taken when so many have become older than an hour that one more is allowed.
+  const last = recent.sort((x, y) => x - y)[recent.length - vm.ha.restartsPerHourMax];
+  const untilMs = last === undefined ? null : nowMs + last + hourMs - v.wallMs + 1;
+  const text =
+    untilMs === null
+      ? `it may not come back by itself; it waits for ${owner}`
+      : `it came back ${recent.length} times within an hour; it waits for ${owner}, or until that hour is over`;
+  return { code: 'too-often', text, untilMs };
 }
 
 /** What keeps this node from taking the VM however long it waits. */

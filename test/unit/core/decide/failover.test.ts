@@ -129,6 +129,25 @@ await t.test('a node that can be powered off is, once it is gone for a moment', 
   t.same(decideFailover(view({ nodes: nodes(1_000), policy: hold }), now).actions, [], 'not while held');
 });
 
+await t.test('no power is cut for a VM that could not be taken here then', async (t) => {
+  const nodes = [gone('n1', 60_000, { bmc: true }), node('n2')];
+  const plan = (o: Partial<FailoverView>): FailoverPlan => decideFailover(view({ nodes, ...o }), now);
+  const { here } = view();
+  const full = plan({ here: { ...here, freeMiB: 50 } });
+  t.same(full.actions, []);
+  t.same(waits(full), ['no-memory']);
+  const wallMs = 1_700_000_000_000;
+  for (const armed of [true, false]) {
+    const own = { failoversMs: [wallMs - 1], fence: { armed, waitMs: F } };
+    const often = plan({ wallMs, vms: [vm('a', own, {}, { restartsPerHourMax: 1 })] });
+    t.same(often.actions, []);
+    t.match(often.waiting, [{ code: 'too-often', text: /it waits for n1/ }]);
+  }
+  // Another VM of that node can be taken.
+  const both = plan({ here: { ...here, freeMiB: 400 }, vms: [vm('a', {}, { memoryMiB: 900 }), vm('b')] });
+  t.ok(both.actions.some((x) => x.do === 'fence'));
+});
+
 await t.test(
   'who is not the standby stays away, unless owner and standby are gone for the whole wait',
   async (t) => {
