@@ -153,7 +153,11 @@ export class Keeper {
     const old = this.#armed.get(vm);
     this.#owners.forget(vm);
     this.#armed.set(vm, { takeover: o.takeover, confirmed: old?.confirmed ?? false });
-    this.#save();
+    if (!this.#save() && old === undefined) {
+      // A keeper that starts anew would not know of it, and not freeze it.
+      this.#armed.delete(vm);
+      throw notArmable(vm, this.#faults.get('record') ?? '');
+    }
     if (old?.confirmed === true) return { waitMs: fenceWaitMs(this.#env.timing) };
     await new Promise<void>((resolve, reject) => {
       this.#waiters.push({ vm, resolve, reject: (why) => reject(notArmable(vm, why)) });
@@ -458,7 +462,13 @@ export class Keeper {
 
   // --- plumbing
 
-  #save(): void {
+  /**
+   * A record that cannot be written is no reason to die, which would end with a reset: the old one then is read by the
+   * next start as one of long ago, so that it freezes first. Only what is armed may not be missing in it.
+   *
+   * @returns whether it was written
+   */
+  #save(): boolean {
     const r: RunRecord = {
       boot: this.#boot,
       mode: this.#mode,
@@ -468,7 +478,14 @@ export class Keeper {
       armed: [...this.#armed].map(([vm, a]) => ({ vm, ...a })),
       held: this.#owners.frozen,
     };
-    this.#env.store.saveRun(r);
+    try {
+      this.#env.store.saveRun(r);
+      this.#fault('record', null);
+      return true;
+    } catch (error) {
+      this.#fault('record', `the record of this boot cannot be written: ${errorRecord(error).message}`);
+      return false;
+    }
   }
 
   #publish(): void {

@@ -136,6 +136,8 @@ export class FakeWatchdog implements Watchdog {
 export class FakeStore implements KeeperStore {
   run: RunRecord | null = null;
   epoch: number | null = null;
+  /** The record's file system takes no more. */
+  full = false;
   readonly journal = new Map<string, number>();
 
   loadRun(): RunRecord | null {
@@ -143,6 +145,7 @@ export class FakeStore implements KeeperStore {
   }
 
   saveRun(r: RunRecord): void {
+    if (this.full) throw new Error('ENOSPC: no space left on device');
     this.run = structuredClone(r);
   }
 

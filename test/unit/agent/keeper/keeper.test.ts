@@ -355,6 +355,31 @@ void t.test('a dead agent with a dead VM: the lease is given up, until the agent
   await rig.end();
 });
 
+void t.test('a record that cannot be written ends nothing, and nothing is armed without it', async (t) => {
+  const rig = new KeeperRig();
+  await rig.up();
+  await rig.armed('a');
+  rig.store.full = true;
+  await rig.clock.advance(20_000);
+  t.equal(rig.keeper.state().mode, 'run');
+  t.match(rig.keeper.state().text, /record of this boot cannot be written: ENOSPC/);
+  t.notOk(rig.watchdog.bitten());
+  await t.rejects(rig.keeper.arm('b', { takeover: [] }), { code: 'not-armable', message: /ENOSPC/ });
+  await rig.clock.advance(2_000);
+  t.same(rig.keeper.state().armed, ['a']);
+  rig.client.partitioned = true;
+  await rig.clock.advance(4_000);
+  t.notOk(rig.freezer.runs('a'), 'it freezes as ever');
+  rig.client.partitioned = false;
+  await rig.clock.advance(4_000);
+  t.ok(rig.freezer.runs('a'));
+  rig.store.full = false;
+  await rig.clock.advance(2_000);
+  t.equal(rig.keeper.state().text, '');
+  t.notOk(rig.watchdog.bitten());
+  await rig.end();
+});
+
 void t.test('refuses to arm, and says why', async (t) => {
   const rig = new KeeperRig();
   const why = async (): Promise<string> =>
