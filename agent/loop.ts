@@ -77,7 +77,7 @@ export class AgentLoop {
   /**
    * @param onSnapshot - told of each new reading of the ledger: endpoints, peers and tokens follow from it
    * @param alsoHealth - parts of the agent beside the loop
-   * @param onPass - called after each finished pass
+   * @param onPass - called after each finished pass that saw this node's machines
    */
   constructor(
     env: AgentEnv,
@@ -187,7 +187,8 @@ export class AgentLoop {
       let again = idlePassMs;
       try {
         again = await this.pass();
-        this.onPass();
+        // Without libvirt nothing here is tended, however often it is tried: that is no sign of life.
+        if (this.hypervisorError === null) this.onPass();
       } catch (e) {
         this.env.log.error(`a pass of the loop failed: ${errorRecord(e).message}`, {
           stack: String(e instanceof Error ? e.stack : e),

@@ -56,6 +56,9 @@ export class Loads {
                 keeper: h.state.keeper,
                 pools: h.state.pools,
                 memoryBytes: h.state.memoryBytes,
+                unwell: h.state.health
+                  .filter((x) => !x.ok && startsNeed.has(x.part))
+                  .map((x) => `its ${x.part} is not well: ${x.text}`),
               },
         owned: this.of(n.id),
         promised: without(this.promised.get(n.id)),
@@ -69,6 +72,9 @@ export class Loads {
     add(this.together, `${standby} ${vm.owner}`, vm.memoryMiB, times);
   }
 }
+
+/** Parts of a node's health without which it starts nothing, though it lives and its keeper would arm. */
+const startsNeed: ReadonlySet<string> = new Set(['hypervisor', 'journal']);
 
 const none: Load = { vms: 0, memoryMiB: 0 };
 const sum = (a: Load, memoryMiB: number, times: 1 | -1): Load => ({

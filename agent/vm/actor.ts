@@ -1,6 +1,6 @@
 import type { VmStep } from '../../core/decide/vm-view.js';
 import type { HotStep } from '../../core/decide/hardware.js';
-import { FlotillaError } from '../../core/domain/error.js';
+import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { FailoverPhase } from '../../core/domain/ha.js';
 import type { Disk } from '../../core/domain/disk.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
@@ -21,6 +21,8 @@ const unarmed: VmOwn['fence'] = { armed: false, waitMs: 0 };
 
 /** Fetching an ISO of a few GB from another node over a slow network. */
 const isoDeadlineMs = 30 * 60_000;
+/** The same from a node that is gone: only whether a copy is here already, which a pool tells within this. */
+const isoGoneMs = 5_000;
 
 /**
  * Does the steps that {@link decideVm} chose. Each is written so that a crash at any line leaves something the
@@ -122,8 +124,8 @@ export class VmActor {
     // All that can be refused or take long comes before the swap.
     const networks = new Map([...s.snapshot.networks].map(([id, k]) => [id, k.value]));
     const seed = spec.cloudInit === null ? null : await env.seeds.make(spec, networks);
-    for (const { image } of spec.cdroms) await this.haveImage(image, s);
-    const hardware = wantedHardware(spec, s.snapshot, env.volumes, seed);
+    const cdroms = await this.discs(s);
+    const hardware = wantedHardware({ ...spec, cdroms }, s.snapshot, env.volumes, seed);
     const accel = await env.machine.accel();
     for (const nic of spec.nics) {
       const network = networks.get(nic.network);
@@ -161,6 +163,34 @@ export class VmActor {
     this.onPhase(s.id, 'running');
   }
 
+  /**
+   * The CD drives it starts with. One whose image lies on a node that is gone stays empty where the VM has HA: it is to
+   * come back without that node, and boots from its disks. The disc is put in when it can be had.
+   */
+  private async discs(s: Subject): Promise<VmSpec['cdroms']> {
+    const { name, cdroms, disks, ha } = s.spec.value;
+    const out: VmSpec['cdroms'] = [];
+    for (const cd of cdroms) {
+      try {
+        await this.haveImage(cd.image, s);
+        out.push(cd);
+      } catch (e) {
+        if (!ha.enabled || disks.length === 0 || !this.isLost(cd.image, s)) throw e;
+        this.env.log.warn(`VM "${name}" starts with an empty CD drive: ${errorRecord(e).message}`, {
+          vm: s.id,
+        });
+        out.push({ image: null });
+      }
+    }
+    return out;
+  }
+
+  /** Its only file is on a node that is not alive. */
+  private isLost(id: string | null, s: Subject): boolean {
+    const node = (id === null ? undefined : s.snapshot.images.get(id)?.value)?.node ?? null;
+    return node !== null && node !== this.env.node && !s.snapshot.lives.has(node);
+  }
+
   /** Without a keeper that would arm it a VM is still started: unprotected, and its page says so. */
   private async tryArm(s: Subject): Promise<VmOwn['fence']> {
     try {
@@ -186,7 +216,7 @@ export class VmActor {
     const pool = image && s.snapshot.pools.get(image.pool)?.value;
     if (image === undefined || pool === undefined) return;
     await this.env.volumes.haveImage(image, pool, {
-      signal: AbortSignal.timeout(isoDeadlineMs),
+      signal: AbortSignal.timeout(this.isLost(id, s) ? isoGoneMs : isoDeadlineMs),
       progress: () => undefined,
     });
   }

@@ -30,6 +30,8 @@ export interface StandbyNode {
     readonly keeper: NodeKeeper | null;
     readonly pools: readonly PoolUse[];
     readonly memoryBytes: number;
+    /** What it says is wrong with its parts without which no VM starts there. */
+    readonly unwell: readonly string[];
   } | null;
   readonly owned: Load;
   /** VMs it is the standby of, this one left out, and those of them that fail together with this one. */
@@ -119,6 +121,7 @@ export function standbyFaults(
   if (line.ageMs > lineAgeMsMax) return [...out, `was not heard for ${Math.round(line.ageMs / 1000)} s`];
   if (line.keeper === null) out.push('its keeper does not answer');
   else if (!line.keeper.armable) out.push(`its keeper would not arm: ${line.keeper.why}`);
+  out.push(...line.unwell);
   for (const pool of vm.pools) {
     const fault = poolHasNode(pool, n.id)
       ? poolFault(pool, line.pools, line.ageMs)

@@ -256,6 +256,14 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
         const dom = host.active(d);
         dom.xml = dom.xml.replace('</devices>', `${xml}</devices>`);
       }),
+    updateDevice: (d, xml) =>
+      answer(() => {
+        const dom = host.active(d);
+        const alias = /<alias name='[^']+'\/>/.exec(xml)?.[0] ?? '';
+        const had = [...dom.xml.matchAll(/<disk .*?<\/disk>/gs)].find((m) => m[0].includes(alias));
+        if (had === undefined) throw new Error(`the fake machine has no device ${alias}`);
+        dom.xml = dom.xml.replace(had[0], xml);
+      }),
     async *events(signal) {
       const queue: HostEvent[] = [{ type: 'resync', why: 'connected' }];
       let ring = (): void => undefined;

@@ -476,3 +476,50 @@ await t.test('the agent dies at each act of arming, takeover and start', async (
     }
   }
 });
+
+await scenario('a disc whose only file went with the node does not keep its VM down', async (n, t) => {
+  const iso = n.createIso('n2');
+  const vm = n.createVm({ ha, cdroms: [{ image: iso }] }, { shared: true, own: atN2 });
+  const lone = n.createVm({ cdroms: [{ image: iso }] });
+  await n.clock.advance(2_000);
+  await n.peerDown('n2');
+  await n.until('runs here', running(n, vm.id));
+  t.notMatch(n.host.domains.get(vm.id)?.xml ?? '', iso, 'the drive is empty');
+  await n.until('failed', () => n.said.get(lone.id)?.phase === 'failed');
+  t.match(
+    n.said.get(lone.id)?.error,
+    { code: 'node-unreachable' },
+    'without HA somebody is there to be told',
+  );
+  await n.clock.advance(120_000);
+  t.ok(running(n, vm.id)(), 'and it goes on so');
+  n.peerUp('n2');
+  n.files.images.add(iso);
+  await n.until('the disc is in', () => n.host.domains.get(vm.id)?.xml.includes(iso) === true);
+});
+
+await scenario('an agent that cannot see its machines gives its keeper no sign of life', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true });
+  await n.until('protected', () => running(n, vm.id)() && state(n, vm.id, 'protected')());
+  const before = n.beats;
+  await n.clock.advance(20_000);
+  t.ok(n.beats > before, 'it gives them');
+  n.host.up = false;
+  await n.clock.advance(10_000);
+  const away = n.beats;
+  await n.clock.advance(60_000);
+  t.equal(n.beats, away);
+  n.host.up = true;
+  await n.until('again', () => n.beats > away);
+});
+
+await scenario('a node whose libvirt is gone is no standby, though its keeper would arm', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true });
+  await n.until('protected', state(n, vm.id, 'protected'));
+  const ill = [{ part: 'hypervisor', ok: false, text: 'no daemon' }];
+  n.heard = n.heard.map((h) => (h.state === null ? h : { ...h, state: { ...h.state, health: ill } }));
+  await n.until('said', state(n, vm.id, 'unprotected'));
+  t.match(n.said.get(vm.id)?.ha.text, /n2 its hypervisor is not well: no daemon/);
+  n.peerUp('n3');
+  await n.until('another one is chosen', () => n.own(vm.id)?.standby === 'n3');
+});

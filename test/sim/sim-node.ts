@@ -7,6 +7,7 @@ import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
 import { vmHaDefault, type JournalEntry, type Takeover } from '../../core/domain/ha.js';
+import type { Image } from '../../core/domain/image.js';
 import type { Op, OpKind } from '../../core/domain/op.js';
 import { timingProfiles } from '../../core/domain/timing.js';
 import type { VmOwn, VmSpec, VmState } from '../../core/domain/vm.js';
@@ -19,6 +20,8 @@ import { MemoryLedger } from './memory-ledger.js';
 export class FakeFiles {
   readonly disks = new Map<string, number>();
   readonly log: string[] = [];
+  /** Images whose file is here. */
+  readonly images = new Set<string>();
   /** Takeover records by VM. */
   readonly takeovers = new Map<string, Takeover>();
   /** The pools answer writes. */
@@ -49,7 +52,10 @@ function fakeVolumes(files: FakeFiles): Volumes {
     imagePath: (i, p) => `${p.path}/images/${i.id}.${i.format}`,
     importImage: no,
     removeImage: no,
-    haveImage: no,
+    haveImage: async (i, p) => {
+      if (files.images.has(i.id)) return `${p.path}/images/${i.id}.${i.format}`;
+      throw new FlotillaError('node-unreachable', `Image "${i.name}" could not be fetched`, { hint: '' });
+    },
     uploadOffset: no,
     upload: no,
     recordTakeover: async (_, r) => void files.takeovers.set(r.vm, r),
@@ -87,6 +93,8 @@ export class SimNode {
   death: Death | null = null;
   dead = false;
   loop: AgentLoop | null = null;
+  /** Signs of life to the keeper. */
+  beats = 0;
   #leaseOk = true;
   #liveRevision = 0n;
   readonly #poolId = randomUUID();
@@ -246,7 +254,7 @@ export class SimNode {
       JSON.stringify({ node: this.node, boot: randomUUID(), version: '0' }),
     );
     this.#liveRevision = this.ledger.peek(kinds.live.key(this.node))?.createRevision ?? 0n;
-    this.loop = new AgentLoop(this.#env());
+    this.loop = new AgentLoop(this.#env(), undefined, undefined, () => void this.beats++);
     this.loop.start();
   }
 
@@ -331,6 +339,28 @@ export class SimNode {
     this.ledger.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, own));
     this.ledger.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));
     return { id, disk: diskId, op: this.ask('vm.create', id) };
+  }
+
+  /** An ISO image whose only file is in the local pool of that node. */
+  createIso(node: string): string {
+    const id = randomUUID();
+    const image: Image = {
+      id,
+      name: `iso-${id.slice(0, 4)}`,
+      pool: this.#poolId,
+      node,
+      state: 'ready',
+      format: 'iso',
+      expectedBytes: null,
+      sizeBytes: 1,
+      virtualSizeBytes: 1,
+      sha256: null,
+      source: null,
+      createdMs: 0,
+      error: null,
+    };
+    this.ledger.poke(kinds.image.key(id), writeRecord(kinds.image, image));
+    return id;
   }
 
   /** What the API writes for an edit. */
@@ -429,13 +459,14 @@ export class SimNode {
           'setVcpus',
           'setMemory',
           'attachDevice',
+          'updateDevice',
         ],
         ['agent', 'addresses', 'list', 'state', 'stats', 'xml', 'facts', 'events', 'connected'],
       ),
       volumes: die(
         fakeVolumes(this.files),
         ['makeDisk', 'growDisk', 'removeDisk', 'recordTakeover'],
-        ['probe', 'diskPath', 'imagePath', 'takeoverPath', 'sweep'],
+        ['probe', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
       ),
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },
       bridges: { ensure: async () => undefined, owned: async () => [], remove: async () => undefined },

@@ -16,7 +16,7 @@ const keeper: NodeKeeper = {
   held: [],
   text: '',
 };
-const line = { ageMs: 1_000, keeper, pools: [use], memoryBytes: 8 * GiB };
+const line = { ageMs: 1_000, keeper, pools: [use], memoryBytes: 8 * GiB, unwell: [] };
 const none = { vms: 0, memoryMiB: 0 };
 const node = (id: string, o: Partial<StandbyNode> = {}): StandbyNode => ({
   id,
@@ -54,6 +54,10 @@ await t.test('each reason against a node is said', async (t) => {
   t.match(
     why({ line: { ...line, keeper: { ...keeper, armable: false, why: 'no watchdog' } } }),
     /no watchdog/,
+  );
+  t.match(
+    why({ line: { ...line, unwell: ['its hypervisor is not well: gone'] } }),
+    /n2 its hypervisor is not/,
   );
   t.match(why({ line: { ...line, pools: [] } }), /has not said how the pool "share" is/);
   t.match(why({ line: { ...line, pools: [{ ...use, ok: false, text: 'not mounted' }] } }), /not mounted/);
