@@ -166,6 +166,7 @@ export class FailoverDesk {
             own.owner === env.node
               ? here.domains.get(id)?.active === true
               : this.absences.of(own.owner) === null && (phase === 'running' || phase === 'paused'),
+          left: own.owner !== env.node && here.domains.get(id)?.active === true,
           reach: reachOf(spec, disks, pools),
         };
       }),

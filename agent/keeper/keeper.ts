@@ -150,6 +150,8 @@ export class Keeper {
   async arm(vm: string, o: { readonly takeover: readonly string[] }): Promise<{ readonly waitMs: number }> {
     const refusal = this.#armRefusal();
     if (refusal !== null) throw notArmable(vm, refusal);
+    // Its machine of before is here and may not be thawed: armed anew it would pass for the one to come.
+    if (this.#owners.frozen.includes(vm)) throw notArmable(vm, 'a machine of it is held here');
     const old = this.#armed.get(vm);
     this.#owners.forget(vm);
     this.#armed.set(vm, { takeover: o.takeover, confirmed: old?.confirmed ?? false });

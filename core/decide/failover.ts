@@ -51,6 +51,8 @@ export interface FailoverVm {
   readonly wanted: boolean;
   /** Its machine runs, as far as is known: for the order only. */
   readonly running: boolean;
+  /** A machine of it is on this node, from when it owned it. */
+  readonly left: boolean;
   readonly reach: Reach;
 }
 
@@ -111,6 +113,7 @@ export type WaitCode =
   | 'stale'
   | 'not-armable'
   | 'no-pool'
+  | 'left-over'
   | 'no-memory'
   | 'too-often'
   | 'after'
@@ -318,6 +321,12 @@ function blockOf(
   if (v.policy.paused) return { code: 'paused', text: 'HA is paused in the whole cluster' };
   if (vm.own.sync === 'stale')
     return { code: 'stale', text: 'the copy here may be older than what the guest wrote: a person decides' };
+  // What lies there, frozen or not, is older than the disk: it may not pass for the machine of the new owner.
+  if (vm.left)
+    return {
+      code: 'left-over',
+      text: `a machine of it is on ${v.me} still, of before: that one has to go first`,
+    };
   if (!vm.reach.ok) return { code: 'no-pool', text: vm.reach.why };
   for (const pool of vm.reach.pools) {
     const fault = poolFault(pool, v.here.pools);

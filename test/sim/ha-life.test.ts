@@ -3,7 +3,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { LibvirtError } from '../../agent/libvirt/hypervisor.js';
 import { failoverTimelineSchema, vmHaDefault } from '../../core/domain/ha.js';
 import type { Op } from '../../core/domain/op.js';
-import { ledger as kinds } from '../../core/wire/ledger-keys.js';
+import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { SimNode, type Death } from './sim-node.js';
 
 const ha = { ...vmHaDefault, enabled: true };
@@ -522,4 +522,29 @@ await scenario('a node whose libvirt is gone is no standby, though its keeper wo
   t.match(n.said.get(vm.id)?.ha.text, /n2 its hypervisor is not well: no daemon/);
   n.peerUp('n3');
   await n.until('another one is chosen', () => n.own(vm.id)?.standby === 'n3');
+});
+
+await scenario('a machine of before is not taken for the one of the failover', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true });
+  await n.until('protected', () => running(n, vm.id)() && state(n, vm.id, 'protected')());
+  // Held by the keeper: its journal cannot be read, so that it kills nothing.
+  n.keeper.mode = 'ice';
+  n.leased = false;
+  const own = n.own(vm.id);
+  if (own === null) throw new Error('no owner');
+  n.ledger.poke(
+    kinds.vmOwn.key(vm.id),
+    writeRecord(kinds.vmOwn, { ...own, owner: 'n2', standby: 'n1', gen: own.gen + 1 }),
+  );
+  await n.clock.advance(5_000);
+  await n.peerDown('n2');
+  await n.clock.advance(5_000);
+  n.leased = true;
+  await n.clock.advance(20_000);
+  t.equal(n.own(vm.id)?.owner, 'n2', 'left alone');
+  t.equal(n.host.starts.length, 1);
+  n.keeper.mode = 'run';
+  await n.until('the old one gone, a new one here', () => n.host.starts.length === 2);
+  t.equal(n.own(vm.id)?.owner, 'n1');
+  await n.until('runs', running(n, vm.id));
 });

@@ -282,6 +282,7 @@ void t.test('a machine of another owner that does not die is never thawed, and s
   t.ok(rig.freezer.there.get('a')?.frozen);
   t.ok(rig.freezer.runs('b'));
   t.same(rig.keeper.state().armed, ['a', 'b']);
+  await t.rejects(rig.keeper.arm('a', { takeover: [] }), { code: 'not-armable', message: /held here/ });
   rig.freezer.undead.delete('a');
   await rig.clock.advance(2_000);
   t.same(rig.keeper.state().armed, ['b']);

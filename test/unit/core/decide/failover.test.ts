@@ -69,6 +69,7 @@ const vm = (
   },
   wanted: true,
   running: false,
+  left: false,
   reach: { ok: true, pools: [pool] },
   ...o,
 });
