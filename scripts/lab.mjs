@@ -189,7 +189,10 @@ const verbs = {
   down: () => down(first),
   boot: () => bootAll(args),
   kill: async () => {
-    for (const node of args) await nodes.power(node);
+    for (const node of args) {
+      const atMs = await nodes.power(node);
+      if (atMs !== null) console.log(`${node} lost its power at ${atMs}`);
+    }
   },
   exec: () => foreground(nodes.inside(first, args.slice(1))),
   shell: () => foreground(nodes.inside(first, ['bash', '-l'])),

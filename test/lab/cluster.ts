@@ -1,5 +1,5 @@
 import https from 'node:https';
-import { Lab, waitFor } from './harness.js';
+import { Lab, waitFor, type LabOptions } from './harness.js';
 import type { Op } from '../../core/domain/op.js';
 import { opFinished } from '../../core/domain/op.js';
 
@@ -28,10 +28,11 @@ const program = '/usr/lib/flotilla/flotilla-agent.mjs';
 export class LabCluster {
   readonly lab: Lab;
   #port = 0;
+  readonly #ports = new Map<string, number>();
   #token = '';
   #ca = '';
 
-  constructor(o: { id: string; net: string; guestNet: string }) {
+  constructor(o: LabOptions) {
     this.lab = new Lab(o);
   }
 
@@ -68,7 +69,8 @@ export class LabCluster {
   /** Starts a controller there and speaks to it from now on. */
   async controllerOn(node: string): Promise<void> {
     await this.lab.sh(node, 'systemctl start flotilla-controller');
-    this.#port = await this.lab.forward(`${node}:8443`);
+    this.#port = this.#ports.get(node) ?? (await this.lab.forward(`${node}:8443`));
+    this.#ports.set(node, this.#port);
     await waitFor(`the controller on ${node}`, async () => (await this.get('cluster')).status === 200);
   }
 

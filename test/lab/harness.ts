@@ -77,13 +77,18 @@ export interface LabOptions {
   /** First three numbers of the nodes' network. Labs do not see each other, so two may have the same. */
   readonly net?: string;
   readonly guestNet?: string;
+  /** Timing profile of the nodes where `LAB_TIMING` does not say; without it `lab`. */
+  readonly timing?: Timing;
 }
+
+type Timing = 'lab' | 'production';
 
 /** A rack of nodes on this machine, as `scripts/lab` makes it. */
 export class Lab {
   readonly id: string;
   readonly net: string;
   readonly guestNet: string;
+  readonly timing: Timing;
   /** Everything this lab keeps, among it each node's console.log. */
   readonly dir: string;
   /** The directory that all nodes see as /srv/shared. */
@@ -93,13 +98,19 @@ export class Lab {
     this.id = o.id;
     this.net = o.net ?? '10.79.0';
     this.guestNet = o.guestNet ?? '10.79.100';
+    this.timing = (process.env['LAB_TIMING'] as Timing | undefined) ?? o.timing ?? 'lab';
     this.dir = path.resolve('build/lab', o.id);
     this.share = path.join(this.dir, 'share');
   }
 
   /** `scripts/lab VERB ARGS`, whatever it says. */
   async call(...args: readonly string[]): Promise<Outcome> {
-    const env = { LAB_ID: this.id, LAB_NET: this.net, LAB_GUEST_NET: this.guestNet };
+    const env = {
+      LAB_ID: this.id,
+      LAB_NET: this.net,
+      LAB_GUEST_NET: this.guestNet,
+      LAB_TIMING: this.timing,
+    };
     return run(process.execPath, [path.resolve('scripts/lab.mjs'), ...args], { env });
   }
 

@@ -109,17 +109,20 @@ export function nodesOf(config, cgroup, fabric) {
    * Cuts a node's power: it falls silent, its disk forgets whatever was not flushed, everything on it dies at once.
    *
    * @param {string} node
+   * @returns when it fell silent, ms of the wall clock; null: it was off
    */
   async function power(node) {
     numberOf(node);
     const group = cgroup.node(node);
     await stopWatchdog(node);
-    if (!existsSync(group)) return;
+    if (!existsSync(group)) return null;
     await fabric.unplug(node).catch(() => {}); // an interrupted `up` may have no cable yet
+    const atMs = Date.now();
     await freeze(group); // nobody sees the errors that come now
     const supervisor = processesIn(path.join(group, 'supervisor'))[0];
     if (supervisor !== undefined) await forget(`/proc/${supervisor}/root${config.nodeDir(node)}/disk`);
     await reap(group);
+    return atMs;
   }
 
   /** Waits until systemd in the node has started everything. @param {string} node @param {number} [limitMs] */
