@@ -2,10 +2,13 @@
  * main.js FIGURE…: measures these figures and prints a JSON line of each. Those of the lab want the cluster that
  * scripts/bench has brought up, and run on its fabric, where the nodes' addresses are.
  */
+import { Drills } from '../../../test/lab/drill.js';
 import { Lab } from '../../../test/lab/harness.js';
 import { apiList } from './api-list.js';
 import { Cluster } from './cluster.js';
 import { coldStart } from './cold-start.js';
+import { failover, plannedMove } from './failover.js';
+import { freeze, keeper } from './keeper.js';
 import { libvirtClient } from './libvirt-client.js';
 import { idleCpu, memory } from './resources.js';
 import { say } from './report.js';
@@ -21,6 +24,14 @@ const inLab: Readonly<Record<string, (c: Cluster) => Promise<void>>> = {
   'libvirt-client': (c) => libvirtClient(c, quick ? 2 : 20),
   'idle-cpu': (c) => idleCpu(c, quick ? 20 : 60),
   'cold-start': (c) => coldStart(c, quick ? 3 : 7),
+};
+/** These bring up a lab of their own, of production timings, and break it on purpose. */
+const inDrills: Readonly<Record<string, (d: Drills) => Promise<void>>> = {
+  failover: (d) => (quick ? failover(d, 2, 1) : failover(d, 14, 6)),
+  'planned-move': (d) => plannedMove(d, quick ? 1 : 5),
+  // Last, as the guests they start stay.
+  keeper: (d) => keeper(d, quick ? 10 : 60),
+  freeze: (d) => freeze(d, quick ? 20 : 200),
 };
 const alone: Readonly<Record<string, () => Promise<void>>> = {
   'api-list': () => apiList(quick ? 100 : 500),
@@ -39,17 +50,22 @@ const attempt = async (name: string, measure: () => Promise<void>): Promise<void
   }
 };
 
+const where = {
+  id: process.env['LAB_ID'] ?? 'flbench',
+  net: process.env['LAB_NET'] ?? '10.77.0',
+  guestNet: process.env['LAB_GUEST_NET'] ?? '10.77.100',
+};
 if (asked.some((name) => name in inLab)) {
-  const cluster = await Cluster.open(
-    new Lab({
-      id: process.env['LAB_ID'] ?? 'flbench',
-      net: process.env['LAB_NET'] ?? '10.77.0',
-      guestNet: process.env['LAB_GUEST_NET'] ?? '10.77.100',
-    }),
-  );
+  const cluster = await Cluster.open(new Lab(where));
   for (const [name, measure] of Object.entries(inLab))
     if (asked.includes(name)) await attempt(name, () => measure(cluster));
   await cluster.close();
+}
+if (asked.some((name) => name in inDrills)) {
+  const drills = await Drills.up(where);
+  for (const [name, measure] of Object.entries(inDrills))
+    if (asked.includes(name)) await attempt(name, () => measure(drills));
+  await drills.down();
 }
 for (const [name, measure] of Object.entries(alone)) if (asked.includes(name)) await attempt(name, measure);
 process.exitCode = failed ? 1 : 0;
