@@ -74,11 +74,13 @@ export class Fencing {
       { key: kinds.seen.key(w.node), modRevision: w.absence.seenRevision },
     ];
     const claim = fencingKey(w.node);
-    const claimed = await ledger.txn(
-      [...stillGone, { key: claim, createRevision: 0n }],
-      [{ put: claim, value: me, lease }],
-    );
-    if (!claimed.done) return; // somebody else is at it, or the node is back
+    const before = await ledger.get(claim);
+    if (before !== null && before.value !== me) return; // somebody else is at it
+    // Of this node's agent before this one: it died at it, and its programs with it. The lease outlives agents.
+    const free: Compare =
+      before === null ? { key: claim, createRevision: 0n } : { key: claim, modRevision: before.modRevision };
+    const claimed = await ledger.txn([...stillGone, free], [{ put: claim, value: me, lease }]);
+    if (!claimed.done) return; // somebody else was faster, or the node is back
     const ours: Compare = { key: claim, modRevision: claimed.revision };
     try {
       const entry = await ledger.get(kinds.bmc.key(w.node));

@@ -415,6 +415,20 @@ await fenced(
   },
 );
 
+await fenced(
+  'an agent that died while it powered a node off leaves no claim that keeps the next one from it',
+  () => ({ confirms: true }),
+  async (n, bmc, t) => {
+    const vm = n.createVm({ ha }, { shared: true, own: { ...atN2, fence: { armed: false, waitMs: 0 } } });
+    // Its keeper lives on, and with it the lease that the claim is bound to.
+    n.ledger.poke('/flotilla/fencing/n2', 'n1');
+    await n.peerDown('n2');
+    await n.until('runs', running(n, vm.id));
+    t.equal(bmc.offs, 1);
+    t.equal(n.ledger.peek('/flotilla/fencing/n2'), null);
+  },
+);
+
 /** Armed, stopped, started, another VM taken over: with an agent that dies at one of its acts. */
 async function life(death: Death | null): Promise<{ node: SimNode; acts: number; died: boolean }> {
   const n = new SimNode();
