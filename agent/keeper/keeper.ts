@@ -88,7 +88,8 @@ export class Keeper {
   start(): void {
     this.#beatMs = this.#env.clock.nowMs();
     this.#save();
-    this.#env.log.info(`keeper ${this.#env.version}: starts in mode ${this.#mode}`, {
+    const why = this.#mode === 'ice' ? ': it has no good renewal of this boot that is young enough' : '';
+    this.#env.log.info(`keeper ${this.#env.version}: starts in mode ${this.#mode}${why}`, {
       boot: this.#boot,
       armed: this.#armed.size,
     });

@@ -47,8 +47,8 @@ export class FakeHost {
   /** An answer to a look is so old when it arrives, ms; an act takes effect after so long. */
   lookMs = 20;
   actMs = 7;
-  /** A machine comes to life so long after it was asked for, ms. */
-  startMs = 7;
+  /** QEMU comes to life after so long, ms; null: as any act. */
+  startMs: (() => number) | null = null;
   readonly wait = (ms: number): Promise<void> => this.#clock.sleep(ms);
   readonly #clock: Clock;
   #nextId = 1;
@@ -150,8 +150,8 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
     await host.wait(host.lookMs);
     return seen;
   };
-  const answer = async <T>(act: () => T): Promise<T> => {
-    await host.wait(host.actMs);
+  const answer = async <T>(act: () => T, ms = host.actMs): Promise<T> => {
+    await host.wait(ms);
     return call(act);
   };
   const known: Partial<Hypervisor> = {
@@ -199,10 +199,7 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
         host.get(d);
         host.domains.delete(d);
       }),
-    start: async (d, o) => {
-      await host.wait(host.startMs);
-      return call(() => host.start(d, o?.paused === true));
-    },
+    start: (d, o) => answer(() => host.start(d, o?.paused === true), host.startMs?.()),
     stop: (d, how) =>
       answer(() => {
         if (how === 'destroy') return host.die(d, 'destroyed');

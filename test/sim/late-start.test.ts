@@ -13,7 +13,7 @@ for (const startMs of [4_000, 9_000, 12_000, 20_000, 30_000]) {
     await w.until('the first VM runs', () => w.runsOn(other).length === 1);
     const web = w.createVm('web', 'n1', { power: 'stopped' });
     await w.pass(3_000);
-    w.node('n1').host.libvirt.startMs = startMs;
+    w.node('n1').host.libvirt.startMs = () => startMs;
     w.action('start', web);
     await w.until('its start is decided', () => w.own(web)?.state === 'running');
     // Nobody chose a standby yet, so any node takes it.

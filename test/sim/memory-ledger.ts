@@ -182,7 +182,8 @@ export class MemoryLedger {
 
   async #waitFor(lease: Lease): Promise<void> {
     while (this.#leases.has(lease.id) && !this.#timers.signal.aborted) {
-      const left = Math.max(1, lease.endsMs - this.#clock.nowMs());
+      // Without a leader no lease ends; looked at again now and then.
+      const left = this.quorum ? Math.max(1, lease.endsMs - this.#clock.nowMs()) : 200;
       await this.#clock.sleep(left, this.#timers.signal).catch(() => undefined);
       if (this.#timers.signal.aborted) return;
       this.expire();

@@ -4,6 +4,9 @@ import type { World } from './cluster/world.js';
 /** Something done to a cluster. */
 export type Command = (w: World) => void;
 
+/** How to bring the etcd of a node back, by node; one scenario runs at a time. */
+const etcdStops = new Map<string, () => void>();
+
 /** What can be said behind `at … s:` and `before:`, and what it does. */
 const words: readonly (readonly [RegExp, (w: World, f: readonly string[]) => void])[] = [
   [/^power loss of (.+)$/, (w, [who]) => each(w, who, (n) => w.node(n).powerLoss())],
@@ -21,8 +24,8 @@ const words: readonly (readonly [RegExp, (w: World, f: readonly string[]) => voi
   [/^the network is whole again$/, (w) => w.net.heal()],
   [/^storage of (n\d) is away$/, (w, [n = '']) => void w.pool.unreachable.add(n)],
   [/^storage is back$/, (w) => w.pool.unreachable.clear()],
-  [/^etcd of (.+) stops$/, (w, [who]) => each(w, who, (n) => w.voters.set(n, false))],
-  [/^etcd of (.+) starts$/, (w, [who]) => each(w, who, (n) => w.voters.set(n, true))],
+  [/^etcd of (.+) stops$/, (w, [who]) => each(w, who, (n) => void etcdStops.set(n, w.voters.stop(n)))],
+  [/^etcd of (.+) starts$/, (w, [who]) => each(w, who, (n) => etcdStops.get(n)?.())],
   [
     /^(agent|keeper) of (.+) is killed$/,
     (w, [what, who]) => each(w, who, (n) => w.node(n).kill(program(what))),

@@ -166,7 +166,7 @@ export async function runScenario(s: Scenario, seed: number | null = null): Prom
   const begun = w.lines.length;
   for (const c of s.commands) {
     await w.time.run(settleMs + c.atMs);
-    w.checks.calmSinceMs = w.time.nowMs;
+    w.checks.troubled();
     w.say(`* ${c.text}`);
     c.does(w);
     w.checks.dirty = true;

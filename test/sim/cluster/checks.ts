@@ -1,6 +1,8 @@
 import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import type { Op } from '../../../core/domain/op.js';
 import { opFinished } from '../../../core/domain/op.js';
+import type { FaultKind } from './faults.js';
+import type { ClusterNode } from './node.js';
 import type { World } from './world.js';
 
 /** What must not happen: which promise, and what was seen. */
@@ -25,8 +27,20 @@ export type Transition = (typeof transitions)[number];
 
 /** A node that keeps up and reaches the ledger for this long must not freeze or be reset, ms. */
 const healthyMs = 5_000;
-/** After a single failure in calm weather a protected VM runs again within this, ms: budget of DESIGN P5, leader's death among it. */
-export const recoveryMsMax = 16_000;
+/**
+ * After a single failure a protected VM runs again within this, ms; the second where the ledger had to find a new
+ * leader too. @see DESIGN P5
+ */
+export const recoveryMsMax = { usual: 13_500, leaderLost: 16_000 } as const;
+/** A failure is single where nothing else went wrong for so long before, ms. */
+const aloneMs = 15_000;
+/** Failures of one node that its standbys must make good. */
+const single: ReadonlySet<FaultKind> = new Set(['power-loss', 'reboot', 'partition', 'node-stalls']);
+/** A VM of a lost node that is not taken has its reason said within this, ms. */
+const reasonMs = 20_000;
+
+/** Faults that neither keep a standby from its work nor cost it time. */
+const harmless: ReadonlySet<FaultKind> = new Set(['clock-jump', 'broker-down']);
 
 interface Owned {
   readonly owner: string;
@@ -42,18 +56,26 @@ export class Checks {
   readonly violations: Violation[] = [];
   /** Ownership transitions seen, in order. */
   readonly seen: { readonly atMs: number; readonly what: Transition; readonly vm: string }[] = [];
-  /** Time from a protected VM's fall to its running again, ms. */
+  /** Time from the fall of a protected VM, by a single failure, to its running on its standby, ms. */
   readonly recoveries: number[] = [];
   /** Told of each transition. */
   onTransition: (what: Transition, vm: string) => void = () => undefined;
-  /** Nothing was done to the cluster since then, ms; for P4 and P5. */
-  calmSinceMs = 0;
   readonly #world: World;
   readonly #owned = new Map<string, Owned>();
   readonly #runs = new Map<string, string>();
   readonly #words = new Map<string, string>();
-  readonly #downSinceMs = new Map<string, number>();
-  readonly #protectedAtFall = new Map<string, boolean>();
+  readonly #expected = new Map<
+    string,
+    { readonly sinceMs: number; readonly node: string; readonly limitMs: number }
+  >();
+  readonly #lostSinceMs = new Map<string, number>();
+  readonly #heard = new Map<string, { readonly text: string; readonly fields: Record<string, unknown> }[]>();
+  /** Machines, by the order of their starts: `node vm`. */
+  readonly #instances = new Map<string, number>();
+  /** The newest machine of a VM that ever ran guest code. */
+  readonly #newest = new Map<string, number>();
+  readonly #later = new Set<string>();
+  #instance = 0;
   #history = 0;
 
   constructor(world: World) {
@@ -61,8 +83,11 @@ export class Checks {
     for (const n of world.nodes.values()) {
       n.host.onKill = (vm) => this.#killed(n.id, vm);
       n.host.refuseStart = (vm, paused) => this.#starts(n.id, vm, paused);
+      n.host.onStart = (vm) => this.started(n.id, vm);
+      n.host.onDestroy = (vm) => this.destroyed(n.id, vm);
       const bite = n.host.onBite;
       n.host.onBite = () => {
+        this.#judge(n);
         const calm = n.healthySinceMs !== null && world.time.nowMs - n.healthySinceMs >= healthyMs;
         if (calm) this.report('P4', `the watchdog reset ${n.id}, whose keeper and ledger were well`);
         bite();
@@ -96,13 +121,24 @@ export class Checks {
       for (const node of on)
         if (own !== null && own.owner !== node)
           this.report('P1', `VM ${vm} runs on ${node}, but ${own.owner} owns it (generation ${own.gen})`);
+      for (const node of on) {
+        const instance = this.#instances.get(`${node} ${vm}`) ?? 0;
+        if (instance < (this.#newest.get(vm) ?? 0))
+          this.report('P3', `an older machine of VM ${vm} goes on writing on ${node} after a newer one ran`);
+        this.#newest.set(vm, Math.max(instance, this.#newest.get(vm) ?? 0));
+        if (own?.fence.armed === true && own.owner === node && w.node(node).host.pettedMs === null)
+          this.report(
+            'safety 1',
+            `VM ${vm} is armed for the ledger, and runs on ${node} without its watchdog`,
+          );
+      }
       const now = on[0] ?? '';
       const before = this.#runs.get(vm) ?? '';
       this.#tell(vm, now);
       if (now === before) continue;
       this.#runs.set(vm, now);
       if (now === '') this.#fell(vm, before);
-      else this.#rose(vm);
+      else this.#rose(vm, now);
     }
   }
 
@@ -120,47 +156,107 @@ export class Checks {
 
   #fell(vm: string, node: string): void {
     const w = this.#world;
-    this.#downSinceMs.set(vm, w.time.nowMs);
-    const own = w.own(vm);
-    const standby = own?.standby ?? null;
-    const able = standby === null ? undefined : w.nodes.get(standby);
-    this.#protectedAtFall.set(
-      vm,
-      own?.fence.armed === true &&
-        able?.agent !== null &&
-        able?.keeperState?.armable.ok === true &&
-        !w.pool.unreachable.has(standby ?? ''),
-    );
+    this.#expect(vm, node);
     const n = w.nodes.get(node);
     if (n?.host.exists(vm) !== true || n.host.standsStill(vm) !== true) return;
+    this.#judge(n);
     const well = n.healthySinceMs !== null && w.time.nowMs - n.healthySinceMs >= healthyMs;
     if (well) this.report('P4', `${node} froze ${vm} although its keeper and the ledger were well`);
+    const why =
+      this.#heard.get(`${node} keeper`)?.some((h) => /→ ice: .|in mode ice: ./.test(h.text)) === true;
+    if (!why) this.report('P7', `${node} froze ${vm} without a word why`);
   }
 
-  #rose(vm: string): void {
-    const since = this.#downSinceMs.get(vm);
-    this.#downSinceMs.delete(vm);
-    if (since === undefined) return;
-    const ms = this.#world.time.nowMs - since;
-    if (this.#world.spec(vm).ha.enabled && this.#protectedAtFall.get(vm) === true) this.recoveries.push(ms);
+  /** Whether the VM must be back in time: it was protected, and this is the only failure. */
+  #expect(vm: string, node: string): void {
+    const w = this.#world;
+    const recent = w.troubles(aloneMs).filter((f) => !harmless.has(f.kind));
+    const [fault] = recent;
+    const own = w.own(vm);
+    const spec = w.spec(vm);
+    if (recent.length !== 1 || fault === undefined || own === null || own.standby === null) return;
+    if (!single.has(fault.kind) || !fault.nodes.includes(node)) return;
+    const standby = w.node(own.standby);
+    const policy = w.currentPolicy();
+    const able =
+      own.fence.armed &&
+      spec.power === 'running' &&
+      !policy.hold &&
+      !policy.paused &&
+      own.failoversMs.length < spec.ha.restartsPerHourMax &&
+      standby.agent !== null &&
+      standby.keeperState?.armable.ok === true &&
+      standby.healthySinceMs !== null &&
+      w.time.nowMs - standby.healthySinceMs > aloneMs;
+    if (!able) return;
+    const { leader } = w.voters;
+    const budget = leader === null || leader === node ? recoveryMsMax.leaderLost : recoveryMsMax.usual;
+    this.#expected.set(vm, { sinceMs: w.time.nowMs, node, limitMs: budget + w.node(node).host.lockLeaseMs });
   }
 
-  /** A VM that was protected when its node failed, while nothing else went wrong, is back in time. */
+  /** Something else goes wrong: nobody is promised anything about when. */
+  troubled(): void {
+    this.#expected.clear();
+  }
+
+  #rose(vm: string, node: string): void {
+    const e = this.#expected.get(vm);
+    this.#expected.delete(vm);
+    if (e !== undefined && e.node !== node) this.recoveries.push(this.#world.time.nowMs - e.sinceMs);
+  }
+
   #overdue(): void {
     const w = this.#world;
     const now = w.time.nowMs;
-    for (const [vm, since] of this.#downSinceMs) {
-      const spec = w.spec(vm);
-      if (spec.power !== 'running' || !spec.ha.enabled || this.#protectedAtFall.get(vm) !== true) continue;
-      const from = Math.max(since, this.calmSinceMs);
-      if (now - from < recoveryMsMax + 1_000) continue;
-      // Frozen where it is, or held by a person: no failover is due.
-      if (w.checksExcused(vm)) continue;
-      this.#protectedAtFall.set(vm, false);
+    for (const [vm, e] of this.#expected) {
+      if (now - e.sinceMs <= e.limitMs) continue;
+      this.#expected.delete(vm);
+      // The user may have stopped it, or paused HA, meanwhile.
+      const policy = w.currentPolicy();
+      if (w.spec(vm).power !== 'running' || !w.spec(vm).ha.enabled || policy.hold || policy.paused) continue;
       this.report(
         'P5',
-        `VM ${vm} was protected, and is down for ${Math.round(now - since)} ms, ${Math.round(now - from)} of them in calm weather`,
+        `VM ${vm} was protected, ${e.node} failed alone, and after ${e.limitMs} ms it is still down`,
       );
+    }
+  }
+
+  /** P7: a VM of a lost node that is not taken has its reason said by somebody. */
+  #unexplained(): void {
+    const w = this.#world;
+    const now = w.time.nowMs;
+    for (const [name, vm] of w.vms) {
+      const own = w.own(vm);
+      const spec = w.spec(vm);
+      const lost = own !== null && w.voters.store.peek(kinds.live.key(own.owner)) === null;
+      const live = [...w.nodes.values()].filter(
+        (n) =>
+          n.id !== own?.owner &&
+          n.agent !== null &&
+          !n.agent.stalled &&
+          n.keeperState?.mode === 'run' &&
+          n.healthySinceMs !== null,
+      );
+      const watched =
+        lost &&
+        w.voters.leader !== null &&
+        own.state === 'running' &&
+        spec.ha.enabled &&
+        (own.standby === null ? live.length > 0 : live.some((n) => n.id === own.standby));
+      if (!watched) {
+        this.#lostSinceMs.delete(vm);
+        continue;
+      }
+      const since = this.#lostSinceMs.get(vm) ?? now;
+      this.#lostSinceMs.set(vm, since);
+      if (now - since < reasonMs) continue;
+      const said = live.some((n) =>
+        this.#heard
+          .get(`${n.id} agent`)
+          ?.some((h) => h.text.startsWith(`${name}: failover`) && h.text.length > name.length + 15),
+      );
+      if (!said) this.report('P7', `VM ${vm} of the lost ${own.owner} is not taken, and nobody says why`);
+      this.#lostSinceMs.set(vm, now);
     }
   }
 
@@ -176,10 +272,39 @@ export class Checks {
       );
   }
 
+  /** A line in the log of one of our programs. */
+  heard(node: string, who: 'agent' | 'keeper', text: string, fields: Record<string, unknown>): void {
+    const key = `${node} ${who}`;
+    const lines = this.#heard.get(key) ?? [];
+    lines.push({ text, fields });
+    if (lines.length > 60) lines.splice(0, 20);
+    this.#heard.set(key, lines);
+  }
+
+  started(node: string, vm: string): void {
+    const w = this.#world;
+    this.#instances.set(`${node} ${vm}`, ++this.#instance);
+    const own = w.own(vm);
+    if (w.node(node).host.executes(vm) && own !== null && own.state === 'stopped')
+      this.report('P1', `VM ${vm} was started on ${node} while the ledger says that it is off`);
+  }
+
+  destroyed(node: string, vm: string): void {
+    const name = this.#world.names.get(vm) ?? vm;
+    const why = this.#heard
+      .get(`${node} agent`)
+      ?.some((h) => h.text.startsWith(`forces VM "${name}" off: `) || h.text.startsWith(`removes VM ${vm}`));
+    if (why !== true) this.report('P7', `${node} forced VM ${vm} off without a word why`);
+  }
+
   #killed(node: string, vm: string): void {
     const own = this.#world.own(vm);
     if (own === null || own.owner === node)
       this.report('safety 10', `${node} killed VM ${vm} without proof that another node owns it`);
+    const why = this.#heard
+      .get(`${node} keeper`)
+      ?.some((h) => h.text.startsWith(`VM ${vm} is killed here: `));
+    if (why !== true) this.report('P7', `${node} killed VM ${vm} without a word why`);
   }
 
   #ledgerChanged(): void {
@@ -196,14 +321,20 @@ export class Checks {
           gen: number;
           state: string;
           fence: { armed: boolean };
+          later?: unknown;
         };
+        if (o.later !== undefined) this.#later.add(vm);
+        else if (this.#later.has(vm) && c.by !== 'poke')
+          this.report('safety 10', `${c.by} lost a field of a later release from the ownership of VM ${vm}`);
         next = { owner: o.owner, standby: o.standby, gen: o.gen, state: o.state, armed: o.fence.armed };
       } catch {
         continue;
       }
       const before = this.#owned.get(vm);
       this.#owned.set(vm, next);
-      if (before !== undefined && c.by !== 'poke') this.#transition(vm, before, next);
+      if (before === undefined || c.by === 'poke') continue;
+      this.#transition(vm, before, next);
+      if (before.owner !== next.owner && next.state === 'running') this.#hasOp(vm, c.revision);
       this.dirty = true;
     }
   }
@@ -229,6 +360,19 @@ export class Checks {
     );
   }
 
+  /** P7: a failover comes with its operation, in the same transaction. */
+  #hasOp(vm: string, revision: bigint): void {
+    const { history } = this.#world.voters.store;
+    for (let i = history.length - 1; i >= 0 && (history[i]?.revision ?? 0n) >= revision; i--) {
+      const c = history[i];
+      if (c === undefined || c.revision !== revision || c.value === null || kinds.op.idOf(c.key) === null)
+        continue;
+      const op = JSON.parse(c.value) as Op;
+      if (op.kind === 'vm.failover' && op.subject.id === vm && op.step !== '') return;
+    }
+    this.report('P7', `VM ${vm} was taken over without an operation that says so`);
+  }
+
   /** The old owner's machine must not be able to run when its VM is taken. */
   #mayTake(vm: string, a: Owned, b: Owned): void {
     const w = this.#world;
@@ -239,23 +383,56 @@ export class Checks {
       this.report('safety 1', `${b.owner} took VM ${vm} though ${a.owner} was not armed`);
   }
 
+  /** Whether its keeper and its way to the ledger are well now. */
+  #judge(n: ClusterNode): void {
+    const w = this.#world;
+    const k = n.keeper;
+    const ok =
+      n.host.powered &&
+      k?.alive === true &&
+      !k.stalled &&
+      n.host.freezeFault === null &&
+      !n.host.killFault &&
+      !n.host.diskFault &&
+      !n.host.stalled &&
+      w.voters.answers(n.id) &&
+      w.voters.weather.lostCalls + w.voters.weather.lostAnswers + w.voters.weather.late === 0 &&
+      w.voters.weather.slowMs < 200 &&
+      w.earlyExpiryMs + 10_000 < w.time.nowMs;
+    if (!ok) n.healthySinceMs = null;
+    else n.healthySinceMs ??= w.time.nowMs;
+  }
+
   tick(): void {
     const w = this.#world;
-    for (const n of w.nodes.values()) {
-      const k = n.keeper;
-      const ok =
-        n.host.powered &&
-        k?.alive === true &&
-        !k.stalled &&
-        n.host.freezeFault === null &&
-        w.voters.answers(n.id) &&
-        w.voters.weather.lostCalls + w.voters.weather.lostAnswers === 0 &&
-        w.voters.weather.slowMs < 200 &&
-        w.earlyExpiryMs + 10_000 < w.time.nowMs;
-      if (!ok) n.healthySinceMs = null;
-      else n.healthySinceMs ??= w.time.nowMs;
-    }
+    for (const n of w.nodes.values()) this.#judge(n);
     this.#overdue();
+    this.#unexplained();
+  }
+
+  /** All is mended, and has come to rest: every VM that is wanted runs, and no operation is under way. */
+  resting(): boolean {
+    const w = this.#world;
+    for (const vm of w.vms.values()) {
+      const on = w.runsOn(vm);
+      const wanted = w.spec(vm).power === 'running';
+      if (
+        wanted
+          ? on.length !== 1 || on[0] !== w.own(vm)?.owner
+          : on.length > 0 || w.own(vm)?.state !== 'stopped'
+      )
+        return false;
+    }
+    return !this.#openOps().length;
+  }
+
+  #openOps(): Op[] {
+    return this.#world.voters.store.peekAll(kinds.op.prefix).flatMap((e) => {
+      const op = JSON.parse(e.value) as Op;
+      // A failover is over when its machine runs; that its guest answers may take minutes, and these never do.
+      const runs = (op.args['phasesMs'] as { running?: number } | undefined)?.running !== undefined;
+      return opFinished(op) || (op.kind === 'vm.failover' && runs) ? [] : [op];
+    });
   }
 
   /** At the end, all mended for long enough: everything runs where it should, and no operation hangs. */
@@ -272,14 +449,11 @@ export class Checks {
         );
       if (!wanted && on.length > 0) this.report('P6', `VM ${name} was stopped and runs on ${on.join(', ')}`);
     }
+    for (const op of this.#openOps())
+      this.report('P6', `operation ${op.kind} of ${op.subject.id} hangs in "${op.state}": ${op.step}`);
     for (const e of w.voters.store.peekAll(kinds.op.prefix)) {
       const op = JSON.parse(e.value) as Op;
-      // A failover is over when its machine runs; that its guest answers may take minutes, and these never do.
-      const runs = (op.args['phasesMs'] as { running?: number } | undefined)?.running !== undefined;
-      if (op.kind === 'vm.failover' && runs) continue;
-      if (!opFinished(op))
-        this.report('P6', `operation ${op.kind} of ${op.subject.id} hangs in "${op.state}": ${op.step}`);
-      else if (op.state !== 'done' && op.error === null && op.step === '')
+      if (opFinished(op) && op.state !== 'done' && op.error === null && op.step === '')
         this.report('P7', `operation ${op.kind} ended as ${op.state} without a word why`);
     }
   }

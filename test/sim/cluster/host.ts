@@ -12,6 +12,7 @@ import type { Clock } from '../../../agent/env.js';
 import type { JournalEntry } from '../../../core/domain/ha.js';
 import { LibvirtError } from '../../../agent/libvirt/hypervisor.js';
 import { FakeHost } from '../fake-hypervisor.js';
+import { Wanted } from './net.js';
 import type { SimTime } from './time.js';
 
 /** What a pool's files are to a simulated cluster: which machine holds a disk's lock, and what new owners left. */
@@ -19,9 +20,12 @@ export class SharedPool {
   readonly path = '/srv/shared';
   /** Which node's machine has the disk of a VM open, running or frozen. */
   readonly locks = new Map<string, string>();
+  /** False: nothing but the protocol keeps two machines apart. */
+  enforcesLocks = true;
   readonly takeovers = new Map<string, string>();
   readonly disks = new Map<string, number>();
-  readonly unreachable = new Set<string>();
+  /** Nodes that it does not answer. */
+  readonly unreachable = new Wanted();
 }
 
 /** Rules of the host that a mutation may break. */
@@ -56,10 +60,25 @@ export class SimHost {
   /** It bites so much later than it should, ms. */
   biteLateMs = 0;
   bites = 0;
+  /** Rises at each power off: what was under way then has no effect any more. */
+  boots = 0;
+  /** The disk takes no writes (journal, epoch). */
+  diskFault = false;
+  /** The whole machine stands still: no process, no guest, no driver; only the watchdog counts. */
+  stalled = false;
+  /** A machine hangs in the kernel and does not die. */
+  killFault = false;
+  /** A dead node's locks live on in the pool for so long, ms. */
+  lockLeaseMs = 0;
+  /** What this machine's monotonic clock is ahead of the simulation's: another at each boot. */
+  zeroMs = 0;
   wallOffsetMs = 1_700_000_000_000;
   /** Told of each thing that may change who executes. */
   onChange: (what: string) => void = () => undefined;
   onBite: () => void = () => undefined;
+  /** Told of a machine's start, and of one that the agent forced off. */
+  onStart: (vm: string) => void = () => undefined;
+  onDestroy: (vm: string) => void = () => undefined;
   /** Told of a kill by the keeper. */
   onKill: (vm: string) => void = () => undefined;
   readonly #time: SimTime;
@@ -76,13 +95,16 @@ export class SimHost {
     const clock: Clock = {
       nowMs: () => time.nowMs,
       wallMs: () => time.nowMs + this.wallOffsetMs,
-      sleep: (ms) => new Promise((resolve) => time.after(ms, resolve)),
+      sleep: (ms) => this.#wait(ms),
     };
     this.libvirt = new FakeHost(clock);
     this.libvirt.beforeStart = (vm, _gen, paused) => this.#beforeStart(vm, paused);
     this.libvirt.listen((e) => {
       if (e.type !== 'lifecycle') return;
-      if (e.event === 'stopped') this.#gone(e.uuid);
+      if (e.event === 'stopped') {
+        this.#gone(e.uuid);
+        if (this.libvirt.domains.get(e.uuid)?.state.reason === 'destroyed') this.onDestroy(e.uuid);
+      } else if (e.event === 'started') this.onStart(e.uuid);
       this.onChange(`${e.event} ${e.uuid}`);
     });
   }
@@ -97,7 +119,7 @@ export class SimHost {
         code: 'refused',
         outcome: 'refused',
       });
-    const holder = this.pool.locks.get(vm);
+    const holder = this.pool.enforcesLocks ? this.pool.locks.get(vm) : undefined;
     if (holder !== undefined && holder !== this.node)
       throw new LibvirtError('Failed to get "write" lock', { code: 'refused', outcome: 'refused' });
     this.pool.locks.set(vm, this.node);
@@ -126,7 +148,8 @@ export class SimHost {
   /** Its guest runs code in this very moment. */
   executes(vm: string): boolean {
     const d = this.libvirt.domains.get(vm);
-    return this.powered && d?.active === true && d.state.state === 'running' && !this.standsStill(vm);
+    const up = this.powered && !this.stalled;
+    return up && d?.active === true && d.state.state === 'running' && !this.standsStill(vm);
   }
 
   machines(): Machine[] {
@@ -138,9 +161,21 @@ export class SimHost {
   /** Everything volatile goes. */
   powerOff(): void {
     this.powered = false;
+    this.stalled = false;
+    this.boots++;
+    this.zeroMs = Math.round(((this.zeroMs + 1) * 7919) % 1e6);
     this.pettedMs = null;
     if (this.rules.tmpfsEmptied) this.tmpfs = null;
-    for (const [vm, d] of this.libvirt.domains) if (d.active) this.#gone(vm);
+    for (const [vm, d] of this.libvirt.domains) {
+      if (!d.active) continue;
+      const { boots } = this;
+      if (this.lockLeaseMs === 0) this.#gone(vm);
+      // The server gives the dead node's locks up after its lease, or when the node is back.
+      else
+        this.#time.after(this.lockLeaseMs, () => {
+          if (!this.powered && this.boots === boots) this.#gone(vm);
+        });
+    }
     this.libvirt.reboot();
     this.slice = false;
     this.frozen.clear();
@@ -150,6 +185,7 @@ export class SimHost {
 
   powerOn(): void {
     this.powered = true;
+    for (const [vm, node] of this.pool.locks) if (node === this.node) this.pool.locks.delete(vm);
     if (!this.rules.noAutostart)
       for (const vm of this.libvirt.domains.keys()) {
         try {
@@ -184,7 +220,7 @@ export class SimHost {
     },
     kill: async (vm) => {
       await this.#wait(5);
-      if (this.libvirt.domains.get(vm)?.active !== true) return;
+      if (this.killFault || this.libvirt.domains.get(vm)?.active !== true) return;
       this.onKill(vm);
       this.libvirt.die(vm, 'crashed');
     },
@@ -211,7 +247,10 @@ export class SimHost {
         else check();
       });
     },
-    disarm: () => void (this.pettedMs = null),
+    disarm: () => {
+      this.pettedMs = null;
+      this.onChange('watchdog stopped');
+    },
     release: () => undefined,
   };
 
@@ -223,7 +262,7 @@ export class SimHost {
       return this.epoch;
     },
     admitTo: async (epoch) => {
-      await this.#wait(4);
+      await this.#disk();
       this.epoch = epoch;
     },
     journalGen: async (vm) => {
@@ -236,7 +275,7 @@ export class SimHost {
 
   readonly journal: Journal = {
     record: async (e) => {
-      await this.#wait(4);
+      await this.#disk();
       const old = this.journalLast.get(e.vm);
       if (old === undefined || old.epoch < e.epoch || old.gen <= e.gen) this.journalLast.set(e.vm, e);
     },
@@ -245,13 +284,28 @@ export class SimHost {
   readonly takeovers: Takeovers = {
     read: async (files) => {
       await this.#wait(5);
-      if (this.pool.unreachable.has(this.node)) return new Promise<never>(() => undefined);
+      // A pool that is away holds the reader until it is back.
+      while (this.pool.unreachable.has(this.node)) await this.#wait(500);
       if (!this.rules.takeoversRead) return [];
       return files.flatMap((f) => this.pool.takeovers.get(f) ?? []);
     },
   };
 
+  /** Never, if the power goes meanwhile. */
   #wait(ms: number): Promise<void> {
-    return new Promise((resolve) => this.#time.after(ms, resolve));
+    const { boots } = this;
+    return new Promise((resolve) => {
+      const due = (): void => {
+        if (this.boots !== boots) return;
+        if (this.stalled) this.#time.after(100, due);
+        else resolve();
+      };
+      this.#time.after(ms, due);
+    });
+  }
+
+  async #disk(): Promise<void> {
+    await this.#wait(4);
+    if (this.diskFault) throw new Error('EIO: i/o error, write');
   }
 }

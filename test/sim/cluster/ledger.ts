@@ -10,7 +10,7 @@ import {
 } from '../../../agent/ledger/ledger.js';
 import { FlotillaError } from '../../../core/domain/error.js';
 import { MemoryLedger } from '../memory-ledger.js';
-import type { SimNetwork } from './net.js';
+import { Wanted, type SimNetwork } from './net.js';
 import type { Rng } from './rng.js';
 import type { Process, SimTime } from './time.js';
 
@@ -27,18 +27,24 @@ export interface Weather {
   lostAnswers: number;
   /** Share of calls that never arrive. */
   lostCalls: number;
+  /** Share of calls that arrive long after their caller gave up, and are done then. */
+  late: number;
   /** Added to each way, ms, at most. */
   slowMs: number;
   /** Watches say nothing. */
   silent: boolean;
 }
 
+const fair: Weather = { lostAnswers: 0, lostCalls: 0, late: 0, slowMs: 0, silent: false };
+
 /** etcd as its clients meet it: voters on some of the nodes, a leader while a majority is connected. */
 export class SimVoters {
   readonly store: MemoryLedger;
-  readonly weather: Weather = { lostAnswers: 0, lostCalls: 0, slowMs: 0, silent: false };
+  weather: Weather = fair;
+  readonly #weathers = new Set<Partial<Weather>>();
   leader: string | null;
-  readonly #up: Map<string, boolean>;
+  readonly voters: readonly string[];
+  readonly #down = new Wanted();
   readonly #time: SimTime;
   readonly #net: SimNetwork;
   readonly #rng: Rng;
@@ -48,7 +54,7 @@ export class SimVoters {
   readonly #bells = new Set<() => void>();
 
   constructor(o: { voters: readonly string[]; time: SimTime; net: SimNetwork; rng: Rng }) {
-    this.#up = new Map(o.voters.map((v) => [v, true]));
+    this.voters = o.voters;
     this.#time = o.time;
     this.#net = o.net;
     this.#rng = o.rng;
@@ -72,18 +78,46 @@ export class SimVoters {
     });
   }
 
-  get voters(): readonly string[] {
-    return [...this.#up.keys()];
-  }
-
   up(voter: string): boolean {
-    return this.#up.get(voter) === true && this.#net.reaches(voter, voter);
+    return !this.#down.has(voter) && this.#net.reaches(voter, voter);
   }
 
-  /** etcd on that node dies, or is back. */
-  set(voter: string, up: boolean): void {
-    if (!this.#up.has(voter)) return;
-    this.#up.set(voter, up);
+  /** etcd on that node dies. @returns a function that brings it back */
+  stop(voter: string): () => void {
+    const back = this.#down.add(voter);
+    this.changed();
+    return () => {
+      back();
+      this.changed();
+    };
+  }
+
+  /** Of weathers at the same time the worst of each counts. @returns a function that ends it */
+  addWeather(w: Partial<Weather>): () => void {
+    this.#weathers.add(w);
+    const sum = (): void => {
+      const next = { ...fair };
+      for (const x of this.#weathers) {
+        next.lostAnswers = Math.max(next.lostAnswers, x.lostAnswers ?? 0);
+        next.lostCalls = Math.max(next.lostCalls, x.lostCalls ?? 0);
+        next.late = Math.max(next.late, x.late ?? 0);
+        next.slowMs = Math.max(next.slowMs, x.slowMs ?? 0);
+        next.silent ||= x.silent === true;
+      }
+      this.weather = next;
+    };
+    sum();
+    return () => {
+      this.#weathers.delete(w);
+      sum();
+    };
+  }
+
+  /** All voters run, and the weather is fair. */
+  mend(): void {
+    this.#down.clear();
+    this.#weathers.clear();
+    this.weather = fair;
     this.changed();
   }
 
@@ -104,8 +138,9 @@ export class SimVoters {
       this.#electing = true;
       this.#time.after(this.#rng.between(...electionMs), () => {
         this.#electing = false;
-        const next = this.voters.find((v) => this.#leads(v));
-        if (next === undefined) return; // the next change tries again
+        const able = this.voters.filter((v) => this.#leads(v));
+        if (able.length === 0) return; // the next change tries again
+        const next = this.#rng.pick(able);
         this.leader = next;
         this.store.quorum = true;
         this.store.prolong();
@@ -252,6 +287,17 @@ export class SimLedger implements Ledger, KeeperLedger {
     };
     await spend(v.wayMs());
     if (v.chance(weather.lostCalls)) return fail(kind === 'write' ? 'unknown' : 'not-sent');
+    if (v.chance(weather.late)) {
+      void v.after(leftMs + v.wayMs() * 300).then(() => {
+        if (!v.serves(this.#node)) return;
+        try {
+          act();
+        } catch {
+          // nobody is left to be told
+        }
+      });
+      return fail(kind === 'write' ? 'unknown' : 'not-sent');
+    }
     // A member without a leader holds the call: it may be served when there is one again.
     while (!v.serves(this.#node)) {
       if (leftMs <= 250) return fail(kind === 'write' ? 'unknown' : 'not-sent');

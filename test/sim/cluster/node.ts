@@ -12,6 +12,7 @@ import { FlotillaError } from '../../../core/domain/error.js';
 import type { TimingProfile } from '../../../core/domain/timing.js';
 import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import type { Ledger } from '../../../agent/ledger/ledger.js';
+import type { FenceDevice } from '../../../agent/fence/fence-agent.js';
 import { fakeHypervisor } from '../fake-hypervisor.js';
 import type { MemoryRadio, RadioHub } from '../memory-radio.js';
 import { SimHost, type SharedPool } from './host.js';
@@ -39,6 +40,11 @@ export interface NodeParts {
   power(node: string, on: boolean): void;
   /** A line for the log. */
   say(node: string, text: string): void;
+  /** Powers the node off from outside, as its BMC does. @returns whether it confirmed */
+  bmcOff(node: string): Promise<boolean>;
+  readonly bmc: boolean;
+  /** What a process writes to its log, whole. */
+  heard(node: string, who: 'agent' | 'keeper', text: string, fields: Record<string, unknown>): void;
   /** What a mutation puts between a process and its ledger. */
   agentLedger(l: Ledger, node: string): Ledger;
   keeperLedger(l: KeeperEnv['ledger'], node: string): KeeperEnv['ledger'];
@@ -52,6 +58,8 @@ export class ClusterNode {
   keeper: Process | null = null;
   loop: AgentLoop | null = null;
   version = '1';
+  /** Its agent is of a release that writes a field more into ownership records. */
+  nextSchema = false;
   /** Since when keeper and its way to the ledger are well, ms; null: they are not. */
   healthySinceMs: number | null = null;
   readonly #p: NodeParts;
@@ -114,15 +122,69 @@ export class ClusterNode {
     const radio = what === 'agent' ? this.#radio : null;
     if (radio !== null) radio.paused = true;
     process.stall();
-    this.#p.time.after(ms, () => {
-      if (radio !== null) radio.paused = false;
-      process.resume();
-    });
+    this.#p.time.after(ms, () => this.goOn(what, process));
   }
 
-  /** The agent dies at one of its next acts. */
-  dieAt(n: number, when: Death['when']): void {
-    if (this.agent !== null) this.agent.death = { at: this.agent.acts + n, when };
+  /** Ends a stall of that process. */
+  goOn(what: 'agent' | 'keeper', process: Process | null): void {
+    if (what === 'agent' && this.agent === process && this.#radio !== null) this.#radio.paused = false;
+    process?.resume();
+  }
+
+  /** The whole machine stands still for a while, as one that swaps or whose firmware is busy. */
+  stallAll(ms: number): void {
+    const { host } = this;
+    const { boots } = host;
+    if (!host.powered) return;
+    host.stalled = true;
+    host.onChange('stalled');
+    this.stall('agent', ms);
+    this.stall('keeper', ms);
+    this.#p.time.after(ms, () => this.goOnAll(boots));
+  }
+
+  /** Ends a stall of the machine, if it was not reset meanwhile. */
+  goOnAll(boots: number): void {
+    const { host } = this;
+    if (host.boots !== boots || !host.stalled) return;
+    host.stalled = false;
+    this.goOn('agent', this.agent);
+    this.goOn('keeper', this.keeper);
+    host.onChange('goes on');
+  }
+
+  /** It dies at one of its next acts, before or after the act has its effect. */
+  dieAt(what: 'agent' | 'keeper', n: number, when: Death['when']): void {
+    const process = what === 'agent' ? this.agent : this.keeper;
+    if (process !== null) process.death = { at: process.acts + n, when };
+  }
+
+  /** In order, as systemd stops it; and another release is started. */
+  async upgrade(what: 'agent' | 'keeper', version: string): Promise<void> {
+    this.version = version;
+    if (what === 'agent' && this.agent !== null) {
+      const { agent } = this;
+      await this.loop?.stop();
+      if (this.agent === agent) this.kill('agent');
+    }
+    if (what === 'keeper' && this.keeper !== null) {
+      const { keeper } = this;
+      await this.#keeperCore?.stop();
+      if (this.keeper === keeper) this.kill('keeper');
+    }
+  }
+
+  /** systemctl reboot: first our programs, then the machines, then the power. */
+  async shutDown(machinesMs: number): Promise<void> {
+    const { boots } = this.host;
+    const { agent, keeper } = this;
+    await this.loop?.stop();
+    if (this.agent === agent) this.#end('agent');
+    await this.#keeperCore?.stop();
+    if (this.keeper === keeper) this.#end('keeper');
+    this.#p.time.after(machinesMs, () => {
+      if (this.host.boots === boots) this.powerLoss();
+    });
   }
 
   #end(what: 'agent' | 'keeper'): void {
@@ -132,8 +194,9 @@ export class ClusterNode {
       this.loop = null;
       agent?.kill();
     } else {
-      this.keeper?.kill();
+      const { keeper } = this;
       this.keeper = null;
+      keeper?.kill();
       this.#keeperCore = null;
       this.#keeperState = null;
       this.#tell();
@@ -147,8 +210,15 @@ export class ClusterNode {
   startKeeper(): void {
     const { time, rng, voters, keeperTiming } = this.#p;
     const { host } = this;
-    const process = new Process(time, `keeper ${this.id}`, () => time.nowMs + host.wallOffsetMs);
+    const process = new Process(time, `keeper ${this.id}`, () => time.nowMs + host.wallOffsetMs, host.zeroMs);
     this.keeper = process;
+    process.onDeath = () => {
+      if (this.keeper !== process) return;
+      // By an armed death: systemd sees it end.
+      this.#end('keeper');
+      this.#p.say(this.id, 'keeper dies in the middle of an act');
+      time.after(restartMs, () => this.#restart('keeper'));
+    };
     const ledger = this.#p.keeperLedger(
       new SimLedger(voters, this.id, process, keeperTiming.renewDeadlineMs),
       this.id,
@@ -180,7 +250,7 @@ export class ClusterNode {
   startAgent(): void {
     const { time, rng, voters, hub } = this.#p;
     const { host } = this;
-    const process = new Process(time, `agent ${this.id}`, () => time.nowMs + host.wallOffsetMs);
+    const process = new Process(time, `agent ${this.id}`, () => time.nowMs + host.wallOffsetMs, host.zeroMs);
     this.agent = process;
     const boot = rng.uuid();
     const radio = hub.join(this.id, boot);
@@ -195,7 +265,8 @@ export class ClusterNode {
       this.#p.say(this.id, 'agent dies in the middle of an act');
       time.after(restartMs, () => this.#restart('agent'));
     };
-    const ledger = this.#p.agentLedger(new SimLedger(voters, this.id, process, agentDeadlineMs), this.id);
+    const client = new SimLedger(voters, this.id, process, agentDeadlineMs);
+    const ledger = this.#p.agentLedger(this.nextSchema ? nextSchema(client) : client, this.id);
     const env: AgentEnv = {
       node: this.id,
       boot,
@@ -205,6 +276,7 @@ export class ClusterNode {
       log: this.#log(process, 'agent'),
       timing: this.#p.agentTiming,
       ledger: process.guard(ledger),
+      ...(this.#p.bmc ? { fencer: process.guard(this.#fencer()) } : {}),
       live: this.#liveness(process),
       keeper: process.guard(this.#link()),
       journal: process.guard(host.journal),
@@ -235,13 +307,18 @@ export class ClusterNode {
         }),
       },
     };
-    this.loop = new AgentLoop(env, undefined, undefined, () => this.#keeperCore?.beat());
+    this.loop = new AgentLoop(env, undefined, undefined, () => {
+      const core = this.#keeperCore;
+      this.keeper?.enter(() => core?.beat());
+    });
     this.loop.start();
   }
 
-  #log(process: Process, who: string): AgentEnv['log'] {
-    const say = (text: string): void => {
-      if (process.alive) this.#p.say(this.id, `${who}: ${text}`);
+  #log(process: Process, who: 'agent' | 'keeper'): AgentEnv['log'] {
+    const say = (text: string, fields: Record<string, unknown> = {}): void => {
+      if (!process.alive) return;
+      this.#p.heard(this.id, who, text, fields);
+      this.#p.say(this.id, `${who}: ${text}`);
     };
     return { info: say, warn: say, error: say };
   }
@@ -253,9 +330,21 @@ export class ClusterNode {
         const s = this.keeperState;
         if (!process.alive || s?.mode !== 'run' || s.goodMs === null || s.createRevision === null)
           return null;
-        if (this.#p.time.nowMs - s.goodMs >= this.#p.agentTiming.renewalGoodMs) return null;
+        if (process.clock.nowMs() - s.goodMs >= this.#p.agentTiming.renewalGoodMs) return null;
         return { key: kinds.live.key(this.id), createRevision: s.createRevision };
       },
+    };
+  }
+
+  #fencer(): FenceDevice {
+    return {
+      off: async (device) => {
+        const confirmed = await this.#p.bmcOff(device.address);
+        if (confirmed) return { kind: 'confirmed-off' };
+        const error = new FlotillaError('fence-timeout', 'The BMC does not answer', { hint: 'Is it there?' });
+        return { kind: 'not-confirmed', error };
+      },
+      status: async () => Promise.resolve({ kind: 'answers', power: 'on' }),
     };
   }
 
@@ -365,4 +454,24 @@ export class ClusterNode {
       sweep: async () => [],
     };
   }
+}
+
+/** A later release writes a field that this one does not know, and every one since must keep it. @see safety 10 */
+function nextSchema(l: SimLedger): Ledger {
+  const txn: Ledger['txn'] = (compare, writes) =>
+    l.txn(
+      compare,
+      writes.map((w) =>
+        'put' in w && kinds.vmOwn.idOf(w.put) !== null
+          ? { ...w, value: JSON.stringify({ ...(JSON.parse(w.value) as object), later: { is: 2 } }) }
+          : w,
+      ),
+    );
+  return new Proxy<Ledger>(l, {
+    get: (target, key) => {
+      if (key === 'txn') return txn;
+      const value = (target as unknown as Record<string | symbol, unknown>)[key];
+      return typeof value === 'function' ? (value as (...a: unknown[]) => unknown).bind(target) : value;
+    },
+  });
 }

@@ -104,12 +104,15 @@ export class Process {
   readonly #time: SimTime;
   #held: (() => void)[] = [];
 
-  /** @param wallMs - the node's wall clock, which may jump */
-  constructor(time: SimTime, name: string, wallMs: () => number) {
+  /**
+   * @param wallMs - the node's wall clock, which may jump
+   * @param zeroMs - what the machine's monotonic clock is ahead of the simulation's: another at each boot
+   */
+  constructor(time: SimTime, name: string, wallMs: () => number, zeroMs = 0) {
     this.#time = time;
     this.name = name;
     this.clock = {
-      nowMs: () => time.nowMs,
+      nowMs: () => time.nowMs + zeroMs,
       wallMs,
       sleep: (ms, signal) =>
         new Promise((resolve, reject) => {

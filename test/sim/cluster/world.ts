@@ -1,7 +1,7 @@
 import type { KeeperEnv } from '../../../agent/keeper/env.js';
 import type { Ledger } from '../../../agent/ledger/ledger.js';
 import type { NodeRecord } from '../../../core/domain/node.js';
-import { vmHaDefault, type Policy } from '../../../core/domain/ha.js';
+import { policyDefault, vmHaDefault, type Policy } from '../../../core/domain/ha.js';
 import type { Op, OpKind } from '../../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
@@ -10,6 +10,7 @@ import { RadioHub } from '../memory-radio.js';
 import { Checks } from './checks.js';
 import { SharedPool, type HostRules } from './host.js';
 import { SimVoters } from './ledger.js';
+import type { Trouble } from './faults.js';
 import { SimNetwork } from './net.js';
 import { ClusterNode, bootMs } from './node.js';
 import { Rng } from './rng.js';
@@ -28,6 +29,12 @@ export interface WorldOptions {
   readonly rules?: Partial<HostRules>;
   readonly agentLedger?: (l: Ledger, node: string) => Ledger;
   readonly keeperLedger?: (l: KeeperEnv['ledger'], node: string) => KeeperEnv['ledger'];
+  /** Nodes have BMCs that power them off. */
+  readonly bmc?: boolean;
+  /** How long a dead node's image locks live on, ms; null: the pool has no locks at all. */
+  readonly locks?: number | null;
+  /** QEMU takes its time to come to life, as it does. */
+  readonly slowStarts?: boolean;
   /** Keeps the log; without it only counts. */
   readonly log?: boolean;
 }
@@ -93,6 +100,7 @@ export class World {
         reservePct: 5,
       }),
     );
+    this.pool.enforcesLocks = o.locks !== null;
     const production = timingProfiles.production;
     for (const id of ids) {
       const node = new ClusterNode(id, {
@@ -105,15 +113,22 @@ export class World {
         agentTiming: { ...production, ...o.agentTiming },
         keeperTiming: { ...production, ...o.keeperTiming },
         power: (n, on) => {
+          if (on) this.proven.delete(n);
           if (on) this.hub.startBroker(n);
           else this.hub.stopBroker(n);
           this.net.power(n, on);
         },
         say: (n, text) => this.say(`${n} ${text}`),
+        bmc: o.bmc === true,
+        bmcOff: (n) => this.#bmcOff(n),
+        heard: (n, who, text, fields) => this.checks.heard(n, who, text, fields),
         agentLedger: o.agentLedger ?? ((l) => l),
         keeperLedger: o.keeperLedger ?? ((l) => l),
       });
       Object.assign(node.host.rules, o.rules ?? {});
+      node.host.lockLeaseMs = o.locks ?? 0;
+      if (o.slowStarts === true) node.host.libvirt.startMs = () => rng.between(200, 900);
+      if (o.bmc === true) this.#giveBmc(id);
       this.nodes.set(id, node);
     }
     this.checks = new Checks(this);
@@ -151,6 +166,62 @@ export class World {
   /** Every node on, every program started. */
   boot(): void {
     for (const n of this.nodes.values()) n.powerOn();
+  }
+
+  #giveBmc(id: string): void {
+    const device = { kind: 'ipmi', address: `bmc-${id}`, user: 'admin', password: 'secret' };
+    this.voters.store.poke(kinds.bmc.key(id), writeRecord(kinds.bmc, kinds.bmc.schema.parse(device)));
+  }
+
+  /** False: BMCs do not answer. */
+  bmcAnswers = true;
+
+  async #bmcOff(address: string): Promise<boolean> {
+    const id = address.replace(/^bmc-/, '');
+    await new Promise<void>((resolve) => this.time.after(this.rng.between(1_000, 6_000), resolve));
+    if (!this.bmcAnswers) return false;
+    this.say(`BMC powers ${id} off`);
+    this.node(id).powerLoss();
+    this.proven.add(id);
+    await new Promise<void>((resolve) => this.time.after(this.rng.between(200, 2_000), resolve));
+    // Somebody may have switched it on again meanwhile: then the BMC says so.
+    return !this.node(id).host.powered;
+  }
+
+  /** A person looks: the node is off; and says so. */
+  confirmOff(id: string): void {
+    if (this.node(id).host.powered) throw new Error(`${id} is not off`);
+    const { store } = this.voters;
+    const seenRevision = String(store.peek(kinds.seen.key(id))?.modRevision ?? 0n);
+    this.proven.add(id);
+    store.poke(
+      kinds.fenced.key(id),
+      writeRecord(kinds.fenced, {
+        node: id,
+        seenRevision,
+        how: 'person',
+        by: 'somebody',
+        atMs: this.time.nowMs + 1_700_000_000_000,
+      }),
+    );
+  }
+
+  /** Lets go of everything: nothing moves any more. */
+  end(): void {
+    for (const n of this.nodes.values()) {
+      n.agent?.kill();
+      n.keeper?.kill();
+    }
+    this.voters.store.close();
+  }
+
+  /** Faults so far, the oldest first. */
+  readonly faults: Trouble[] = [];
+
+  /** Those that last, or ended at most so long ago. */
+  troubles(withinMs: number): Trouble[] {
+    const { nowMs } = this.time;
+    return this.faults.filter((f) => f.untilMs + withinMs >= nowMs);
   }
 
   /** Lets time pass. */
@@ -305,16 +376,9 @@ export class World {
   readonly proven = new Set<string>();
   /** When a lease last ended too early, by a fault. */
   earlyExpiryMs = -Infinity;
-  /** A person or the policy keeps failovers back. */
-  excused = false;
-
-  /** True: nobody may expect that VM to be taken over now. */
-  checksExcused(vm: string): boolean {
-    if (this.excused || this.voters.leader === null) return true;
-    const own = this.own(vm);
-    const owner = own === null ? undefined : this.nodes.get(own.owner);
-    // Frozen with a keeper in ICE while its live key has not ended, or back and starting: its own business.
-    return owner?.keeperState?.mode === 'run' && owner.healthySinceMs !== null && owner.agent === null;
+  currentPolicy(): Policy['ha'] {
+    const e = this.voters.store.peek(policyKey);
+    return e === null ? policyDefault.ha : (JSON.parse(e.value) as Policy).ha;
   }
 
   /** Where a VM's guest runs now. */
