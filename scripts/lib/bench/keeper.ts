@@ -12,9 +12,11 @@ const guests = 10;
 
 /** So many witnesses on one node; each writes, flushes and talks five times a second, emulated. */
 async function busy(d: Drills): Promise<void> {
-  for (let i = d.ids.size; i < guests; i++) {
-    say(`guest ${i + 1} of ${guests} on ${node}`);
-    await d.witness(`busy-${i}`, node);
+  for (let i = 1; i <= guests; i++) {
+    const name = `busy-${i}`;
+    if (d.ids.has(name)) continue;
+    say(`guest ${i} of ${guests} on ${node}`);
+    await d.witness(name, node);
   }
 }
 
@@ -28,8 +30,8 @@ export async function freeze(d: Drills, rounds: number): Promise<void> {
   const base = await cgroupOf(d.lab, node, 'machine.slice');
   const slice = path.join(base, haSlice);
   const freezer = new CgroupFreezer({ base });
-  if ((await freezer.machines()).filter((m) => m.inSlice).length < guests)
-    throw new Error('not all are in the slice');
+  const here = (await freezer.machines()).filter((m) => m.inSlice).length;
+  if (here < guests) throw new Error(`${here} of ${guests} guests are in ${slice}`);
   const began = { ms: performance.now(), cpuS: cpuOf(slice) };
   const tookMs: number[] = [];
   for (let i = 0; i < rounds; i++) {
@@ -68,7 +70,7 @@ export async function keeper(d: Drills, seconds: number): Promise<void> {
     await sleep(1_000);
   }
   const cpuPct = ((cpuSecondsOf(proc) - began) / ((performance.now() - beganMs) / 1000)) * 100;
-  const compared = { armedVms: d.ids.size, pssMB: round(median(pss)) };
+  const compared = { armedVms: guests, pssMB: round(median(pss)) };
   report({
     figure: 'keeper-memory',
     value: Math.max(...rss),
