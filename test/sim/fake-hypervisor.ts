@@ -117,7 +117,7 @@ export class FakeHost {
     }
   }
 
-  async askStop(uuid: string): Promise<void> {
+  askStop(uuid: string): void {
     this.active(uuid);
     const ms = this.guestStopMs;
     if (ms === null) return;
@@ -203,7 +203,7 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
     stop: (d, how) =>
       answer(() => {
         if (how === 'destroy') return host.die(d, 'destroyed');
-        return void host.askStop(d);
+        return host.askStop(d);
       }),
     suspend: (d) => answer(() => host.setPaused(d, true)),
     resume: (d) => answer(() => host.setPaused(d, false)),
