@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import t, { type Test } from 'tap';
+import type { HaView } from '../../core/wire/rest.js';
 import { LabBmc } from './bmc.js';
 import { Drills, LockHolder } from './drill.js';
 import { waitFor } from './harness.js';
@@ -118,17 +119,31 @@ await drill("one voter's disk is full: the ledger goes on, no VM notices", async
   await d.allThere();
 });
 
-await drill('a glitch: cut off for less than the wait, the VM pauses and goes on', async (t) => {
+await drill('a glitch, one way or both: the VM pauses, and goes on where it was', async (t) => {
   const { owner } = await roles('web');
   await c.controllerOn(other(owner));
   const boot = d.bootOf('web');
-  await lab.cut(owner);
-  await waitFor('frozen', () => d.frozen(owner, 'web'), { limitMs: timing.renewalGoodMs * 3 });
-  await lab.heal(owner);
-  await d.goesOn('web');
-  t.equal(d.bootOf('web'), boot);
-  t.equal(await d.ownerOf('web'), owner);
-  await d.allThere();
+  const pairs = (pair: (node: string) => string): string =>
+    `{ ${d.nodes
+      .filter((n) => n !== owner)
+      .map(pair)
+      .join(', ')} }`;
+  const oneWay = (elements: string): Promise<unknown> =>
+    lab.must('nft', 'add', 'element', 'bridge', 'lab', 'cut', elements);
+  const glitches: [string, () => Promise<unknown>][] = [
+    ['cut off', () => lab.cut(owner)],
+    ['mute', () => oneWay(pairs((n) => `p-${owner} . p-${n}`))],
+    ['deaf', () => oneWay(pairs((n) => `p-${n} . p-${owner}`))],
+  ];
+  for (const [how, cut] of glitches) {
+    await cut();
+    await waitFor(`${how}: frozen`, () => d.frozen(owner, 'web'), { limitMs: timing.renewalGoodMs * 4 });
+    await lab.heal();
+    await d.goesOn('web');
+    t.equal(d.bootOf('web'), boot, `${how}: the same boot`);
+    t.equal(await d.ownerOf('web'), owner, `${how}: the same owner`);
+    await d.allThere();
+  }
 });
 
 await drill('the owner reaches one voter in one direction only: nothing freezes', async (t) => {
@@ -164,6 +179,8 @@ await drill('the owner loses power, with the controller on it: the VM runs on th
   t.comment(JSON.stringify(line.phasesMs));
   const { phasesMs: p } = line;
   t.ok((p['wait-over'] ?? 0) - (p['lease-gone'] ?? 0) >= timing.fenceWaitMs, 'the fence wait was kept');
+  const ha = (await c.get<HaView>('ha')).body;
+  t.match(ha.failovers[0], { name: 'web', totalMs: Number }, 'at a glance, too');
   t.equal(await d.ownerOf('web'), standby);
   await d.back(owner);
   t.same(await d.machines(owner, 'web'), [], 'the old owner has no machine of it');
@@ -366,4 +383,11 @@ await drill('the whole cluster is off and on: everything comes back once', async
   await d.untilProtected('web');
   await d.goesOn('web');
   t.equal(boots.indexOf(boot), boots.length - 2, 'one boot followed');
+  // Of the last one the guest agent may still be waited for.
+  const [, ...ops] = await d.failoverOps('web');
+  t.same(
+    ops.filter((o) => o.state !== 'done').map((o) => `${o.state} ${o.step}`),
+    [],
+    'every failover is told to its end',
+  );
 });
