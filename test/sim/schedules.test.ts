@@ -13,9 +13,8 @@ await t.test('the same seed gives the same run, to the letter', async (t) => {
 });
 
 await t.test('every transition under every kind of fault, and no promise broken', async (t) => {
-  // Two rounds over all pairs of transition and fault; another first seed each day finds what this one does not.
-  const first = Math.floor(Date.now() / 86_400_000) * 10_000;
-  t.comment(`seeds from ${first} on`);
+  // Two rounds over all pairs of transition and fault, always the same ones; new ones are looked for with scripts/sim.
+  const first = 1_000_000;
   const s = await runSchedules({ first, count: aims.length * 2, nodes: 0 });
   t.equal(s.schedules, aims.length * 2);
   t.same(s.failures, [], 'no promise is broken');

@@ -211,6 +211,8 @@ export class Checks {
     for (const [vm, e] of this.#expected) {
       if (now - e.sinceMs <= e.limitMs) continue;
       this.#expected.delete(vm);
+      // A node that a BMC has switched off before took the ledger's majority with it.
+      if (w.voters.leader === null) continue;
       // The user may have stopped it, or paused HA, meanwhile.
       const policy = w.currentPolicy();
       if (w.spec(vm).power !== 'running' || !w.spec(vm).ha.enabled || policy.hold || policy.paused) continue;
@@ -311,6 +313,8 @@ export class Checks {
     const { history } = this.#world.voters.store;
     for (; this.#history < history.length; this.#history++) {
       const c = history[this.#history];
+      const alive = c === undefined || c.value === null ? null : kinds.live.idOf(c.key);
+      if (alive !== null) this.#world.proven.delete(alive);
       const vm = c === undefined ? null : kinds.vmOwn.idOf(c.key);
       if (c === undefined || vm === null || c.value === null) continue;
       let next: Owned;

@@ -308,6 +308,7 @@ export function mendAll(w: World): void {
   w.pool.unreachable.clear();
   w.net.heal();
   w.bmcAnswers = true;
+  w.mended = true;
   for (const n of w.nodes.values()) {
     n.host.diskFault = false;
     n.host.freezeFault = null;

@@ -113,7 +113,6 @@ export class World {
         agentTiming: { ...production, ...o.agentTiming },
         keeperTiming: { ...production, ...o.keeperTiming },
         power: (n, on) => {
-          if (on) this.proven.delete(n);
           if (on) this.hub.startBroker(n);
           else this.hub.stopBroker(n);
           this.net.power(n, on);
@@ -183,6 +182,8 @@ export class World {
     this.say(`BMC powers ${id} off`);
     this.node(id).powerLoss();
     this.proven.add(id);
+    // A person who has mended everything switches on again what an order under way still switched off.
+    if (this.mended) this.time.after(20_000, () => this.node(id).powerOn());
     await new Promise<void>((resolve) => this.time.after(this.rng.between(200, 2_000), resolve));
     // Somebody may have switched it on again meanwhile: then the BMC says so.
     return !this.node(id).host.powered;
@@ -194,6 +195,7 @@ export class World {
     const { store } = this.voters;
     const seenRevision = String(store.peek(kinds.seen.key(id))?.modRevision ?? 0n);
     this.proven.add(id);
+    this.say(`somebody confirms that ${id} is off`);
     store.poke(
       kinds.fenced.key(id),
       writeRecord(kinds.fenced, {
@@ -214,6 +216,9 @@ export class World {
     }
     this.voters.store.close();
   }
+
+  /** All faults are over, for good. */
+  mended = false;
 
   /** Faults so far, the oldest first. */
   readonly faults: Trouble[] = [];
@@ -372,7 +377,7 @@ export class World {
     this.voters.store.poke(kinds.node.key(node), writeRecord(kinds.node, { ...record, desired }));
   }
 
-  /** Nodes that somebody has proven to be off. */
+  /** Nodes proven off for the absence they are in: one that is switched on starts nothing before it has a live key. */
   readonly proven = new Set<string>();
   /** When a lease last ended too early, by a fault. */
   earlyExpiryMs = -Infinity;

@@ -36,7 +36,7 @@ export async function freePorts(n: number): Promise<number[]> {
 export async function until(
   what: string,
   holds: () => boolean | Promise<boolean>,
-  limitMs = 30_000,
+  limitMs = 90_000,
 ): Promise<void> {
   const endMs = performance.now() + limitMs;
   for (;;) {
