@@ -75,6 +75,8 @@ export class Timelines {
     if (own.state === 'stopped' && spec.power === 'stopped') return over('the VM was stopped meanwhile');
     const d = domains.get(vm);
     if (d?.active !== true || d.mark?.gen !== own.gen) return;
+    // A machine whose disk is locked is there for a moment, too, but has not run.
+    if (d.state === 'paused' && (spec.power !== 'paused' || d.reason === 'starting-up')) return;
 
     const at = (phase: FailoverPhase): number =>
       Math.max(0, Math.round((this.marks.get(vm)?.get(phase) ?? env.clock.wallMs()) - timeline.atMs));
