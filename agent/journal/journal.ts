@@ -4,7 +4,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { JournalEntry } from '../../core/domain/ha.js';
 import type { Health } from '../../core/domain/node.js';
 import type { Journal } from '../env.js';
-import { writeFileDurably } from '../pki/files.js';
+import { syncDir, writeFileDurably } from '../pki/files.js';
 import { notOlder, readJournal } from './read.js';
 
 /** Lines beyond those needed after which the file is written anew: about 150 kB. */
@@ -144,7 +144,7 @@ export class FileJournal implements Journal {
     } finally {
       await handle.close();
     }
-    if (isNew) await syncDirectory(path.dirname(this.#file));
+    if (isNew) await syncDir(path.dirname(this.#file));
     this.#lines += entries.length;
   }
 
@@ -210,12 +210,3 @@ export function journalHealth(s: JournalState): Health[] {
 const same = (a: JournalEntry, b: JournalEntry): boolean => sorted(a) === sorted(b);
 const sorted = (e: JournalEntry): string =>
   JSON.stringify(Object.entries(e).sort(([a], [b]) => (a < b ? -1 : 1)));
-
-async function syncDirectory(dir: string): Promise<void> {
-  const handle = await open(dir, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-}

@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { mkdir, readdir, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { Health } from '../../core/domain/node.js';
@@ -7,6 +7,7 @@ import { epochKey } from '../../core/wire/ledger-keys.js';
 import type { Clock, Log } from '../env.js';
 import type { Ledger } from '../ledger/ledger.js';
 import type { LedgerMembers } from '../ledger/members.js';
+import { syncDir } from '../pki/files.js';
 import { snapshotFault } from './check.js';
 import { alone, snapshotName, storedSnapshots, toForget, type StoredSnapshot } from './shelf.js';
 
@@ -60,7 +61,7 @@ export async function takeSnapshot(d: Omit<SnapshotDeps, 'log'>): Promise<Stored
       });
     }
     await rename(fresh, file);
-    await syncDirectory(d.dir);
+    await syncDir(d.dir);
     for (const old of toForget(await storedSnapshots(d.dir), takenMs)) await rm(old.file, { force: true });
     return { file, takenMs, epoch, revision: String(revision), bytes };
   });
@@ -68,15 +69,6 @@ export async function takeSnapshot(d: Omit<SnapshotDeps, 'log'>): Promise<Stored
   throw new FlotillaError('wrong-state', 'A snapshot of the ledger is being taken already', {
     hint: 'Wait for it: flotilla-agent ledger snapshots.',
   });
-}
-
-async function syncDirectory(dir: string): Promise<void> {
-  const handle = await open(dir, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }
 
 /** Keeps snapshots of the ledger on this node, voter or not: with all voters' disks lost they are what is left. */
