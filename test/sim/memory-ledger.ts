@@ -18,6 +18,8 @@ interface Lease {
   readonly ttlMs: number;
   endsMs: number;
   readonly keys: Set<string>;
+  /** Ends what waits for its end. */
+  readonly over: AbortController;
 }
 
 /** What goes wrong with a call of one client. `unknown`: it is done, and the answer is lost. */
@@ -41,7 +43,6 @@ export class MemoryLedger {
   readonly #entries = new Map<string, LedgerEntry>();
   readonly #leases = new Map<string, Lease>();
   readonly #watches = new Set<{ prefix: string; ring: () => void }>();
-  readonly #timers = new AbortController();
   #revision = 1n;
   #nextLease = 1000n;
   /** Every change since the start, oldest first. */
@@ -112,7 +113,7 @@ export class MemoryLedger {
 
   /** Stops timers of leases. */
   close(): void {
-    this.#timers.abort();
+    for (const l of this.#leases.values()) l.over.abort();
   }
 
   /** Ends leases that are due. Called before every step, and by the clock. */
@@ -152,6 +153,7 @@ export class MemoryLedger {
       ttlMs: ttlS * 1000,
       endsMs: this.#clock.nowMs() + ttlS * 1000,
       keys: new Set(),
+      over: new AbortController(),
     };
     this.#leases.set(lease.id, lease);
     void this.#waitFor(lease);
@@ -181,17 +183,18 @@ export class MemoryLedger {
   }
 
   async #waitFor(lease: Lease): Promise<void> {
-    while (this.#leases.has(lease.id) && !this.#timers.signal.aborted) {
+    const { signal } = lease.over;
+    while (!signal.aborted) {
       // Without a leader no lease ends; looked at again now and then.
       const left = this.quorum ? Math.max(1, lease.endsMs - this.#clock.nowMs()) : 200;
-      await this.#clock.sleep(left, this.#timers.signal).catch(() => undefined);
-      if (this.#timers.signal.aborted) return;
-      this.expire();
+      await this.#clock.sleep(left, signal).catch(() => undefined);
+      if (!signal.aborted) this.expire();
     }
   }
 
   #endLease(lease: Lease): void {
     this.#leases.delete(lease.id);
+    lease.over.abort();
     const writes = [...lease.keys]
       .filter((k) => this.#entries.get(k)?.lease === lease.id)
       .map((del) => ({ del }));

@@ -171,7 +171,7 @@ export class Process {
   }
 
   #call(target: object, fn: (...a: unknown[]) => unknown, args: unknown[]): unknown {
-    if (!this.alive) return never;
+    if (!this.alive) return never();
     const wrapped = args.map((a) =>
       typeof a === 'function'
         ? (...x: unknown[]) => this.enter(() => void (a as (...y: unknown[]) => unknown)(...x))
@@ -181,7 +181,7 @@ export class Process {
     const dies = this.death?.at === n ? this.death.when : null;
     if (dies === 'before') {
       this.kill();
-      return never;
+      return never();
     }
     const result = fn.apply(target, wrapped);
     if (!(result instanceof Promise)) return result;
@@ -199,4 +199,5 @@ export class Process {
   }
 }
 
-const never = new Promise<never>(() => undefined);
+/** A promise of its own each: what waits for one that lives on would live as long, and the whole world with it. */
+const never = (): Promise<never> => new Promise<never>(() => undefined);
