@@ -1,30 +1,21 @@
 // A rack in one machine: N nodes, each a complete systemd booted from the appliance root in a container, on their own
 // bridges, with their own disk and power cord. Needs root, and no build: it runs from a bare checkout.
-import { spawn } from 'node:child_process';
-import {
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  rmdirSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { cgroupOf, freeze, thaw } from './lib/lab/cgroup.mjs';
-import { configFrom, LabError, numberOf } from './lib/lab/config.mjs';
+import { configFrom, cutWords, LabError, numberOf } from './lib/lab/config.mjs';
 import { fabricOf } from './lib/lab/fabric.mjs';
+import { forwardsOf } from './lib/lab/forwards.mjs';
 import { nodesOf } from './lib/lab/node.mjs';
-import { run, until } from './lib/lab/run.mjs';
+import { packPrograms, restartPrograms } from './lib/lab/programs.mjs';
+import { foreground, report, run } from './lib/lab/run.mjs';
 
 const usage = `scripts/lab VERB …
   up N                      boot nodes n1 … nN (those already on stay) and wait for them
   down [--keep]             end everything; --keep: the nodes' disks stay for the next up
   boot NODE…                power on          kill NODE…        cut the power: unflushed data is lost
   exec NODE COMMAND…        run in a node     shell NODE        look around in it
-  cut NODE [NODE]           cut its network (or between two)
+  cut NODE [NODE] [one-way] cut its network (or between two); one-way: only what the first sends is lost
   heal [NODE [NODE]]        undo that (or all)
   freeze NODE               stop its time     thaw NODE         and let it go on
   watchdog NODE SECONDS     bite when /dev/watchdog of the node is armed and not fed
@@ -40,15 +31,7 @@ const config = configFrom(process.env);
 const cgroup = cgroupOf(config);
 const fabric = fabricOf(config);
 const nodes = nodesOf(config, cgroup, fabric);
-
-/** Runs something in the foreground, with this terminal, and ends with its exit code. */
-async function foreground([file, args]) {
-  const child = spawn(file, args, { stdio: 'inherit' });
-  for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal));
-  process.exitCode = await new Promise((resolve) =>
-    child.on('close', (code, signal) => resolve(code ?? (signal ? 1 : 0))),
-  );
-}
+const forwards = forwardsOf(config, fabric);
 
 async function bootAll(names) {
   fabric.require();
@@ -75,7 +58,7 @@ async function up(count) {
 
 /** Idempotent, and right after any half-done `up`. */
 async function down(keep) {
-  for (const port of forwards()) await stopForward(port);
+  for (const port of forwards.list()) await forwards.stop(port);
   await Promise.all(cgroup.running().map((node) => nodes.power(node)));
   // Of nodes that switched themselves off.
   const left = existsSync(config.dir) ? readdirSync(config.dir).filter((name) => /^n\d+$/.test(name)) : [];
@@ -91,83 +74,13 @@ async function down(keep) {
   }
 }
 
-const forwardDir = path.join(config.dir, 'forward');
-const pidOf = (port) => Number(readFileSync(path.join(forwardDir, `${port}.pid`), 'utf8'));
-
-function forwards() {
-  if (!existsSync(forwardDir)) return [];
-  return readdirSync(forwardDir)
-    .filter((name) => name.endsWith('.pid'))
-    .map((name) => name.slice(0, -4));
-}
-
-function alive(pid) {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('forward.mjs');
-  } catch {
-    return false;
-  }
-}
-
-async function stopForward(port) {
-  const file = path.join(forwardDir, `${port}.pid`);
-  if (!existsSync(file)) return;
-  const pid = pidOf(port);
-  if (alive(pid)) process.kill(pid, 'SIGTERM');
-  await until(() => !alive(pid), { limitMs: 5000, everyMs: 20 });
-  rmSync(file, { force: true });
-}
-
-async function forward(port, target) {
-  if (!/^\d+$/.test(port ?? '') || Number(port) < 1 || Number(port) > 65535)
-    throw new LabError(`'${port}' is no port`, 'scripts/lab forward 8443 n1:8443');
-  await stopForward(port);
-  if (target === 'off') return;
-  fabric.require();
-  const [, name, targetPort] = /^(n\d+|\d+\.\d+\.\d+\.\d+):(\d+)$/.exec(target ?? '') ?? [];
-  if (!name) throw new LabError(`'${target}' is no target`, 'NODE:PORT or ADDRESS:PORT');
-  const host = name.startsWith('n') ? `${config.net}.${numberOf(name)}` : name;
-  mkdirSync(forwardDir, { recursive: true });
-  const log = openSync(path.join(forwardDir, `${port}.log`), 'w');
-  const script = fileURLToPath(new URL('lib/lab/forward.mjs', import.meta.url));
-  const child = spawn(
-    process.execPath,
-    [script, 'outer', forwardDir, port, `/run/netns/${config.fabric}`, host, targetPort],
-    { detached: true, stdio: ['ignore', log, log] },
-  );
-  let ended = false;
-  child.on('exit', () => (ended = true));
-  child.unref();
-  await until(() => ended || existsSync(path.join(forwardDir, `${port}.pid`)), {
-    limitMs: 10_000,
-    everyMs: 20,
-  });
-  if (ended)
-    throw new LabError(
-      `cannot forward 127.0.0.1:${port}`,
-      readFileSync(path.join(forwardDir, `${port}.log`), 'utf8').trim(),
-    );
-  console.log(`127.0.0.1:${port} leads to ${host}:${targetPort}`);
-}
-
 /** The shared root must not change under running nodes, so new programs go into each node's own layer. */
 async function push() {
-  const dist = path.join(config.top, 'build/dist');
-  const files = existsSync(dist) ? readdirSync(dist).filter((name) => /\.mjs$/.test(name)) : [];
-  if (files.length === 0) throw new LabError('there are no programs to push', 'run: npm run build');
-  const archive = path.join(config.dir, 'push.tar');
-  await run('tar', ['-C', dist, '--owner=0', '--group=0', '--mode=644', '-cf', archive, ...files]);
+  const archive = await packPrograms(config);
   for (const node of cgroup.running()) {
     const merged = `/proc/${nodes.leader(node)}/root`;
     await run('tar', ['-C', `${merged}/usr/lib/flotilla`, '-xf', archive]);
-    const [file, args] = nodes.inside(node, [
-      'systemctl',
-      'try-restart',
-      'flotilla-keeper',
-      'flotilla-agent',
-      'flotilla-controller',
-    ]);
-    await run(file, args);
+    await run(...nodes.inside(node, restartPrograms));
     console.log(`${node} has them`);
   }
   rmSync(archive);
@@ -178,8 +91,8 @@ async function ps() {
     const on = nodes.isOn(node) ? `on, pid ${nodes.leader(node)}` : 'off by itself';
     console.log(`${node} ${on}, ${config.net}.${numberOf(node)}`);
   }
-  for (const port of forwards())
-    console.log(`127.0.0.1:${port} ${alive(pidOf(port)) ? 'forwarded' : 'dead'}`);
+  for (const port of forwards.list())
+    console.log(`127.0.0.1:${port} ${forwards.works(port) ? 'forwarded' : 'dead'}`);
 }
 
 const [verb, ...args] = process.argv.slice(2);
@@ -196,8 +109,14 @@ const verbs = {
   },
   exec: () => foreground(nodes.inside(first, args.slice(1))),
   shell: () => foreground(nodes.inside(first, ['bash', '-l'])),
-  cut: () => fabric.cut(first, args[1]),
-  heal: () => fabric.heal(cgroup.running(), args[0], args[1]),
+  cut: () => {
+    const { names, options } = cutWords(config, args);
+    return fabric.cut(names[0] ?? '', names[1], options);
+  },
+  heal: () => {
+    const { names, options } = cutWords(config, args);
+    return fabric.heal(cgroup.running(), names[0], names[1], options);
+  },
   freeze: async () => {
     if (!(await freeze(cgroup.node(first))))
       throw new LabError(`${first} does not freeze`, 'something in it hangs in the kernel');
@@ -211,7 +130,7 @@ const verbs = {
     for (const node of args) console.log(`${node} ${await nodes.ready(node)}`);
   },
   console: () => foreground(['tail', ['-n', '40', '-f', path.join(config.nodeDir(first), 'console.log')]]),
-  forward: () => forward(args[0], args[1]),
+  forward: () => forwards.start(args[0] ?? '', args[1] ?? ''),
   push,
   nodes: () => {
     for (const node of cgroup.running()) console.log(node);
@@ -224,17 +143,4 @@ const verbs = {
   nft: async () => process.stdout.write((await fabric.nft(args)).stdout),
 };
 
-try {
-  if (!Object.hasOwn(verbs, verb ?? '')) {
-    console.error(usage);
-    process.exitCode = 2;
-  } else {
-    if (process.getuid?.() !== 0)
-      throw new LabError('the lab needs root: it makes namespaces and mounts', 'run it with sudo');
-    await verbs[verb]();
-  }
-} catch (error) {
-  if (!(error instanceof LabError)) throw error;
-  console.error(`lab: ${error.message}${error.hint ? `\n     ${error.hint}` : ''}`);
-  process.exitCode = 1;
-}
+await report('lab', usage, verbs, verb);

@@ -32,21 +32,33 @@ kit_modules() {
 
 # kit_initrd OUTPUT INIT MODULE..: an initial RAM disk of busybox, an init script and modules that it loads.
 kit_initrd() {
-  local output=$1 init=$2 tree path
+  local output=$1 init=$2 tree='' path
   shift 2
-  tree=$(mktemp -d "$kit/scratch/initrd.XXXXXX")
-  mkdir -p "$tree"/{bin,dev,proc,sys,run,mnt,etc,lib/modules}
-  cp "$kit/usr/bin/busybox" "$tree/bin/busybox"
-  for path in sh mount umount insmod switch_root sleep cat echo mkdir findfs; do ln -s busybox "$tree/bin/$path"; done
-  mknod "$tree/dev/console" c 5 1
+  kit_busybox
+  mkdir -p "$tree/lib/modules"
   # Flat, in order of loading: init needs neither modprobe nor its tables.
   for path in $(kit_modules "$@"); do
     cp "$kit/$path" "$tree/lib/modules/"
     basename "$path" >>"$tree/lib/modules/order"
   done
-  install -m 755 "$init" "$tree/init"
+  kit_pack "$init" "$output"
+}
+
+# Makes a tree for an initial RAM disk.
+kit_busybox() {
+  local path
+  tree=$(mktemp -d "$kit/scratch/initrd.XXXXXX")
+  mkdir -p "$tree"/{bin,dev,proc,sys,run,mnt,etc}
+  cp "$kit/usr/bin/busybox" "$tree/bin/busybox"
+  for path in sh mount umount insmod modprobe switch_root sleep cat echo mkdir findfs find sort rm; do ln -s busybox "$tree/bin/$path"; done
+  mknod "$tree/dev/console" c 5 1
+}
+
+# kit_pack INIT OUTPUT: packs it, and removes it.
+kit_pack() {
+  install -m 755 "$1" "$tree/init"
   (cd "$tree" && find . -print0 | LC_ALL=C sort -z | "$kit/usr/lib64/ld-linux-x86-64.so.2" --library-path "$kit/usr/lib/x86_64-linux-gnu" "$kit/usr/bin/cpio" -0 -o -H newc --quiet --reproducible) \
-    | chroot "$kit" zstd -q -15 >"$output"
+    | chroot "$kit" zstd -q -15 >"$2"
   rm -rf "$tree"
 }
 

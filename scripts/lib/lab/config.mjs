@@ -19,9 +19,12 @@ const build = process.env.FLOTILLA_BUILD ?? path.join(top, 'build');
 /** As `watchdogMs` of core/domain/timing.ts, which needs a build. */
 const watchdogSeconds = { lab: 20, production: 5 };
 
-/** @param {NodeJS.ProcessEnv} env */
-export function configFrom(env) {
-  const id = env.LAB_ID ?? 'flotilla';
+/**
+ * @param {NodeJS.ProcessEnv} env
+ * @param {'lab' | 'metal'} [kind] - nodes in containers, or emulated machines
+ */
+export function configFrom(env, kind = 'lab') {
+  const id = env.LAB_ID ?? { lab: 'flotilla', metal: 'metal' }[kind];
   if (!/^[a-z][a-z0-9]{0,19}$/.test(id))
     throw new LabError(
       `lab id '${id}' is not usable`,
@@ -34,14 +37,17 @@ export function configFrom(env) {
   const timing = env.LAB_TIMING ?? 'lab';
   if (!Object.hasOwn(watchdogSeconds, timing))
     throw new LabError(`LAB_TIMING='${timing}' is no timing profile`, 'lab or production');
-  const dir = path.join(build, 'lab', id);
+  const dir = path.join(build, kind, id);
   return {
+    kind,
+    build,
     /** Owns cgroup ID and the network namespaces ID-*: choose it unlike anything else on the machine. */
     id,
     /** First three numbers of the nodes' addresses; node nK is .K, the fabric itself .254. */
     net,
     /** The same of the guests' network: eth1 of each node, the fabric .254. */
     guestNet,
+    networks: networksOf(kind, net, guestNet, env),
     /** Timing profile of the nodes, and after which silence their watchdogs bite. */
     timing,
     watchdogSeconds: watchdogSeconds[timing],
@@ -67,6 +73,32 @@ export function configFrom(env) {
 
 /** @typedef {ReturnType<typeof configFrom>} LabConfig */
 
+/**
+ * The networks of a node's cards eth0, eth1 and so on. `port`: letter of its port on the bridge; `apart`: nodes do not
+ * see each other on it.
+ *
+ * @param {'lab' | 'metal'} kind @param {string} net @param {string} guestNet @param {NodeJS.ProcessEnv} env
+ */
+function networksOf(kind, net, guestNet, env) {
+  const lab = [
+    { name: 'management', bridge: 'br0', port: 'p', net, apart: false },
+    { name: 'guests', bridge: 'br1', port: 'q', net: guestNet, apart: false },
+  ];
+  if (kind === 'lab') return lab;
+  return [
+    ...lab,
+    {
+      name: 'storage',
+      bridge: 'br2',
+      port: 's',
+      net: prefix('LAB_STORAGE_NET', env.LAB_STORAGE_NET ?? '10.79.200'),
+      apart: false,
+    },
+    // For `exec`, which no cut may touch.
+    { name: 'service', bridge: 'br3', port: 'x', net: '192.0.2', apart: true },
+  ];
+}
+
 /** @param {string} name @param {string} value */
 function prefix(name, value) {
   const numbers = value.split('.').map(Number);
@@ -83,4 +115,18 @@ export function numberOf(node) {
   const number = /^n([1-9][0-9]?)$/.exec(node)?.[1];
   if (number === undefined) throw new LabError(`'${node}' is no node`, 'nodes are called n1, n2 … n99');
   return Number(number);
+}
+
+/**
+ * What `cut` and `heal` were told: up to two nodes, a network's name, `one-way`.
+ *
+ * @param {LabConfig} config @param {string[]} args
+ */
+export function cutWords(config, args) {
+  const names = args.filter((word) => /^n\d+$/.test(word));
+  const network = args.find((word) => config.networks.some((each) => each.name === word));
+  const rest = args.filter((word) => !names.includes(word) && word !== network && word !== 'one-way');
+  if (rest.length > 0 || names.length > 2)
+    throw new LabError(`'${args.join(' ')}' is not understood`, 'NODE, or two, then a network, then one-way');
+  return { names, options: { ...(network ? { network } : {}), oneWay: args.includes('one-way') } };
 }

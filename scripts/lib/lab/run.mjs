@@ -27,6 +27,42 @@ export async function run(file, args, { input, allowFailure = false } = {}) {
   return { code, stdout, stderr };
 }
 
+/**
+ * Runs something in the foreground, with this terminal, and ends with its exit code.
+ *
+ * @param {[string, string[]]} command
+ */
+export async function foreground([file, args]) {
+  const child = spawn(file, args, { stdio: 'inherit' });
+  for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal));
+  process.exitCode = await new Promise((resolve) =>
+    child.on('close', (code, signal) => resolve(code ?? (signal ? 1 : 0))),
+  );
+}
+
+/**
+ * Runs a verb of the command line; refusals are printed with their way out.
+ *
+ * @param {string} name - of the program @param {string} usage @param {Record<string, () => unknown>} verbs
+ * @param {string | undefined} verb
+ */
+export async function report(name, usage, verbs, verb) {
+  try {
+    if (!Object.hasOwn(verbs, verb ?? '')) {
+      console.error(usage);
+      process.exitCode = 2;
+      return;
+    }
+    if (process.getuid?.() !== 0)
+      throw new LabError(`the ${name} needs root: it makes namespaces and mounts`, 'run it with sudo');
+    await verbs[verb]();
+  } catch (error) {
+    if (!(error instanceof LabError)) throw error;
+    console.error(`${name}: ${error.message}${error.hint ? `\n     ${error.hint}` : ''}`);
+    process.exitCode = 1;
+  }
+}
+
 /** Debian packages of the programs used. */
 const needs = {
   ip: 'apt-get install iproute2',

@@ -1,0 +1,172 @@
+// A rack of emulated machines: N nodes with a kernel of their own, each booted from the packed appliance root, with drives,
+// cards, a watchdog and a console. What the lab's containers lack: DRBD, LVM, watchdogs, kernels that crash.
+import {
+  createReadStream,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  rmdirSync,
+  writeFileSync,
+} from 'node:fs';
+import net from 'node:net';
+import path from 'node:path';
+import { configFrom, cutWords, LabError, numberOf } from './lib/lab/config.mjs';
+import { fabricOf } from './lib/lab/fabric.mjs';
+import { forwardsOf } from './lib/lab/forwards.mjs';
+import { packPrograms, restartPrograms } from './lib/lab/programs.mjs';
+import { foreground, report, run } from './lib/lab/run.mjs';
+import { metalFrom } from './lib/metal/config.mjs';
+import { machinesOf } from './lib/metal/machine.mjs';
+
+const usage = `scripts/metal VERB …
+  up N                      boot machines n1 … nN (those already on stay) and wait for them
+  down [--keep]             end everything; --keep: the drives stay for the next up
+  boot NODE…                power on          kill NODE…        cut the power
+  exec NODE COMMAND…        run in a node, over a network of its own that no cut touches
+  console NODE              its serial line, as root; Ctrl-] leaves it
+  cut NODE [NODE] [NETWORK] [one-way]
+                            cut its management network, or storage, or guests (or only between two);
+                            one-way: only what the first sends is lost
+  heal [NODE [NODE]] [NETWORK]
+                            undo that (or all)
+  freeze NODE               stop the whole machine's time
+  thaw NODE                 and let it go on
+  wait NODE…                until it is up
+  forward PORT NODE:PORT    127.0.0.1:PORT leads to the node (or an address in the rig); PORT off ends it
+  push                      new programs into running nodes, and restart what runs them
+  nodes                     names of running nodes
+  ps                        what is up        fab COMMAND…      run on the fabric, where all addresses are reachable
+  nft ARGS…                 the fabric's traffic rules
+LAB_ID, LAB_NET, METAL_MEMORY and others: docs/metal.md`;
+
+const config = configFrom(process.env, 'metal');
+const metal = metalFrom(config, process.env);
+const fabric = fabricOf(config);
+const machines = machinesOf(config, fabric, metal);
+const forwards = forwardsOf(config, fabric);
+
+async function bootAll(names) {
+  fabric.require();
+  const began = Date.now();
+  await Promise.all(names.map((node) => machines.boot(node)));
+  await Promise.all(
+    names.map(async (node) => {
+      const state = await machines.ready(node);
+      console.log(`${node} ${state} after ${((Date.now() - began) / 1000).toFixed(1)} s`);
+    }),
+  );
+}
+
+async function up(count) {
+  const number = Number(count);
+  if (!Number.isInteger(number) || number < 1 || number > 9)
+    throw new LabError(`'${count}' is no number of machines`, 'scripts/metal up 3');
+  const root = config.root();
+  const boot = metal.boot();
+  if (existsSync(`/run/netns/${config.fabric}`) && !existsSync(path.join(config.dir, 'root')))
+    throw new LabError(
+      `a lab '${config.id}' of another checkout runs on this machine`,
+      'set LAB_ID to another name, or say "scripts/metal down" there',
+    );
+  mkdirSync(config.dir, { recursive: true });
+  writeFileSync(path.join(config.dir, 'root'), `${root}\n`);
+  writeFileSync(path.join(config.dir, 'boot'), `${boot}\n`);
+  await fabric.prepare();
+  await bootAll(Array.from({ length: number }, (_, index) => `n${index + 1}`));
+}
+
+/** Idempotent, and right after any half-done `up`. */
+async function down(keep) {
+  for (const port of forwards.list()) await forwards.stop(port);
+  await Promise.all(machines.running().map((node) => machines.power(node)));
+  await fabric.remove();
+  if (keep !== '--keep') rmSync(config.dir, { recursive: true, force: true });
+  else for (const name of ['root', 'boot']) rmSync(path.join(config.dir, name), { force: true });
+  try {
+    rmdirSync(path.dirname(config.dir)); // build/metal, if this was the last
+  } catch {
+    // another rig's files are in it
+  }
+}
+
+async function push() {
+  const archive = await packPrograms(config);
+  for (const node of machines.running()) {
+    await run(...machines.inside(node, ['tar', '-C', '/usr/lib/flotilla', '-xf', '-']), {
+      input: readFileSync(archive),
+    });
+    await run(...machines.inside(node, restartPrograms));
+    console.log(`${node} has them`);
+  }
+  rmSync(archive);
+}
+
+/** The machine's serial line at this terminal. */
+function console_(node) {
+  if (!machines.isOn(node)) throw new LabError(`${node} is off`, `run: scripts/metal boot ${node}`);
+  process.chdir(machines.dirOf(node));
+  createReadStream('console.log', { start: Math.max(0, readFileSync('console.log').length - 2000) }).pipe(
+    process.stdout,
+  );
+  const line = net.connect('console.sock');
+  line.pipe(process.stdout);
+  process.stdin.setRawMode?.(true);
+  process.stdin.on('data', (bytes) => (bytes.includes(0x1d) ? process.exit(0) : line.write(bytes)));
+  line.on('error', (error) => console.error(error.message));
+  return new Promise((resolve) => line.on('close', () => resolve(process.exit(0))));
+}
+
+function ps() {
+  for (const node of machines.running())
+    console.log(`${node} on, pid ${machines.pidOf(node)}, ${config.net}.${numberOf(node)}`);
+  for (const port of forwards.list())
+    console.log(`127.0.0.1:${port} ${forwards.works(port) ? 'forwarded' : 'dead'}`);
+}
+
+const [verb, ...args] = process.argv.slice(2);
+const first = args[0] ?? '';
+const signal = (name) => {
+  const pid = machines.pidOf(first);
+  if (pid === null) throw new LabError(`${first} is off`, `run: scripts/metal boot ${first}`);
+  process.kill(pid, name);
+};
+const verbs = {
+  up: () => up(first),
+  down: () => down(first),
+  boot: () => bootAll(args),
+  kill: async () => {
+    for (const node of args) {
+      const atMs = await machines.power(node);
+      if (atMs !== null) console.log(`${node} lost its power at ${atMs}`);
+    }
+  },
+  exec: () => foreground(machines.inside(first, args.slice(1))),
+  console: () => console_(first),
+  cut: () => {
+    const { names, options } = cutWords(config, args);
+    return fabric.cut(names[0] ?? '', names[1], options);
+  },
+  heal: () => {
+    const { names, options } = cutWords(config, args);
+    return fabric.heal(machines.running(), names[0], names[1], options);
+  },
+  freeze: () => signal('SIGSTOP'),
+  thaw: () => signal('SIGCONT'),
+  wait: async () => {
+    for (const node of args) console.log(`${node} ${await machines.ready(node)}`);
+  },
+  forward: () => forwards.start(args[0] ?? '', args[1] ?? ''),
+  push,
+  nodes: () => {
+    for (const node of machines.running()) console.log(node);
+  },
+  ps,
+  fab: () => {
+    fabric.require();
+    return foreground(fabric.inside(...args));
+  },
+  nft: async () => process.stdout.write((await fabric.nft(args)).stdout),
+};
+
+await report('metal', usage, verbs, verb);
