@@ -7,6 +7,7 @@ import { haCommands } from './ha.js';
 import { imageCommands } from './image.js';
 import { Io, type Terminal } from './io.js';
 import { loginCommand } from './login.js';
+import { ovfCommands } from './ovf.js';
 import {
   eventsCommand,
   networkCommands,
@@ -44,6 +45,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   haCommands(program, io);
   vmCommands(program, io);
   imageCommands(program, io);
+  ovfCommands(program, io);
   poolCommands(program, io);
   networkCommands(program, io);
   opCommands(program, io);

@@ -33,7 +33,7 @@ export function cells(text: string): number {
 
 /** What comes from a cluster may not command the terminal. */
 // eslint-disable-next-line no-control-regex -- exactly these do
-const plain = (text: string): string => text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, ' ');
+export const plain = (text: string): string => text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, ' ');
 
 /**
  * A table as text. Where it is too wide, columns that may give are cut first and left out next.
