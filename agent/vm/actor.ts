@@ -152,14 +152,18 @@ export class VmActor {
     );
     // Between the swap and the machine lie seconds, on a bad night a minute: the lease may have gone and come back
     // meanwhile, and the VM with it. So it is born paused, and goes on only if the keeper counts it still; from then
-    // on the machine is there, and the keeper finds it whatever happens next.
-    const paused = step.paused || fence.armed;
+    // on the machine is there, and the keeper finds it whatever happens next. One that nobody armed, which another
+    // node gets on proof alone, goes on with the next pass: that one has read own since.
+    const paused = step.paused || step.inSlice || fence.armed;
     await env.hypervisor.start(s.id, { paused, deadlineMs: startDeadlineMs });
     if (fence.armed && !(await env.keeper.holds(s.id))) {
       await ignoreGone(env.hypervisor.stop(s.id, 'destroy'));
       throw staleView(s);
     }
-    if (paused && !step.paused) await env.hypervisor.resume(s.id);
+    if (paused && !step.paused) {
+      if (!fence.armed) return;
+      await env.hypervisor.resume(s.id);
+    }
     this.onPhase(s.id, 'running');
   }
 

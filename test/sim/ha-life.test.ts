@@ -72,6 +72,36 @@ await scenario(
   },
 );
 
+await scenario(
+  'a VM with HA that nobody arms is born paused as well, and goes on when own still says so',
+  async (n, t) => {
+    n.keeper.why = 'there is no watchdog';
+    const born: boolean[] = [];
+    n.host.beforeStart = (_uuid, _gen, paused) => void born.push(paused);
+    const well = n.createVm({ ha }, { shared: true });
+    await n.until('runs', running(n, well.id));
+    t.same(born, [true]);
+    n.host.startMs = () => 9_000;
+    const lost = n.createVm({ ha }, { shared: true });
+    await n.until('its start is decided', () => n.own(lost.id)?.state === 'running');
+    const own = n.own(lost.id);
+    if (own === null) throw new Error('no owner');
+    // Somebody vouched that this node is off, and another one took the VM.
+    n.ledger.poke(
+      kinds.vmOwn.key(lost.id),
+      writeRecord(kinds.vmOwn, { ...own, owner: 'n2', gen: own.gen + 1 }),
+    );
+    const states = new Set<string>();
+    for (let i = 0; i < 300; i++) {
+      await n.clock.advance(50);
+      const d = n.host.domains.get(lost.id);
+      if (d?.active === true) states.add(d.state.state);
+    }
+    t.same([...states], ['paused'], 'it was never awake');
+    t.notOk(n.host.domains.has(lost.id), 'and it is gone');
+  },
+);
+
 await scenario('HA turned on, paused and off while it runs', async (n, t) => {
   const vm = n.createVm({}, { shared: true });
   await n.until('runs', running(n, vm.id));
