@@ -4,11 +4,12 @@ import { parseCidr } from '../../core/domain/ipv4.js';
 import type { Network } from '../../core/domain/network.js';
 import type { CloudInit, VmSpec } from '../../core/domain/vm.js';
 
-/** The three files of a NoCloud seed. @see cloud-init docs, datasource NoCloud */
+/** The files of a NoCloud seed, and for guests that ask for it the OVF environment. @see cloud-init docs, datasource NoCloud; DSP0243 section 11 */
 export interface SeedFiles {
   readonly 'meta-data': string;
   readonly 'user-data': string;
   readonly 'network-config': string;
+  readonly 'ovf-env.xml'?: string;
 }
 
 /** Largest user-data, bytes: a seed is read at every boot and made again at every edit. */
@@ -40,6 +41,7 @@ export function seedFiles(spec: Wanted, networks: ReadonlyMap<string, Network>):
     'meta-data': yaml({ 'instance-id': spec.id, 'local-hostname': hostname }),
     'user-data': userData,
     'network-config': ci?.networkConfig ?? yaml(networkConfig(spec, networks)),
+    ...(typeof ci?.ovfEnvironment === 'string' && { 'ovf-env.xml': ci.ovfEnvironment }),
   };
 }
 

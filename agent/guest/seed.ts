@@ -106,7 +106,7 @@ export class Seeds implements SeedsContract {
 function hashOf(files: SeedFiles): string {
   const hash = createHash('sha256');
   for (const name of Object.keys(files).sort()) {
-    const text = files[name as keyof SeedFiles];
+    const text = files[name as keyof SeedFiles] ?? '';
     hash.update(`${name}\0${Buffer.byteLength(text)}\0${text}`);
   }
   return hash.digest('hex');

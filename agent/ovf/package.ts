@@ -24,6 +24,8 @@ const listBytesMax = 4 * 1024 * 1024;
 export interface PackageOptions {
   readonly configuration?: string;
   readonly language?: string;
+  /** Values of properties, by their ids. */
+  readonly values?: ReadonlyMap<string, string>;
   /** Whether the checksums of disks are computed, which reads all of them; those of the descriptor always are. */
   readonly verify: boolean;
   readonly nowMs: number;
@@ -38,13 +40,16 @@ export interface PackageFile extends OvfFile {
   readonly storedBytes: number | null;
   /** Its names here, several where it is kept in pieces. */
   readonly names: readonly string[];
+  /** Of the stored bytes, as the manifest says; null: it does not say this one. */
+  readonly sha256: string | null;
 }
 
 /** What is known of a package after it was read. */
-export interface PackageReport extends Omit<OvfPackage, 'files'> {
+export interface PackageReport extends OvfPackage {
   readonly file: string;
   readonly kind: 'ova' | 'ovf';
   readonly descriptor: string;
+  readonly descriptorSha256: string;
   readonly files: readonly PackageFile[];
   /** Null: there is none. */
   readonly manifest: {
@@ -79,7 +84,8 @@ export class OvfArchive {
   async report(o: PackageOptions): Promise<PackageReport> {
     const shelf = this.#shelf;
     const name = shelf.descriptor;
-    const source = decodeXml(await this.#whole(name, xmlBytesMax), name);
+    const bytes = await this.#whole(name, xmlBytesMax);
+    const source = decodeXml(bytes, name);
     const root = readXml(source, name);
     const { files, ...envelope } = readEnvelope(root, {
       file: name,
@@ -87,18 +93,23 @@ export class OvfArchive {
       strings: await this.#strings(root),
       ...(o.configuration === undefined ? {} : { configuration: o.configuration }),
       ...(o.language === undefined ? {} : { language: o.language }),
+      ...(o.values === undefined ? {} : { values: o.values }),
     });
     const warnings: Remark[] = [...envelope.warnings];
     const found: PackageFile[] = [];
     for (const f of files) found.push(await this.#find(f, warnings));
-    const checked = await this.#manifest(found, warnings, o);
+    const { sha256, ...checked } = await this.#manifest(found, warnings, o);
     this.#compareNames(found, checked, warnings);
     return {
       file: shelf.name,
       kind: shelf.kind,
       descriptor: name,
+      descriptorSha256: createHash('sha256').update(bytes).digest('hex'),
       ...envelope,
-      files: found,
+      files: found.map((f) => ({
+        ...f,
+        sha256: f.names.length === 1 ? (sha256.get(f.names[0] ?? '') ?? null) : null,
+      })),
       ...checked,
       warnings,
     };
@@ -118,7 +129,7 @@ export class OvfArchive {
         skip -= piece.sizeBytes;
         continue;
       }
-      yield* bytesOf(piece, skip);
+      for await (const part of bytesOf(piece, skip)) yield Buffer.from(part);
       skip = 0;
     }
   }
@@ -161,14 +172,14 @@ export class OvfArchive {
   }
 
   async #find(file: OvfFile, warnings: Remark[]): Promise<PackageFile> {
-    if (file.remote) return { ...file, storedBytes: null, names: [] };
+    if (file.remote) return { ...file, storedBytes: null, names: [], sha256: null };
     const names = await this.#piecesOf(file);
     if (names.length === 0) {
       const text = `the file "${shown(file.href)}" is not in the package`;
       if (this.#shelf.kind === 'ova')
         throw refusal(this.#shelf.descriptor, file.line, text, 'It was packed incompletely: get it again.');
       warnings.push({ line: file.line, text });
-      return { ...file, storedBytes: null, names };
+      return { ...file, storedBytes: null, names, sha256: null };
     }
     const sizes: number[] = [];
     for (const n of names) sizes.push((await this.#shelf.piece(n))?.sizeBytes ?? 0);
@@ -179,7 +190,7 @@ export class OvfArchive {
         line: file.line,
         text: `the file "${shown(file.href)}" has ${storedBytes} bytes, not ${file.sizeBytes}`,
       });
-    return { ...file, storedBytes, names };
+    return { ...file, storedBytes, names, sha256: null };
   }
 
   async #piecesOf(file: OvfFile): Promise<string[]> {
@@ -219,7 +230,7 @@ export class OvfArchive {
     files: readonly PackageFile[],
     warnings: Remark[],
     o: PackageOptions,
-  ): Promise<Pick<PackageReport, 'manifest' | 'signer'>> {
+  ): Promise<Pick<PackageReport, 'manifest' | 'signer'> & { sha256: ReadonlyMap<string, string> }> {
     const { descriptor, names } = this.#shelf;
     const base = descriptor.replace(/\.ovf$/i, '');
     const listed = names.filter((n) => /\.mf$/i.test(n) && path.dirname(n) === path.dirname(descriptor));
@@ -231,13 +242,13 @@ export class OvfArchive {
       warnings.push({ line: null, text: 'there is no manifest: nothing says that its files are whole' });
       if (signature !== undefined)
         warnings.push({ line: null, text: 'there is a certificate, and no manifest that it signs' });
-      return { manifest: null, signer: null };
+      return { manifest: null, signer: null, sha256: new Map() };
     }
     const bytes = await this.#whole(name, listBytesMax);
     const digests = readManifest(bytes.toString('utf8'), name);
     const prefix = path.dirname(descriptor) === '.' ? '' : `${path.dirname(descriptor)}/`;
-    const manifest = await this.#checkDigests(digests, name, prefix, files, warnings, o);
-    if (signature === undefined) return { manifest, signer: null };
+    const { manifest, sha256 } = await this.#checkDigests(digests, name, prefix, files, warnings, o);
+    if (signature === undefined) return { manifest, signer: null, sha256 };
     const signer = verifyCertificate(
       (await this.#whole(signature, listBytesMax)).toString('latin1'),
       signature,
@@ -249,7 +260,7 @@ export class OvfArchive {
         line: null,
         text: `the signer's certificate is not valid now: until ${signer.validTo}`,
       });
-    return { manifest, signer };
+    return { manifest, signer, sha256 };
   }
 
   async #checkDigests(
@@ -259,14 +270,16 @@ export class OvfArchive {
     files: readonly PackageFile[],
     warnings: Remark[],
     o: PackageOptions,
-  ): Promise<PackageReport['manifest']> {
+  ): Promise<{ manifest: PackageReport['manifest']; sha256: Map<string, string> }> {
     const verified: string[] = [];
     const unverified: string[] = [];
     const large = new Set(files.flatMap((f) => f.names));
     const pieces = new Map<Digest, Piece>();
+    const sha256 = new Map<string, string>();
     for (const d of digests) {
       const name = await this.#nameOf(prefix + d.file);
       const piece = name === null ? null : await this.#shelf.piece(name);
+      if (name !== null && d.algorithm === 'sha256') sha256.set(name, d.hex);
       if (piece === null) {
         if (this.#shelf.kind === 'ova')
           throw refusal(
@@ -306,7 +319,7 @@ export class OvfArchive {
         line: null,
         text: `the manifest says nothing of ${missing.map((n) => `"${shown(n)}"`).join(', ')}`,
       });
-    return { name: manifest, verified, unverified };
+    return { manifest: { name: manifest, verified, unverified }, sha256 };
   }
 
   /** What an archive holds besides, and in another order than it should. */

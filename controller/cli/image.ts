@@ -2,11 +2,11 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import path from 'node:path';
+import type { Readable } from 'node:stream';
 import type { Command } from 'commander';
 import { FlotillaError } from '../../core/domain/error.js';
 import { formatSize } from '../../core/domain/units.js';
 import type { ImageView, OpView, RestCall } from '../../core/wire/rest.js';
-import type { ApiClient } from './client.js';
 import { bar, type Io, type WaitOptions } from './io.js';
 import type { Column } from './table.js';
 import { defined, waiting } from './vm.js';
@@ -128,8 +128,9 @@ async function upload(
   const size = await sizeOf(file);
   const sha256 = o.sha256?.toLowerCase() ?? (o.checksum ? await checksum(io, file, size) : undefined);
   const body = defined({ ...base, sizeBytes: size, sha256 }) as RestCall<'imageCreate'>['body'];
-  const image = await entry(io, client, body, size, sha256 ?? null);
-  await send(io, client, image, file, size);
+  const image = await imageEntry(io, body, size, sha256 ?? null);
+  const open = (start: number): Readable => createReadStream(file, { start, highWaterMark: 256 * 1024 });
+  await sendImage(io, image, size, open);
   return client.call('imageComplete', { params: { image: image.id } });
 }
 
@@ -164,13 +165,14 @@ async function checksum(io: Io, file: string, size: number): Promise<string> {
   return hash.digest('hex');
 }
 
-async function entry(
+/** The catalogue's entry for an upload: a new one, or the one of the same bytes that was begun. */
+export async function imageEntry(
   io: Io,
-  client: ApiClient,
   body: RestCall<'imageCreate'>['body'],
   size: number,
   sha256: string | null,
 ): Promise<ImageView> {
+  const client = await io.client();
   try {
     return (await client.call('imageCreate', { body })).image;
   } catch (error) {
@@ -182,7 +184,18 @@ async function entry(
   }
 }
 
-async function send(io: Io, client: ApiClient, image: ImageView, file: string, size: number): Promise<void> {
+/**
+ * Sends an image's bytes, going on where an earlier try broke off.
+ *
+ * @param open - its bytes from a place on
+ */
+export async function sendImage(
+  io: Io,
+  image: ImageView,
+  size: number,
+  open: (offset: number) => Readable,
+): Promise<void> {
+  const client = await io.client();
   const draw = drawer(io, 'sending');
   let before = -1;
   let tries = 0;
@@ -192,9 +205,9 @@ async function send(io: Io, client: ApiClient, image: ImageView, file: string, s
     tries = offset > before ? 1 : tries + 1;
     before = offset;
     try {
-      const data = createReadStream(file, { start: offset, highWaterMark: 256 * 1024 });
+      const data = open(offset);
       let at = offset;
-      data.on('data', (part) => {
+      data.on('data', (part: Buffer) => {
         at += part.length;
         draw(at, size);
       });

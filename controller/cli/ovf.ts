@@ -3,6 +3,7 @@ import { OvfArchive, type PackageReport } from '../../agent/ovf/package.js';
 import type { OvfProperty, OvfStart, OvfSystem, OvfSystemDisk } from '../../core/ovf/model.js';
 import { formatSize } from '../../core/domain/units.js';
 import { bar, type Io } from './io.js';
+import { ovfImportCommand } from './ovf-import.js';
 import { facts, plain, table, type Column } from './table.js';
 
 /** A licence is shown so far; --json has all of it. */
@@ -10,6 +11,7 @@ const eulaCharsShown = 200;
 
 export function ovfCommands(program: Command, io: Io): void {
   const ovf = program.command('ovf').description('packages of VMs: OVF and OVA');
+  ovfImportCommand(ovf, io);
   ovf
     .command('inspect')
     .description('what a package holds, and whether it is whole; needs no cluster')
@@ -32,8 +34,8 @@ export function ovfCommands(program: Command, io: Io): void {
     });
 }
 
-/** Without the text of what is kept: it is the package's own, and long. */
-const shortened = (report: PackageReport): unknown => ({
+/** Without the text of what is kept, which is the package's own, and without what only guests are told. */
+const shortened = ({ values: _, ...report }: PackageReport): unknown => ({
   ...report,
   kept: report.kept.map(({ owner, name, namespace, line }) => ({ owner, name, namespace, line })),
 });

@@ -58,6 +58,8 @@ export const cloudInitSchema = z.object({
   userData: z.string().max(32_768).nullable(),
   /** Whole network-config in place of the one made from the NICs' addresses. */
   networkConfig: z.string().max(8_192).nullable(),
+  /** `ovf-env.xml` beside it, of the package the VM came from: what its properties are. May hold secrets. */
+  ovfEnvironment: z.string().max(16_384).nullable().default(null),
 });
 export type CloudInit = z.output<typeof cloudInitSchema>;
 

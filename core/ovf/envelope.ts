@@ -38,6 +38,8 @@ export interface EnvelopeOptions {
   readonly configuration?: string;
   /** Language of texts, `de-DE`; absent: the package's own. */
   readonly language?: string;
+  /** Values of properties that a person gave, by their ids. */
+  readonly values?: ReadonlyMap<string, string>;
 }
 
 /** Systems and collections of one package, and how deep they may lie. */
@@ -81,8 +83,10 @@ export function readEnvelope(root: XmlElement, o: EnvelopeOptions): OvfPackage {
   const strings = readStrings(r, root, o.strings ?? new Map<string, XmlElement>(), o.language ?? null);
   const options = readOptions(r, elements('DeploymentOptionSection'), strings);
   const configuration = chooseOption(r, root, options, o.configuration);
-  const products = new Products(r, strings, configuration);
+  const given = o.values ?? new Map<string, string>();
+  const products = new Products(r, { strings, configuration, given });
   for (const p of of('ProductSection')) products.read(p.at, p.owner);
+  products.checkGiven(root);
   const disks = readDisks(r, elements('DiskSection'), files, (key) => products.valueOf(key));
   const networks = readNetworks(r, elements('NetworkSection'), strings);
 
@@ -148,6 +152,7 @@ export function readEnvelope(root: XmlElement, o: EnvelopeOptions): OvfPackage {
     startOrder: readStart(r, of('StartupSection'), members),
     products: products.products,
     properties: products.properties,
+    values: products.values,
     eulas: of('EulaSection').map((p): OvfEula => ({
       owner: p.owner,
       text: strings.text(child(p.at, 'License')),

@@ -247,6 +247,8 @@ export interface OvfPackage {
   readonly startOrder: readonly OvfStart[];
   readonly products: readonly OvfProduct[];
   readonly properties: readonly OvfProperty[];
+  /** What guests are told, of secret properties too. A map: it does not get into JSON by itself. */
+  readonly values: ReadonlyMap<OvfProperty, string>;
   readonly eulas: readonly OvfEula[];
   readonly annotation: string;
   readonly kept: readonly OvfKept[];

@@ -15,25 +15,51 @@ import {
 
 /** Appliances have up to some hundreds. */
 const propertiesMax = 10_000;
+const valueCharsMax = 16_384;
 
 /** The software of a system or of the whole, and what can be told to it. */
 export class Products {
   readonly products: OvfProduct[] = [];
   readonly properties: OvfProperty[] = [];
+  readonly values = new Map<OvfProperty, string>();
   readonly #reading: Reading;
   readonly #strings: Strings;
   readonly #configuration: string | null;
+  readonly #given: ReadonlyMap<string, string>;
   readonly #seen = new Set<string>();
 
-  constructor(reading: Reading, strings: Strings, configuration: string | null) {
+  constructor(
+    reading: Reading,
+    o: {
+      readonly strings: Strings;
+      readonly configuration: string | null;
+      /** Given by a person, by id of the property. */
+      readonly given: ReadonlyMap<string, string>;
+    },
+  ) {
     this.#reading = reading;
-    this.#strings = strings;
-    this.#configuration = configuration;
+    this.#strings = o.strings;
+    this.#configuration = o.configuration;
+    this.#given = o.given;
+  }
+
+  /** @throws FlotillaError `bad-input`: a value was given for a property that there is not */
+  checkGiven(root: XmlElement): void {
+    for (const id of this.#given.keys()) {
+      if (this.properties.some((p) => p.id === id)) continue;
+      const asked = this.properties.filter((p) => p.userConfigurable).map((p) => p.id);
+      throw this.#reading.refuse(
+        root,
+        `there is no property "${shown(id)}"`,
+        asked.length === 0 ? 'It asks for none.' : `It asks for: ${asked.slice(0, 20).join(', ')}.`,
+      );
+    }
   }
 
   /** The default of a property by its key or whole id; undefined: there is none. */
   valueOf(key: string): string | null | undefined {
-    return this.properties.find((p) => p.key === key || p.id === key)?.default;
+    const property = this.properties.find((p) => p.key === key || p.id === key);
+    return property === undefined ? undefined : (this.values.get(property) ?? null);
   }
 
   read(section: XmlElement, owner: string | null): void {
@@ -78,7 +104,8 @@ export class Products {
       r.flag(e, 'password', false) || /^password/i.test(type) || /^password/i.test(makerType(e) ?? '');
     const value = this.#value(e);
     this.#checkValue(e, id, type, secret, value);
-    this.properties.push({
+    const userConfigurable = r.flag(e, 'userConfigurable', false);
+    const property: OvfProperty = {
       id,
       key,
       class: product.class,
@@ -92,10 +119,26 @@ export class Products {
       qualifiers: attribute(e, 'qualifiers') ?? anyAttribute(e, 'qualifiers'),
       default: secret ? null : value,
       hasDefault: value !== null && value !== '',
-      userConfigurable: r.flag(e, 'userConfigurable', false),
+      userConfigurable,
       secret,
       line: e.line,
-    });
+    };
+    this.properties.push(property);
+    const told = this.#givenValue(e, property) ?? value;
+    if (told !== null) this.values.set(property, told);
+  }
+
+  /** What a person gave instead of the default. */
+  #givenValue(e: XmlElement, p: OvfProperty): string | undefined {
+    const value = this.#given.get(p.id);
+    if (value === undefined) return undefined;
+    const bad = (why: string): Error =>
+      this.#reading.refuse(e, `property "${shown(p.id)}" ${why}`, `Its type is ${shown(p.type)}.`);
+    if (!p.userConfigurable) throw bad('is not one to be set: its maker says its value');
+    if (value.length > valueCharsMax) throw bad('got an overlong value');
+    if (types[p.type.toLowerCase()]?.(value.trim()) === false)
+      throw bad('got a value that is not of its type');
+    return value;
   }
 
   /** The value for the deployment option, else the one that holds always. */

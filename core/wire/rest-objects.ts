@@ -292,6 +292,7 @@ const newCloudInitSchema = z.strictObject({
   sshKeys: cloudInitSchema.shape.sshKeys.default([]),
   userData: cloudInitSchema.shape.userData.default(null),
   networkConfig: cloudInitSchema.shape.networkConfig.default(null),
+  ovfEnvironment: cloudInitSchema.shape.ovfEnvironment,
 });
 
 /** Seconds a guest has to shut down when nothing is said: most do in 30, databases need more. */

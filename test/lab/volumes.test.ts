@@ -192,6 +192,7 @@ await t.test('a guest boots from a linked disk and its seed, and is reached on i
       sshKeys: ['ssh-ed25519 AAAA ann'],
       userData: null,
       networkConfig: null,
+      ovfEnvironment: null,
     },
     power: 'running',
     powerGeneration: 1,

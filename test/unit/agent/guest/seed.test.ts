@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import fc from 'fast-check';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { parse as parseYaml } from 'yaml';
 import { hostnameOf, seedFiles, type SeedFiles } from '../../../../agent/guest/cloud-init.js';
 import { Seeds } from '../../../../agent/guest/seed.js';
@@ -35,6 +35,7 @@ const ci = (o: Partial<CloudInit> = {}): CloudInit => ({
   sshKeys: [],
   userData: null,
   networkConfig: null,
+  ovfEnvironment: null,
   ...o,
 });
 const spec = (o: Partial<VmSpec> = {}): VmSpec => ({
@@ -58,7 +59,8 @@ const spec = (o: Partial<VmSpec> = {}): VmSpec => ({
   ha: vmHaDefault,
   ...o,
 });
-const yamlOf = (files: SeedFiles, name: keyof SeedFiles) => parseYaml(files[name]) as Record<string, unknown>;
+const yamlOf = (files: SeedFiles, name: keyof SeedFiles) =>
+  parseYaml(files[name] ?? '') as Record<string, unknown>;
 
 await t.test('a static address comes with prefix, route and name servers; others by DHCP', async (t) => {
   const files = seedFiles(
@@ -159,9 +161,14 @@ await t.test('what cloud-init would silently drop is refused', async (t) => {
   );
 });
 
-await t.test('the seed is an ISO that cloud-init finds, with the three files in it', async (t) => {
-  const dir = t.testdir();
-  const path = await new Seeds({ stateDir: dir }).make(spec(), networks);
+await t.test('the seed is an ISO that cloud-init finds, with its files in it', async (t) => {
+  const environment = ci({ ovfEnvironment: '<Environment/>' });
+  for (const wanted of [spec(), spec({ cloudInit: environment })]) await seedHolds(t, wanted);
+});
+
+async function seedHolds(t: Test, wanted: VmSpec): Promise<void> {
+  const dir = fs.mkdtempSync(`${t.testdir()}/seed-`);
+  const path = await new Seeds({ stateDir: dir }).make(wanted, networks);
   t.equal(path, `${dir}/seeds/${id}.iso`);
   t.equal(fs.statSync(path).mode & 0o777, 0o600);
   const report = execFileSync('xorriso', ['-indev', path, '-pvd_info'], {
@@ -172,11 +179,11 @@ await t.test('the seed is an ISO that cloud-init finds, with the three files in 
   execFileSync('xorriso', ['-osirrox', 'on', '-indev', path, '-extract', '/', `${dir}/out`], {
     stdio: 'ignore',
   });
-  const want = seedFiles(spec(), networks);
+  const want = seedFiles(wanted, networks);
   t.strictSame(fs.readdirSync(`${dir}/out`).sort(), Object.keys(want).sort());
   for (const [name, text] of Object.entries(want))
     t.equal(fs.readFileSync(`${dir}/out/${name}`, 'utf8'), text);
-});
+}
 
 await t.test('the same content gives the same bytes, and is not written again', async (t) => {
   const a = t.testdir();

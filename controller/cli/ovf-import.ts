@@ -1,0 +1,406 @@
+import { createHash } from 'node:crypto';
+import { pipeline, Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { createGunzip } from 'node:zlib';
+import type { Command } from 'commander';
+import { parse as parseYaml } from 'yaml';
+import { OvfArchive, type PackageFile, type PackageReport } from '../../agent/ovf/package.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import { formatSize } from '../../core/domain/units.js';
+import {
+  planImport,
+  type ImportPlan,
+  type PlannedImage,
+  type PlannedVm,
+  type Stage,
+} from '../../core/ovf/plan.js';
+import type { ImageView, NetworkView, RestCall } from '../../core/wire/rest.js';
+import { imageEntry, sendImage } from './image.js';
+import { collect } from './input.js';
+import type { Io, WaitOptions } from './io.js';
+import { readText } from './session.js';
+import { defined, waiting } from './vm.js';
+
+type Options = WaitOptions & {
+  network?: string[];
+  property?: string[];
+  properties?: string;
+  configuration?: string;
+  prefix: string;
+  pool?: string;
+  node?: string;
+  acceptEulas?: true;
+  keepImages?: true;
+  start?: true;
+  dryRun?: true;
+  verify: boolean;
+};
+
+/** A guest is asked so often whether it answers, ms. */
+const lookMs = 1_000;
+/** A guest that is waited for without a time of its package has this long, s. */
+const guestS = 600;
+
+const usage = (message: string, hint: string): FlotillaError =>
+  new FlotillaError('bad-input', message, { hint });
+
+export function ovfImportCommand(ovf: Command, io: Io): void {
+  waiting(ovf.command('import'))
+    .description('make the VMs of a package; given again after it was stopped, it goes on')
+    .argument('<file>', 'an .ova, an .ovf, or a folder with one')
+    .option('--dry-run', 'only say what would be made')
+    .option('--network <theirs=ours>', 'which network one of the package’s is; =none: none', collect)
+    .option('--property <id=value>', 'the value of a property', collect)
+    .option('--properties <file>', 'values of properties, as YAML; secret ones only so; -: standard input')
+    .option('--configuration <id>', 'one of its deployment options')
+    .option('--prefix <text>', 'before the names of VMs and images', '')
+    .option('--pool <pool>', 'where disks and images lie')
+    .option('--node <node>', 'the node that shall own the VMs')
+    .option('--accept-eulas', 'its licences are accepted')
+    .option('--no-verify', 'do not read disks beforehand for checksums that nodes cannot check')
+    .option('--keep-images', 'leave the images from which the disks were made')
+    .option('--start', 'start them in their order')
+    .action(async (file: string, o: Options) => {
+      const archive = await OvfArchive.open(file);
+      const report = await read(io, archive, o);
+      const plan = planImport(report, await choices(io, report, o));
+      if (plan.refusals.length > 0)
+        throw new FlotillaError(
+          'unsupported',
+          `${report.file} cannot be imported: ${plan.refusals.join('; ')}`,
+          {
+            hint: 'Nothing was made.',
+            details: { refusals: plan.refusals },
+          },
+        );
+      if (o.dryRun === true) {
+        io.show(shownPlan(plan), () => planText(plan));
+        return;
+      }
+      if (report.eulas.length > 0 && o.acceptEulas !== true)
+        throw usage(
+          `The package has ${report.eulas.length} licences to accept`,
+          `Read them: flotilla ovf inspect ${file} --json; then give --accept-eulas.`,
+        );
+      io.say(`${planText(plan)}\n\n`);
+      await new Import(io, archive, report, o).run(plan);
+      io.show(shownPlan(plan), () => `Made: ${plan.vms.map((v) => v.body.name).join(', ')}`);
+    });
+}
+
+/** Reads the package, and all of its bytes where nodes could not check them against the manifest. */
+async function read(io: Io, archive: OvfArchive, o: Options): Promise<PackageReport> {
+  const options = {
+    ...(o.configuration === undefined ? {} : { configuration: o.configuration }),
+    nowMs: Date.now(),
+    signal: io.terminal.signal,
+    progress: (share: number) => io.progress(`checking ${Math.round(share * 100)} %`),
+  };
+  const first = await archive.report({ ...options, verify: false });
+  const values = await valuesOf(io, first, o);
+  const checked = first.files.every(
+    (f) => f.names.length === 0 || (f.sha256 !== null && f.compression === null),
+  );
+  const report = await archive.report({
+    ...options,
+    values,
+    verify: o.verify && !checked && first.manifest !== null,
+  });
+  io.progress(null);
+  return report;
+}
+
+async function valuesOf(io: Io, report: PackageReport, o: Options): Promise<Map<string, string>> {
+  const out = new Map<string, string>();
+  for (const text of o.property ?? []) {
+    const [id, value] = pair(text, '--property', 'ID=VALUE');
+    if (report.properties.some((p) => p.id === id && p.secret))
+      throw usage(
+        `The value of "${id}" is a secret, and others can read command lines`,
+        'Write it into a file: --properties FILE',
+      );
+    out.set(id, value);
+  }
+  if (o.properties === undefined) return out;
+  const text = o.properties === '-' ? await io.stdin() : await readText(o.properties, 'The properties');
+  let value: unknown = null;
+  try {
+    value = parseYaml(text, { maxAliasCount: 20 });
+  } catch {
+    // Told below; the parser's own words could hold a secret.
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw usage(
+      `The properties in ${o.properties} are no YAML mapping`,
+      'Lines are like: org.example.title: My shop',
+    );
+  for (const [id, v] of Object.entries(value)) {
+    if (!['string', 'number', 'boolean'].includes(typeof v))
+      throw usage(
+        `The value of "${id}" in ${o.properties} is no text, number or yes or no`,
+        'Put it in quotes.',
+      );
+    out.set(id, String(v));
+  }
+  return out;
+}
+
+/** The last `=` parts them, as names may have one too. */
+function pair(text: string, option: string, form: string): [string, string] {
+  const eq = option === '--property' ? text.indexOf('=') : text.lastIndexOf('=');
+  if (eq > 0) return [text.slice(0, eq), text.slice(eq + 1)];
+  throw usage(`${option} "${text.slice(0, 60)}" is not ${form}`, `e.g. ${option} ${form}`);
+}
+
+async function choices(io: Io, report: PackageReport, o: Options): Promise<Parameters<typeof planImport>[1]> {
+  const ours: NetworkView[] = [];
+  for await (const page of (await io.client()).all('networkList', {})) ours.push(...page.items);
+  const networks = new Map<string, string | null>();
+  const named = [
+    ...report.networks.map((n) => n.name),
+    ...report.systems.flatMap((s) => s.nics.map((n) => n.network)),
+  ];
+  for (const name of named) if (name !== null && ours.some((n) => n.name === name)) networks.set(name, name);
+  for (const text of o.network ?? []) {
+    const [theirs, one] = pair(text, '--network', 'THEIRS=OURS');
+    if (!named.includes(theirs))
+      throw usage(`The package has no network "${theirs}"`, `It has: ${[...new Set(named)].join(', ')}.`);
+    networks.set(theirs, one === 'none' ? null : one);
+  }
+  return {
+    networks,
+    prefix: o.prefix,
+    present: new Set(report.files.filter((f) => f.names.length > 0).map((f) => f.id)),
+    tag: `ovf-${report.descriptorSha256.slice(0, 12)}`,
+    ...(o.pool === undefined ? {} : { pool: o.pool }),
+    ...(o.node === undefined ? {} : { node: o.node }),
+  };
+}
+
+/** Without what guests are told: it holds secrets. */
+const shownPlan = (plan: ImportPlan): unknown => ({
+  images: plan.images,
+  vms: plan.vms.map(({ system, body, changes }) => ({
+    system,
+    changes,
+    body: { ...body, cloudInit: body.cloudInit === undefined ? null : '(properties of the package)' },
+  })),
+  stages: plan.stages,
+});
+
+function planText(plan: ImportPlan): string {
+  const vm = ({ body, changes }: PlannedVm): string =>
+    [
+      `VM ${body.name}: ${body.cpus} CPUs, ${body.memoryMiB} MiB, ${body.firmware}`,
+      ...body.disks.map(
+        (d) =>
+          `  disk ${d.name ?? ''}: ${d.sizeBytes === undefined ? 'as its image' : formatSize(d.sizeBytes)} on ${d.bus ?? ''}${d.image === undefined ? ', empty' : `, of ${d.image}`}`,
+      ),
+      ...(body.nics ?? []).map((n) => `  NIC: ${n.network} (${n.model ?? ''})`),
+      ...changes.map((c) => `  ! ${c}`),
+    ].join('\n');
+  const order = plan.stages.map(
+    (s, i) =>
+      `${i + 1}. ${s.vms.join(', ')}${s.waitForGuest ? ', until the guest answers' : s.delayS > 0 ? `, then ${s.delayS} s` : ''}`,
+  );
+  return [...plan.vms.map(vm), plan.stages.length < 2 ? '' : `Started:\n${order.join('\n')}`]
+    .filter(Boolean)
+    .join('\n\n');
+}
+
+/** Errors after which the same command goes on; all others take back what was made. */
+const passing = new Set([
+  'cancelled',
+  'timeout',
+  'node-unreachable',
+  'ledger-unavailable',
+  'pool-unavailable',
+]);
+
+/** One import: images first, then VMs. What of it is there already is gone on from. */
+class Import {
+  readonly #io: Io;
+  readonly #archive: OvfArchive;
+  readonly #report: PackageReport;
+  readonly #o: Options;
+  readonly #images = new Map<string, ImageView>();
+  /** By this run. */
+  readonly #madeImages: string[] = [];
+  readonly #madeVms: string[] = [];
+
+  constructor(io: Io, archive: OvfArchive, report: PackageReport, o: Options) {
+    this.#io = io;
+    this.#archive = archive;
+    this.#report = report;
+    this.#o = o;
+  }
+
+  async run(plan: ImportPlan): Promise<void> {
+    try {
+      for (const vm of plan.vms) await this.#checkFree(vm);
+      for (const image of plan.images) this.#images.set(image.name, await this.#image(image));
+      for (const vm of plan.vms) await this.#vm(vm);
+    } catch (error) {
+      if (!(error instanceof FlotillaError) || passing.has(error.code)) throw error;
+      await this.#takeBack();
+      throw error;
+    }
+    const isos = new Set(plan.images.filter((i) => i.iso).map((i) => this.#images.get(i.name)?.id));
+    if (this.#o.keepImages !== true)
+      for (const id of this.#madeImages) if (!isos.has(id)) await this.#deleteImage(id);
+    if (this.#o.start === true) for (const stage of plan.stages) await this.#start(stage);
+  }
+
+  /** @returns whether an earlier run of this import made it @throws FlotillaError `name-taken` */
+  async #checkFree(vm: PlannedVm): Promise<boolean> {
+    const there = await this.#find('vmGet', { vm: vm.body.name });
+    if (there === null) return false;
+    if (there.spec.tags.some((tag) => vm.body.tags?.includes(tag))) return true;
+    throw new FlotillaError('name-taken', `There is a VM "${vm.body.name}" already`, {
+      hint: 'Give --prefix, or delete it. Nothing was made.',
+    });
+  }
+
+  async #find<N extends 'vmGet' | 'imageGet'>(name: N, params: RestCall<N>['params']) {
+    try {
+      return await (await this.#io.client()).call(name, { params } as never);
+    } catch (error) {
+      if (error instanceof FlotillaError && error.code === 'not-found') return null;
+      throw error;
+    }
+  }
+
+  async #image(planned: PlannedImage): Promise<ImageView> {
+    const file = this.#report.files.find((f) => f.id === planned.file);
+    if (file === undefined) throw usage(`File "${planned.file}" is gone`, 'Begin anew.');
+    const { size, sha256 } = await this.#measured(file);
+    const there = await this.#find('imageGet', { image: planned.name });
+    if (there?.state === 'ready' && there.sha256 === sha256) {
+      this.#io.say(`Image "${there.name}" is there already.\n`);
+      return there;
+    }
+    const body = defined({
+      name: planned.name,
+      pool: this.#o.pool,
+      format: planned.iso ? 'iso' : undefined,
+      sizeBytes: size,
+      sha256,
+    }) as RestCall<'imageCreate'>['body'];
+    const entry = await imageEntry(this.#io, body, size, sha256);
+    this.#madeImages.push(entry.id);
+    await sendImage(this.#io, entry, size, (offset) => this.#bytes(file, offset));
+    const client = await this.#io.client();
+    const done = await client.call('imageComplete', { params: { image: entry.id } });
+    if (done.op !== null) await this.#io.follow(done.op, { ...this.#o, wait: true });
+    return client.call('imageGet', { params: { image: entry.id } });
+  }
+
+  /**
+   * Length and checksum of what is sent. The checksum says, too, that an image of this name is of this file: where the
+   * manifest does not have it, all is read once more.
+   */
+  async #measured(file: PackageFile): Promise<{ size: number; sha256: string }> {
+    if (file.compression === null && file.sha256 !== null)
+      return { size: file.storedBytes ?? 0, sha256: file.sha256 };
+    const capacities = this.#report.disks.filter((d) => d.file === file.id).map((d) => d.capacityBytes ?? 0);
+    // Packed data can claim to be anything: no disk is much longer than its capacity.
+    const bytesMax =
+      file.compression === null ? Infinity : Math.max(0, ...capacities) * 1.1 + unpackedSlackBytes;
+    const hash = createHash('sha256');
+    let size = 0;
+    for await (const part of this.#bytes(file, 0)) {
+      size += (part as Buffer).length;
+      if (size > bytesMax)
+        throw new FlotillaError('image-refused', `"${file.href}" is far larger unpacked than its disk`, {
+          hint: 'Such files are made to fill disks: do not use the package unless you know its maker.',
+        });
+      hash.update(part as Buffer);
+      this.#io.progress(`reading ${file.href}: ${formatSize(size)}`);
+    }
+    this.#io.progress(null);
+    return { size, sha256: hash.digest('hex') };
+  }
+
+  /** A file as its disk reads it, from a byte on; what is packed is unpacked anew up to there. */
+  #bytes(file: PackageFile, offset: number): Readable {
+    const { signal } = this.#io.terminal;
+    if (file.compression === null)
+      return Readable.from(this.#archive.content(file, offset), { signal, objectMode: false });
+    const gunzip = createGunzip();
+    pipeline(Readable.from(this.#archive.content(file), { objectMode: false }), gunzip, () => undefined);
+    return Readable.from(skipped(gunzip, offset, file.href), { signal, objectMode: false });
+  }
+
+  async #vm(vm: PlannedVm): Promise<void> {
+    if (await this.#checkFree(vm)) return;
+    const disks = vm.body.disks.map((d) => {
+      const image = d.image === undefined ? undefined : this.#images.get(d.image);
+      if (image === undefined) return d;
+      const sizeBytes = Math.max(d.sizeBytes ?? 0, image.virtualSizeBytes);
+      return { ...d, mode: 'full' as const, ...(sizeBytes > 0 ? { sizeBytes } : {}) };
+    });
+    const body = { ...vm.body, disks } as RestCall<'vmCreate'>['body'];
+    const made = await (await this.#io.client()).call('vmCreate', { body });
+    this.#madeVms.push(made.vm.id);
+    await this.#io.follow(made.op, { ...this.#o, wait: true });
+  }
+
+  async #start(stage: Stage): Promise<void> {
+    const client = await this.#io.client();
+    for (const vm of stage.vms) {
+      const { op } = await client.call('vmAction', { params: { vm, action: 'start' } });
+      await this.#io.follow(op, { ...this.#o, wait: true });
+    }
+    const { signal } = this.#io.terminal;
+    if (!stage.waitForGuest) {
+      // The package's own order: so long after these the next ones are begun.
+      if (stage.delayS > 0) await sleep(stage.delayS * 1000, undefined, { signal });
+      return;
+    }
+    const endMs = Date.now() + (stage.delayS > 0 ? stage.delayS : guestS) * 1000;
+    for (;;) {
+      const all = await Promise.all(stage.vms.map((vm) => client.call('vmGet', { params: { vm } })));
+      if (all.every((v) => v.guestAgent) || Date.now() >= endMs) return;
+      this.#io.progress(`waiting for the guests of ${stage.vms.join(', ')}`);
+      await sleep(lookMs, undefined, { signal });
+    }
+  }
+
+  async #takeBack(): Promise<void> {
+    const client = await this.#io.client();
+    this.#io.say('It failed: what was made is taken back.\n');
+    for (const vm of this.#madeVms) {
+      const { op } = await client.call('vmDelete', { params: { vm }, query: { force: 'true' } });
+      await this.#io.follow(op, { ...this.#o, wait: true });
+    }
+    for (const id of this.#madeImages) await this.#deleteImage(id);
+  }
+
+  async #deleteImage(image: string): Promise<void> {
+    if ((await this.#find('imageGet', { image })) === null) return;
+    const { op } = await (await this.#io.client()).call('imageDelete', { params: { image } });
+    await this.#io.follow(op, { ...this.#o, wait: true });
+  }
+}
+
+const unpackedSlackBytes = 64 * 1024 * 1024;
+
+/** @throws FlotillaError `image-refused`: it cannot be unpacked */
+async function* skipped(data: AsyncIterable<Buffer>, offset: number, name: string): AsyncGenerator<Buffer> {
+  let left = offset;
+  try {
+    for await (const part of data) {
+      if (left >= part.length) left -= part.length;
+      else {
+        yield left === 0 ? part : part.subarray(left);
+        left = 0;
+      }
+    }
+  } catch (cause) {
+    if (cause instanceof FlotillaError) throw cause;
+    throw new FlotillaError('image-refused', `"${name}" cannot be unpacked`, {
+      hint: 'It was damaged or cut off: get it again.',
+      cause,
+    });
+  }
+}
