@@ -22,6 +22,8 @@ const words: readonly (readonly [RegExp, (w: World, f: readonly string[]) => voi
     },
   ],
   [/^the network is whole again$/, (w) => w.net.heal()],
+  [/^each call of the ledger takes (\d+) to (\d+) ms$/, (w, [a, b]) => slowLedger(w, Number(a), Number(b))],
+  [/^the ledger is quick again$/, (w) => w.voters.mend()],
   [/^storage of (n\d) is away$/, (w, [n = '']) => void w.pool.unreachable.add(n)],
   [/^storage is back$/, (w) => w.pool.unreachable.clear()],
   [/^etcd of (.+) stops$/, (w, [who]) => each(w, who, (n) => void etcdStops.set(n, w.voters.stop(n)))],
@@ -123,6 +125,12 @@ function dieInTakeover(w: World, node: string, when: 'before' | 'after', act: nu
     if (agent === null) return;
     agent.death = { at: agent.acts - 1 + act, when };
   };
+}
+
+/** There and back, of which the usual way is 1 to 6 ms each. */
+function slowLedger(w: World, leastMs: number, mostMs: number): void {
+  w.voters.mend();
+  w.voters.addWeather({ longMs: leastMs / 2 - 1, slowMs: (mostMs - leastMs - 10) / 2 });
 }
 
 /** As a leader does that hung in fsync and wakes up. @see gossip-consensus 2.2, trap 3 */

@@ -1,7 +1,7 @@
 import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import type { Op } from '../../../core/domain/op.js';
 import { opFinished } from '../../../core/domain/op.js';
-import type { FaultKind } from './faults.js';
+import { meaningOf, type Trouble } from './faults.js';
 import type { ClusterNode } from './node.js';
 import type { World } from './world.js';
 
@@ -25,22 +25,28 @@ export const transitions = [
 ] as const;
 export type Transition = (typeof transitions)[number];
 
-/** A node that keeps up and reaches the ledger for this long must not freeze or be reset, ms. */
+/** A node that keeps up and reaches the ledger for this long must not freeze, and one that can freeze not be reset, ms. */
 const healthyMs = 5_000;
 /**
  * After a single failure a protected VM runs again within this, ms; the second where the ledger had to find a new
  * leader too. @see DESIGN P5
  */
 export const recoveryMsMax = { usual: 13_500, leaderLost: 16_000 } as const;
-/** A failure is single where nothing else went wrong for so long before, ms. */
-const aloneMs = 15_000;
-/** Failures of one node that its standbys must make good. */
-const single: ReadonlySet<FaultKind> = new Set(['power-loss', 'reboot', 'partition', 'node-stalls']);
+/** A failure is single where nothing else that concerns the VM went wrong for so long before, ms. */
+const aloneMs = 8_000;
 /** A VM of a lost node that is not taken has its reason said within this, ms. */
 const reasonMs = 20_000;
 
-/** Faults that neither keep a standby from its work nor cost it time. */
-const harmless: ReadonlySet<FaultKind> = new Set(['clock-jump', 'broker-down']);
+/** A VM that must run again in time. */
+interface Expectation {
+  sinceMs: number;
+  readonly node: string;
+  readonly standby: string;
+  readonly limitMs: number;
+  /** The node's boots so far, and whether it went off with the VM. */
+  readonly boots: number;
+  readonly off: boolean;
+}
 
 interface Owned {
   readonly owner: string;
@@ -56,7 +62,9 @@ export class Checks {
   readonly violations: Violation[] = [];
   /** Ownership transitions seen, in order. */
   readonly seen: { readonly atMs: number; readonly what: Transition; readonly vm: string }[] = [];
-  /** Time from the fall of a protected VM, by a single failure, to its running on its standby, ms. */
+  /** Protected VMs that fell by a single failure, and were judged by when they ran again. */
+  judged = 0;
+  /** Time from such a fall to running on another node, ms. */
   readonly recoveries: number[] = [];
   /** Told of each transition. */
   onTransition: (what: Transition, vm: string) => void = () => undefined;
@@ -64,10 +72,7 @@ export class Checks {
   readonly #owned = new Map<string, Owned>();
   readonly #runs = new Map<string, string>();
   readonly #words = new Map<string, string>();
-  readonly #expected = new Map<
-    string,
-    { readonly sinceMs: number; readonly node: string; readonly limitMs: number }
-  >();
+  readonly #expected = new Map<string, Expectation>();
   readonly #lostSinceMs = new Map<string, number>();
   readonly #heard = new Map<string, { readonly text: string; readonly fields: Record<string, unknown> }[]>();
   /** Machines, by the order of their starts: `node vm`. */
@@ -88,8 +93,8 @@ export class Checks {
       const bite = n.host.onBite;
       n.host.onBite = () => {
         this.#judge(n);
-        const calm = n.healthySinceMs !== null && world.time.nowMs - n.healthySinceMs >= healthyMs;
-        if (calm) this.report('P4', `the watchdog reset ${n.id}, whose keeper and ledger were well`);
+        if (this.#lasts(n.ableSinceMs))
+          this.report('P4', `the watchdog reset ${n.id}, whose keeper ran and could freeze its VMs`);
         bite();
       };
     }
@@ -160,22 +165,21 @@ export class Checks {
     const n = w.nodes.get(node);
     if (n?.host.exists(vm) !== true || n.host.standsStill(vm) !== true) return;
     this.#judge(n);
-    const well = n.healthySinceMs !== null && w.time.nowMs - n.healthySinceMs >= healthyMs;
-    if (well) this.report('P4', `${node} froze ${vm} although its keeper and the ledger were well`);
+    if (this.#lasts(n.healthySinceMs))
+      this.report('P4', `${node} froze ${vm} although its keeper and the ledger were well`);
     const why =
       this.#heard.get(`${node} keeper`)?.some((h) => /→ ice: .|in mode ice: ./.test(h.text)) === true;
     if (!why) this.report('P7', `${node} froze ${vm} without a word why`);
   }
 
-  /** Whether the VM must be back in time: it was protected, and this is the only failure. */
+  /** Whether the VM must be back in time: it was protected, and this is the only failure that concerns it. */
   #expect(vm: string, node: string): void {
     const w = this.#world;
-    const recent = w.troubles(aloneMs).filter((f) => !harmless.has(f.kind));
-    const [fault] = recent;
     const own = w.own(vm);
     const spec = w.spec(vm);
-    if (recent.length !== 1 || fault === undefined || own === null || own.standby === null) return;
-    if (!single.has(fault.kind) || !fault.nodes.includes(node)) return;
+    if (own === null || own.owner !== node || own.standby === null) return;
+    const recent = w.troubles(aloneMs).map((f) => meaningOf(f, own, w.voters.voters));
+    if (recent.includes('more') || recent.filter((m) => m === 'failure').length !== 1) return;
     const standby = w.node(own.standby);
     const policy = w.currentPolicy();
     const able =
@@ -191,18 +195,46 @@ export class Checks {
     if (!able) return;
     const { leader } = w.voters;
     const budget = leader === null || leader === node ? recoveryMsMax.leaderLost : recoveryMsMax.usual;
-    this.#expected.set(vm, { sinceMs: w.time.nowMs, node, limitMs: budget + w.node(node).host.lockLeaseMs });
+    const { host } = w.node(node);
+    this.#expected.set(vm, {
+      sinceMs: w.time.nowMs,
+      node,
+      standby: own.standby,
+      limitMs: budget + host.lockLeaseMs,
+      boots: host.boots,
+      off: !host.powered,
+    });
   }
 
-  /** Something else goes wrong: nobody is promised anything about when. */
-  troubled(): void {
-    this.#expected.clear();
+  /** VMs that are to be back soon. */
+  get expecting(): number {
+    return this.#expected.size;
+  }
+
+  /** Something else goes wrong: nobody is promised when, where it concerns the VM. */
+  troubled(f: Trouble | null = null): void {
+    for (const [vm, e] of this.#expected)
+      if (
+        f === null ||
+        meaningOf(f, { owner: e.node, standby: e.standby }, this.#world.voters.voters) !== 'nothing'
+      )
+        this.#expected.delete(vm);
+  }
+
+  /** A BMC powers that node off. Where it was back already, by then, this is a failure of its own. */
+  struck(node: string): void {
+    const { host } = this.#world.node(node);
+    for (const e of this.#expected.values())
+      if (e.node === node && host.powered && (e.off || e.boots !== host.boots))
+        e.sinceMs = this.#world.time.nowMs;
   }
 
   #rose(vm: string, node: string): void {
     const e = this.#expected.get(vm);
     this.#expected.delete(vm);
-    if (e !== undefined && e.node !== node) this.recoveries.push(this.#world.time.nowMs - e.sinceMs);
+    if (e === undefined) return;
+    this.judged++;
+    if (e.node !== node) this.recoveries.push(this.#world.time.nowMs - e.sinceMs);
   }
 
   #overdue(): void {
@@ -216,6 +248,7 @@ export class Checks {
       // The user may have stopped it, or paused HA, meanwhile.
       const policy = w.currentPolicy();
       if (w.spec(vm).power !== 'running' || !w.spec(vm).ha.enabled || policy.hold || policy.paused) continue;
+      this.judged++;
       this.report(
         'P5',
         `VM ${vm} was protected, ${e.node} failed alone, and after ${e.limitMs} ms it is still down`,
@@ -391,20 +424,28 @@ export class Checks {
   #judge(n: ClusterNode): void {
     const w = this.#world;
     const k = n.keeper;
-    const ok =
+    const able =
       n.host.powered &&
       k?.alive === true &&
       !k.stalled &&
       n.host.freezeFault === null &&
       !n.host.killFault &&
+      !n.host.stalled;
+    if (!able) n.ableSinceMs = null;
+    else n.ableSinceMs ??= w.time.nowMs;
+    const ok =
+      able &&
       !n.host.diskFault &&
-      !n.host.stalled &&
       w.voters.answers(n.id) &&
       w.voters.weather.lostCalls + w.voters.weather.lostAnswers + w.voters.weather.late === 0 &&
-      w.voters.weather.slowMs < 200 &&
+      w.voters.weather.longMs + w.voters.weather.slowMs < 200 &&
       w.earlyExpiryMs + 10_000 < w.time.nowMs;
     if (!ok) n.healthySinceMs = null;
     else n.healthySinceMs ??= w.time.nowMs;
+  }
+
+  #lasts(sinceMs: number | null): boolean {
+    return sinceMs !== null && this.#world.time.nowMs - sinceMs >= healthyMs;
   }
 
   tick(): void {

@@ -39,6 +39,46 @@ export const faultKinds = [
 ] as const;
 export type FaultKind = (typeof faultKinds)[number];
 
+/** Faults that neither keep a standby from its work nor cost it time. */
+const harmless: ReadonlySet<FaultKind> = new Set(['clock-jump', 'broker-down']);
+/** Faults that may take the node's etcd along, by its reset at the latest. */
+const takesNode: ReadonlySet<FaultKind> = new Set([
+  'keeper-stalls',
+  'keeper-down',
+  'power-loss',
+  'reboot',
+  'node-stalls',
+  'does-not-freeze',
+  'does-not-die',
+]);
+/** Faults that keep nobody from taking its VM, nor an owner that is back from starting it. */
+const passing: ReadonlySet<FaultKind> = new Set(['agent-killed', 'upgrade', 'schema-upgrade', 'guest-dies']);
+/** Failures of one node that its standbys must make good. */
+const single: ReadonlySet<FaultKind> = new Set([
+  'power-loss',
+  'reboot',
+  'partition',
+  'one-way-cut',
+  'node-stalls',
+  'keeper-stalls',
+  'keeper-down',
+]);
+
+/** What a fault is to a VM: nothing, the failure its standby makes good, or more than that. */
+export function meaningOf(
+  f: Trouble,
+  own: { readonly owner: string; readonly standby: string | null },
+  voters: readonly string[],
+): 'nothing' | 'failure' | 'more' {
+  if (harmless.has(f.kind)) return 'nothing';
+  const [node] = f.nodes;
+  if (node === undefined || node === own.standby) return 'more';
+  if (single.has(f.kind) && node === own.owner) return 'failure';
+  if (f.kind === 'partition' || f.kind === 'one-way-cut') return 'more';
+  if (node === own.owner) return passing.has(f.kind) ? 'nothing' : 'more';
+  return takesNode.has(f.kind) && voters.includes(node) ? 'more' : 'nothing';
+}
+
 /** A fault that was made. */
 export interface Trouble {
   readonly kind: FaultKind;
@@ -291,7 +331,7 @@ export function makeFault(w: World, kind: FaultKind, node: string, rng: Rng, las
     nodes: f.global === true ? [] : [node],
   };
   w.faults.push(trouble);
-  w.checks.troubled();
+  w.checks.troubled(trouble);
   const end = f.make(w, w.node(node), rng);
   if (end !== null)
     w.time.after(ms, () => {

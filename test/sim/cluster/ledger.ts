@@ -29,13 +29,15 @@ export interface Weather {
   lostCalls: number;
   /** Share of calls that arrive long after their caller gave up, and are done then. */
   late: number;
+  /** Added to each way, ms. */
+  longMs: number;
   /** Added to each way, ms, at most. */
   slowMs: number;
   /** Watches say nothing. */
   silent: boolean;
 }
 
-const fair: Weather = { lostAnswers: 0, lostCalls: 0, late: 0, slowMs: 0, silent: false };
+const fair: Weather = { lostAnswers: 0, lostCalls: 0, late: 0, longMs: 0, slowMs: 0, silent: false };
 
 /** etcd as its clients meet it: voters on some of the nodes, a leader while a majority is connected. */
 export class SimVoters {
@@ -101,6 +103,7 @@ export class SimVoters {
         next.lostAnswers = Math.max(next.lostAnswers, x.lostAnswers ?? 0);
         next.lostCalls = Math.max(next.lostCalls, x.lostCalls ?? 0);
         next.late = Math.max(next.late, x.late ?? 0);
+        next.longMs = Math.max(next.longMs, x.longMs ?? 0);
         next.slowMs = Math.max(next.slowMs, x.slowMs ?? 0);
         next.silent ||= x.silent === true;
       }
@@ -179,8 +182,8 @@ export class SimVoters {
   }
 
   wayMs(): number {
-    const { slowMs } = this.weather;
-    return this.#rng.between(1, 6) + (slowMs > 0 ? this.#rng.below(slowMs) : 0);
+    const { longMs, slowMs } = this.weather;
+    return longMs + this.#rng.between(1, 6) + (slowMs > 0 ? this.#rng.below(slowMs) : 0);
   }
 
   /** @returns a function that ends it */

@@ -62,6 +62,8 @@ export class ClusterNode {
   nextSchema = false;
   /** Since when keeper and its way to the ledger are well, ms; null: they are not. */
   healthySinceMs: number | null = null;
+  /** Since when its keeper runs and can freeze, whatever the ledger does, ms; null: it does not. */
+  ableSinceMs: number | null = null;
   readonly #p: NodeParts;
   #keeperCore: Keeper | null = null;
   #keeperState: KeeperState | null = null;

@@ -17,6 +17,15 @@ export const faultsMin = 5;
 /** A transition counts as made under a fault that lasts, or ended so short a time ago, ms. */
 const underMs = 10_000;
 
+const lastFailures = [
+  'power-loss',
+  'reboot',
+  'partition',
+  'one-way-cut',
+  'node-stalls',
+  'keeper-down',
+] as const;
+
 /** What a schedule is to bring together. */
 export interface Aim {
   readonly transition: Transition;
@@ -36,6 +45,8 @@ export interface Outcome {
   readonly faults: readonly FaultKind[];
   readonly violations: readonly Violation[];
   readonly recoveries: readonly number[];
+  /** Protected VMs that fell by a single failure. */
+  readonly judged: number;
   /** `transition fault` pairs that came together. */
   readonly covered: readonly string[];
   readonly transitions: readonly Transition[];
@@ -51,7 +62,9 @@ export async function runSchedule(o: ScheduleOptions): Promise<Outcome> {
   const rng = new Rng(o.seed * 2 + 1);
   const aim = aims[o.seed % aims.length] as Aim;
   const any = aim.transition === 'fail-over-any';
-  const nodes = o.nodes ?? (any ? rng.pick([5, 7]) : rng.pick([3, 3, 3, 3, 4, 5, 7]));
+  // Drawn in any case: a schedule that is run again with its own number of nodes is the same.
+  const drawn = any ? rng.pick([5, 7]) : rng.pick([3, 3, 3, 3, 4, 5, 7]);
+  const nodes = o.nodes ?? drawn;
   const w = new World({
     bmc: rng.chance(0.2),
     locks: rng.pick([null, null, 0, 20_000]),
@@ -70,6 +83,7 @@ export async function runSchedule(o: ScheduleOptions): Promise<Outcome> {
     faults: w.faults.map((f) => f.kind),
     violations: w.checks.violations,
     recoveries: w.checks.recoveries,
+    judged: w.checks.judged,
     covered: [...s.covered].sort(),
     transitions: w.checks.seen.map((x) => x.what),
     log: w.lines,
@@ -242,6 +256,22 @@ class Schedule {
       else if (w.time.nowMs - sinceMs >= restMs && w.time.nowMs >= lengthMsMin) break;
     }
     w.checks.atRest();
+    await this.#lastFailure();
     w.end();
+  }
+
+  /** After all is mended a single node fails, so that each schedule judges how soon its VMs are back. */
+  async #lastFailure(): Promise<void> {
+    const w = this.#w;
+    const owners = [...w.vms.values()].flatMap((vm) => {
+      const own = w.own(vm);
+      return own?.fence.armed === true && own.standby !== null ? [own.owner] : [];
+    });
+    if (owners.length === 0) return;
+    const kind = this.#faultRng.pick(lastFailures);
+    makeFault(w, kind, this.#faultRng.pick(owners), this.#faultRng, 40_000);
+    const endMs = w.time.nowMs + 60_000;
+    await w.pass(6_000);
+    while (w.checks.expecting > 0 && w.time.nowMs < endMs) await w.pass(1_000);
   }
 }

@@ -22,8 +22,11 @@ export interface Summary {
   /** Schedules in which a promise was broken, by promise. */
   readonly violations: Record<string, number>;
   readonly failures: Failure[];
-  /** Schedules with a single failure of the owner of a protected VM, and how long it was away. */
-  readonly recovery: { count: number; slowestMs: number; slowestSeed: number | null };
+  /**
+   * Protected VMs that fell by a single failure: all of them were judged by when they ran again, `count` of them on
+   * another node, of which the slowest is told.
+   */
+  readonly recovery: { judged: number; count: number; slowestMs: number; slowestSeed: number | null };
   /** How often each transition was made under each kind of fault, in schedules. */
   readonly coverage: Record<string, Record<string, number>>;
 }
@@ -44,7 +47,7 @@ export function emptySummary(): Summary {
     transitions: zero(transitions),
     violations: {},
     failures: [],
-    recovery: { count: 0, slowestMs: 0, slowestSeed: null },
+    recovery: { judged: 0, count: 0, slowestMs: 0, slowestSeed: null },
     coverage: Object.fromEntries(transitions.map((t) => [t, zero(faultKinds)])),
   };
 }
@@ -59,6 +62,7 @@ export function addOutcome(s: Summary, o: Outcome): void {
   for (const p of new Set(o.violations.map((v) => v.promise))) count(s.violations, p);
   if (o.violations.length > 0 && s.failures.length < failuresMax)
     s.failures.push({ seed: o.seed, nodes: o.nodes, violations: o.violations.slice(0, 3) });
+  s.recovery.judged += o.judged;
   for (const ms of o.recoveries) {
     s.recovery.count++;
     if (ms <= s.recovery.slowestMs) continue;
@@ -83,6 +87,7 @@ export function merge(all: readonly Summary[]): Summary {
     for (const [t, row] of Object.entries(s.coverage))
       for (const [f, n] of Object.entries(row)) count((sum.coverage[t] ??= {}), f, n);
     sum.failures.push(...s.failures.slice(0, failuresMax - sum.failures.length));
+    sum.recovery.judged += s.recovery.judged;
     sum.recovery.count += s.recovery.count;
     if (s.recovery.slowestMs <= sum.recovery.slowestMs) continue;
     sum.recovery.slowestMs = s.recovery.slowestMs;

@@ -180,6 +180,7 @@ export class World {
     await new Promise<void>((resolve) => this.time.after(this.rng.between(1_000, 6_000), resolve));
     if (!this.bmcAnswers) return false;
     this.say(`BMC powers ${id} off`);
+    this.checks.struck(id);
     this.node(id).powerLoss();
     this.proven.add(id);
     // A person who has mended everything switches on again what an order under way still switched off.
