@@ -50,6 +50,9 @@ export class MemoryLedger {
   /** False: no quorum. Calls of every client time out, leases do not end (their clock stands still without a leader). */
   quorum = true;
 
+  /** Told of each transaction that was done. */
+  onTxn: (by: string, compare: readonly Compare[], writes: readonly Write[]) => void = () => undefined;
+
   constructor(clock: Clock) {
     this.#clock = clock;
   }
@@ -143,6 +146,7 @@ export class MemoryLedger {
       }
     }
     this.#apply(writes, by);
+    this.onTxn(by, compare, writes);
     return { done: true, revision: this.#revision };
   }
 

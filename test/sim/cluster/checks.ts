@@ -1,6 +1,8 @@
 import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import type { Op } from '../../../core/domain/op.js';
 import { opFinished } from '../../../core/domain/op.js';
+import type { VmOwn } from '../../../core/domain/vm.js';
+import { RuleChecks } from './rule-checks.js';
 import { meaningOf, type Trouble } from './faults.js';
 import type { ClusterNode } from './node.js';
 import type { World } from './world.js';
@@ -48,14 +50,6 @@ interface Expectation {
   readonly off: boolean;
 }
 
-interface Owned {
-  readonly owner: string;
-  readonly standby: string | null;
-  readonly gen: number;
-  readonly state: string;
-  readonly armed: boolean;
-}
-
 /** Looks after every step whether the promises hold. */
 export class Checks {
   dirty = false;
@@ -68,8 +62,9 @@ export class Checks {
   readonly recoveries: number[] = [];
   /** Told of each transition. */
   onTransition: (what: Transition, vm: string) => void = () => undefined;
+  readonly rules: RuleChecks;
   readonly #world: World;
-  readonly #owned = new Map<string, Owned>();
+  readonly #owned = new Map<string, VmOwn>();
   readonly #runs = new Map<string, string>();
   readonly #words = new Map<string, string>();
   readonly #expected = new Map<string, Expectation>();
@@ -85,6 +80,7 @@ export class Checks {
 
   constructor(world: World) {
     this.#world = world;
+    this.rules = new RuleChecks(world, (rule, text) => this.report(rule, text));
     for (const n of world.nodes.values()) {
       n.host.onKill = (vm) => this.#killed(n.id, vm);
       n.host.refuseStart = (vm, paused) => this.#starts(n.id, vm, paused);
@@ -313,6 +309,11 @@ export class Checks {
     const lines = this.#heard.get(key) ?? [];
     lines.push({ text, fields });
     if (lines.length > 60) lines.splice(0, 20);
+    const [, doomed] = /^VM (\S+) is killed here: /.exec(text) ?? [];
+    if (doomed !== undefined && who === 'keeper') this.rules.dooms(node, doomed);
+    const [, name = '', why = ''] = /^(\S+): failover: (.*)/.exec(text) ?? [];
+    const vm = this.#world.vms.get(name);
+    if (vm !== undefined && who === 'agent') this.rules.waits(vm, why);
     this.#heard.set(key, lines);
   }
 
@@ -333,9 +334,7 @@ export class Checks {
   }
 
   #killed(node: string, vm: string): void {
-    const own = this.#world.own(vm);
-    if (own === null || own.owner === node)
-      this.report('safety 10', `${node} killed VM ${vm} without proof that another node owns it`);
+    this.rules.killed(node, vm);
     const why = this.#heard
       .get(`${node} keeper`)
       ?.some((h) => h.text.startsWith(`VM ${vm} is killed here: `));
@@ -346,27 +345,18 @@ export class Checks {
     const { history } = this.#world.voters.store;
     for (; this.#history < history.length; this.#history++) {
       const c = history[this.#history];
-      const alive = c === undefined || c.value === null ? null : kinds.live.idOf(c.key);
-      if (alive !== null) this.#world.proven.delete(alive);
+      const node = c === undefined ? null : kinds.live.idOf(c.key);
+      if (node !== null) {
+        if (c?.value !== null) this.#world.proven.delete(node);
+        this.rules.liveChanged(node, c?.value !== null);
+      }
       const vm = c === undefined ? null : kinds.vmOwn.idOf(c.key);
       if (c === undefined || vm === null || c.value === null) continue;
-      let next: Owned;
-      try {
-        const o = JSON.parse(c.value) as {
-          owner: string;
-          standby: string | null;
-          gen: number;
-          state: string;
-          fence: { armed: boolean };
-          later?: unknown;
-        };
-        if (o.later !== undefined) this.#later.add(vm);
-        else if (this.#later.has(vm) && c.by !== 'poke')
-          this.report('safety 10', `${c.by} lost a field of a later release from the ownership of VM ${vm}`);
-        next = { owner: o.owner, standby: o.standby, gen: o.gen, state: o.state, armed: o.fence.armed };
-      } catch {
-        continue;
-      }
+      const next = this.#world.own(vm, c.value);
+      if (next === null) continue;
+      if ('later' in next) this.#later.add(vm);
+      else if (this.#later.has(vm) && c.by !== 'poke')
+        this.report('safety 10', `${c.by} lost a field of a later release from the ownership of VM ${vm}`);
       const before = this.#owned.get(vm);
       this.#owned.set(vm, next);
       if (before === undefined || c.by === 'poke') continue;
@@ -376,7 +366,7 @@ export class Checks {
     }
   }
 
-  #transition(vm: string, a: Owned, b: Owned): void {
+  #transition(vm: string, a: VmOwn, b: VmOwn): void {
     if (b.gen !== a.gen + 1)
       this.report('P1', `generation of VM ${vm} went from ${a.gen} to ${b.gen}: not one step`);
     let what: Transition | null = null;
@@ -386,14 +376,14 @@ export class Checks {
         this.#mayTake(vm, a, b);
       } else what = 'move-stopped';
     } else if (a.state !== b.state) what = b.state === 'running' ? 'start' : 'stop';
-    else if (a.armed !== b.armed) what = b.armed ? 'arm' : 'disarm';
+    else if (a.fence.armed !== b.fence.armed) what = b.fence.armed ? 'arm' : 'disarm';
     else if (a.standby !== b.standby) what = 'set-standby';
     else if (b.state === 'running') what = 'start';
     if (what === null) return;
     this.seen.push({ atMs: this.#world.time.nowMs, what, vm });
     this.onTransition(what, vm);
     this.#world.say(
-      `${vm}: ${what} → ${b.owner}${b.standby === null ? '' : `, standby ${b.standby}`}, generation ${b.gen}${b.armed ? ', armed' : ''}`,
+      `${vm}: ${what} → ${b.owner}${b.standby === null ? '' : `, standby ${b.standby}`}, generation ${b.gen}${b.fence.armed ? ', armed' : ''}`,
     );
   }
 
@@ -411,12 +401,13 @@ export class Checks {
   }
 
   /** The old owner's machine must not be able to run when its VM is taken. */
-  #mayTake(vm: string, a: Owned, b: Owned): void {
+  #mayTake(vm: string, a: VmOwn, b: VmOwn): void {
     const w = this.#world;
+    this.rules.took(vm, a, b);
     const old = w.nodes.get(a.owner);
     if (old?.host.executes(vm) === true)
       this.report('P1', `${b.owner} took VM ${vm} while it ran on ${a.owner}`);
-    if (!a.armed && !w.proven.has(a.owner))
+    if (!a.fence.armed && !w.proven.has(a.owner))
       this.report('safety 1', `${b.owner} took VM ${vm} though ${a.owner} was not armed`);
   }
 
@@ -453,6 +444,7 @@ export class Checks {
     for (const n of w.nodes.values()) this.#judge(n);
     this.#overdue();
     this.#unexplained();
+    this.rules.tick();
   }
 
   /** All is mended, and has come to rest: every VM that is wanted runs, and no operation is under way. */

@@ -9,6 +9,7 @@ import {
   type Write,
 } from '../../../agent/ledger/ledger.js';
 import { FlotillaError } from '../../../core/domain/error.js';
+import { liveKey } from '../../../core/wire/key-names.js';
 import { MemoryLedger } from '../memory-ledger.js';
 import { Wanted, type SimNetwork } from './net.js';
 import type { Rng } from './rng.js';
@@ -201,6 +202,10 @@ export class SimVoters {
     };
   }
 
+  get nowMs(): number {
+    return this.#time.nowMs;
+  }
+
   chance(p: number): boolean {
     return p > 0 && this.#rng.chance(p);
   }
@@ -216,6 +221,8 @@ export class SimLedger implements Ledger, KeeperLedger {
   readonly #node: string;
   readonly #deadlineMs: number;
   readonly #by: string;
+  /** When this process's node was last seen alive by a reading, or made so, in the ledger itself, ms. */
+  aliveMs = -Infinity;
 
   constructor(voters: SimVoters, node: string, process: Process, deadlineMs: number) {
     this.#voters = voters;
@@ -234,21 +241,21 @@ export class SimLedger implements Ledger, KeeperLedger {
   }
 
   read(keys: readonly string[]): Promise<ReadonlyMap<string, LedgerEntry>> {
-    return this.#call(
-      'read',
-      () =>
-        new Map(
-          keys.flatMap((k) => {
-            const e = this.#voters.store.peek(k);
-            return e === null ? [] : [[k, e] as const];
-          }),
-        ),
-    );
+    return this.#call('read', () => {
+      const found = keys.flatMap((k) => this.#voters.store.peek(k) ?? []);
+      if (found.some((e) => e.key === liveKey(this.#node))) this.aliveMs = this.#voters.nowMs;
+      return new Map(found.map((e) => [e.key, e]));
+    });
   }
 
   async txn(compare: readonly Compare[], writes: readonly Write[]): Promise<TxnResult> {
     checkTxn(compare, writes);
-    return this.#call('write', () => this.#voters.store.txn(compare, writes, this.#by));
+    return this.#call('write', () => {
+      const r = this.#voters.store.txn(compare, writes, this.#by);
+      if (r.done && writes.some((w) => 'put' in w && w.put === liveKey(this.#node)))
+        this.aliveMs = this.#voters.nowMs;
+      return r;
+    });
   }
 
   watch(prefix: string, wake: () => void): () => void {

@@ -45,6 +45,8 @@ export interface NodeParts {
   readonly bmc: boolean;
   /** What a process writes to its log, whole. */
   heard(node: string, who: 'agent' | 'keeper', text: string, fields: Record<string, unknown>): void;
+  /** A keeper counts a renewal: when it was sent, and when the ledger last showed it alive. */
+  renewed(node: string, goodMs: number, aliveMs: number): void;
   /** What a mutation puts between a process and its ledger. */
   agentLedger(l: Ledger, node: string): Ledger;
   keeperLedger(l: KeeperEnv['ledger'], node: string): KeeperEnv['ledger'];
@@ -221,10 +223,8 @@ export class ClusterNode {
       this.#p.say(this.id, 'keeper dies in the middle of an act');
       time.after(restartMs, () => this.#restart('keeper'));
     };
-    const ledger = this.#p.keeperLedger(
-      new SimLedger(voters, this.id, process, keeperTiming.renewDeadlineMs),
-      this.id,
-    );
+    const client = new SimLedger(voters, this.id, process, keeperTiming.renewDeadlineMs);
+    const ledger = this.#p.keeperLedger(client, this.id);
     const env: KeeperEnv = {
       node: this.id,
       version: this.version,
@@ -241,6 +241,8 @@ export class ClusterNode {
         if (!process.alive) return;
         const before = this.#keeperState;
         this.#keeperState = s;
+        if (before !== null && s.goodMs !== null && s.goodMs !== before.goodMs)
+          this.#p.renewed(this.id, s.goodMs - host.zeroMs, client.aliveMs);
         if (before?.mode !== s.mode) this.#p.say(this.id, `keeper ${s.mode}`);
         this.#tell();
       },

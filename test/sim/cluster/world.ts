@@ -53,6 +53,8 @@ export class World {
   /** VMs by name. */
   readonly vms = new Map<string, string>();
   readonly names = new Map<string, string>();
+  /** F of all nodes. */
+  readonly fenceWaitMs: number;
   readonly #poolId: string;
   readonly #keepLog: boolean;
 
@@ -102,6 +104,7 @@ export class World {
     );
     this.pool.enforcesLocks = o.locks !== null;
     const production = timingProfiles.production;
+    this.fenceWaitMs = production.fenceWaitMs;
     for (const id of ids) {
       const node = new ClusterNode(id, {
         time,
@@ -121,6 +124,7 @@ export class World {
         bmc: o.bmc === true,
         bmcOff: (n) => this.#bmcOff(n),
         heard: (n, who, text, fields) => this.checks.heard(n, who, text, fields),
+        renewed: (n, goodMs, aliveMs) => this.checks.rules.renewed(n, goodMs, aliveMs),
         agentLedger: o.agentLedger ?? ((l) => l),
         keeperLedger: o.keeperLedger ?? ((l) => l),
       });
@@ -313,11 +317,11 @@ export class World {
     return id;
   }
 
-  own(vm: string): VmOwn | null {
-    const e = this.voters.store.peek(kinds.vmOwn.key(vm));
-    if (e === null) return null;
+  /** @param text - another one than that in the ledger now */
+  own(vm: string, text = this.voters.store.peek(kinds.vmOwn.key(vm))?.value): VmOwn | null {
+    if (text === undefined) return null;
     try {
-      return JSON.parse(e.value) as VmOwn;
+      return JSON.parse(text) as VmOwn;
     } catch {
       return null;
     }
