@@ -10,7 +10,9 @@ ROOT_MASKED=(
   apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer logrotate.timer
   libvirt-guests.service libvirtd-admin.socket virtlogd-admin.socket
   dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount
-  getty@tty1.service console-getty.service systemd-pstore.service
+  getty@tty1.service console-getty.service systemd-pstore.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount
+  # The agent alone says which volumes are active, which disks have two replicas, and asks drives how they are.
+  lvm2-monitor.service blk-availability.service lvm2-lvmpolld.socket dm-event.socket drbd.service smartmontools.service
 )
 
 build_root() {

@@ -29,30 +29,26 @@ const kernelWords =
  */
 export function machinesOf(config, fabric, metal) {
   const dirOf = (/** @type {string} */ node) => path.join(config.dir, node);
-  const pidFile = (/** @type {string} */ node) => path.join(dirOf(node), 'pid');
   const service = config.networks.find((each) => each.apart)?.net ?? '';
 
-  /** The machine's QEMU; null: it is off. @param {string} node */
-  function pidOf(node) {
-    if (!existsSync(pidFile(node))) return null;
-    const pid = Number(readFileSync(pidFile(node), 'utf8'));
-    try {
-      // The number may be another process's by now.
-      const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
-      return words.includes(`${config.id}-${node}`) ? pid : null;
-    } catch {
-      return null;
+  /**
+   * Process ids of this rig's machines. Found by their command lines, so that none is forgotten whatever was interrupted.
+   *
+   * @returns {Map<string, number>}
+   */
+  function processes() {
+    const found = new Map();
+    for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+      const [, name] = /\0-name\0([a-z0-9]+-n\d+)\0/.exec(commandLine(pid)) ?? [];
+      if (name?.startsWith(`${config.id}-n`)) found.set(name.slice(config.id.length + 1), Number(pid));
     }
+    return found;
   }
 
+  /** The machine's QEMU; null: it is off. @param {string} node */
+  const pidOf = (node) => processes().get(node) ?? null;
   const isOn = (/** @type {string} */ node) => pidOf(node) !== null;
-
-  function running() {
-    if (!existsSync(config.dir)) return [];
-    return readdirSync(config.dir)
-      .filter((name) => /^n\d+$/.test(name) && isOn(name))
-      .sort((a, b) => numberOf(a) - numberOf(b));
-  }
+  const running = () => [...processes().keys()].sort((a, b) => numberOf(a) - numberOf(b));
 
   /** @param {string} node */
   async function disks(node) {
@@ -131,7 +127,6 @@ export function machinesOf(config, fabric, metal) {
     let ended = false;
     child.on('exit', () => (ended = true));
     child.unref();
-    writeFileSync(pidFile(node), `${child.pid}\n`);
     await until(() => ended || answers(path.join(dir, 'qmp.sock')), { limitMs: 20_000, everyMs: 50 });
     if (ended)
       throw new LabError(`${node} did not start`, readFileSync(path.join(dir, 'qemu.log'), 'utf8').trim());
@@ -159,8 +154,7 @@ export function machinesOf(config, fabric, metal) {
     process.kill(pid, 'SIGKILL');
     if (!(await until(() => !isOn(node), { limitMs: 20_000, everyMs: 10 })))
       throw new LabError(`QEMU of ${node}, process ${pid}, does not die`);
-    for (const name of ['pid', 'console.sock', 'qmp.sock'])
-      rmSync(path.join(dirOf(node), name), { force: true });
+    for (const name of ['console.sock', 'qmp.sock']) rmSync(path.join(dirOf(node), name), { force: true });
     return atMs;
   }
 
@@ -193,6 +187,15 @@ export function machinesOf(config, fabric, metal) {
   }
 
   return { isOn, pidOf, running, inside, boot, power, ready, dirOf };
+}
+
+/** Empty when the process has just ended. @param {string} pid */
+function commandLine(pid) {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'latin1');
+  } catch {
+    return '';
+  }
 }
 
 /** Whether somebody listens at a unix socket. @param {string} file */

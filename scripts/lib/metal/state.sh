@@ -7,7 +7,7 @@ k=${node#n}
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 etc=$tree/upper/etc
-mkdir -p "$tree/work" "$etc"/{flotilla,modprobe.d,systemd/network,systemd/system/{multi-user.target.wants,serial-getty@ttyS0.service.d,local-fs.target.wants}} "$tree/upper/usr/lib/flotilla-rig" "$tree/upper/srv"
+mkdir -p "$tree/work" "$etc"/{flotilla,modprobe.d,systemd/network,systemd/system/{multi-user.target.wants,serial-getty@ttyS0.service.d,local-fs.target.wants}} "$tree/upper/var" "$etc/flotilla-rig"
 chmod 755 "$tree/upper" "$etc"
 
 echo "$node" >"$etc/hostname"
@@ -33,7 +33,7 @@ card eth2 "$storage.$k"
 ln -s /usr/lib/systemd/system/systemd-networkd.service "$etc/systemd/system/multi-user.target.wants/"
 
 # Commands from outside. It sets its card up by itself: it must be there when nothing else is.
-cp "$program" "$tree/upper/usr/lib/flotilla-rig/exec.pl"
+cp "$program" "$etc/flotilla-rig/exec.pl"
 cat >"$etc/systemd/system/rig-exec.service" <<UNIT
 [Unit]
 Description=Commands of the rig
@@ -41,7 +41,7 @@ DefaultDependencies=no
 After=sysinit.target
 [Service]
 ExecStartPre=/bin/sh -c 'ip link set eth3 up && ip addr replace $service.$k/24 dev eth3'
-ExecStart=/usr/bin/perl /usr/lib/flotilla-rig/exec.pl serve $service.$k 7
+ExecStart=/usr/bin/perl /etc/flotilla-rig/exec.pl serve $service.$k 7
 Restart=always
 RestartSec=500ms
 KillMode=process
@@ -65,8 +65,14 @@ ln -s /etc/systemd/system/srv-shared.mount "$etc/systemd/system/local-fs.target.
 cat >"$etc/systemd/system/serial-getty@ttyS0.service.d/rig.conf" <<'UNIT'
 [Service]
 ExecStart=
-ExecStart=-/usr/sbin/agetty --autologin root --keep-baud 115200 - xterm
+# Without a login, which would start a second systemd.
+ExecStart=-/usr/sbin/agetty --skip-login --login-program /bin/bash --keep-baud 115200 - xterm
 UNIT
+
+# Costs seconds of a start without KVM, and does nothing here.
+for unit in systemd-logind.service systemd-rfkill.socket systemd-random-seed.service; do ln -s /dev/null "$etc/systemd/system/$unit"; done
+# Else the first start would rebuild caches that fit.
+touch "$etc/.updated" "$tree/upper/var/.updated"
 
 truncate -s "$size" "$output"
 mke2fs -q -t ext4 -L flotilla-state -E root_owner=0:0,lazy_itable_init=1 -d "$tree" "$output"
