@@ -5,9 +5,9 @@ export default tseslint.config(
   { ignores: ['build/', 'node_modules/', '.tap/'] },
   js.configs.recommended,
   {
-    files: ['**/*.ts'],
+    files: ['**/*.ts', '**/*.tsx'],
     extends: [tseslint.configs.recommendedTypeChecked],
-    languageOptions: { parserOptions: { project: './tsconfig.json' } },
+    languageOptions: { parserOptions: { project: ['./tsconfig.json', './controller/web/tsconfig.json'] } },
     rules: {
       '@typescript-eslint/switch-exhaustiveness-check': [
         'error',

@@ -13,6 +13,7 @@ import { ControllerServer } from './server.js';
 import { systemChance, systemClock as clock, systemRandom as random } from './system.js';
 import { version } from './version.js';
 import { View } from './view.js';
+import { readWebFiles } from './web-files.js';
 
 /** A node that is not in a cluster yet is looked at so often, ms. */
 const joinedPollMs = 2_000;
@@ -49,6 +50,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
     uploads,
     version,
     fingerprint: own.fingerprint,
+    web: await readWebFiles(new URL('./flotilla-web.mjs', import.meta.url)),
   });
   const server = new ControllerServer({ app, host: config.host, port: config.port, tls });
 

@@ -1,6 +1,10 @@
 // Bundles each program into one file, so that a node needs no node_modules and starts fast.
 // The type check is tsc's; this only packs.
+import { readFile, readdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
+import { build as buildWeb } from 'vite';
 
 /** Output name to entry point. */
 const programs = {
@@ -32,3 +36,26 @@ await build({
   },
   logLevel: 'warning',
 });
+
+// The web page, packed into one more file beside the programs: where they go, it goes.
+const web = 'build/web';
+await buildWeb({ root: 'controller/web', configFile: 'controller/web/vite.config.mjs' });
+const types = {
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.svg': 'image/svg+xml',
+};
+const files = {};
+for (const entry of (await readdir(web, { recursive: true, withFileTypes: true })).filter((e) =>
+  e.isFile(),
+)) {
+  const file = path.join(entry.parentPath, entry.name);
+  const type = types[path.extname(file)];
+  if (type === undefined) throw new Error(`${file}: its type is not known here`);
+  files[path.relative(web, file)] = {
+    type,
+    gzip: gzipSync(await readFile(file), { level: 9 }).toString('base64'),
+  };
+}
+await writeFile('build/dist/flotilla-web.mjs', `export const files = ${JSON.stringify(files)};\n`);

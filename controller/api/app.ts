@@ -31,8 +31,8 @@ import {
   type RestName,
   type RestRoute,
 } from '../../core/wire/rest.js';
-import { overviewPage } from '../page/overview.js';
 import type { View } from '../view.js';
+import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-files.js';
 import { clusterHandlers, clusterView } from './cluster.js';
 import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
 import { fencingHandlers } from './fencing.js';
@@ -49,6 +49,8 @@ import { vmHandlers } from './vms.js';
 export interface ApiOptions extends ApiDeps {
   /** What `/healthz` tells everyone. */
   readonly fingerprint: string;
+  /** The web page. */
+  readonly web: WebFiles;
 }
 
 interface Env {
@@ -56,7 +58,7 @@ interface Env {
   Variables: AuthEnv['Variables'];
 }
 
-/** The controller's whole HTTP side: API, event stream, login and the first page. */
+/** The controller's whole HTTP side: API, event stream, login and the web page. */
 export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
   const { view, log } = deps;
   const app = new OpenAPIHono<Env>({ defaultHook: (result) => refuseInvalid(result) });
@@ -113,13 +115,14 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
     onRefused,
   });
   app.route('/', login as never);
-  app.get('/', auth, async (c) => {
-    if (c.get('identity') === null) return c.redirect('/login', 303);
-    const still = c.req.query('still') !== undefined;
-    return c.html(await overviewPage(view, deps.version, { still, wallMs: deps.clock.wallMs() }), 200, {
-      ...(still ? {} : { refresh: '5' }),
-    });
-  });
+  for (const path of pagePaths) {
+    app.get(path, auth, (c) =>
+      c.get('identity') === null ? c.redirect('/login', 303) : pageResponse(deps.web, c),
+    );
+  }
+  // Of no use to anybody without a session, and no secret.
+  app.get('/assets/:name', (c) => fileResponse(deps.web, `assets/${c.req.param('name')}`, c) ?? c.notFound());
+  app.get('/icon.svg', (c) => fileResponse(deps.web, 'icon.svg', c) ?? c.notFound());
 
   app.use(`${apiRoot}/*`, auth, requireIdentity('node-or-token'), sameSite);
   const images = new Images(deps);

@@ -4,9 +4,8 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { FlotillaError, errorFromRecord } from '../../core/domain/error.js';
+import { EventReader, pathOf, requestOf, type CallOf, type SentEvent } from '../../core/wire/rest-call.js';
 import {
-  apiRoot,
-  idempotencyHeader,
   problemSchema,
   rest,
   restStreams,
@@ -14,7 +13,6 @@ import {
   type RestAnswer,
   type RestCall,
   type RestName,
-  type RestRoute,
 } from '../../core/wire/rest.js';
 
 /** A controller that does not answer a plain request in this time is called away, ms. */
@@ -31,11 +29,6 @@ export interface Target {
   readonly ca: string | null;
 }
 
-/** Parts of a call that its route has. */
-type CallOf<N extends RestName> = {
-  [K in keyof RestCall<N> as RestCall<N>[K] extends undefined ? never : K]: RestCall<N>[K];
-};
-
 interface Extra {
   readonly ifMatch?: string;
 }
@@ -43,7 +36,7 @@ interface Extra {
 interface Sent {
   readonly method: string;
   readonly path: string;
-  readonly headers: Record<string, string>;
+  readonly headers: Readonly<Record<string, string>>;
   readonly body?: string | Readable;
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
@@ -74,26 +67,13 @@ export class ApiClient {
     call: CallOf<N>,
     extra: Extra = {},
   ): Promise<{ body: RestAnswer<N>; etag: string | null }> {
-    const r: RestRoute = rest[name];
-    const { params, query, body } = call as {
-      params?: Record<string, string>;
-      query?: Record<string, unknown>;
-      body?: unknown;
-    };
-    const headers: Record<string, string> = { accept: 'application/json' };
-    if (body !== undefined) headers['content-type'] = 'application/json';
-    if (extra.ifMatch !== undefined) headers['if-match'] = extra.ifMatch;
-    if (r.idempotent === true) headers[idempotencyHeader] = randomUUID();
-    const sent: Sent = {
-      method: r.method.toUpperCase(),
-      path: pathOf(r.path, params ?? {}, query ?? {}),
-      headers,
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-    };
-    const repeatable = r.method === 'get' || r.idempotent === true;
-    const res = await this.send(sent, repeatable ? triesMax : 1);
+    const { body, repeatable, ...sent } = requestOf(name, call, { key: randomUUID(), ...extra });
+    const res = await this.send(
+      { ...sent, ...(body === undefined ? {} : { body }) },
+      repeatable ? triesMax : 1,
+    );
     const text = await textOf(res);
-    if (r.status === 204) return { body: null as RestAnswer<N>, etag: null };
+    if (rest[name].status === 204) return { body: null as RestAnswer<N>, etag: null };
     // What the server sends was checked by the same schemas there; here it is only shown.
     return { body: JSON.parse(text) as RestAnswer<N>, etag: res.headers.etag ?? null };
   }
@@ -139,11 +119,7 @@ export class ApiClient {
   }
 
   /** The event stream as it comes; ends when the connection does. */
-  async *events(o: {
-    kinds?: string;
-    lastEventId?: string;
-    signal: AbortSignal;
-  }): AsyncGenerator<{ id: string; kind: string; data: string }> {
+  async *events(o: { kinds?: string; lastEventId?: string; signal: AbortSignal }): AsyncGenerator<SentEvent> {
     const res = await this.send(
       {
         method: 'GET',
@@ -157,22 +133,8 @@ export class ApiClient {
       1,
     );
     res.setEncoding('utf8');
-    let rest = '';
-    for await (const part of res) {
-      rest += part as string;
-      const blocks = rest.split('\n\n');
-      rest = blocks.pop() ?? '';
-      for (const block of blocks) {
-        const fields = new Map(
-          block.split('\n').map((l): [string, string] => {
-            const i = l.indexOf(': ');
-            return [l.slice(0, i), l.slice(i + 2)];
-          }),
-        );
-        const kind = fields.get('event');
-        if (kind !== undefined) yield { id: fields.get('id') ?? '', kind, data: fields.get('data') ?? '' };
-      }
-    }
+    const reader = new EventReader();
+    for await (const part of res) yield* reader.push(part as string);
   }
 
   private async send(o: Sent, tries: number): Promise<IncomingMessage> {
@@ -214,14 +176,6 @@ export class ApiClient {
       else void pipeline(o.body, req).catch((e: unknown) => setTimeout(() => reject(e as Error), 500));
     });
   }
-}
-
-function pathOf(path: string, params: Record<string, string>, query: Record<string, unknown>): string {
-  const filled = path.replaceAll(/\{(.+?)\}/g, (_, k: string) => encodeURIComponent(params[k] ?? ''));
-  const q = new URLSearchParams();
-  for (const [k, v] of Object.entries(query)) if (v !== undefined) q.set(k, `${v as string | number}`);
-  const text = q.toString();
-  return `${apiRoot}${filled}${text === '' ? '' : `?${text}`}`;
 }
 
 async function textOf(res: IncomingMessage): Promise<string> {

@@ -1,10 +1,16 @@
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { Page } from 'playwright-core';
 import t from 'tap';
+import { readWebFiles } from '../../controller/web-files.js';
 import { lab } from '../unit/controller/cli-rig.js';
 import { armed, haRig, keeper, lost, made } from '../unit/controller/ha-rig.js';
 import { GiB } from '../unit/controller/rig.js';
-import { barriers, looks, openBrowser, openContext, screenshot, sideScroll } from './browser.js';
+import { barriers, looks, openBrowser, openContext, screenshot, sideScroll, type Look } from './browser.js';
 
-const l = await lab(haRig);
+/** The page against a real controller on a ledger in memory, with agents that end what is asked. */
+const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
+const l = await lab(() => haRig(web));
 const { r } = l;
 const browser = await openBrowser();
 t.teardown(async () => {
@@ -13,10 +19,17 @@ t.teardown(async () => {
 });
 const disks = [{ name: 'root', sizeBytes: GiB, pool: 'shared' }];
 const vm = (name: string, node: string) => made(r, { name, disks, node, ha: { enabled: true } });
+const [wide] = looks;
 
-await vm('db', 'n1');
+const db = await vm('db', 'n1');
 await armed(r, 'db', 'n2');
 await made(r, { name: 'plain', node: 'n3' });
+await r.call('POST', '/api/v1/networks', {
+  name: 'lan',
+  bridge: 'br-lan',
+  subnet: '10.1.0.0/24',
+  range: ['10.1.0.10', '10.1.0.99'],
+});
 
 /** A node is gone, failovers are held, a keeper would not arm, and somebody allowed what is unsafe. */
 async function trouble(): Promise<void> {
@@ -58,37 +71,150 @@ async function trouble(): Promise<void> {
   await lost(r, 'n1');
 }
 
-for (const name of ['well', 'trouble']) {
-  if (name === 'trouble') {
-    // A test of its own: between two the runner would take all for done.
-    await t.test('trouble comes', async (t) => {
-      await trouble();
-      t.match((await r.call('GET', '/api/v1/ha')).body, { waiting: [{ name: 'db' }] });
-    });
-  }
-  for (const look of looks) {
-    await t.test(`the controller's page, ${name}, ${look.name}`, async (t) => {
-      const context = await openContext(browser, look);
-      t.teardown(() => context.close());
-      const page = await context.newPage();
-      await page.goto(l.url);
-      await page.getByLabel('API token').fill(r.token);
-      await page.getByRole('button', { name: 'Log in' }).click();
-      await page.getByRole('status').waitFor();
-      await page.goto(`${l.url}/?still`);
-      t.equal(await sideScroll(page), 0, 'nobody scrolls sideways');
-      t.same(await barriers(page), [], 'no serious barrier');
-      await screenshot(page, `controller-${name}-${look.name}`);
-      if (name === 'well') {
-        t.equal(await page.getByRole('alert').count(), 0);
-        t.ok(await page.getByText('The only VM with HA is protected.').isVisible());
-        return;
-      }
-      t.match(await page.getByRole('alert').innerText(), /^Unsafe:/);
-      t.ok(await page.getByText('Failovers are held:').isVisible());
-      t.ok(await page.getByRole('heading', { name: 'VMs that wait for a failover' }).isVisible());
-      t.ok(await page.getByText('n3 → n1 in 12.3 s').isVisible());
-      t.ok(await page.getByText('<b>no watchdog</b>').first().isVisible(), 'shown as words');
-    });
-  }
+/** Beside it stand menu, tree and tasks, which name the same things. */
+const content = (page: Page) => page.locator('#content');
+
+/** A page that is logged in, and what its policy or scripts complained of. */
+async function open(
+  t: { teardown(end: () => Promise<void>): void },
+  look: Look,
+): Promise<{ page: Page; complaints: string[] }> {
+  const context = await openContext(browser, look);
+  t.teardown(() => context.close());
+  const page = await context.newPage();
+  const complaints: string[] = [];
+  page.on('console', (m) => {
+    if (m.type() === 'error') complaints.push(m.text());
+  });
+  page.on('pageerror', (e) => complaints.push(e.message));
+  await page.goto(l.url);
+  await page.getByLabel('API token').fill(r.token);
+  await page.getByRole('button', { name: 'Log in' }).click();
+  await page.getByRole('status').first().waitFor();
+  return { page, complaints };
 }
+
+await t.test(
+  'every page: nothing sticks out, nothing bars the way, nothing is refused by the policy',
+  async (t) => {
+    const { page, complaints } = await open(t, wide);
+    const pages = [
+      ['overview', '/', 'All is well'],
+      ['vms', '/vms', 'plain'],
+      ['vm', `/vms/${db.id}`, 'Guest agent'],
+      ['vm-disks', `/vms/${db.id}/disks`, 'root'],
+      ['vm-protection', `/vms/${db.id}/protection`, 'it starts on its standby'],
+      ['vm-settings', `/vms/${db.id}/settings`, 'Start it on another node'],
+      ['vm-new', '/vms/new', 'The same by command line'],
+      ['nodes', '/nodes', 'n3'],
+      ['node', '/nodes/n1', 'Lease in the ledger'],
+      ['node-if-it-fails', '/nodes/n1/if-it-fails', '1 of 1 VMs that are on would start elsewhere'],
+      ['pools', '/pools', 'One directory that all its nodes mount'],
+      ['networks', '/networks', 'br-lan'],
+      ['images', '/images', 'There is no image yet'],
+      ['ha', '/ha', 'The only VM with HA is protected.'],
+      ['ops', '/ops', 'vm create "plain"'],
+      ['tokens', '/tokens', 'admin'],
+    ] as const;
+    for (const look of [looks[0], looks[3]]) {
+      await page.setViewportSize({ width: look.width, height: look.height });
+      await page.emulateMedia({ colorScheme: look.colorScheme });
+      for (const [name, at, text] of pages) {
+        await page.goto(l.url + at);
+        await content(page).getByText(text).first().waitFor();
+        t.equal(await sideScroll(page), 0, `${name}, ${look.name}: nobody scrolls sideways`);
+        t.same(await barriers(page), [], `${name}, ${look.name}: no serious barrier`);
+        await screenshot(page, `controller-${name}-${look.name}`);
+      }
+    }
+    t.same(complaints, []);
+  },
+);
+
+await t.test('a VM made, changed, started, deleted by hand', async (t) => {
+  const { page, complaints } = await open(t, wide);
+  await page.getByRole('link', { name: 'New VM' }).click();
+  await page.getByLabel('Name', { exact: false }).first().fill('web 1');
+  await page.getByLabel('Memory, MiB').fill('512');
+  t.match(await page.locator('pre').first().innerText(), /flotilla vm create 'web 1' --cpus 1 --memory 512M/);
+  await page.getByRole('button', { name: 'Create and start' }).click();
+  await page.getByRole('heading', { name: 'web 1' }).waitFor();
+  await content(page).getByText('running', { exact: true }).first().waitFor();
+  const made = (await r.call('GET', '/api/v1/vms/web%201')).body as { memoryMiB: number; power: string };
+  t.match(made, { memoryMiB: 512, power: 'running' });
+
+  await page.getByRole('tab', { name: 'Settings' }).click();
+  await page.getByLabel('Note').fill('by hand');
+  await page.getByRole('button', { name: 'Save' }).click();
+  await page.getByRole('tab', { name: 'Summary' }).click();
+  await page.getByText('by hand').waitFor();
+
+  await page.getByRole('button', { name: 'Shut down' }).click();
+  await page.getByRole('dialog').getByText('The guest is asked to shut down').waitFor();
+  await page.getByRole('dialog').getByRole('button', { name: 'Shut down' }).click();
+  await content(page).getByText('stopped', { exact: true }).first().waitFor();
+
+  await page.getByRole('button', { name: 'Delete' }).click();
+  const yes = page.getByRole('dialog').getByRole('button', { name: 'Delete' });
+  t.equal(await yes.isDisabled(), true, 'not before it was said twice');
+  await page.getByRole('dialog').getByRole('checkbox').check();
+  await yes.click();
+  await page.getByRole('heading', { name: 'VMs' }).waitFor();
+  t.equal((await r.call('GET', '/api/v1/vms/web%201')).status, 404);
+  // The page may ask for the VM just as it goes.
+  t.same(
+    complaints.filter((c) => !/\b404\b/.test(c)),
+    [],
+  );
+});
+
+await t.test('a refusal is shown in the server’s words, and nothing is lost of what was typed', async (t) => {
+  const { page } = await open(t, wide);
+  await page.goto(`${l.url}/vms/new`);
+  await page.getByLabel('Name', { exact: false }).first().fill('db');
+  await page.getByRole('button', { name: 'Create and start' }).click();
+  t.match(await page.getByRole('alert').innerText(), /name-taken/);
+  t.equal(await page.getByLabel('Name', { exact: false }).first().inputValue(), 'db');
+});
+
+await t.test('Ctrl-K finds a VM by a part of its name', async (t) => {
+  const { page } = await open(t, wide);
+  await page.keyboard.press('Control+k');
+  await page.getByLabel('Name, address, MAC or tag').fill('pla');
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'plain' }).waitFor();
+});
+
+await t.test('what happens is there by itself, and trouble is said in words', async (t) => {
+  const { page } = await open(t, wide);
+  await page.getByText('All is well').waitFor();
+  await trouble();
+  await page.getByText('What needs a hand').waitFor();
+  await page.goto(`${l.url}/ha`);
+  t.match(await page.getByRole('alert').innerText(), /^Unsafe:/);
+  await page.getByText('n3 → n1 in 12.3 s').waitFor();
+  t.ok(await page.getByRole('table', { name: 'VMs that wait for a failover' }).isVisible());
+  t.ok(await page.getByText('<b>no watchdog</b>').first().isVisible(), 'shown as words');
+  for (const look of [looks[1], looks[2]]) {
+    await page.setViewportSize({ width: look.width, height: look.height });
+    await page.emulateMedia({ colorScheme: look.colorScheme });
+    for (const [name, at] of [
+      ['overview', '/'],
+      ['ha', '/ha'],
+    ] as const) {
+      await page.goto(l.url + at);
+      await page.getByRole('status').first().waitFor();
+      t.equal(await sideScroll(page), 0, `${name} in trouble, ${look.name}: nobody scrolls sideways`);
+      t.same(await barriers(page), [], `${name} in trouble, ${look.name}: no serious barrier`);
+      await screenshot(page, `controller-trouble-${name}-${look.name}`);
+    }
+  }
+});
+
+await t.test('without a session there is only the login', async (t) => {
+  const context = await openContext(browser, wide);
+  t.teardown(() => context.close());
+  const page = await context.newPage();
+  await page.goto(`${l.url}/vms`);
+  t.match(page.url(), /\/login$/);
+});

@@ -1,6 +1,7 @@
 import type { NodeKeeper } from '../../../core/domain/node.js';
 import type { VmProtection } from '../../../core/domain/vm.js';
 import type { OpView, VmView } from '../../../core/wire/rest.js';
+import type { WebFiles } from '../../../controller/web-files.js';
 import { GiB, rig, type Rig } from './rig.js';
 
 export const keeper = (o: Partial<NodeKeeper> = {}): NodeKeeper => ({
@@ -15,8 +16,8 @@ export const keeper = (o: Partial<NodeKeeper> = {}): NodeKeeper => ({
 });
 
 /** The cluster of {@link rig} with a pool `shared` on every node, and a keeper on each. */
-export async function haRig(): Promise<Rig> {
-  const r = await rig();
+export async function haRig(web: WebFiles = new Map()): Promise<Rig> {
+  const r = await rig(['n1', 'n2', 'n3'], web);
   const made = await r.call('POST', '/api/v1/pools', { name: 'shared', kind: 'shared', path: '/mnt/shared' });
   const { id } = made.body as { id: string };
   for (const n of r.radio.nodes.values()) {

@@ -6,6 +6,7 @@ import type { AgentUploads } from '../../../controller/api/uploads.js';
 import { EventLog } from '../../../controller/event-log.js';
 import { systemChance, systemClock as clock } from '../../../controller/system.js';
 import { View } from '../../../controller/view.js';
+import type { WebFiles } from '../../../controller/web-files.js';
 import { FlotillaError } from '../../../core/domain/error.js';
 import type { Image } from '../../../core/domain/image.js';
 import type { NodeRecord, NodeState } from '../../../core/domain/node.js';
@@ -302,7 +303,10 @@ export interface Rig {
 const quiet: Log = { info: () => undefined, warn: () => undefined, error: (t, f) => console.error(t, f) };
 
 /** A cluster of `nodes` with a `local` pool of 100 GiB each, an API token, and a controller. */
-export async function rig(nodes: readonly string[] = ['n1', 'n2', 'n3']): Promise<Rig> {
+export async function rig(
+  nodes: readonly string[] = ['n1', 'n2', 'n3'],
+  web: WebFiles = new Map(),
+): Promise<Rig> {
   const memory = new MemoryLedger(clock);
   memory.found(
     {
@@ -361,6 +365,7 @@ export async function rig(nodes: readonly string[] = ['n1', 'n2', 'n3']): Promis
       uploads,
       version: '0.0.0',
       fingerprint: 'f'.repeat(64),
+      web,
     });
     return { app, view };
   };

@@ -1,0 +1,146 @@
+import { Alert, Group, Loader, Stack, Switch, Text, Title } from '@mantine/core';
+import { useState, type ReactNode } from 'react';
+import { failoverLine } from '../../../core/domain/failover-words';
+import type { HaView } from '../../../core/wire/rest';
+import { call, useAsked, useDo } from './api';
+import { useAll } from './live';
+import { Confirm, Page, Refusal, Rows, State, To } from './parts';
+
+export function HaPage(): ReactNode {
+  const vms = useAll('vm');
+  const nodes = useAll('node');
+  const [again, setAgain] = useState(0);
+  // The stream tells that something moved; the whole picture is asked for.
+  const { value: ha, refused } = useAsked('haGet', {}, `${again} ${mark(vms, nodes)}`);
+  if (ha === null)
+    return refused === null ? <Loader size="sm" aria-label="Loading" /> : <Refusal of={refused} />;
+  return (
+    <Page kind="Whole cluster" name="High availability">
+      <Alert
+        variant="light"
+        color={ha.waiting.length > 0 ? 'red' : ha.unprotected.length > 0 ? 'yellow' : 'green'}
+        role="status"
+      >
+        <Text fw={600}>{ha.sentence}</Text>
+      </Alert>
+      <Switches ha={ha} changed={() => setAgain(again + 1)} />
+      {ha.waiting.length > 0 && (
+        <Rows
+          label="VMs that wait for a failover"
+          head={['VM', 'Of', 'To', 'Waits for']}
+          none=""
+          rows={ha.waiting.map((w) => ({
+            key: w.vm,
+            cells: [<To to={`/vms/${w.vm}`}>{w.name}</To>, w.node ?? '?', w.standby ?? 'nobody yet', w.text],
+          }))}
+        />
+      )}
+      <Title order={2} size="h5">
+        Not protected
+      </Title>
+      <Rows
+        label="VMs that are not protected"
+        head={['VM', 'Node', 'Why']}
+        none="Every VM that asks for protection has it."
+        rows={ha.unprotected.map((u) => ({
+          key: u.vm,
+          cells: [<To to={`/vms/${u.vm}`}>{u.name}</To>, u.node ?? '?', u.text],
+        }))}
+      />
+      <Title order={2} size="h5">
+        Keepers
+      </Title>
+      <Rows
+        label="Keepers"
+        head={['Node', 'Presence', 'Lease', 'Keeper', 'Watchdog', 'Armed', 'To look at']}
+        none="No node."
+        rows={ha.nodes.map((n) => ({
+          key: n.node,
+          cells: [
+            <To to={`/nodes/${n.node}`}>{n.node}</To>,
+            <State of={n.presence} />,
+            n.live ? 'stands' : 'gone',
+            n.keeper === null ? 'does not answer' : n.keeper.mode.toUpperCase(),
+            n.keeper?.watchdog ?? '?',
+            n.keeper?.armed ?? '?',
+            [
+              n.failover,
+              n.keeper?.why ?? '',
+              n.keeper?.text ?? '',
+              ...(n.keeper?.held.map((h) => `${h.name ?? h.vm}: ${h.why}`) ?? []),
+            ]
+              .filter((t) => t !== '')
+              .join('; '),
+          ],
+        }))}
+      />
+      <Title order={2} size="h5">
+        Last failovers
+      </Title>
+      <Rows
+        label="Last failovers"
+        head={['VM', 'State', 'When', 'How']}
+        none="None that the ledger remembers."
+        rows={ha.failovers.map((f) => ({
+          key: f.op,
+          cells: [
+            <To to={`/vms/${f.vm}`}>{f.name}</To>,
+            <State of={f.state} />,
+            new Date(f.createdMs).toLocaleString(),
+            f.timeline === null ? f.step : failoverLine(f.timeline),
+          ],
+        }))}
+      />
+    </Page>
+  );
+}
+
+const mark = (
+  vms: readonly { ha: { state: string } }[],
+  nodes: readonly { presence: string; live: boolean }[],
+): string =>
+  `${vms.map((v) => v.ha.state[0]).join('')} ${nodes.map((n) => `${n.presence[0]}${n.live ? 1 : 0}`).join('')}`;
+
+function Switches({ ha, changed }: { readonly ha: HaView; readonly changed: () => void }): ReactNode {
+  const { policy } = ha;
+  const { busy, refused, run } = useDo();
+  const set = (part: Partial<HaView['policy']['ha']>): Promise<unknown> =>
+    call('policyPatch', { body: { ha: part } }, { ifMatch: policy.revision }).then(changed);
+  return (
+    <Stack gap="xs">
+      <Group>
+        {policy.ha.paused ? (
+          <Switch
+            label="Paused: nothing freezes, nothing fails over"
+            checked
+            disabled={busy}
+            onChange={() => void run(() => set({ paused: false }))}
+          />
+        ) : (
+          <Confirm
+            label="Pause protection"
+            title="Pause protection of the whole cluster?"
+            says={`${policy.armed} VMs are disarmed: nothing freezes and nothing fails over until the pause ends. For work on switches.`}
+            yes="Pause"
+            act={() => set({ paused: true })}
+          />
+        )}
+        <Switch
+          label="Hold failovers until somebody lets go"
+          checked={policy.ha.hold}
+          disabled={busy}
+          onChange={(e) => {
+            const hold = e.currentTarget.checked;
+            void run(() => set({ hold }));
+          }}
+        />
+      </Group>
+      {policy.ha.unsafeWithoutWatchdog && (
+        <Alert color="red" role="alert">
+          Unsafe: nodes without a watchdog may arm. If one hangs and does not die, its VMs may run twice.
+        </Alert>
+      )}
+      <Refusal of={refused} />
+    </Stack>
+  );
+}

@@ -1,0 +1,97 @@
+import { Button, Modal, Stack, TextInput } from '@mantine/core';
+import { useState, type ReactNode } from 'react';
+import { formatSize } from '../../../core/domain/units';
+import { call, newKey, saw, useDo } from './api';
+import { useAll } from './live';
+import { Confirm, Page, Refusal, Rows, State } from './parts';
+
+export function ImagesPage(): ReactNode {
+  const images = useAll('image');
+  return (
+    <Page kind="What disks are made from" name="Images" actions={<FetchImage />}>
+      <Rows
+        label="Images"
+        head={['Image', 'State', 'Kind', 'Stored', 'Disk size', 'Pool', '']}
+        none="There is no image yet: fetch one, or upload it by flotilla image import FILE."
+        rows={images.map((i) => ({
+          key: i.id,
+          cells: [
+            i.name,
+            <>
+              <State of={i.state} /> {i.error?.message}
+            </>,
+            i.format,
+            formatSize(i.sizeBytes),
+            formatSize(i.virtualSizeBytes),
+            `${i.poolName ?? '?'}${i.node === null ? '' : ` on ${i.node}`}`,
+            <Confirm
+              label="Delete"
+              danger
+              title={`Delete image "${i.name}"?`}
+              says="Disks that are full copies of it stay; linked ones keep it from being deleted."
+              yes="Delete"
+              act={async () => saw('op', (await call('imageDelete', { params: { image: i.id } })).op)}
+            />,
+          ],
+        }))}
+      />
+    </Page>
+  );
+}
+
+function FetchImage(): ReactNode {
+  const [open, setOpen] = useState(false);
+  const [f, setF] = useState({ name: '', url: '', sha256: '' });
+  const [key, setKey] = useState(newKey);
+  const { busy, refused, run } = useDo();
+  const set = (part: Partial<typeof f>): void => {
+    setF({ ...f, ...part });
+    setKey(newKey());
+  };
+  const fetchIt = async (): Promise<void> => {
+    const body = { name: f.name, url: f.url, ...(f.sha256 === '' ? {} : { sha256: f.sha256 }) };
+    saw('op', (await call('imageCreate', { body }, { key })).op);
+  };
+  return (
+    <>
+      <Button size="xs" onClick={() => setOpen(true)}>
+        Fetch an image
+      </Button>
+      <Modal opened={open} onClose={() => setOpen(false)} title="Fetch an image">
+        <form
+          onSubmit={(e) => {
+            e.preventDefault();
+            void run(fetchIt).then((ok) => ok && setOpen(false));
+          }}
+        >
+          <Stack gap="xs">
+            <TextInput
+              label="Name"
+              required
+              value={f.name}
+              onChange={(e) => set({ name: e.currentTarget.value })}
+            />
+            <TextInput
+              label="Address"
+              description="http or https; a node fetches it by itself."
+              type="url"
+              required
+              value={f.url}
+              onChange={(e) => set({ url: e.currentTarget.value })}
+            />
+            <TextInput
+              label="SHA-256"
+              description="Checked at the end, where it is given."
+              value={f.sha256}
+              onChange={(e) => set({ sha256: e.currentTarget.value })}
+            />
+            <Refusal of={refused} />
+            <Button type="submit" loading={busy}>
+              Fetch
+            </Button>
+          </Stack>
+        </form>
+      </Modal>
+    </>
+  );
+}

@@ -1,0 +1,142 @@
+import { Anchor, Badge, Button, Group, Progress, SegmentedControl, Stack, Text } from '@mantine/core';
+import { useState, type ReactNode } from 'react';
+import { Link } from 'wouter';
+import type { OpView } from '../../../core/wire/rest';
+import { call, useDo } from './api';
+import { useAll } from './live';
+import { Age, Page, Refusal, Rows, State, To } from './parts';
+
+const isOpen = (o: OpView): boolean => o.state === 'queued' || o.state === 'running';
+const newest = (a: OpView, b: OpView): number => b.createdMs - a.createdMs;
+/** A failure stays in the strip so long, ms: it should not be missed by looking away. */
+const failedShownMs = 10 * 60_000;
+
+export const opWords = (o: OpView): string => `${o.kind.replace('.', ' ')} "${o.subject.name}"`;
+const subjectUrl = (o: OpView): string | null =>
+  o.subject.kind === 'vm' ? `/vms/${o.subject.id}` : o.subject.kind === 'image' ? '/images' : null;
+
+/** Always there: what runs, how far it is, and what failed of late. */
+export function TaskStrip(): ReactNode {
+  const ops = [...useAll('op')].sort(newest);
+  const open = ops.filter(isOpen);
+  const failed = ops.filter((o) => o.state === 'failed' && Date.now() - o.updatedMs < failedShownMs);
+  const [first] = open;
+  return (
+    <div className="strip" role="region" aria-label="Operations">
+      <Anchor component={Link} href="/ops" size="sm">
+        {open.length === 0 ? 'Nothing runs' : `${open.length} running`}
+      </Anchor>
+      {first !== undefined && (
+        <span>
+          <Text size="sm" span>
+            {opWords(first)}: {first.step === '' ? first.state : first.step}
+          </Text>
+        </span>
+      )}
+      {first !== undefined && first.progress !== null && (
+        <Progress
+          w={120}
+          value={first.progress * 100}
+          aria-label={`${opWords(first)}: ${Math.round(first.progress * 100)} %`}
+        />
+      )}
+      {failed.length > 0 && (
+        <Badge
+          color="red"
+          variant="light"
+          tt="none"
+          component={Link}
+          href="/ops?show=failed"
+          className="state"
+        >
+          {failed.length} failed
+        </Badge>
+      )}
+    </div>
+  );
+}
+
+export function OpsPage(): ReactNode {
+  const [show, setShow] = useState(new URLSearchParams(location.search).get('show') ?? 'all');
+  const ops = [...useAll('op')]
+    .filter((o) => show === 'all' || (show === 'open' ? isOpen(o) : o.state === 'failed'))
+    .sort(newest);
+  return (
+    <Page kind="What was asked, and how far it is" name="Operations">
+      <SegmentedControl
+        value={show}
+        onChange={setShow}
+        aria-label="Which operations"
+        data={[
+          { value: 'all', label: 'All' },
+          { value: 'open', label: 'Running' },
+          { value: 'failed', label: 'Failed' },
+        ]}
+        w="fit-content"
+      />
+      <OpRows ops={ops} />
+    </Page>
+  );
+}
+
+export function OpRows({ ops }: { readonly ops: readonly OpView[] }): ReactNode {
+  return (
+    <Rows
+      label="Operations"
+      head={['Operation', 'State', 'Now', 'By', 'Asked', '']}
+      none="None."
+      rows={ops.map((o) => {
+        const to = subjectUrl(o);
+        return {
+          key: o.id,
+          cells: [
+            to === null ? opWords(o) : <To to={to}>{opWords(o)}</To>,
+            <State of={o.state} />,
+            <OpNow op={o} />,
+            o.askedBy,
+            <Age ms={o.createdMs} />,
+            isOpen(o) && <Cancel op={o} />,
+          ],
+        };
+      })}
+    />
+  );
+}
+
+function OpNow({ op }: { readonly op: OpView }): ReactNode {
+  if (op.error !== null)
+    return (
+      <Stack gap={2}>
+        <Text size="sm">{op.error.message}</Text>
+        <Text size="xs" c="dimmed">
+          {op.error.hint}
+        </Text>
+      </Stack>
+    );
+  return (
+    <Group gap="xs">
+      <Text size="sm">{op.step}</Text>
+      {isOpen(op) && op.progress !== null && (
+        <Progress w={80} value={op.progress * 100} aria-label={`${Math.round(op.progress * 100)} %`} />
+      )}
+    </Group>
+  );
+}
+
+function Cancel({ op }: { readonly op: OpView }): ReactNode {
+  const { busy, refused, run } = useDo();
+  return (
+    <>
+      <Button
+        size="compact-xs"
+        variant="default"
+        loading={busy}
+        disabled={op.cancelAsked}
+        onClick={() => void run(() => call('opCancel', { params: { op: op.id } }))}
+      >
+        {op.cancelAsked ? 'Cancelling' : 'Cancel'}
+      </Button>
+      <Refusal of={refused} />
+    </>
+  );
+}

@@ -1,0 +1,194 @@
+import { Alert, Code, List, Loader, Stack, Text } from '@mantine/core';
+import type { ReactNode } from 'react';
+import { formatSize, formatSpan } from '../../../core/domain/units';
+import type { VmRow, VmView } from '../../../core/wire/rest';
+import { useAsked } from './api';
+import { useAll, useOne } from './live';
+import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
+import { OpRows } from './tasks';
+import { VmActions } from './vm-actions';
+import { EditVm } from './vm-edit';
+
+export function VmPage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
+  const row = useOne('vm', id);
+  if (row === undefined)
+    return (
+      <Alert color="yellow" title="There is no such VM">
+        <To to="/vms">All VMs</To>
+      </Alert>
+    );
+  return <KnownVm row={row} tab={tab} />;
+}
+
+function KnownVm({ row, tab }: { readonly row: VmRow; readonly tab: string | undefined }): ReactNode {
+  const { id } = row;
+  // Asked anew as the stream says that it changed: it carries rows, the page wants everything.
+  const { value: vm, refused } = useAsked('vmGet', { params: { vm: id } }, row);
+  if (vm === null)
+    return refused === null ? <Loader size="sm" aria-label="Loading" /> : <Refusal of={refused} />;
+  return (
+    <Page
+      kind="VM"
+      name={row.name}
+      state={<State of={row.phase} />}
+      actions={<VmActions vm={row} />}
+      note={<Notes vm={vm} />}
+      at={`/vms/${id}`}
+      tab={tab}
+      tabs={[
+        { id: 'summary', label: 'Summary', show: () => <Summary vm={vm} /> },
+        { id: 'disks', label: 'Disks', show: () => <Disks vm={vm} /> },
+        { id: 'networks', label: 'Networks', show: () => <Nics vm={vm} /> },
+        { id: 'protection', label: 'Protection', show: () => <Protection vm={vm} /> },
+        { id: 'settings', label: 'Settings', show: () => <EditVm key={vm.generation} vm={vm} /> },
+        { id: 'operations', label: 'Operations', show: () => <Ops id={id} /> },
+      ]}
+    />
+  );
+}
+
+/** What somebody should know before anything else. */
+function Notes({ vm }: { readonly vm: VmView }): ReactNode {
+  const lines = [
+    ...(vm.reason === '' ? [] : [vm.reason]),
+    ...(vm.error === null ? [] : [`${vm.error.message}. ${vm.error.hint}`]),
+    ...vm.problems,
+    ...(vm.ha.state === 'unprotected' ? [vm.ha.text] : []),
+    ...(vm.pendingRestart.length === 0 ? [] : [`Waits for a restart: ${vm.pendingRestart.join(', ')}`]),
+  ];
+  if (lines.length === 0) return null;
+  return (
+    <Alert color="yellow" variant="light">
+      <List size="sm">
+        {lines.map((l) => (
+          <List.Item key={l}>{l}</List.Item>
+        ))}
+      </List>
+    </Alert>
+  );
+}
+
+function Summary({ vm }: { readonly vm: VmView }): ReactNode {
+  const stats = vm.observed?.stats ?? null;
+  return (
+    <Stack>
+      <Facts
+        of={[
+          ['Node', vm.node === null ? 'none' : <To to={`/nodes/${vm.node}`}>{vm.node}</To>],
+          ['Up', vm.upSinceMs === null ? 'no' : <span>since {new Date(vm.upSinceMs).toLocaleString()}</span>],
+          ['CPUs', `${vm.cpus}${vm.cpuPct === null ? '' : `, ${Math.round(vm.cpuPct)} % used`}`],
+          [
+            'Memory',
+            `${formatSize(vm.memoryMiB * 2 ** 20)}${vm.memoryUsedBytes === null ? '' : `, ${formatSize(vm.memoryUsedBytes)} used`}`,
+          ],
+          ['Disks', formatSize(vm.diskBytes)],
+          ['Addresses', vm.addresses.length === 0 ? 'none known' : vm.addresses.join(', ')],
+          ['Host name', vm.hostname ?? 'not known'],
+          ['Guest agent', vm.guestAgent ? 'answers' : 'does not answer'],
+          ['Firmware', vm.spec.firmware.toUpperCase()],
+          ['Tags', vm.tags.length === 0 ? 'none' : vm.tags.join(', ')],
+          ['Heard of it', <Age ms={vm.heardMs} />],
+          stats !== null && [
+            'Disk',
+            `${formatSize(stats.diskReadBps)}/s read, ${formatSize(stats.diskWriteBps)}/s written`,
+          ],
+          stats !== null && [
+            'Network',
+            `${formatSize(stats.netRxBps)}/s in, ${formatSize(stats.netTxBps)}/s out`,
+          ],
+        ]}
+      />
+      {vm.spec.note !== '' && <Text className="note">{vm.spec.note}</Text>}
+      <Text size="xs" c="dimmed">
+        Id <Code>{vm.id}</Code>
+      </Text>
+    </Stack>
+  );
+}
+
+function Disks({ vm }: { readonly vm: VmView }): ReactNode {
+  const pools = useAll('pool');
+  return (
+    <Rows
+      label="Disks"
+      head={['Disk', 'Size', 'Pool', 'Where', 'State']}
+      none="It has no disk."
+      rows={vm.disks.map((d) => {
+        const pool = pools.find((p) => p.id === d.pool);
+        return {
+          key: d.id,
+          cells: [
+            d.name,
+            formatSize(d.sizeBytes),
+            pool === undefined ? d.pool : <To to="/pools">{pool.name}</To>,
+            d.node ?? 'every node of the pool',
+            <>
+              <State of={d.state} /> {d.error?.message}
+            </>,
+          ],
+        };
+      })}
+    />
+  );
+}
+
+function Nics({ vm }: { readonly vm: VmView }): ReactNode {
+  const networks = useAll('network');
+  return (
+    <Rows
+      label="Network cards"
+      head={['Network', 'MAC', 'Address', 'Card']}
+      none="It has no network card."
+      rows={vm.spec.nics.map((n) => ({
+        key: n.mac,
+        cells: [
+          <To to="/networks">{networks.find((x) => x.id === n.network)?.name ?? n.network}</To>,
+          <Code>{n.mac}</Code>,
+          n.address ?? 'by the network itself',
+          n.model,
+        ],
+      }))}
+    />
+  );
+}
+
+const haWords: Readonly<Record<VmView['ha']['state'], string>> = {
+  off: 'Not protected: when its node fails it stays off until the node is back.',
+  protected: 'Protected: when its node fails it starts on its standby, about 12 s later.',
+  unprotected: 'It asks for protection and does not have it now.',
+  paused: 'Protection is paused for the whole cluster.',
+};
+
+function Protection({ vm }: { readonly vm: VmView }): ReactNode {
+  const { ha } = vm.spec;
+  return (
+    <Stack>
+      <Text>
+        {haWords[vm.ha.state]} {vm.ha.text}
+      </Text>
+      <Facts
+        of={[
+          [
+            'Standby',
+            vm.ha.standby === null ? 'none' : <To to={`/nodes/${vm.ha.standby}`}>{vm.ha.standby}</To>,
+          ],
+          ['Asked for', ha.enabled ? 'yes' : 'no'],
+          ['Priority', `${ha.priority} of 100`],
+          ['Starts after', vm.afterNames.length === 0 ? 'no other' : vm.afterNames.join(', ')],
+          ['When the guest hangs', ha.onHang === 'reset' ? 'reset it' : 'do nothing'],
+          ['Restarts an hour at most', ha.restartsPerHourMax],
+          vm.own !== null && ['Ownership', `generation ${vm.own.gen}, ${vm.own.state}`],
+          vm.own !== null && [
+            'Fence',
+            vm.own.fence.armed ? `armed; others wait ${formatSpan(vm.own.fence.waitMs)}` : 'not armed',
+          ],
+        ]}
+      />
+    </Stack>
+  );
+}
+
+function Ops({ id }: { readonly id: string }): ReactNode {
+  const ops = useAll('op').filter((o) => o.subject.id === id);
+  return <OpRows ops={[...ops].sort((a, b) => b.createdMs - a.createdMs)} />;
+}
