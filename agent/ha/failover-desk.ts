@@ -4,6 +4,7 @@ import {
   type FailoverPlan,
   type FailoverView,
   type FailoverWait,
+  type WaitCode,
 } from '../../core/decide/failover.js';
 import { freeMiB, reachOf } from '../../core/decide/standby.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
@@ -28,6 +29,9 @@ const watchfulMsMax = 60_000;
 /** A takeover that failed for more than a lost race is tried again after this long, ms: keepers and pools mend in seconds. */
 const failedMs = 5_000;
 
+/** Reasons to wait that pass by themselves: nobody has to be told. */
+const passing: ReadonlySet<string> = new Set<WaitCode>(['fence-wait', 'brake', 'standby']);
+
 /** What of this node a plan needs. */
 export interface Here {
   readonly domains: ReadonlyMap<string, Observed>;
@@ -47,6 +51,8 @@ export class FailoverDesk {
   private readonly flights = new Map<string, number>();
   private readonly lastBeatMs = new Map<string, number>();
   private readonly told = new Map<string, string>();
+  /** Since when a VM waits for its living standby alone. */
+  private readonly idle = new Map<string, number>();
   /** The last failure of each takeover: said once. */
   private readonly failed = new Map<string, string>();
   private waiting: readonly FailoverWait[] = [];
@@ -70,7 +76,7 @@ export class FailoverDesk {
 
   /** What people should know of {@link waits}: not that a wait of seconds runs. */
   health(): Health[] {
-    const stuck = this.waiting.filter((w) => w.code !== 'fence-wait' && w.code !== 'brake');
+    const stuck = this.waiting.filter((w) => !passing.has(w.code));
     if (stuck.length === 0) return [];
     const texts = stuck.slice(0, 3).map((w) => `VM "${this.names.get(w.vm) ?? w.vm}": ${w.text}`);
     const more = stuck.length > 3 ? ` · and ${stuck.length - 3} more` : '';
@@ -90,10 +96,12 @@ export class FailoverDesk {
     this.absences.look(s, atMs, this.peers(s));
     const newest = this.absences.newestMs(now);
     if (newest === null && !this.someSuspect(s, heard)) {
+      this.idle.clear();
       this.settle({ actions: [], waiting: [], againMs: null }, s);
       return null;
     }
     const plan = decideFailover(this.view(s, here, heard, now), now);
+    this.noteIdle(plan, now);
     this.settle(plan, s);
     for (const a of plan.actions) if (a.do !== 'fence') this.act(a, s);
     this.fencing.look(
@@ -139,6 +147,8 @@ export class FailoverDesk {
       live: env.live.compare() !== null && s.meta !== null,
       policy: s.policy.ha,
       fenceWaitMs: env.timing.fenceWaitMs,
+      standbyGraceMs: env.timing.standbyGraceMs,
+      idle: this.idle,
       nodes: ids.map((id) => {
         const n = s.nodes.get(id)?.value;
         return {
@@ -191,6 +201,14 @@ export class FailoverDesk {
     });
   }
 
+  /** Kept while a VM waits for nothing else; one to be taken keeps it, too, should the taking fail. */
+  private noteIdle(plan: FailoverPlan, now: number): void {
+    const still = new Set(plan.waiting.flatMap((w) => (w.code === 'standby' ? [w.vm] : [])));
+    for (const id of still) this.idle.set(id, this.idle.get(id) ?? now);
+    for (const a of plan.actions) if (a.do !== 'fence') still.add(a.vm);
+    for (const id of this.idle.keys()) if (!still.has(id)) this.idle.delete(id);
+  }
+
   /** Remembers what waits, and says each new reason once. */
   private settle(plan: FailoverPlan, s: Snapshot): void {
     this.waiting = plan.waiting;
@@ -200,6 +218,7 @@ export class FailoverDesk {
     for (const w of plan.waiting) {
       if (this.told.get(w.vm) === w.code) continue;
       this.told.set(w.vm, w.code);
+      if (w.code === 'standby') continue; // the standby itself says what keeps it
       const level = w.code === 'fence-wait' || w.code === 'brake' || w.code === 'after' ? 'info' : 'warning';
       announce(this.env, level, this.names.get(w.vm) ?? w.vm, `failover: ${w.text}`);
     }

@@ -64,6 +64,10 @@ export interface FailoverView {
   readonly policy: Policy['ha'];
   /** F. */
   readonly fenceWaitMs: number;
+  /** What a standby that lives has, beyond all waits, before another node takes its place, ms. */
+  readonly standbyGraceMs: number;
+  /** Since when, monotonic ms, a VM waits for nothing any more but for such a standby. By VM. */
+  readonly idle: ReadonlyMap<string, number>;
   readonly nodes: readonly FailoverNode[];
   /** Every VM of the cluster. */
   readonly vms: readonly FailoverVm[];
@@ -117,7 +121,8 @@ export type WaitCode =
   | 'no-memory'
   | 'too-often'
   | 'after'
-  | 'brake';
+  | 'brake'
+  | 'standby';
 
 /** Why a VM of a lost node is not taken now, in words, and until when at most (monotonic ms; null: nobody knows). */
 export interface FailoverWait {
@@ -147,12 +152,15 @@ export function isMassFailure(nodes: readonly FailoverNode[]): boolean {
 const proofOf = (n: FailoverNode): Fenced | null =>
   n.absence !== null && n.fenced?.seenRevision === String(n.absence.seenRevision) ? n.fenced : null;
 
-/** Who may take the VM: its standby; where that is gone too, whoever can reach the disks. Null: not this node. */
-function roleOf(
-  vm: FailoverVm,
-  v: FailoverView,
-  byId: ReadonlyMap<string, FailoverNode>,
-): { readonly owner: FailoverNode; readonly absence: Absence; readonly standby: FailoverNode | null } | null {
+interface Role {
+  readonly owner: FailoverNode;
+  readonly absence: Absence;
+  /** The standby, where this node is not it. */
+  readonly standby: FailoverNode | null;
+}
+
+/** Who may take the VM: its standby, and behind it whoever can reach the disks. Null: not this node. */
+function roleOf(vm: FailoverVm, v: FailoverView, byId: ReadonlyMap<string, FailoverNode>): Role | null {
   const { own } = vm;
   const owner = byId.get(own.owner);
   if (own.owner === v.me || owner === undefined || owner.absence === null || !vm.ha.enabled) return null;
@@ -160,8 +168,7 @@ function roleOf(
   if (!v.here.runsVms) return null;
   if (own.standby === null) return { owner, absence: owner.absence, standby: null };
   const standby = byId.get(own.standby);
-  if (standby === undefined || standby.absence === null) return null;
-  return { owner, absence: owner.absence, standby };
+  return standby === undefined ? null : { owner, absence: owner.absence, standby };
 }
 
 /**
@@ -169,7 +176,9 @@ function roleOf(
  * the transaction compares again all that safety rests on.
  *
  * A VM is taken only while its owner's live key is gone, and either the owner was armed and the wait is over, or the
- * owner is proven off for this very absence. @see docs/ha.md, safety 1, 5 and 15
+ * owner is proven off for this very absence. A standby that lives comes first; where it does not take a VM that only
+ * waits for it, for want of storage, memory or a keeper, any other node does after a grace: both compare the same
+ * revision of own, so that one of them wins. @see docs/ha.md, docs/models.md, safety 1, 5 and 15
  */
 export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
   const byId = new Map(v.nodes.map((n) => [n.id, n]));
@@ -177,6 +186,7 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
   const actions: FailoverAction[] = [];
   const waiting: FailoverWait[] = [];
   const fence = new Map<string, Absence>();
+  const due: number[] = [];
   const mass = isMassFailure(v.nodes);
   let freeMiB = v.here.freeMiB;
   let takes = 0;
@@ -191,8 +201,12 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
   );
   for (const { vm, owner, absence, standby } of mine) {
     const { own } = vm;
+    const first = standby?.absence === null ? standby : null;
     const wait = (code: WaitCode, text: string, untilMs: number | null = null): void => {
-      waiting.push({ vm: vm.id, code, text: text.slice(0, 500), untilMs });
+      if (untilMs !== null && untilMs > nowMs) due.push(untilMs - nowMs);
+      // All else is for the standby to say.
+      if (first === null || code === 'standby')
+        waiting.push({ vm: vm.id, code, text: text.slice(0, 500), untilMs });
     };
     const runs = own.state !== 'stopped';
     const proof = proofOf(owner);
@@ -205,7 +219,9 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
     const bar = runs ? barOf(vm, v, freeMiB, nowMs) : null;
     const mayFence = owner.bmc && proof === null && runs && bar === null && !v.policy.hold;
     // One that is still heard lives: its power is not cut for having lost the ledger. The radio only says no here.
-    const fenceMs = Math.max(absence.sinceMs + fenceGraceMs, (owner.beatMs ?? -Infinity) + suspectAfterMs);
+    const fenceMs =
+      Math.max(absence.sinceMs + fenceGraceMs, (owner.beatMs ?? -Infinity) + suspectAfterMs) +
+      (first === null ? 0 : v.standbyGraceMs);
     if (mayFence && nowMs >= fenceMs) fence.set(owner.id, absence);
     if (runs && !own.fence.armed && proof === null) {
       if (bar !== null) {
@@ -232,7 +248,7 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
     const overMs = Math.max(ownerOver, standbyOver);
     if (nowMs < overMs) {
       const whom =
-        standby === null
+        standby === null || first !== null
           ? `${owner.id} has lost its`
           : `${owner.id} and the standby ${standby.id} have lost their`;
       wait('fence-wait', `${whom} lease; waits until it can no longer run there`, overMs);
@@ -243,6 +259,11 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
       continue;
     }
     if (!runs) {
+      const grace = first === null ? null : graceOf(vm, first, v, nowMs);
+      if (grace !== null) {
+        wait('standby', grace.text, grace.untilMs);
+        continue;
+      }
       actions.push({ do: 'move', vm: vm.id, from: owner.id, absence, standbyAbsence });
       continue;
     }
@@ -250,9 +271,9 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
       wait(bar.code, bar.text, bar.untilMs);
       continue;
     }
-    const first = vm.wanted ? pendingBefore(vm, vms) : null;
-    if (first !== null && nowMs < overMs + afterWaitMsMax) {
-      wait('after', `waits for VM "${first.name}", which comes first`, overMs + afterWaitMsMax);
+    const before = vm.wanted ? pendingBefore(vm, vms) : null;
+    if (before !== null && nowMs < overMs + afterWaitMsMax) {
+      wait('after', `waits for VM "${before.name}", which comes first`, overMs + afterWaitMsMax);
       continue;
     }
     const flying = v.inFlight.filter((f) => nowMs - f.sinceMs < brakeMs);
@@ -263,6 +284,11 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
     }
     if (takes >= takesMax) {
       wait('brake', `${takesMax} others are being taken over first`, nowMs + 1_000);
+      continue;
+    }
+    const grace = first === null ? null : graceOf(vm, first, v, nowMs);
+    if (grace !== null) {
+      wait('standby', grace.text, grace.untilMs);
       continue;
     }
     takes++;
@@ -280,8 +306,19 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
   }
   for (const [node, absence] of [...fence].sort(([a], [b]) => (a < b ? -1 : 1)))
     actions.push({ do: 'fence', node, absence });
-  const due = waiting.flatMap((w) => (w.untilMs === null || w.untilMs <= nowMs ? [] : [w.untilMs - nowMs]));
   return { actions, waiting, againMs: due.length === 0 ? null : Math.min(...due) };
+}
+
+/** The time of a standby that lives; null: it is over. */
+function graceOf(
+  vm: FailoverVm,
+  standby: FailoverNode,
+  v: FailoverView,
+  nowMs: number,
+): { readonly text: string; readonly untilMs: number } | null {
+  const untilMs = (v.idle.get(vm.id) ?? nowMs) + v.standbyGraceMs;
+  if (nowMs >= untilMs) return null;
+  return { text: `its standby ${standby.id} lives and comes first`, untilMs };
 }
 
 const needsMiB = (vm: FailoverVm): number => vm.memoryMiB + placementPolicy.vmOverheadMiB;

@@ -18,6 +18,11 @@ export interface TimingProfile {
   readonly petAgeMs: number;
   /** F: how long a standby waits, with the owner's live key absent, before it takes a VM, ms. */
   readonly fenceWaitMs: number;
+  /**
+   * A standby that lives has so long beyond the fence wait to take a VM, ms; then any node that is able may. Long enough
+   * for a pool that is away for a moment. Safety does not rest on it.
+   */
+  readonly standbyGraceMs: number;
 }
 
 const production: TimingProfile = {
@@ -29,6 +34,7 @@ const production: TimingProfile = {
   watchdogMs: 5_000,
   petAgeMs: 1_000,
   fenceWaitMs: 7_000,
+  standbyGraceMs: 60_000,
 };
 
 /** Three nodes and their guests, emulated, on two cores: stalls of seconds are usual there. */
@@ -41,6 +47,7 @@ const lab: TimingProfile = {
   watchdogMs: 20_000,
   petAgeMs: 4_000,
   fenceWaitMs: 28_000,
+  standbyGraceMs: 120_000,
 };
 
 export const timingProfiles = { production, lab } as const;

@@ -3,6 +3,7 @@
 
    PROPERTIES
      twice    the VM never executes on its owner A while own names another node          (promise P1)
+     both     nor does it on two of those that may take it (LIVING)
      other    nor does a second VM of the same node, whose standby promises nothing
 
    B's keeper answers A's keeper: "I shall not take this VM before my fence wait has passed again, from now." For that
@@ -22,6 +23,9 @@
        its own renewal was sent at most X ago, and the third node waits ANY > X + W + D. Else B needs no ledger.
 
    SHARED is not a mistake but the other kind of disk; NO_PROMISE neither: A counts no promise, which is how it is today.
+   Nor is LIVING: the third node may also take the VM of a standby that lives and for some reason does not; ANY is then
+   counted from A's going alone, and both swaps may be on their way at once. With promises it breaks: B lives, and so A
+   may, on B's word.
 
    BROKEN VARIANTS
      WAIT=n             a fence wait of exactly W + D
@@ -38,7 +42,11 @@
      SHARED ANY=n       the third node waits exactly X + W + D
      SHARED ANY=WAIT    the third node waits as if there were no promise
      SHARED B_ALONE     B promises however long it has not reached the ledger
-     SHARED NO_PROMISE ANY=n   and without any promise the third node waits exactly W + D                                    */
+     SHARED NO_PROMISE ANY=n   and without any promise the third node waits exactly W + D
+     SHARED LIVING             promises, and the third node takes though the standby lives
+     SHARED NO_PROMISE LIVING ANY=n   it waits exactly W + D
+     LIVING_BLIND              its swap does not compare own at the revision it read
+     LIVING_NO_SEEN            its swap compares neither live/A nor seen/A                                               */
 
 #ifndef W
 #define W 1
@@ -106,6 +114,35 @@
 #else
 #define REACHED true
 #endif
+#ifdef LIVING
+#define OWN_WRITTEN swapping = false; changing = false; OWN_READ
+#define TAKEN_BY_B bRuns = true; NEVER_BOTH
+#define TAKEN_BY_C cRuns = true; NEVER_BOTH
+#define B_ENDS bRuns = false
+#define FAR (WAIT + ANY)
+#define NOBODY_ELSE (!bRuns && !cRuns)
+#else
+#define OWN_WRITTEN swapping = false; changing = false
+#define TAKEN_BY_B skip
+#define TAKEN_BY_C skip
+#define B_ENDS skip
+#define FAR WAIT
+#define NOBODY_ELSE true
+#endif
+#ifdef LIVING_BLIND
+#define OWN_READ skip
+#define SAME_OWN true
+#else
+#define OWN_READ cSwaps = false
+#define SAME_OWN (owner == A)
+#endif
+#ifdef LIVING_NO_SEEN
+#define STILL_GONE true
+#define A_WRITTEN swapping = false; changing = false
+#else
+#define STILL_GONE (!liveA)
+#define A_WRITTEN written
+#endif
 #ifdef PROMISE_DATED
 #define olderPromise(x) x = (x > 0 && x < D + 2 -> x + 1 : x)
 #else
@@ -125,6 +162,11 @@ bool otherTaken = false;     /* the other VM is owned by its standby */
 #ifdef SHARED
 bool liveB = false;
 byte bothAbsent = 1;         /* the same for live/A and live/B both, as the third node sees it */
+#endif
+#ifdef LIVING
+bool cSwaps = false;         /* the third node's swap is on its way and may yet be done */
+bool bRuns = false;          /* the VM executes on B, which took it; on C */
+bool cRuns = false;
 #endif
 
 /* ---- A ---- */
@@ -154,7 +196,8 @@ byte renewed = 0;            /* ticks since its own last good renewal was sent *
 #define executes (machine && !iced)
 #define busy (up && (executes || other))
 /* own (or A's live key) went on: what is on its way will be refused */
-#define written swapping = false; changing = false
+#define written OWN_WRITTEN
+#define NEVER_BOTH assert(!(bRuns && cRuns))              /* both */
 inline check() {
   assert(!(executes && owner != A));                    /* twice */
   assert(!(other && otherTaken))                        /* other */
@@ -173,7 +216,7 @@ active proctype world() {
        answer = (answer == 0 || answer > D -> 0 : answer + 1);
        if :: answer == 0 -> good = false; otherGood = false :: else fi;
        olderPromise(promise);
-       older(absent, WAIT); older(quiet, QUIET);
+       older(absent, FAR); older(quiet, QUIET);
 #ifdef SHARED
        older(bothAbsent, ANY);
        if :: renewed <= X -> renewed++ :: else fi;
@@ -196,7 +239,7 @@ active proctype node_A() {
   :: d_step { busy && wd >= W -> down() }
   :: d_step { !up -> up = true }
   /* the ledger */
-  :: d_step { up && !(mine && liveA) -> liveA = true; mine = true; absent = 0; written;
+  :: d_step { up && !(mine && liveA) -> liveA = true; mine = true; absent = 0; A_WRITTEN;
 #ifdef SHARED
        bothAbsent = 0;
 #endif
@@ -227,7 +270,7 @@ active proctype node_A() {
 
 active proctype node_B() {
   do
-  :: d_step { upB -> upB = false; ready = false; thinksA = false; intends = false; quiet = 0 }
+  :: d_step { upB -> upB = false; B_ENDS; ready = false; thinksA = false; intends = false; quiet = 0 }
   :: d_step { !upB -> upB = true; quiet = QUIET_AT_BOOT }
 #ifdef SHARED
   :: d_step { upB && (!ready || !liveB) -> ready = true; thinksA = (owner == A); written;
@@ -242,7 +285,7 @@ active proctype node_B() {
   /* failover: the decision, and the swap, done at some time after it */
   :: d_step { upB && ready && owner == A && standby == B && !liveA && absent > WAIT && quiet > QUIET && !intends ->
        intends = true; swapping = true }
-  :: d_step { swapping && owner == A && standby == B && !liveA -> owner = B; thinksA = false; written; check() }
+  :: d_step { swapping && owner == A && standby == B && !liveA -> owner = B; thinksA = false; written; TAKEN_BY_B; check() }
   /* it learns how that went; or makes sure, by a write to own, that it can never be done */
   :: d_step { intends && !swapping -> intends = false }
   :: d_step { intends && swapping -> intends = false; written }
@@ -256,14 +299,20 @@ active proctype others() {
   do
 #ifdef SHARED
   /* any node, when owner and standby are both gone */
-  :: d_step { owner == A && !liveA && !liveB && bothAbsent > ANY -> owner = C; written; check() }
+  :: d_step { owner == A && !liveA && !liveB && bothAbsent > ANY -> owner = C; written; TAKEN_BY_C; check() }
+#ifdef LIVING
+  /* or when the owner alone is, for so long that the standby seems not to be able; swapped at some time after that */
+  :: d_step { owner == A && !liveA && absent > ANY -> cSwaps = true }
+  :: d_step { cSwaps && SAME_OWN && STILL_GONE -> owner = C; cSwaps = false; written; TAKEN_BY_C; check() }
+  :: d_step { cRuns -> cRuns = false }
+#endif
 #else
   :: d_step { owner == A && standby == C && !liveA && absent > WAIT -> owner = C; written; check() }
 #endif
   /* the other VM's standby */
   :: d_step { !otherTaken && !liveA && absent > WAIT -> otherTaken = true; check() }
   /* planned, back again */
-  :: d_step { owner != A && !machine -> owner = A; standby = B; promising = true; written }
+  :: d_step { owner != A && !machine && NOBODY_ELSE -> owner = A; standby = B; promising = true; written }
   :: d_step { otherTaken && !other -> otherTaken = false }
   od
 }

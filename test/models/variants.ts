@@ -118,8 +118,15 @@ export const models: readonly Model[] = [
   },
   {
     name: 'promise',
-    properties: { twice: '(owner!=', other: 'other&&otherTaken' },
-    holds: [[], ['W=2'], ['SHARED'], ['SHARED', 'W=2'], ['SHARED', 'NO_PROMISE', 'ANY=WAIT']],
+    properties: { twice: '(owner!=', other: 'other&&otherTaken', both: 'bRuns&&cRuns' },
+    holds: [
+      [],
+      ['W=2'],
+      ['SHARED'],
+      ['SHARED', 'W=2'],
+      ['SHARED', 'NO_PROMISE', 'ANY=WAIT'],
+      ['SHARED', 'NO_PROMISE', 'LIVING'],
+    ],
     broken: [
       ...broken(
         'twice',
@@ -136,7 +143,11 @@ export const models: readonly Model[] = [
         'SHARED ANY=WAIT',
         'SHARED B_ALONE',
         'SHARED NO_PROMISE ANY=2',
+        'SHARED LIVING',
+        'SHARED NO_PROMISE LIVING ANY=2',
+        'SHARED NO_PROMISE LIVING LIVING_NO_SEEN',
       ),
+      ...broken('both', 'SHARED NO_PROMISE LIVING LIVING_BLIND'),
       ...broken('other', 'WAIT=2', 'PET_FOR_ALL'),
     ],
   },

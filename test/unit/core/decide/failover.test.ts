@@ -78,6 +78,8 @@ const view = (o: Partial<FailoverView> = {}): FailoverView => ({
   live: true,
   policy: { paused: false, hold: false, unsafeWithoutWatchdog: false },
   fenceWaitMs: F,
+  standbyGraceMs: 60_000,
+  idle: new Map(),
   nodes: [gone('n1', 60_000), node('n2'), node('n3')],
   vms: [vm('a')],
   here: { runsVms: true, armable: { ok: true, waitMs: F }, pools: [use], freeMiB: 10_000 },
@@ -160,6 +162,31 @@ await t.test(
     t.same(third([gone('n1', F), node('n2'), node('n3')], { standby: null }), ['a'], 'there is no standby');
   },
 );
+
+await t.test('a standby that lives and does not take has its time, then any node may', async (t) => {
+  const at = (idle: Map<string, number>, o: Partial<FailoverView> = {}) =>
+    decideFailover(view({ me: 'n3', idle, ...o }), now);
+  const first = at(new Map());
+  t.same(taken(first), []);
+  t.match(first.waiting, [{ vm: 'a', code: 'standby', untilMs: now + 60_000 }]);
+  t.equal(first.againMs, 60_000);
+  t.same(taken(at(new Map([['a', now - 59_999]]))), []);
+  const late = new Map([['a', now - 60_000]]);
+  t.match(at(late).actions, [{ do: 'take', vm: 'a', standbyAbsence: null }]);
+  const stopped = [vm('a', { state: 'stopped', fence: { armed: false, waitMs: 0 } })];
+  t.match(at(late, { vms: stopped }).actions, [{ do: 'move', vm: 'a' }]);
+  t.match(at(new Map(), { vms: stopped }).waiting, [{ code: 'standby' }]);
+  // What else it waits for is the standby's to say, and no time of this one.
+  const hold = at(late, { policy: { paused: false, hold: true, unsafeWithoutWatchdog: false } });
+  t.same([hold.actions, hold.waiting], [[], []]);
+  const { here } = view();
+  t.same(at(late, { here: { ...here, freeMiB: 10 } }).actions, []);
+  t.same(at(late, { here: { ...here, runsVms: false } }).actions, []);
+  const bmc = (ms: number) =>
+    at(new Map(), { nodes: [gone('n1', ms, { bmc: true }), node('n2'), node('n3')] });
+  t.same(bmc(60_999).actions, [], 'the standby asks the BMC first');
+  t.match(bmc(61_000).actions, [{ do: 'fence', node: 'n1' }]);
+});
 
 await t.test('a stopped VM is moved after the wait, armed or not', async (t) => {
   const stopped = [vm('a', { state: 'stopped', fence: { armed: false, waitMs: 0 } })];
@@ -280,9 +307,22 @@ const anyView = fc.record({
   vms: fc.tuple(anyVm(0), anyVm(1), anyVm(2), anyVm(3)),
   live: fc.boolean(),
   hold: fc.boolean(),
+  idleMs: fc.option(fc.integer({ min: 0, max: 120_000 })),
 });
-const seenBy = (c: { nodes: FailoverNode[]; vms: FailoverVm[]; live: boolean; hold: boolean }, me: string) =>
-  view({ ...c, me, policy: { paused: false, hold: c.hold, unsafeWithoutWatchdog: false } });
+interface AnyView {
+  nodes: FailoverNode[];
+  vms: FailoverVm[];
+  live: boolean;
+  hold: boolean;
+  idleMs: number | null;
+}
+const seenBy = ({ idleMs, ...c }: AnyView, me: string) =>
+  view({
+    idle: new Map(idleMs === null ? [] : c.vms.map((m) => [m.id, now - idleMs])),
+    ...c,
+    me,
+    policy: { paused: false, hold: c.hold, unsafeWithoutWatchdog: false },
+  });
 
 await t.test('nothing is taken but from a node that is gone and can no longer run it', async (t) => {
   fc.assert(
@@ -301,7 +341,9 @@ await t.test('nothing is taken but from a node that is gone and can no longer ru
         if (a.do === 'move' && !proven && !waited) return false;
         if (m.own.standby !== null && m.own.standby !== me) {
           const standby = c.nodes.find((n) => n.id === m.own.standby);
-          if (!standby?.absence || a.standbyAbsence === null) return false;
+          if (standby === undefined) return false;
+          if (standby.absence !== null && a.standbyAbsence === null) return false;
+          if (standby.absence === null && (c.idleMs ?? 0) < 60_000) return false;
         }
       }
       return true;
@@ -311,20 +353,24 @@ await t.test('nothing is taken but from a node that is gone and can no longer ru
   t.pass();
 });
 
-await t.test('two nodes both want a VM only where its standby is gone or there is none', async (t) => {
-  fc.assert(
-    fc.property(anyView, (c) => {
-      const plans = ids.map((me) => taken(decideFailover(seenBy(c, me), now)));
-      return c.vms.every((m) => {
-        const takers = ids.filter((_, i) => plans[i]?.includes(m.id) === true);
-        const standby = c.nodes.find((n) => n.id === m.own.standby);
-        return takers.length <= 1 || standby === undefined || standby.absence !== null;
-      });
-    }),
-    { numRuns: 2_000 },
-  );
-  t.pass();
-});
+await t.test(
+  'two nodes both want a VM only where its standby is gone, had its time, or there is none',
+  async (t) => {
+    fc.assert(
+      fc.property(anyView, (c) => {
+        const plans = ids.map((me) => taken(decideFailover(seenBy(c, me), now)));
+        return c.vms.every((m) => {
+          const takers = ids.filter((_, i) => plans[i]?.includes(m.id) === true);
+          const standby = c.nodes.find((n) => n.id === m.own.standby);
+          const had = (c.idleMs ?? 0) >= 60_000;
+          return takers.length <= 1 || standby === undefined || standby.absence !== null || had;
+        });
+      }),
+      { numRuns: 2_000 },
+    );
+    t.pass();
+  },
+);
 
 await t.test(
   'each VM of a lost node is acted on or its wait is said; the order of the records changes nothing',
