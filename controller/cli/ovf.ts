@@ -40,6 +40,9 @@ const shortened = ({ values: _, ...report }: PackageReport): unknown => ({
   kept: report.kept.map(({ owner, name, namespace, line }) => ({ owner, name, namespace, line })),
 });
 
+const osText = ({ os }: OvfSystem): string =>
+  os === null ? '' : os.description === '' ? (os.type ?? '') : os.description;
+
 const systemColumns: readonly Column<OvfSystem>[] = [
   { head: 'SYSTEM', text: (s) => s.name },
   { head: 'CPUS', text: (s) => String(s.cpus ?? '?'), right: true },
@@ -55,7 +58,7 @@ const systemColumns: readonly Column<OvfSystem>[] = [
     give: 2,
   },
   { head: 'FIRMWARE', text: (s) => `${s.firmware}${s.tpm ? ', TPM' : ''}`, give: 4 },
-  { head: 'OS', text: (s) => s.os?.description ?? s.os?.type ?? '', give: 3 },
+  { head: 'OS', text: osText, give: 3 },
 ];
 
 const diskText = (d: OvfSystemDisk): string =>

@@ -197,6 +197,8 @@ function memberKind(e: XmlElement): Member['kind'] | null {
 
 function findMembers(r: Reading, root: XmlElement): Member[] {
   const out: Member[] = [];
+  // A system keeps its id; a collection that has the same one is called otherwise.
+  const reserved = systemIds(root);
   const ids = new Set<string>();
   const walk = (
     at: XmlElement,
@@ -208,10 +210,11 @@ function findMembers(r: Reading, root: XmlElement): Member[] {
     for (const e of at.children) {
       const kind = memberKind(e);
       if (kind === null) continue;
-      const writtenId = r.require(e, 'id');
-      if (out.some((m) => m.writtenId === writtenId && m.collection === collection))
+      // Some products give collections none.
+      const writtenId = kind === 'collection' ? (attribute(e, 'id') ?? 'collection') : r.require(e, 'id');
+      if (out.some((m) => m.writtenId === writtenId && m.collection === collection && m.kind === kind))
         throw r.refuse(e, `the id "${shown(writtenId)}" is there twice`, 'Ids are unique: correct one.');
-      const id = freeId(writtenId, ids);
+      const id = freeId(writtenId, kind === 'system' ? [ids] : [ids, reserved]);
       if (id !== writtenId)
         r.warn(e, `the id "${shown(writtenId)}" is there twice: this one is called "${shown(id)}"`);
       if (out.length >= membersMax || depth >= depthMax)
@@ -239,10 +242,22 @@ function findMembers(r: Reading, root: XmlElement): Member[] {
   return out;
 }
 
-function freeId(wanted: string, taken: ReadonlySet<string>): string {
+function freeId(wanted: string, taken: readonly ReadonlySet<string>[]): string {
   let id = wanted;
-  for (let n = 2; taken.has(id); n += 1) id = `${wanted}-${n}`;
+  for (let n = 2; taken.some((t) => t.has(id)); n += 1) id = `${wanted}-${n}`;
   return id;
+}
+
+function systemIds(at: XmlElement, depth = 0): Set<string> {
+  const out = new Set<string>();
+  for (const e of at.children) {
+    const kind = memberKind(e);
+    const id = attribute(e, 'id');
+    if (kind === 'system' && id !== null) out.add(id);
+    if (kind === 'collection' && depth < depthMax)
+      for (const inner of systemIds(e, depth + 1)) out.add(inner);
+  }
+  return out;
 }
 
 /** Sorts all sections by name; what is not known is kept or refused. */

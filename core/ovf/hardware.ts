@@ -202,7 +202,7 @@ function chosen(r: Reading, items: readonly Item[], s: Surroundings): Item[] {
   const kept = holds.filter((i) => i.configurations.length > 0 || !special.has(i.instance));
   const seen = new Set<string>();
   for (const i of kept) {
-    if (i.instance !== '' && seen.has(i.instance))
+    if (i.instance !== '' && seen.has(i.instance) && i.type !== 3)
       r.warn(i.at, `InstanceID ${shown(i.instance)} is there twice: both devices are taken`);
     seen.add(i.instance);
   }
@@ -389,7 +389,11 @@ function readCpu(
   r: Reading,
   items: readonly Item[],
 ): Pick<OvfHardware, 'cpus' | 'coresPerSocket' | 'cpuAllocation'> {
-  const counts = items.map((i) => {
+  // An item may speak of the speed alone.
+  const counted = items.filter(
+    (i) => field(i, 'VirtualQuantity') !== null || field(i, 'num_of_sockets') !== null,
+  );
+  const counts = (counted.length > 0 ? counted : items.slice(0, 1)).map((i) => {
     const sockets = field(i, 'num_of_sockets');
     const perSocket = field(i, 'cpu_per_socket') ?? '1';
     const threads = field(i, 'threads_per_cpu') ?? '1';
@@ -406,7 +410,7 @@ function readCpu(
   return {
     cpus: counts.length === 0 ? null : counts.reduce((a, b) => a + b, 0),
     coresPerSocket: cores !== null && /^\d{1,4}$/.test(cores) ? Number(cores) : null,
-    cpuAllocation: first === undefined ? null : allocation(first, 1),
+    cpuAllocation: items.map((i) => allocation(i, 1)).find((a) => a !== null) ?? null,
   };
 }
 

@@ -324,7 +324,20 @@ void t.test('what products do otherwise is read, with a remark', (t) => {
   const same = fixture('three-tier.ovf')
     .replace('ovf:id="tiers">', 'ovf:id="web">')
     .replace('"tiers"', '"web"');
-  t.match(read(same).systems[2], { id: 'web-2', name: 'web-2', collection: 'web' });
-  t.match(read(same).startOrder[3], { id: 'web-2' });
+  t.match(
+    read(same).systems[2],
+    { id: 'web', collection: 'web-2' },
+    'a collection with the id of a system in it',
+  );
+  t.strictSame(
+    read(same).startOrder.map((x) => x.id),
+    ['database', 'web-2', 'application', 'web'],
+  );
+  const nameless = fixture('three-tier.ovf').replace('Collection ovf:id="shop"', 'Collection');
+  t.match(read(nameless).systems[0], { collection: 'collection' });
+  const speed =
+    item({ ResourceType: 3, VirtualQuantity: 2 }) +
+    item({ ResourceType: 3, ResourceSubType: 'cpuspeed', Reservation: 2000 });
+  t.match(read(packageOf({ items: speed })).systems[0], { cpus: 2, cpuAllocation: { reservation: 2000 } });
   t.end();
 });
