@@ -92,7 +92,10 @@ export class RuleChecks {
     const w = this.#world;
     const waitMs = Math.max(w.fenceWaitMs, a.fence.waitMs);
     this.#waited(vm, a.owner, b.owner, waitMs, 'R4');
-    if (a.standby !== null && a.standby !== b.owner) this.#waited(vm, a.standby, b.owner, waitMs, 'safety 5');
+    // A standby that lives has its time; then any node may.
+    const ownerGoneMs = w.time.nowMs - (this.#goneMs.get(a.owner) ?? Infinity);
+    if (a.standby !== null && a.standby !== b.owner && ownerGoneMs < w.standbyGraceMs)
+      this.#waited(vm, a.standby, b.owner, waitMs, 'safety 5');
     if (a.sync === 'stale') this.#report('R5', `${b.owner} took VM ${vm} on a copy that is stale`);
     this.#braked(vm, a, b);
   }

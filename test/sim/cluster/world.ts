@@ -55,6 +55,7 @@ export class World {
   readonly names = new Map<string, string>();
   /** F of all nodes. */
   readonly fenceWaitMs: number;
+  readonly standbyGraceMs: number;
   readonly #poolId: string;
   readonly #keepLog: boolean;
 
@@ -105,6 +106,7 @@ export class World {
     this.pool.enforcesLocks = o.locks !== null;
     const production = timingProfiles.production;
     this.fenceWaitMs = production.fenceWaitMs;
+    this.standbyGraceMs = production.standbyGraceMs;
     for (const id of ids) {
       const node = new ClusterNode(id, {
         time,
