@@ -4,7 +4,9 @@ import {
   isZombie,
   mayPet,
   nextMode,
+  renewalYoungMs,
   startMode,
+  trialsAfter,
   zombieMs,
   type KeeperMode,
   type Pulse,
@@ -47,8 +49,14 @@ export class Keeper {
   #enteredMs: number;
   #mine: boolean;
   #goodMs: number | null;
+  /** Renewals in a row too old to pet at their answers. */
+  #slow = 0;
+  /** When there were two last: one is a hiccup. */
+  #slowMs = -Infinity;
   #ownersMs: number | null = null;
   #frozen = false;
+  /** When armed VMs went on last; null: they never froze. */
+  #thawedMs: number | null = null;
 
   /** What does not work now, by what; for pages. */
   readonly #faults = new Map<string, string>();
@@ -197,11 +205,14 @@ export class Keeper {
 
   async #renew(): Promise<void> {
     const entered = this.#enteredMs;
-    const r = await this.#lease.renew();
+    const r = await this.#lease.renew(renewalYoungMs(this.#armed.size, this.#env.timing));
     if (this.#stopping.signal.aborted) return;
     if (r.is === 'good' && !this.#surrendered) {
       this.#mine = true;
       this.#goodMs = Math.max(this.#goodMs ?? -Infinity, r.sentMs);
+      const nowMs = this.#env.clock.nowMs();
+      this.#slow = nowMs - r.sentMs < this.#env.timing.petAgeMs ? 0 : this.#slow + 1;
+      if (this.#slow > 1) this.#slowMs = nowMs;
       this.#fault('lease', null);
     } else if (r.is === 'lost') this.#mine = false;
     if (r.is !== 'good') this.#fault('lease', `the lease is not renewed: ${r.why}`);
@@ -253,12 +264,21 @@ export class Keeper {
   }
 
   #enter(mode: KeeperMode, why: string): void {
-    const { log } = this.#env;
+    const { log, clock, timing } = this.#env;
     const line = `${this.#mode} → ${mode}: ${why}`;
     if (mode === 'ice' && this.#armed.size > 0) log.warn(line, { armed: this.#armed.size });
     else log.info(line);
+    const nowMs = clock.nowMs();
+    if (mode === 'ice' && this.#mode === 'run' && this.#armed.size > 0) {
+      this.#lease.doubt(trialsAfter(nowMs - (this.#thawedMs ?? -Infinity), timing));
+      this.#thawedMs = nowMs;
+    }
+    if (mode === 'run') {
+      this.#lease.doubt(0);
+      if (this.#thawedMs !== null) this.#thawedMs = nowMs;
+    }
     this.#mode = mode;
-    this.#enteredMs = this.#env.clock.nowMs();
+    this.#enteredMs = nowMs;
     this.#ownersMs = null;
     this.#frozen = false;
     this.#thawDue = mode === 'run';
@@ -438,9 +458,16 @@ export class Keeper {
   }
 
   #armRefusal(): string | null {
-    const { watchdog, timing } = this.#env;
-    const view = { mode: this.#mode, watchdog: watchdog.info(), unsafeAllowed: this.#lease.unsafeAllowed };
-    return armRefusal(view, timing);
+    const { watchdog, timing, clock } = this.#env;
+    return armRefusal(
+      {
+        mode: this.#mode,
+        slowAgoMs: clock.nowMs() - this.#slowMs,
+        watchdog: watchdog.info(),
+        unsafeAllowed: this.#lease.unsafeAllowed,
+      },
+      timing,
+    );
   }
 
   #drop(vms: readonly string[]): void {

@@ -22,8 +22,12 @@ export type Renewal =
 export class Lease {
   readonly #env: KeeperEnv;
   readonly #boot: string;
-  /** The last renewal got all its answers. If not, the next one asks something that prolongs nothing first. */
-  #answered = true;
+  /**
+   * Readings in a row that must come promptly before anything is prolonged. Where questions arrive and answers do not,
+   * or too late, keepalives would hold the lease of a frozen node for ever.
+   */
+  #trials = 0;
+  #trialsMin = 1;
   readonly #keys: readonly string[];
   #lease: string | null;
   #createRevision: bigint | null;
@@ -56,18 +60,45 @@ export class Lease {
     return this.#unsafe;
   }
 
-  /** Renews, or gets a lease where there is none. Never throws. */
-  async renew(): Promise<Renewal> {
+  /** From now on so many trials, at least one, follow a renewal that failed; and as many come before the next one. */
+  doubt(trials: number): void {
+    this.#trialsMin = Math.max(trials, 1);
+    this.#trials = Math.max(trials, this.#trials);
+  }
+
+  /**
+   * Renews, or gets a lease where there is none. Never throws.
+   *
+   * @param youngMs - a renewal that is this old when it is answered does not count
+   */
+  async renew(youngMs: number): Promise<Renewal> {
+    const { clock, store } = this.#env;
     try {
-      this.#epoch ??= await this.#env.store.admittedEpoch();
-      // Where questions arrive and answers do not, keepalives would hold the lease of a frozen node for ever.
-      if (!this.#answered) await this.#read();
-      this.#answered = true;
-      return this.#lease === null ? await this.#acquire() : await this.#keep(this.#lease);
+      this.#epoch ??= await store.admittedEpoch();
+      if (this.#trials > 0) {
+        await this.#try(youngMs);
+        if (--this.#trials > 0)
+          return { is: 'unknown', why: 'it froze just before, and the ledger is on trial' };
+      }
+      const r = this.#lease === null ? await this.#acquire() : await this.#keep(this.#lease);
+      if (r.is === 'good') inTime(clock.nowMs() - r.sentMs, youngMs);
+      return r;
     } catch (error) {
-      this.#answered = false;
+      this.#trials = this.#trialsMin;
       const { message, causes } = errorRecord(error);
       return { is: 'unknown', why: [message, ...causes].join(': ') };
+    }
+  }
+
+  /** A renewal is two such answers. @throws Error where this one came too late */
+  async #try(youngMs: number): Promise<void> {
+    const { clock } = this.#env;
+    for (let last = false; ; last = true) {
+      const sentMs = clock.nowMs();
+      await this.#read();
+      const tookMs = clock.nowMs() - sentMs;
+      // The first may have been sent before the network was whole again.
+      if (tookMs < youngMs / 2 || last) return inTime(tookMs, youngMs / 2);
     }
   }
 
@@ -148,4 +179,10 @@ export class Lease {
     this.#lease = null;
     this.#createRevision = null;
   }
+}
+
+function inTime(tookMs: number, limitMs: number): void {
+  if (tookMs < limitMs) return;
+  const s = (ms: number): string => (ms / 1000).toFixed(1);
+  throw new Error(`the ledger takes ${s(tookMs)} s for an answer that must come within ${s(limitMs)} s`);
 }

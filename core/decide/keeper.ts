@@ -60,6 +60,21 @@ export function mayPet(p: Pulse, nowMs: number, t: TimingProfile, asked: 'renewa
   return asked === 'renewal' && p.mine && p.goodMs !== null && nowMs - p.goodMs < t.petAgeMs;
 }
 
+/**
+ * How old a renewal may be at its answer to count, ms. With VMs armed one that may not pet is none: VMs would run on it
+ * until the watchdog resets a node whose ledger is merely slow.
+ */
+export const renewalYoungMs = (armed: number, t: TimingProfile): number =>
+  armed > 0 ? t.petAgeMs : Infinity;
+
+/**
+ * How often a node that froze again so soon must find the ledger prompt before it prolongs its lease: one whose answers
+ * come now in time and now too late shall not run and freeze in turns.
+ *
+ * @param ranMs - how long they ran since they froze last
+ */
+export const trialsAfter = (ranMs: number, t: TimingProfile): number => (ranMs < t.renewEveryMs * 80 ? 3 : 0);
+
 /** What a fresh start of the keeper begins with. Only a restart within a boot, in time, goes on as it was. */
 export function startMode(
   r: {
@@ -145,6 +160,8 @@ export function unsafeAllowed(policyText: string | null): boolean {
 
 export interface ArmingView {
   readonly mode: KeeperMode;
+  /** Since renewals were too old to pet at their answers. */
+  readonly slowAgoMs: number;
   readonly watchdog: {
     readonly kind: 'hardware' | 'software' | 'pipe' | 'none';
     readonly timeoutMs: number | null;
@@ -167,6 +184,9 @@ export function armRefusal(v: ArmingView, t: TimingProfile): string | null {
     return `the watchdog ${has}, and ${t.watchdogMs / 1000} s are needed: set it in modprobe.d`;
   }
   if (v.mode !== 'run') return 'the node has no good renewal of its lease';
+  // Not at the first quick answer: the ledger may be slow to all, and owners shall be back before standbys take over.
+  if (v.slowAgoMs < t.renewEveryMs * 3)
+    return `the ledger takes longer than ${t.petAgeMs / 1000} s to renew the lease`;
   return null;
 }
 

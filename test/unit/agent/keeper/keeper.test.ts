@@ -80,20 +80,90 @@ void t.test(
   },
 );
 
-void t.test('a renewal is dated at its sending: a slow one pets nothing', async (t) => {
+void t.test(
+  'a ledger whose renewals are too old to pet: frozen, not reset, and the lease goes',
+  async (t) => {
+    const rig = new KeeperRig();
+    await rig.up();
+    await rig.armed('a');
+    await rig.clock.advance(5_000);
+    // keepalive and read take 1.1 s together: older than D when they are there, younger than a renewal counts.
+    rig.client.delayMs = 550;
+    const pets = rig.watchdog.pets;
+    while (rig.keeper.state().mode !== 'ice') {
+      t.equal(rig.watchdog.pets, pets, 'no pet on an old renewal');
+      await rig.clock.advance(100);
+      if (rig.watchdog.bitten()) break;
+    }
+    await rig.clock.advance(60_000);
+    t.notOk(rig.watchdog.bitten(), 'the node stays up');
+    t.notOk(rig.freezer.runs('a'));
+    t.equal(rig.memory.peek(live), null, 'its standby may take over: it is no slower');
+    t.match(
+      rig.keeper.state().text,
+      /not renewed: the ledger takes 0.6 s for an answer that must come within 0.5 s/,
+    );
+    const modes = new Set(rig.states.slice(-50).map((s) => s.mode));
+    t.same([...modes], ['ice'], 'it does not freeze and thaw in turns');
+
+    rig.client.delayMs = 10;
+    await rig.clock.advance(2_000);
+    t.equal(rig.keeper.state().mode, 'run');
+    t.ok(rig.freezer.runs('a'));
+    await rig.end();
+  },
+);
+
+void t.test('one slow renewal between good ones freezes nothing', async (t) => {
   const rig = new KeeperRig();
   await rig.up();
   await rig.armed('a');
-  // keepalive and read take 1.2 s together: older than D when they are there.
-  rig.client.delayMs = 600;
-  await rig.clock.advance(2_000);
-  const pets = rig.watchdog.pets;
-  for (let i = 0; i < 40; i++) {
-    await rig.clock.advance(100);
-    const s = rig.keeper.state();
-    if (s.mode !== 'ice') t.equal(rig.watchdog.pets, pets, `${s.mode}: a pet on an old renewal`);
-    else break;
+  for (let i = 0; i < 10; i++) {
+    await rig.clock.advance(3_000);
+    rig.client.delayMs = 650;
+    await rig.clock.advance(800);
+    rig.client.delayMs = 10;
   }
+  t.notOk(rig.states.slice(3).some((s) => s.mode === 'ice'));
+  t.notOk(rig.watchdog.bitten());
+  await rig.end();
+});
+
+void t.test('a ledger now prompt and now too slow: it freezes, and does not thaw each time', async (t) => {
+  const rig = new KeeperRig();
+  await rig.up();
+  await rig.armed('a');
+  const before = rig.states.length;
+  // Prompt for as long as one thaw takes, then slow for as long as one freeze does.
+  for (let i = 0; i < 60; i++) {
+    rig.client.delayMs = 10;
+    await rig.clock.advance(1_500);
+    rig.client.delayMs = 600;
+    await rig.clock.advance(3_500);
+  }
+  let thaws = 0;
+  rig.states.slice(before).reduce((a, b) => {
+    if (a.mode === 'thaw' && b.mode === 'run') thaws++;
+    return b;
+  });
+  t.ok(thaws <= 5, `${thaws} thaws in 5 minutes`);
+  t.notOk(rig.watchdog.bitten());
+  rig.client.delayMs = 10;
+  await rig.clock.advance(6_000);
+  t.equal(rig.keeper.state().mode, 'run', 'a prompt ledger is believed soon');
+  await rig.end();
+});
+
+void t.test('nothing armed: a slow ledger is good enough to start and stop VMs by', async (t) => {
+  const rig = new KeeperRig();
+  await rig.up();
+  rig.client.delayMs = 550;
+  await rig.clock.advance(30_000);
+  t.equal(rig.keeper.state().mode, 'run');
+  t.match(rig.keeper.state().armable, { ok: false, why: /longer than 1 s/ });
+  await t.rejects(rig.keeper.arm('a', { takeover: [] }), { code: 'not-armable' });
+  await rig.clock.advance(10_000);
+  t.equal(rig.keeper.state().mode, 'run');
   await rig.end();
 });
 

@@ -300,9 +300,10 @@ void t.test('a takeover record of another VM, epoch or this node proves nothing'
 
 void t.test('arming needs RUN, safe times and a watchdog of W', async (t) => {
   const w = { kind: 'hardware', timeoutMs: 5_000, fault: null } as const;
-  const view = { mode: 'run', watchdog: w, unsafeAllowed: false } as const;
+  const view = { mode: 'run', slowAgoMs: 2_250, watchdog: w, unsafeAllowed: false } as const;
   t.equal(armRefusal(view, timing), null);
   t.match(armRefusal({ ...view, mode: 'thaw' }, timing), /renewal/);
+  t.match(armRefusal({ ...view, slowAgoMs: 2_249 }, timing), /longer than 1 s/);
   t.match(armRefusal(view, { ...timing, fenceWaitMs: 1 }), /fence wait/);
   t.match(armRefusal({ ...view, watchdog: { ...w, timeoutMs: null } }, timing), /does not tell/);
   t.match(armRefusal({ ...view, watchdog: { ...w, fault: 'busy' } }, timing), /busy/);
