@@ -31,6 +31,10 @@ export async function run(
   return { code, stdout, stderr };
 }
 
+/** Every limit of {@link waitFor} is so many times longer: machines emulated on few cores are that much slower. */
+const patience = { lab: 1, metal: 8 } as const;
+let patient = 1;
+
 /**
  * Looks until something is there. Tests wait for conditions, never for time to pass: how fast a busy machine is
  * says nothing about whether the program is right.
@@ -43,7 +47,7 @@ export async function waitFor<T>(
   look: () => Promise<T> | T,
   { limitMs = 60_000, everyMs = 200 }: { readonly limitMs?: number; readonly everyMs?: number } = {},
 ): Promise<Exclude<NonNullable<T>, false>> {
-  const end = Date.now() + limitMs;
+  const end = Date.now() + limitMs * patient;
   for (;;) {
     let error: unknown;
     try {
@@ -53,7 +57,8 @@ export async function waitFor<T>(
     } catch (caught) {
       error = caught;
     }
-    if (Date.now() >= end) throw new Error(`${what}: not within ${limitMs / 1000} s`, { cause: error });
+    if (Date.now() >= end)
+      throw new Error(`${what}: not within ${(limitMs * patient) / 1000} s`, { cause: error });
     await sleep(everyMs);
   }
 }
@@ -79,12 +84,17 @@ export interface LabOptions {
   readonly guestNet?: string;
   /** Timing profile of the nodes where `LAB_TIMING` does not say; without it `lab`. */
   readonly timing?: Timing;
+  /** Nodes in containers (`scripts/lab`), or emulated machines (`scripts/metal`). */
+  readonly kind?: Kind;
 }
+
+type Kind = 'lab' | 'metal';
 
 type Timing = 'lab' | 'production';
 
-/** A rack of nodes on this machine, as `scripts/lab` makes it. */
+/** A rack of nodes on this machine, as `scripts/lab` or `scripts/metal` makes it. */
 export class Lab {
+  readonly kind: Kind;
   readonly id: string;
   readonly net: string;
   readonly guestNet: string;
@@ -95,15 +105,17 @@ export class Lab {
   readonly share: string;
 
   constructor(o: LabOptions) {
+    this.kind = o.kind ?? 'lab';
+    patient = patience[this.kind];
     this.id = o.id;
     this.net = o.net ?? '10.79.0';
     this.guestNet = o.guestNet ?? '10.79.100';
     this.timing = (process.env['LAB_TIMING'] as Timing | undefined) ?? o.timing ?? 'lab';
-    this.dir = path.resolve('build/lab', o.id);
+    this.dir = path.resolve('build', this.kind, o.id);
     this.share = path.join(this.dir, 'share');
   }
 
-  /** `scripts/lab VERB ARGS`, whatever it says. */
+  /** `scripts/lab VERB ARGS` or the same of `scripts/metal`, whatever it says. */
   async call(...args: readonly string[]): Promise<Outcome> {
     const env = {
       LAB_ID: this.id,
@@ -111,13 +123,13 @@ export class Lab {
       LAB_GUEST_NET: this.guestNet,
       LAB_TIMING: this.timing,
     };
-    return run(process.execPath, [path.resolve('scripts/lab.mjs'), ...args], { env });
+    return run(process.execPath, [path.resolve(`scripts/${this.kind}.mjs`), ...args], { env });
   }
 
   /** The same, where anything but success is a failure of the test. @returns what it printed */
   async must(...args: readonly string[]): Promise<string> {
     const { code, stdout, stderr } = await this.call(...args);
-    if (code !== 0) throw new Error(`lab ${args.join(' ')}: exit ${code}\n${stderr}${stdout}`);
+    if (code !== 0) throw new Error(`${this.kind} ${args.join(' ')}: exit ${code}\n${stderr}${stdout}`);
     return stdout;
   }
 
@@ -159,12 +171,14 @@ export class Lab {
     await this.must('kill', node);
   }
 
-  async cut(a: string, b?: string): Promise<void> {
-    await this.must('cut', a, ...(b === undefined ? [] : [b]));
+  /** @param words - a node, or two; then a network other than management; then `one-way`: only what the first sends is lost */
+  async cut(...words: readonly string[]): Promise<void> {
+    await this.must('cut', ...words);
   }
 
-  async heal(a?: string, b?: string): Promise<void> {
-    await this.must('heal', ...[a, b].filter((node) => node !== undefined));
+  /** @param words - as for `cut`; none: everything */
+  async heal(...words: readonly string[]): Promise<void> {
+    await this.must('heal', ...words);
   }
 
   async freeze(node: string): Promise<void> {

@@ -11,8 +11,8 @@ export interface Word {
   readonly vm: string;
   /** The guest's kernel boot: two at the same time are two machines. */
   readonly boot: string;
-  /** `found`: the count on its disk when it began; `count`: it has flushed this number. */
-  readonly kind: 'found' | 'count';
+  /** `found`: the count on its disk when it began; `count`: it has flushed this number; `bad`: memory or disk changed. */
+  readonly kind: 'found' | 'count' | 'bad';
   readonly n: number;
 }
 
@@ -21,6 +21,10 @@ const port = 8099;
 /** Runs inside the guests' network; prints a JSON line per word. The process's own clock dates them. */
 const listener = `
   const http = require('node:http');
+  require('node:dgram').createSocket('udp4').on('message', (text) => {
+    const [kind, vm, boot, n] = String(text).split(' ');
+    console.log(JSON.stringify({ atMs: performance.now(), vm, boot, kind, n: Number(n) }));
+  }).bind(${port});
   http.createServer((q, r) => {
     const u = new URL(q.url, 'http://x');
     const p = u.searchParams;
@@ -37,6 +41,8 @@ const listener = `
  */
 export class WitnessEar {
   readonly words: Word[] = [];
+  /** Names of VMs whose guests know but their id. */
+  readonly names = new Map<string, string>();
   #child: ChildProcess | null = null;
   #nowMs = 0;
   readonly #lab: Lab;
@@ -82,7 +88,7 @@ export class WitnessEar {
   }
 
   of(vm: string): Word[] {
-    return this.words.filter((w) => w.vm === vm);
+    return this.words.filter((w) => (this.names.get(w.vm) ?? w.vm) === vm);
   }
 
   /** Boots of a VM in the order they first spoke. */
@@ -97,7 +103,7 @@ export class WitnessEar {
 
   /**
    * What must never be seen: a boot that speaks after a later one began (two machines), a count that a later boot
-   * did not find (a lost acknowledged write), or one that goes back.
+   * did not find (a lost acknowledged write), one that goes back, or memory or disk that do not hold what was written.
    */
   violations(vm: string): string[] {
     const out: string[] = [];
@@ -112,6 +118,7 @@ export class WitnessEar {
         if (w.kind === 'found' && w.n < highest)
           out.push(`boot ${w.boot} found ${w.n}, but ${highest} had been flushed`);
       }
+      if (w.kind === 'bad') out.push(`boot ${w.boot} found its memory or disk changed at ${w.n}`);
       if (w.kind === 'count' && w.n < highest) out.push(`count ${w.n} of ${w.boot} after ${highest}`);
       if (w.kind === 'count') highest = Math.max(highest, w.n);
     }
@@ -121,3 +128,6 @@ export class WitnessEar {
 
 /** The tiny guest as an image to upload. */
 export const tinyImage = (): Buffer => readFileSync(path.resolve('build/images/tiny.qcow2'));
+
+/** The guest that is one program, as an image to upload: boots in a moment, has no name. */
+export const bareImage = (): Buffer => readFileSync(path.resolve('build/images/bare.img'));
