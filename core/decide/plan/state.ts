@@ -1,0 +1,382 @@
+import { FlotillaError } from '../../domain/error.js';
+import type { PlanCluster, PlanNode, PlanVm } from './model.js';
+
+/** Quantities whose spread over the nodes is the imbalance. */
+const quantities = 9;
+const freeMemory = 0;
+const freeDisk = 1;
+const cpuRatio = 2;
+const spindleUse = 3;
+const reserved = 4;
+const load = 5; // to 8: CPU, memory, disk, network
+
+/** What an untidy placement costs beside the spread; the spread of each quantity costs 1. */
+const weights = {
+  /** Of the reserved share of each node. */
+  reserved: 0.25,
+  /** Per VM on a node that could not take over what it promised. */
+  short: 1,
+  /** Per replica, and per owner, on a node that is not online. */
+  stranded: 4,
+  strandedOwner: 16,
+  /** Per VM that shares a node with another one of its label. */
+  apart: 2,
+  /** Per domain shared by both replicas of a VM. */
+  domain: 1,
+  /** Per VM that shares a domain with another one of its label. */
+  apartDomain: 1,
+};
+
+/** For `min` over a cluster: by name, so that the order of the input changes nothing. */
+const byName = (a: { readonly name: string }, b: { readonly name: string }): number =>
+  a.name < b.name ? -1 : a.name > b.name ? 1 : 0;
+
+function indexNames(things: readonly { readonly name: string }[], what: string): Map<string, number> {
+  const index = new Map(things.map((x, i) => [x.name, i]));
+  if (index.size !== things.length)
+    throw new FlotillaError('bad-input', `two ${what} have one name`, { hint: 'Give each its own name.' });
+  return index;
+}
+
+/**
+ * A cluster in flat arrays, with its imbalance kept up to date by every {@link State.put} in time that does not grow
+ * with the number of VMs. Nodes and VMs are numbered in the order of their names.
+ *
+ * The imbalance is that of Ganeti's balancer, so that both can be compared. @see hbal(1), "CLUSTER SCORING"
+ */
+export class State {
+  readonly nodes: readonly PlanNode[];
+  readonly vms: readonly PlanVm[];
+  readonly nodeCount: number;
+  readonly vmCount: number;
+  readonly online: Uint8Array;
+  readonly dead: Uint8Array;
+  readonly group: Int32Array;
+  readonly owner: Int32Array;
+  readonly standby: Int32Array;
+  readonly memory: Float64Array;
+  readonly disk: Float64Array;
+  readonly cpus: Float64Array;
+  readonly spindles: Float64Array;
+  readonly loads: Float64Array;
+  /** Per node. */
+  readonly freeMem: Float64Array;
+  readonly freeDsk: Float64Array;
+  readonly ownerCpus: Float64Array;
+  readonly spindlesUsed: Float64Array;
+  readonly cpuMax: Float64Array;
+  readonly spindlesMax: Float64Array;
+  readonly need: Float64Array;
+  readonly lack: Float64Array;
+  /** Replicas on it. */
+  readonly legs: Int32Array;
+  /** Memory a node could not give if the worst of the others failed, over all; and memory without a second place. */
+  lackSum = 0;
+  strandedMemory = 0;
+  shortNodes = 0;
+  private readonly peers: Float64Array;
+  private readonly nodeLoad: Float64Array;
+  private readonly scale: Float64Array;
+  private readonly value: Float64Array;
+  private readonly sum = new Float64Array(quantities);
+  private readonly square = new Float64Array(quantities);
+  private readonly fresh = new Float64Array(quantities);
+  private readonly onlineCount: number;
+  /** Nodes that could take over what they promised at the start and no longer can; what they lack; replicas there. */
+  brokenNodes = 0;
+  brokenLack = 0;
+  brokenVms = 0;
+  private shortVms = 0;
+  private readonly fine: Uint8Array;
+  private strandedLegs = 0;
+  private strandedOwners = 0;
+  private apartCount = 0;
+  private domainCount = 0;
+  private apartDomainCount = 0;
+  private readonly labels: readonly Int32Array[];
+  private readonly labelCount: number;
+  private readonly labelled: Int32Array;
+  private readonly domains: readonly Int32Array[];
+  private readonly domainLabelled: Int32Array;
+  private readonly sharedDomains: Uint8Array | null;
+
+  constructor(cluster: PlanCluster) {
+    this.nodes = [...cluster.nodes].sort(byName);
+    this.vms = [...cluster.vms].sort(byName);
+    const { nodes, vms } = this;
+    const nodeIndex = indexNames(nodes, 'nodes');
+    indexNames(vms, 'VMs');
+    const n = (this.nodeCount = nodes.length);
+    const v = (this.vmCount = vms.length);
+    this.online = Uint8Array.from(nodes, (x) => (x.state === 'online' ? 1 : 0));
+    this.dead = Uint8Array.from(nodes, (x) => (x.state === 'dead' ? 1 : 0));
+    this.onlineCount = Math.max(
+      1,
+      this.online.reduce((a, b) => a + b, 0),
+    );
+    const groups = [...new Set(nodes.map((x) => x.group))].sort();
+    this.group = Int32Array.from(nodes, (x) => groups.indexOf(x.group));
+    const place = (vm: PlanVm, node: string): number => {
+      const i = nodeIndex.get(node);
+      if (i !== undefined) return i;
+      throw new FlotillaError('bad-input', `VM ${vm.name} is on ${node}, which is not among the nodes`, {
+        hint: 'Name a node that is there.',
+      });
+    };
+    this.owner = Int32Array.from(vms, (x) => place(x, x.owner));
+    this.standby = Int32Array.from(vms, (x) => place(x, x.standby));
+    this.memory = Float64Array.from(vms, (x) => x.memoryMiB);
+    this.disk = Float64Array.from(vms, (x) => x.diskMiB);
+    this.cpus = Float64Array.from(vms, (x) => x.cpus);
+    this.spindles = Float64Array.from(vms, (x) => x.spindles);
+    this.loads = Float64Array.from(vms.flatMap((x) => [...x.load]));
+    this.freeMem = Float64Array.from(nodes, (x) => x.vmMemoryMiB);
+    this.freeDsk = Float64Array.from(nodes, (x) => x.vmDiskMiB);
+    this.ownerCpus = Float64Array.from(nodes, (x) => x.ownCpus);
+    this.cpuMax = Float64Array.from(nodes, (x) => x.cpus * x.cpuRatioMax);
+    this.spindlesMax = Float64Array.from(nodes, (x) => x.spindles);
+    this.scale = Float64Array.from(
+      nodes.flatMap((x) => [1 / x.memoryMiB, 1 / x.diskMiB, 1 / x.cpus / x.cpuSpeed, 1 / x.spindles]),
+    );
+    this.spindlesUsed = new Float64Array(n);
+    this.need = new Float64Array(n);
+    this.lack = new Float64Array(n);
+    this.legs = new Int32Array(n);
+    this.peers = new Float64Array(n * n);
+    this.nodeLoad = new Float64Array(n * 4);
+    this.value = new Float64Array(n * quantities);
+    const labels = [...new Set(vms.flatMap((x) => x.apart))].sort();
+    const labelIndex = new Map(labels.map((x, i) => [x, i]));
+    this.labelCount = labels.length;
+    this.labels = vms.map((x) => Int32Array.from(x.apart, (l) => labelIndex.get(l) as number));
+    this.labelled = new Int32Array(n * labels.length);
+    const domains = [...new Set(nodes.flatMap((x) => x.domains))].sort();
+    const domainIndex = new Map(domains.map((x, i) => [x, i]));
+    this.domains = nodes.map((x) => Int32Array.from(x.domains, (d) => domainIndex.get(d) as number));
+    this.domainLabelled = new Int32Array(domains.length * labels.length);
+    this.sharedDomains = domains.length === 0 ? null : new Uint8Array(n * n);
+    if (this.sharedDomains !== null) {
+      for (let a = 0; a < n; a++)
+        for (let b = 0; b < n; b++)
+          if (this.online[a] === 1)
+            this.sharedDomains[a * n + b] = nodes[a]!.domains.filter((d) =>
+              nodes[b]!.domains.includes(d),
+            ).length;
+    }
+    for (let i = 0; i < v; i++) {
+      if (this.owner[i] === this.standby[i])
+        throw new FlotillaError('bad-input', `VM ${vms[i]!.name} has both replicas on ${vms[i]!.owner}`, {
+          hint: 'Its owner and its standby are two nodes.',
+        });
+      this.add(i, this.owner[i]!, this.standby[i]!);
+    }
+    this.fine = new Uint8Array(n);
+    for (let i = 0; i < n; i++) this.refresh(i);
+    this.fine = Uint8Array.from(this.lack, (x) => (x === 0 ? 1 : 0));
+  }
+
+  /** The imbalance; lower is better. */
+  score(): number {
+    const count = this.onlineCount;
+    let s =
+      weights.reserved * this.sum[reserved]! +
+      weights.short * this.shortVms +
+      weights.stranded * this.strandedLegs +
+      weights.strandedOwner * this.strandedOwners +
+      weights.apart * this.apartCount +
+      weights.domain * this.domainCount +
+      weights.apartDomain * this.apartDomainCount;
+    for (let k = 0; k < quantities; k++) {
+      const mean = this.sum[k]! / count;
+      const variance = this.square[k]! / count - mean * mean;
+      if (variance > 0) s += Math.sqrt(variance);
+    }
+    return s;
+  }
+
+  /** Memory that one failure would leave without a place, MiB. */
+  exposure(): number {
+    return this.lackSum + this.strandedMemory;
+  }
+
+  /** VMs with a replica on a node that is not online. */
+  stranded(): number {
+    return this.strandedLegs;
+  }
+
+  /** Puts a VM on two nodes that differ. What this breaks is the caller's to see. */
+  put(vm: number, owner: number, standby: number): void {
+    const o = this.owner[vm]!;
+    const s = this.standby[vm]!;
+    if (o === owner && s === standby) return;
+    this.remove(vm, o, s);
+    this.add(vm, owner, standby);
+    this.owner[vm] = owner;
+    this.standby[vm] = standby;
+    this.refresh(o);
+    this.refresh(s);
+    if (owner !== o && owner !== s) this.refresh(owner);
+    if (standby !== o && standby !== s) this.refresh(standby);
+  }
+
+  /** The imbalance with one VM elsewhere; nothing changes. */
+  scoreAt(vm: number, owner: number, standby: number): number {
+    const o = this.owner[vm]!;
+    const s = this.standby[vm]!;
+    this.put(vm, owner, standby);
+    const score = this.score();
+    this.put(vm, o, s);
+    return score;
+  }
+
+  /** Memory the VMs of `owner` need on `standby`. */
+  peer(standby: number, owner: number): number {
+    return this.peers[standby * this.nodeCount + owner]!;
+  }
+
+  /** What the standby of a VM must be able to take, were it not this VM's standby. */
+  needWithout(vm: number): number {
+    const s = this.standby[vm]!;
+    const at = s * this.nodeCount + this.owner[vm]!;
+    const had = this.peers[at]!;
+    if (had < this.need[s]!) return this.need[s]!;
+    this.peers[at] = had - this.memory[vm]!;
+    const need = this.largestPeer(s);
+    this.peers[at] = had;
+    return need;
+  }
+
+  /** Another VM of one of its labels has this node as owner. */
+  labelsClash(vm: number, node: number): boolean {
+    const labels = this.labels[vm]!;
+    const own = this.owner[vm] === node ? 1 : 0;
+    for (let i = 0; i < labels.length; i++)
+      if (this.labelled[node * this.labelCount + labels[i]!]! > own) return true;
+    return false;
+  }
+
+  /** Sums anew what rounding has moved in a long run of {@link put}. */
+  settle(): void {
+    this.sum.fill(0);
+    this.square.fill(0);
+    this.value.fill(0);
+    for (let i = 0; i < this.nodeCount; i++) this.refresh(i);
+  }
+
+  private remove(vm: number, o: number, s: number): void {
+    const memory = this.memory[vm]!;
+    const n = this.nodeCount;
+    this.freeMem[o]! += memory;
+    this.ownerCpus[o]! -= this.cpus[vm]!;
+    this.carry(vm, o, s, -1);
+    const at = s * n + o;
+    const had = this.peers[at]!;
+    this.peers[at] = had - memory;
+    if (had === this.need[s]) this.need[s] = this.largestPeer(s);
+    if (this.online[o] === 0) this.strandedOwners--;
+    if (this.online[o] === 0 || this.online[s] === 0) this.strandedMemory -= memory;
+    if (this.sharedDomains !== null) this.domainCount -= this.sharedDomains[o * n + s]!;
+    const labels = this.labels[vm]!;
+    for (let i = 0; i < labels.length; i++) this.unlabel(o, labels[i]!);
+  }
+
+  private add(vm: number, o: number, s: number): void {
+    const memory = this.memory[vm]!;
+    const n = this.nodeCount;
+    this.freeMem[o]! -= memory;
+    this.ownerCpus[o]! += this.cpus[vm]!;
+    this.carry(vm, o, s, 1);
+    const has = (this.peers[s * n + o]! += memory);
+    if (has > this.need[s]!) this.need[s] = has;
+    if (this.online[o] === 0) this.strandedOwners++;
+    if (this.online[o] === 0 || this.online[s] === 0) this.strandedMemory += memory;
+    if (this.sharedDomains !== null) this.domainCount += this.sharedDomains[o * n + s]!;
+    const labels = this.labels[vm]!;
+    for (let i = 0; i < labels.length; i++) this.label(o, labels[i]!);
+  }
+
+  /** What both replicas' nodes carry, added or taken away. */
+  private carry(vm: number, o: number, s: number, sign: 1 | -1): void {
+    const disk = sign * this.disk[vm]!;
+    this.freeDsk[o]! -= disk;
+    this.freeDsk[s]! -= disk;
+    const spindles = sign * this.spindles[vm]!;
+    this.spindlesUsed[o]! += spindles;
+    this.spindlesUsed[s]! += spindles;
+    for (let k = 0; k < 4; k++) this.nodeLoad[o * 4 + k]! += sign * this.loads[vm * 4 + k]!;
+    // Writes go to both replicas.
+    this.nodeLoad[s * 4 + 2]! += sign * this.loads[vm * 4 + 2]!;
+    this.legs[o]! += sign;
+    this.legs[s]! += sign;
+    if (this.online[o] === 0) this.strandedLegs += sign;
+    if (this.online[s] === 0) this.strandedLegs += sign;
+    this.countShort(o, sign);
+    this.countShort(s, sign);
+  }
+
+  /** Replicas come to or leave a node, or all of them when it falls short or recovers. */
+  private countShort(n: number, by: number): void {
+    if (this.lack[n] === 0) return;
+    this.shortVms += by;
+    if (this.fine[n] === 1) this.brokenVms += by;
+  }
+
+  private largestPeer(s: number): number {
+    const from = s * this.nodeCount;
+    let max = 0;
+    for (let i = from; i < from + this.nodeCount; i++) if (this.peers[i]! > max) max = this.peers[i]!;
+    return max;
+  }
+
+  private label(o: number, label: number): void {
+    if (this.online[o] === 0) return;
+    if (this.labelled[o * this.labelCount + label]!++ > 0) this.apartCount++;
+    const domains = this.domains[o]!;
+    for (let i = 0; i < domains.length; i++)
+      if (this.domainLabelled[domains[i]! * this.labelCount + label]!++ > 0) this.apartDomainCount++;
+  }
+
+  private unlabel(o: number, label: number): void {
+    if (this.online[o] === 0) return;
+    if (--this.labelled[o * this.labelCount + label]! > 0) this.apartCount--;
+    const domains = this.domains[o]!;
+    for (let i = 0; i < domains.length; i++)
+      if (--this.domainLabelled[domains[i]! * this.labelCount + label]! > 0) this.apartDomainCount--;
+  }
+
+  private refresh(n: number): void {
+    if (this.online[n] === 0) return;
+    const need = this.need[n]!;
+    const lack = need > this.freeMem[n]! ? need - this.freeMem[n]! : 0;
+    if (lack !== this.lack[n]!) this.setLack(n, lack);
+    const { scale, value, sum, square, nodeLoad } = this;
+    const from = n * quantities;
+    const put = from + quantities;
+    this.fresh[freeMemory] = this.freeMem[n]! * scale[n * 4]!;
+    this.fresh[freeDisk] = this.freeDsk[n]! * scale[n * 4 + 1]!;
+    this.fresh[cpuRatio] = this.ownerCpus[n]! * scale[n * 4 + 2]!;
+    this.fresh[spindleUse] = this.spindlesUsed[n]! * scale[n * 4 + 3]!;
+    this.fresh[reserved] = need * scale[n * 4]!;
+    for (let k = 0; k < 4; k++) this.fresh[load + k] = nodeLoad[n * 4 + k]!;
+    for (let at = from, k = 0; at < put; at++, k++) {
+      const was = value[at]!;
+      const is = this.fresh[k]!;
+      if (was === is) continue;
+      value[at] = is;
+      sum[k]! += is - was;
+      square[k]! += (is - was) * (is + was);
+    }
+  }
+
+  private setLack(n: number, lack: number): void {
+    const lacked = this.lack[n]!;
+    this.lackSum += lack - lacked;
+    if (this.fine[n] === 1) this.brokenLack += lack - lacked;
+    const turns = (lack > 0 ? 1 : 0) - (lacked > 0 ? 1 : 0);
+    if (turns < 0) this.countShort(n, -this.legs[n]!);
+    this.lack[n] = lack;
+    if (turns > 0) this.countShort(n, this.legs[n]!);
+    this.shortNodes += turns;
+    if (this.fine[n] === 1) this.brokenNodes += turns;
+  }
+}
