@@ -10,6 +10,7 @@ import { coldStart } from './cold-start.js';
 import { failover, plannedMove } from './failover.js';
 import { freeze, keeper } from './keeper.js';
 import { libvirtClient } from './libvirt-client.js';
+import { ovaImport } from './ova-import.js';
 import { ovfParse } from './ovf.js';
 import { idleCpu, memory } from './resources.js';
 import { say } from './report.js';
@@ -38,6 +39,7 @@ const alone: Readonly<Record<string, () => Promise<void>>> = {
   'api-list': () => apiList(quick ? 100 : 500),
   up: () => up(quick ? 1 : 3),
   'up-fresh': upFresh,
+  'ova-import': () => ovaImport(quick ? 1 : 5),
   'ovf-parse': () => Promise.resolve(ovfParse(quick ? 5 : 21)),
 };
 
