@@ -221,7 +221,10 @@ export class AgentLoop {
       if (this.env.witness !== true && s.recovering === null) {
         this.images.look(s);
         this.maker.look(s);
-        this.surroundings.look(s);
+        this.surroundings.look(
+          s,
+          this.failovers.waits.some((w) => w.code === 'no-pool'),
+        );
       }
       await this.ops.trim(s).catch(() => undefined);
     }

@@ -9,6 +9,8 @@ import type { Snapshot } from './snapshot.js';
 const everyMs = 30_000;
 /** Shared pools are written to so often while a VM has HA, ms: a standby counts on writes of the last 30 s. */
 const haEveryMs = 10_000;
+/** And so often while a VM of a lost node waits for a pool, ms. */
+const awaitedEveryMs = 2_000;
 
 /** What VMs need around them on this node: pools and bridges. Kept beside the loop: a hung pool delays nobody else. */
 export class Surroundings {
@@ -52,15 +54,21 @@ export class Surroundings {
     return [...pools, ...bridges.slice(0, 8)];
   }
 
-  /** Looks if it is time or something changed. Never waits. @param s - read just now */
-  look(s: Snapshot): void {
+  /**
+   * Looks if it is time or something changed. Never waits.
+   *
+   * @param s - read just now
+   * @param awaited - a VM of a lost node waits for a pool
+   */
+  look(s: Snapshot, awaited: boolean): void {
     const pools = [...s.pools.values()].filter((p) => poolHasNode(p.value, this.env.node));
     const at = [...pools, ...s.networks.values()].map((k) => k.modRevision).join();
     const now = this.env.clock.nowMs();
     if (this.looking) return;
     if (now - this.lookedMs < everyMs && at === this.lookedAt) {
       const ha = [...s.specs.values()].some((k) => k.value.ha.enabled);
-      if (ha && now - this.probedMs >= haEveryMs) void this.probePools(pools.map((k) => k.value));
+      if (ha && now - this.probedMs >= (awaited ? awaitedEveryMs : haEveryMs))
+        void this.probePools(pools.map((k) => k.value)).then(() => awaited && this.wake());
       return;
     }
     this.lookedMs = now;

@@ -181,6 +181,7 @@ export class FailoverDesk {
         };
       }),
       here: {
+        stays: me !== undefined && me.desired !== 'leaving',
         runsVms: me?.desired === 'active' && !me.witness,
         armable: keeper?.armable ?? { ok: false, why: 'it does not answer' },
         pools: here.pools,

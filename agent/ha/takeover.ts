@@ -53,6 +53,7 @@ export class Takeover {
       compare: [
         ...absent(a.from, a.absence.seenRevision),
         ...standbyAbsent(a, own),
+        this.stays(s),
         ...(proof === null ? [] : [{ key: kinds.fenced.key(a.from), modRevision: proof.modRevision }]),
       ],
       writes: [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) }],
@@ -70,8 +71,14 @@ export class Takeover {
     await this.own.swap(
       s,
       { ...own, owner: this.env.node, standby: null, sync: 'none', gen: own.gen + 1 },
-      { compare: [...absent(a.from, a.absence.seenRevision), ...standbyAbsent(a, own)] },
+      { compare: [...absent(a.from, a.absence.seenRevision), ...standbyAbsent(a, own), this.stays(s)] },
     );
+  }
+
+  /** This node is still of the cluster, and not leaving it: its removal has seen that it owns nothing. */
+  private stays(s: Subject): Compare {
+    const { node } = this.env;
+    return { key: kinds.node.key(node), modRevision: s.snapshot.nodes.get(node)?.modRevision ?? 0n };
   }
 
   private op(a: Take, s: Subject, heardMs: number | null): Op {

@@ -72,6 +72,8 @@ export interface FailoverView {
   /** Every VM of the cluster. */
   readonly vms: readonly FailoverVm[];
   readonly here: {
+    /** A node of the cluster that is not about to leave: else it takes nothing, not even what it stands by for. */
+    readonly stays: boolean;
     /** Active and no witness: may take what nobody else is left to take. */
     readonly runsVms: boolean;
     readonly armable:
@@ -164,6 +166,7 @@ function roleOf(vm: FailoverVm, v: FailoverView, byId: ReadonlyMap<string, Failo
   const { own } = vm;
   const owner = byId.get(own.owner);
   if (own.owner === v.me || owner === undefined || owner.absence === null || !vm.ha.enabled) return null;
+  if (!v.here.stays) return null;
   if (own.standby === v.me) return { owner, absence: owner.absence, standby: null };
   if (!v.here.runsVms) return null;
   if (own.standby === null) return { owner, absence: owner.absence, standby: null };

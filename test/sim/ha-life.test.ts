@@ -244,6 +244,42 @@ await scenario(
   },
 );
 
+await scenario(
+  'a node that is told to leave, or was removed, in the very last moment takes nothing',
+  async (n, t) => {
+    const key = kinds.node.key('n1');
+    const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+    await n.clock.advance(2_000);
+    await n.peerDown('n2');
+    let tries = 0;
+    n.keeper.onArm = () => {
+      const e = n.ledger.peek(key);
+      if (e !== null && tries++ === 0) n.ledger.poke(key, e.value.replace('"active"', '"leaving"'));
+    };
+    await n.until('tried', () => tries > 0);
+    await n.clock.advance(30_000);
+    t.equal(n.own(vm.id)?.owner, 'n2');
+    n.ledger.drop(key);
+    await n.clock.advance(30_000);
+    t.equal(n.own(vm.id)?.owner, 'n2');
+  },
+);
+
+await scenario('a pool that is awaited is looked at every two seconds', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true, own: atN2 });
+  n.files.poolsOk = false;
+  await n.clock.advance(30_000);
+  await n.peerDown('n2');
+  await n.until('waits', () =>
+    /is not well/.test(n.loop?.health().find((h) => h.part === 'failover')?.text ?? ''),
+  );
+  await n.clock.advance(100_000);
+  n.files.poolsOk = true;
+  const backMs = n.clock.nowMs();
+  await n.until('taken', () => n.own(vm.id)?.owner === 'n1');
+  t.ok(n.clock.nowMs() - backMs < 7_500, `${n.clock.nowMs() - backMs} ms`);
+});
+
 await scenario('a live key alone, however it was made, keeps its node from losing a VM', async (n, t) => {
   const vm = n.createVm({ ha }, { shared: true, own: atN2 });
   const live = n.ledger.peek(kinds.live.key('n2'))?.value ?? '';

@@ -82,7 +82,7 @@ const view = (o: Partial<FailoverView> = {}): FailoverView => ({
   idle: new Map(),
   nodes: [gone('n1', 60_000), node('n2'), node('n3')],
   vms: [vm('a')],
-  here: { runsVms: true, armable: { ok: true, waitMs: F }, pools: [use], freeMiB: 10_000 },
+  here: { stays: true, runsVms: true, armable: { ok: true, waitMs: F }, pools: [use], freeMiB: 10_000 },
   inFlight: [],
   wallMs: 1_700_000_000_000,
   ...o,
@@ -186,6 +186,18 @@ await t.test('a standby that lives and does not take has its time, then any node
     at(new Map(), { nodes: [gone('n1', ms, { bmc: true }), node('n2'), node('n3')] });
   t.same(bmc(60_999).actions, [], 'the standby asks the BMC first');
   t.match(bmc(61_000).actions, [{ do: 'fence', node: 'n1' }]);
+});
+
+await t.test('a node that leaves takes nothing, not even as standby', async (t) => {
+  const { here } = view();
+  for (const me of ['n2', 'n3'])
+    t.same(
+      decideFailover(
+        view({ me, here: { ...here, stays: false }, vms: [vm('a'), vm('b', { standby: null })] }),
+        now,
+      ).actions,
+      [],
+    );
 });
 
 await t.test('a stopped VM is moved after the wait, armed or not', async (t) => {
