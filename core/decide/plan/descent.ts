@@ -84,12 +84,16 @@ class Gains {
   /** Score after less score before, by VM and node; swaps are kept at the standby. */
   private readonly gain: Float64Array;
   private readonly way: Uint8Array;
+  /** Node and way of each place to be priced. */
+  private readonly found: Int32Array;
+  private count = 0;
 
   constructor(s: State) {
     this.s = s;
     this.lifted = new Lifted(s);
     this.gain = new Float64Array(s.vmCount * s.nodeCount).fill(Infinity);
     this.way = new Uint8Array(s.vmCount * s.nodeCount);
+    this.found = new Int32Array(s.nodeCount * ways);
   }
 
   /** Looks again at what a change of these nodes, or all, makes different. */
@@ -100,8 +104,9 @@ class Gains {
       const sb = s.standby[vm]!;
       this.lifted.lift(vm);
       if (changed === null || changed.includes(o) || changed.includes(sb)) {
-        for (let n = 0; n < s.nodeCount; n++) this.lookAt(vm, n, now);
-      } else for (const n of changed) this.lookAt(vm, n, now);
+        for (let n = 0; n < s.nodeCount; n++) this.collect(vm, n);
+      } else for (const n of changed) this.collect(vm, n);
+      this.price(vm, now);
     }
   }
 
@@ -123,7 +128,8 @@ class Gains {
     for (const i of first) {
       const vm = Math.floor(i / s.nodeCount);
       this.lifted.lift(vm);
-      this.lookAt(vm, i % s.nodeCount, now);
+      this.collect(vm, i % s.nodeCount);
+      this.price(vm, now);
       if (now + gain[i]! >= best - tie) continue;
       best = now + gain[i]!;
       at = i;
@@ -133,6 +139,43 @@ class Gains {
     return { step: [vm, ...this.places(vm, at % s.nodeCount, this.way[at]!)], score: best };
   }
 
+  /** Notes the ways to a node that the rules allow the lifted VM. */
+  private collect(vm: number, n: number): void {
+    const { s } = this;
+    this.gain[vm * s.nodeCount + n] = Infinity;
+    const o = s.owner[vm]!;
+    if (n === o || s.online[n] === 0 || s.group[n] !== s.group[o]) return;
+    const sb = s.standby[vm]!;
+    const from = n === sb ? 0 : 1;
+    const to = n === sb ? 1 : ways;
+    for (let way = from; way < to; way++)
+      if (this.allowed(o, sb, n, way)) this.found[this.count++] = n * ways + way;
+  }
+
+  /** Prices what was noted: the VM goes from one place to the next, and back at the end. */
+  private price(vm: number, now: number): void {
+    const { s, gain } = this;
+    const o = s.owner[vm]!;
+    const sb = s.standby[vm]!;
+    for (let i = 0; i < this.count; i++) {
+      const way = this.found[i]! % ways;
+      const n = (this.found[i]! - way) / ways;
+      if (way === 0) s.put(vm, sb, o);
+      else if (way === 1) s.put(vm, o, n);
+      else if (way === 2) s.put(vm, n, o);
+      else if (way === 3) s.put(vm, n, sb);
+      else s.put(vm, sb, n);
+      const score = s.score() - now;
+      const at = vm * s.nodeCount + n;
+      if (score >= gain[at]! - tie) continue;
+      gain[at] = score;
+      this.way[at] = way;
+    }
+    this.tries += this.count;
+    this.count = 0;
+    s.put(vm, o, sb);
+  }
+
   private places(vm: number, n: number, way: number): [owner: number, standby: number] {
     const o = this.s.owner[vm]!;
     const sb = this.s.standby[vm]!;
@@ -140,25 +183,6 @@ class Gains {
     if (way === 1) return [o, n];
     if (way === 2) return [n, o];
     return way === 3 ? [n, sb] : [sb, n];
-  }
-
-  private lookAt(vm: number, n: number, now: number): void {
-    const { s, gain } = this;
-    const at = vm * s.nodeCount + n;
-    const o = s.owner[vm]!;
-    const sb = s.standby[vm]!;
-    gain[at] = Infinity;
-    if (n === o || s.online[n] === 0 || s.group[n] !== s.group[o]) return;
-    const from = n === sb ? 0 : 1;
-    const to = n === sb ? 1 : ways;
-    for (let way = from; way < to; way++) {
-      if (!this.allowed(o, sb, n, way)) continue;
-      this.tries++;
-      const score = s.scoreAt(vm, ...this.places(vm, n, way)) - now;
-      if (score >= gain[at] - tie) continue;
-      gain[at] = score;
-      this.way[at] = way;
-    }
   }
 
   private allowed(o: number, sb: number, n: number, way: number): boolean {

@@ -219,16 +219,6 @@ export class State {
     if (standby !== o && standby !== s) this.refresh(standby);
   }
 
-  /** The imbalance with one VM elsewhere; nothing changes. */
-  scoreAt(vm: number, owner: number, standby: number): number {
-    const o = this.owner[vm]!;
-    const s = this.standby[vm]!;
-    this.put(vm, owner, standby);
-    const score = this.score();
-    this.put(vm, o, s);
-    return score;
-  }
-
   /** Memory the VMs of `owner` need on `standby`. */
   peer(standby: number, owner: number): number {
     return this.peers[standby * this.nodeCount + owner]!;
