@@ -38,6 +38,7 @@ export interface PlanVm {
   /** Weight of one of its replicas in a node's `spindles`. */
   readonly spindles: number;
   readonly load: LoadVector;
+  /** Empty, as `standby`, for a VM that is not placed yet. */
   readonly owner: string;
   readonly standby: string;
   /** Labels that two VMs on one node, or in one domain, should not share. */

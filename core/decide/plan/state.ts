@@ -27,7 +27,10 @@ const weights = {
   apartDomain: 1,
 };
 
-/** For `min` over a cluster: by name, so that the order of the input changes nothing. */
+/** The node of a VM that is not placed. */
+export const nowhere = -1;
+
+/** Everything goes by name, so that the order of the input changes nothing. */
 const byName = (a: { readonly name: string }, b: { readonly name: string }): number =>
   a.name < b.name ? -1 : a.name > b.name ? 1 : 0;
 
@@ -81,6 +84,7 @@ export class State {
   private readonly sum = new Float64Array(quantities);
   private readonly square = new Float64Array(quantities);
   private readonly fresh = new Float64Array(quantities);
+  private readonly numbers: ReadonlyMap<string, number>;
   private readonly onlineCount: number;
   /** Nodes that could take over what they promised at the start and no longer can; what they lack; replicas there. */
   brokenNodes = 0;
@@ -105,6 +109,7 @@ export class State {
     this.vms = [...cluster.vms].sort(byName);
     const { nodes, vms } = this;
     const nodeIndex = indexNames(nodes, 'nodes');
+    this.numbers = nodeIndex;
     indexNames(vms, 'VMs');
     const n = (this.nodeCount = nodes.length);
     const v = (this.vmCount = vms.length);
@@ -123,8 +128,8 @@ export class State {
         hint: 'Name a node that is there.',
       });
     };
-    this.owner = Int32Array.from(vms, (x) => place(x, x.owner));
-    this.standby = Int32Array.from(vms, (x) => place(x, x.standby));
+    this.owner = Int32Array.from(vms, (x) => (x.owner === '' ? nowhere : place(x, x.owner)));
+    this.standby = Int32Array.from(vms, (x) => (x.owner === '' ? nowhere : place(x, x.standby)));
     this.memory = Float64Array.from(vms, (x) => x.memoryMiB);
     this.disk = Float64Array.from(vms, (x) => x.diskMiB);
     this.cpus = Float64Array.from(vms, (x) => x.cpus);
@@ -164,6 +169,7 @@ export class State {
             ).length;
     }
     for (let i = 0; i < v; i++) {
+      if (this.owner[i] === nowhere) continue;
       if (this.owner[i] === this.standby[i])
         throw new FlotillaError('bad-input', `VM ${vms[i]!.name} has both replicas on ${vms[i]!.owner}`, {
           hint: 'Its owner and its standby are two nodes.',
@@ -217,6 +223,39 @@ export class State {
     this.refresh(s);
     if (owner !== o && owner !== s) this.refresh(owner);
     if (standby !== o && standby !== s) this.refresh(standby);
+  }
+
+  /** Puts a VM that is nowhere on two nodes. */
+  enter(vm: number, owner: number, standby: number): void {
+    this.add(vm, owner, standby);
+    this.owner[vm] = owner;
+    this.standby[vm] = standby;
+    this.refresh(owner);
+    this.refresh(standby);
+  }
+
+  /** Takes a VM off its nodes. */
+  leave(vm: number): void {
+    const o = this.owner[vm]!;
+    const s = this.standby[vm]!;
+    if (o === nowhere) return;
+    this.remove(vm, o, s);
+    this.owner[vm] = nowhere;
+    this.standby[vm] = nowhere;
+    this.refresh(o);
+    this.refresh(s);
+  }
+
+  /** @throws FlotillaError `not-found`: no node of this name */
+  nodeNumber(name: string): number {
+    const i = this.numbers.get(name);
+    if (i !== undefined) return i;
+    throw new FlotillaError('not-found', `there is no node ${name}`, { hint: 'Name a node that is there.' });
+  }
+
+  /** Memory of the VMs a node runs, MiB. */
+  ranMiB(n: number): number {
+    return this.nodes[n]!.vmMemoryMiB - this.freeMem[n]!;
   }
 
   /** Memory the VMs of `owner` need on `standby`. */
