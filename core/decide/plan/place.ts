@@ -77,6 +77,9 @@ export function placeBatch(s: State, vms: readonly number[]): Map<string, PlaceA
   return out;
 }
 
+/** Could this node be its owner? */
+export const canOwn = (s: State, vm: number, n: number): boolean => ownerFaults(s, vm, n).length === 0;
+
 function ownerFaults(s: State, vm: number, n: number): string[] {
   if (s.online[n] === 0) return [`is ${s.nodes[n]!.state}`];
   const out: string[] = [];
@@ -108,7 +111,8 @@ function standbyFaults(s: State, vm: number, owner: number, n: number): string[]
   return out;
 }
 
-const canStand = (s: State, vm: number, owner: number, n: number): boolean =>
+/** Could this node be its standby? */
+export const canStand = (s: State, vm: number, owner: number, n: number): boolean =>
   n !== owner &&
   s.online[n] === 1 &&
   s.group[n] === s.group[owner] &&

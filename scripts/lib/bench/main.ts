@@ -5,6 +5,7 @@
 import { Drills } from '../../../test/lab/drill.js';
 import { Lab } from '../../../test/lab/harness.js';
 import { apiList } from './api-list.js';
+import { balanceLarge, balancePlans } from './balance.js';
 import { Cluster } from './cluster.js';
 import { coldStart } from './cold-start.js';
 import { failover, plannedMove } from './failover.js';
@@ -40,6 +41,8 @@ const alone: Readonly<Record<string, () => Promise<void>>> = {
   up: () => up(quick ? 1 : 3),
   'up-fresh': upFresh,
   'ova-import': () => ovaImport(quick ? 1 : 5),
+  'balance-plans': () => Promise.resolve(balancePlans(quick ? 1 : 5)),
+  'balance-large': () => Promise.resolve(balanceLarge(quick ? 5 : 50)),
   'ovf-parse': () => Promise.resolve(ovfParse(quick ? 5 : 21)),
 };
 
