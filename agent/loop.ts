@@ -19,6 +19,7 @@ import { Ownership } from './vm/ownership.js';
 import { DiskMaker } from './vm/disk-maker.js';
 import { Domains, type Observed } from './vm/domains.js';
 import { GuestInfo } from './vm/guest-info.js';
+import { MigrationDesk } from './vm/migration-desk.js';
 import { Turns } from './vm/turns.js';
 import { Usage } from './vm/usage.js';
 import { idlePassMs, VmDesk } from './vm/vm-desk.js';
@@ -57,6 +58,7 @@ export class AgentLoop {
   private readonly timelines: Timelines;
   private readonly standbyNotes: StandbyNotes;
   private readonly hangs: GuestHang;
+  private readonly migrations: MigrationDesk;
 
   private snapshot: Snapshot | null = null;
   private snapshotMs = -Infinity;
@@ -102,6 +104,7 @@ export class AgentLoop {
     this.protection = new Protection(env);
     this.standbyNotes = new StandbyNotes(env);
     this.failovers = new FailoverDesk(env, ownership, this.turns, () => this.wake());
+    this.migrations = new MigrationDesk(env, this.ops, ownership, this.turns, () => this.wake());
     this.line = new NodeLine(env);
     this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
@@ -110,7 +113,13 @@ export class AgentLoop {
     this.usage = new Usage(env, () => this.publish(this.snapshot));
     this.surroundings = new Surroundings(env, () => this.wake());
     this.vms = new VmDesk(env, {
-      actor: new VmActor(env, this.ops, ownership, (id, phase) => this.timelines.mark(id, phase)),
+      actor: new VmActor(
+        env,
+        this.ops,
+        ownership,
+        (id, phase) => this.timelines.mark(id, phase),
+        (id) => this.migrations.tookIn(id),
+      ),
       ops: this.ops,
       maker: this.maker,
       guests: this.guests,
@@ -216,6 +225,8 @@ export class AgentLoop {
     if (s !== null && this.hypervisorError === null && this.ledgerError === null) {
       const failoverAgain = s.recovering !== null ? null : this.lookAtOthers(s);
       if (failoverAgain !== null) again = Math.min(again, failoverAgain);
+      if (this.env.witness !== true && s.recovering === null)
+        this.migrations.look(s, this.snapshotMs, this.observed);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));
       this.completed ??= now;
       if (this.env.witness !== true && s.recovering === null) {

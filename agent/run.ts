@@ -9,6 +9,7 @@ import { joinApp } from './cluster/join-app.js';
 import { fetchCaKeyFromAny } from './cluster/join.js';
 import { brokerLogFile } from './cluster/mosquitto.js';
 import { SystemdServices } from './cluster/services.js';
+import { openMigrationPort } from './cluster/migration-port.js';
 import { noGuests, noHypervisor } from './cluster/witness.js';
 import { Upkeep } from './cluster/upkeep.js';
 import { VoterLoop } from './cluster/voters.js';
@@ -86,6 +87,7 @@ export async function runAgent(
     log,
   });
   const { witness } = found;
+  const portFault = witness ? null : await openMigrationPort(log);
   const libvirt = witness ? null : new LibvirtHypervisor({ socketPath: '/run/libvirt/libvirt-sock' });
   const hypervisor = libvirt ?? noHypervisor();
   const machine = new NodeMachine({
@@ -182,6 +184,7 @@ export async function runAgent(
       { part: 'certificate', ok: fault === null, text: fault ?? '' },
       ...journalHealth(ownership.state()),
       ...ledgerSnapshots.health(),
+      ...(portFault === null ? [] : [{ part: 'migration', ok: false, text: portFault.slice(0, 500) }]),
       ...membership(),
       ...(seat === undefined || seat.ok ? [] : [{ part: 'voters', ok: false, text: seat.text }]),
     ];

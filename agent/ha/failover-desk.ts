@@ -9,6 +9,8 @@ import {
 import { freeMiB, reachOf } from '../../core/decide/standby.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { suspectAfterMs, type Health, type PoolUse } from '../../core/domain/node.js';
+import { migrateArgs } from '../../core/domain/migration.js';
+import { opFinished } from '../../core/domain/op.js';
 import { announce } from '../announce.js';
 import type { AgentEnv, HeardNode } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
@@ -176,7 +178,7 @@ export class FailoverDesk {
             own.owner === env.node
               ? here.domains.get(id)?.active === true
               : this.absences.of(own.owner) === null && (phase === 'running' || phase === 'paused'),
-          left: own.owner !== env.node && here.domains.get(id)?.active === true,
+          left: own.owner !== env.node && leftOver(here.domains.get(id)),
           reach: reachOf(spec, disks, pools),
         };
       }),
@@ -253,6 +255,16 @@ export class FailoverDesk {
   }
 }
 
+/** It is to migrate to this node, or does: armed for that. */
+const coming = (vm: string, s: Snapshot, me: string): boolean =>
+  [...s.ops.values()].some(
+    ({ value: op }) =>
+      op.kind === 'vm.migrate' && op.subject.id === vm && !opFinished(op) && migrateArgs(op)?.to === me,
+  );
+
+/** A machine of before. The copy of a migration is none: it never ran here, and its new owner destroys it first. */
+const leftOver = (d: Observed | undefined): boolean => d?.active === true && d.mark?.incoming !== true;
+
 /**
  * VMs that the keeper counts as armed though this node has nothing to do with them any more: what a crash between
  * two steps left, or a VM that went to another node. An unreadable record is not an absent one.
@@ -266,7 +278,7 @@ export function strays(
   return armed.filter((id) => {
     if (domains.get(id)?.active === true) return false;
     const own = s.owns.get(id);
-    if (own !== undefined) return own.value.owner !== me;
+    if (own !== undefined) return own.value.owner !== me && !coming(id, s, me);
     return !s.specs.has(id) && !s.unreadable.some((k) => k.includes(`/${id}/`));
   });
 }

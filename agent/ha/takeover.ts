@@ -43,6 +43,8 @@ export class Takeover {
       gen: own.gen + 1,
       state: 'running',
       fence: { armed: true, waitMs },
+      // What a migration has brought is never taken for the machine of the new owner.
+      migration: null,
       failoversMs: [...own.failoversMs, clock.wallMs()].slice(-failoversKept),
     };
     const op = this.op(a, s, heardMs);
@@ -70,7 +72,7 @@ export class Takeover {
     const own = s.own.value;
     await this.own.swap(
       s,
-      { ...own, owner: this.env.node, standby: null, sync: 'none', gen: own.gen + 1 },
+      { ...own, owner: this.env.node, standby: null, sync: 'none', gen: own.gen + 1, migration: null },
       { compare: [...absent(a.from, a.absence.seenRevision), ...standbyAbsent(a, own), this.stays(s)] },
     );
   }

@@ -33,18 +33,24 @@ export class VmActor {
   private readonly ops: OpBook;
   private readonly own: Ownership;
   private readonly onPhase: (vmId: string, phase: FailoverPhase) => void;
+  private readonly onTakenIn: (vmId: string) => void;
 
-  /** @param onPhase - told how far a start is: what a failover's timeline is made of */
+  /**
+   * @param onPhase - told how far a start is: what a failover's timeline is made of
+   * @param onTakenIn - told when a VM that migrated here has gone on
+   */
   constructor(
     env: AgentEnv,
     ops: OpBook,
     own: Ownership,
     onPhase: (vmId: string, phase: FailoverPhase) => void = () => undefined,
+    onTakenIn: (vmId: string) => void = () => undefined,
   ) {
     this.env = env;
     this.ops = ops;
     this.own = own;
     this.onPhase = onPhase;
+    this.onTakenIn = onTakenIn;
   }
 
   /**
@@ -62,6 +68,8 @@ export class VmActor {
         return this.start(s, step);
       case 'adopt':
         return this.adopt(s);
+      case 'take-in':
+        return this.takeIn(s, step.paused);
       case 'arm': {
         const { waitMs } = await this.own.arm(s);
         return this.change(s, { fence: { armed: true, waitMs } });
@@ -231,6 +239,27 @@ export class VmActor {
     await this.mark(s, gen);
   }
 
+  /**
+   * Lets the copy that a migration brought go on. As at a start nothing runs before the journal has its generation and
+   * the keeper counts it; it stands still until then.
+   */
+  private async takeIn(s: Subject, paused: boolean): Promise<void> {
+    const { env } = this;
+    let { gen, fence } = s.own.value;
+    const journal = this.own.record(s, s.own.value);
+    if (fence.armed && !(await this.tryArm(s)).armed) {
+      // Nobody may count on a freeze that will not come. Should this agent die now, the copy is not taken in any more.
+      gen++;
+      fence = unarmed;
+      await this.own.swap(s, { ...s.own.value, gen, fence });
+    }
+    await Promise.all([journal, fence.armed ? this.own.leaveTakeover(s, gen) : undefined]);
+    if (fence.armed && !(await env.keeper.holds(s.id))) throw staleView(s);
+    if (s.domain?.state === 'paused' && !paused) await env.hypervisor.resume(s.id);
+    this.onTakenIn(s.id);
+    await this.mark(s, gen);
+  }
+
   private async mark(s: Subject, gen: number): Promise<void> {
     const { mark, hardware } = s.domain ?? { mark: null, hardware: { boot: [] } };
     const { generation, startedMs } = mark ?? { generation: s.spec.value.generation, startedMs: 0 };
@@ -244,11 +273,11 @@ export class VmActor {
 
   private async settle(s: Subject, powerOff: boolean): Promise<void> {
     const own: VmOwn = { ...s.own.value, gen: s.own.value.gen + 1, state: 'stopped', fence: unarmed };
-    if (!powerOff) return this.own.swap(s, own);
+    if (!powerOff) return void (await this.own.swap(s, own));
     const generation = s.spec.value.generation + 1;
     const spec: VmSpec = { ...s.spec.value, power: 'stopped', generation, powerGeneration: generation };
     const key = kinds.vmSpec.key(s.id);
-    return this.own.swap(s, own, {
+    await this.own.swap(s, own, {
       compare: [{ key, modRevision: s.spec.modRevision }],
       writes: [{ put: key, value: writeRecord(kinds.vmSpec, spec) }],
     });

@@ -99,6 +99,15 @@ function nicNode(nic: HardwareNic, order: number | null): Node {
   };
 }
 
+/** A running domain's XML as its copy on another node is to have it: marked as one that nobody has taken in yet. */
+export function incomingXml(xml: string): string {
+  const marked = xml.replace(/<f:vm (?![^>]*incoming=)/, "<f:vm incoming='1' ");
+  if (marked !== xml) return marked;
+  throw new FlotillaError('hypervisor-error', 'The running machine has no mark of Flotilla, or one of a copy', {
+    hint: 'Look at it with "virsh dumpxml" on its node.',
+  });
+}
+
 /** The mark as libvirt's metadata calls take it. */
 export const markXml = (mark: DomainMark, boot: Hardware['boot']): string =>
   `<vm gen='${mark.gen}' generation='${mark.generation}' started='${mark.startedMs}' boot='${boot.join(' ')}'/>`;
@@ -320,7 +329,12 @@ export function parseDomain(xml: string): DomainFacts {
   return {
     mark:
       str(vm, '@xmlns:f') === markUri && Number.isInteger(gen) && gen > 0 && Number.isInteger(generation)
-        ? { gen, generation, startedMs: Number(str(vm, '@started')) || 0 }
+        ? {
+            gen,
+            generation,
+            startedMs: Number(str(vm, '@started')) || 0,
+            ...(str(vm, '@incoming') === '1' ? { incoming: true } : {}),
+          }
         : null,
     hardware: {
       cpus,

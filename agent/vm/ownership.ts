@@ -47,14 +47,18 @@ export class Ownership {
     ];
   }
 
-  /** @throws FlotillaError `stale-view`: one of the compares does not hold; nothing was written */
-  async swap(s: Subject, own: VmOwn, also: { compare?: Compare[]; writes?: Write[] } = {}): Promise<void> {
+  /**
+   * @returns revision of what was written: what the next swap compares
+   * @throws FlotillaError `stale-view`: one of the compares does not hold; nothing was written
+   */
+  async swap(s: Subject, own: VmOwn, also: { compare?: Compare[]; writes?: Write[] } = {}): Promise<bigint> {
     const r = await this.env.ledger.txn(
       [...this.guard(s), ...(also.compare ?? [])],
       [{ put: kinds.vmOwn.key(s.id), value: writeRecord(kinds.vmOwn, own) }, ...(also.writes ?? [])],
     );
     if (!r.done) throw staleView(s);
     await this.record(s, own);
+    return r.revision;
   }
 
   /** After the transaction, so that no two nodes ever note one generation as their own; before anything starts. */

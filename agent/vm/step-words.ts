@@ -13,6 +13,8 @@ export function stepText(step: VmStep): string | null {
       return step.note === '' ? 'is off' : `is off: ${step.note}`;
     case 'adopt':
       return 'found running, taken over';
+    case 'take-in':
+      return 'has migrated here';
     case 'delete':
       return 'deleted';
     case 'remove-foreign':

@@ -13,6 +13,8 @@ export interface DomainMark {
   readonly generation: number;
   /** Wall clock of the start: for people. */
   readonly startedMs: number;
+  /** A copy that a live migration brings or brought, and that nobody has taken in yet. */
+  readonly incoming?: boolean;
 }
 
 /** A domain as one pass of the loop sees it, in libvirt's words for state and reason. */
@@ -104,6 +106,8 @@ export type VmStep =
   | { readonly do: 'reset-hung' }
   /** A running domain of ours has an older mark: take the next generation and mark it. */
   | { readonly do: 'adopt' }
+  /** The copy that a migration brought is this node's now: let it run. */
+  | { readonly do: 'take-in'; readonly paused: boolean }
   | { readonly do: 'ask-stop'; readonly how: 'agent' | 'acpi' }
   | { readonly do: 'destroy'; readonly why: string }
   /** It is down: write `stopped` to the ledger, and where the machine decided so itself, the spec's power too. */

@@ -1,5 +1,6 @@
 import type { Disk } from '../domain/disk.js';
 import type { VmPhase, VmSpec } from '../domain/vm.js';
+import { copyOf } from './migrate.js';
 import type { DomainView, VmDecision, VmStep, VmView } from './vm-view.js';
 
 /** A guest that ignores the first request to stop may be booting: asked again so often, ms. */
@@ -52,6 +53,8 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   }
   if (own.owner !== v.me) {
     if (domain === null) return answer('unknown', none, { reason: `${own.owner} owns it` });
+    if (domain.mark?.incoming === true && copyOf(own, domain.mark, v.me) === 'awaited')
+      return answer('unknown', none, { reason: `it migrates here from ${own.owner}` });
     const proven = domain.mark !== null && own.gen > domain.mark.gen;
     if (proven && domain.active && v.ha.frozen)
       return answer('unknown', none, {
@@ -93,13 +96,23 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     return answer('failed', none, { reason: failure?.error.message ?? '', againMs: wait });
   };
 
+  // Whatever is wanted of it comes when the migration has ended, which a stop or a deletion hastens.
+  if (own.state === 'migrating')
+    return answer(domain?.state === 'paused' && spec.power === 'paused' ? 'paused' : 'running', none, {
+      reason: `migrates to ${own.migration?.to ?? 'another node'}`,
+    });
+  if (domain?.active === true && domain.mark?.incoming === true) {
+    if (copyOf(own, domain.mark, v.me) !== 'mine')
+      return answer('starting', { do: 'destroy', why: 'it is the copy of a migration that did not come to its end' });
+    const paused = spec.power === 'paused';
+    return attempt(paused ? 'paused' : 'running', { do: 'take-in', paused }, 'it has just migrated here');
+  }
+
   if (v.ops.some((o) => o.kind === 'vm.delete')) {
     if (domain?.active === true) return answer('deleting', { do: 'destroy', why: 'it is being deleted' });
     const d = attempt('deleting', { do: 'delete' });
     return { ...d, phase: 'deleting' };
   }
-  if (own.state === 'migrating') return answer('running', none, { reason: 'migrating' });
-
   const inSpec = new Set(spec.disks.map((d) => d.disk));
   const byId = new Map(v.disks.map((d) => [d.id, d]));
   const make = v.live ? v.disks.filter((d) => d.state === 'wanted') : [];

@@ -22,6 +22,7 @@ export const opKindSchema = z.enum([
   'vm.resume',
   'vm.update',
   'vm.failover',
+  'vm.migrate',
   'image.import',
   'image.delete',
   'disk.delete',

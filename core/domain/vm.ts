@@ -103,6 +103,21 @@ export const vmSpecSchema = z.object({
 export type VmSpec = z.output<typeof vmSpecSchema>;
 
 /**
+ * A live migration in the ownership record. Under way: `state` is `migrating`, and `gen` is that of the record. Handed
+ * over: `handedOver`, the owner is `to`, and the record's generation is one above `gen`. Anything else is history.
+ */
+export const ownMigrationSchema = z.looseObject({
+  to: nodeIdSchema,
+  /** The op it is for. */
+  op: idSchema,
+  /** Generation of the record that began it. The copy that arrives is marked with it. */
+  gen: z.number().int().positive(),
+  /** Written by the source, after its libvirt had reported success, and by nothing else. */
+  handedOver: z.boolean(),
+});
+export type OwnMigration = z.output<typeof ownMigrationSchema>;
+
+/**
  * The one key that lets a VM run (`vm/<id>/own`). Append-only schema: every keeper ever shipped can read it.
  * Each change is one compare-and-swap with `gen` one higher.
  *
@@ -117,6 +132,8 @@ export const vmOwnSchema = z.looseObject({
   sync: z.enum(['none', 'ok', 'stale']),
   fence: z.object({ armed: z.boolean(), waitMs: z.number().int().nonnegative() }),
   op: idSchema.nullable(),
+  /** The last live migration; what it means is only in the generations. @see ownMigrationSchema */
+  migration: ownMigrationSchema.nullish(),
   /** Wall clock of its last failovers, newest last: the brake on a VM that takes its nodes down. */
   failoversMs: z.array(wallMsSchema).max(16).default([]),
 });
@@ -202,7 +219,16 @@ export type VmState = z.output<typeof vmStateSchema>;
 
 /** What can be asked of a VM. */
 export type VmAction =
-  'start' | 'stop' | 'force-stop' | 'reboot' | 'reset' | 'pause' | 'resume' | 'edit' | 'delete';
+  | 'start'
+  | 'stop'
+  | 'force-stop'
+  | 'reboot'
+  | 'reset'
+  | 'pause'
+  | 'resume'
+  | 'migrate'
+  | 'edit'
+  | 'delete';
 
 /**
  * Which action is allowed in which phase: the one table that API, GUI and agent ask.
@@ -212,8 +238,8 @@ export const vmActions: Readonly<Record<VmPhase, readonly VmAction[]>> = {
   creating: ['delete', 'edit'],
   stopped: ['start', 'edit', 'delete'],
   starting: ['stop', 'force-stop', 'edit'],
-  running: ['stop', 'force-stop', 'reboot', 'reset', 'pause', 'edit'],
-  paused: ['resume', 'stop', 'force-stop', 'reset', 'edit'],
+  running: ['stop', 'force-stop', 'reboot', 'reset', 'pause', 'migrate', 'edit'],
+  paused: ['resume', 'stop', 'force-stop', 'reset', 'migrate', 'edit'],
   stopping: ['force-stop', 'edit'],
   crashed: ['start', 'edit', 'delete', 'stop', 'force-stop'],
   failed: ['start', 'stop', 'force-stop', 'edit', 'delete'],

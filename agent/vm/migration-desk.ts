@@ -1,0 +1,140 @@
+import { decideMigration } from '../../core/decide/migrate.js';
+import { errorRecord, FlotillaError } from '../../core/domain/error.js';
+import type { MigrateResult } from '../../core/domain/migration.js';
+import { opFinished, type Op } from '../../core/domain/op.js';
+import { announce } from '../announce.js';
+import type { AgentEnv } from '../env.js';
+import type { OpBook } from '../op-book.js';
+import type { Kept, Snapshot } from '../snapshot.js';
+import type { Observed } from './domains.js';
+import { MigrationSource } from './migration-source.js';
+import { MigrationTarget } from './migration-target.js';
+import type { Ownership, Subject } from './ownership.js';
+import type { Turns } from './turns.js';
+
+/** Live migrations that this node has a part in: as source, as target, and to write how they ended. */
+export class MigrationDesk {
+  private readonly env: AgentEnv;
+  private readonly ops: OpBook;
+  private readonly wake: () => void;
+  private readonly source: MigrationSource;
+  private readonly target: MigrationTarget;
+  /** Since when this agent has known of each, by op, monotonic ms. */
+  private readonly known = new Map<string, number>();
+  /** When it was first read that a VM was handed over to this node, and when its guest had gone on, by VM. */
+  private readonly handed = new Map<string, number>();
+  private readonly wentOn = new Map<string, number>();
+  /** Ops whose end is being written. */
+  private readonly writing = new Set<string>();
+
+  constructor(env: AgentEnv, ops: OpBook, own: Ownership, turns: Turns, wake: () => void) {
+    this.env = env;
+    this.ops = ops;
+    this.wake = wake;
+    this.source = new MigrationSource(env, ops, own, turns);
+    this.target = new MigrationTarget(env, ops, own, wake);
+  }
+
+  /** A VM that was handed over to this node has gone on. */
+  tookIn(vmId: string): void {
+    this.wentOn.set(vmId, this.env.clock.nowMs());
+  }
+
+  /** Begins what is due. Never waits. @param atMs - monotonic ms at the answer of that reading */
+  look(s: Snapshot, atMs: number, domains: ReadonlyMap<string, Observed>): void {
+    const open = [...s.ops.values()].filter((k) => k.value.kind === 'vm.migrate' && !opFinished(k.value));
+    for (const id of this.known.keys()) if (!open.some((k) => k.value.id === id)) this.known.delete(id);
+    for (const map of [this.handed, this.wentOn])
+      for (const vm of map.keys()) if (!open.some((k) => k.value.subject.id === vm)) map.delete(vm);
+    for (const k of open) this.one(k, s, atMs, domains.get(k.value.subject.id) ?? null);
+  }
+
+  private one(k: Kept<Op>, snapshot: Snapshot, atMs: number, domain: Observed | null): void {
+    const { env } = this;
+    const op = k.value;
+    const id = op.subject.id;
+    const spec = snapshot.specs.get(id);
+    const own = snapshot.owns.get(id);
+    if (spec === undefined || own === undefined) return;
+    const nowMs = env.clock.nowMs();
+    const sinceMs = this.known.get(op.id) ?? nowMs;
+    this.known.set(op.id, sinceMs);
+    const m = own.value.migration;
+    if (m?.op === op.id && m.handedOver && own.value.owner === env.node && !this.handed.has(id))
+      this.handed.set(id, atMs);
+    const s: Subject = { id, spec, own, domain, snapshot };
+    const step = decideMigration({
+      me: env.node,
+      op,
+      spec: spec.value,
+      own: own.value,
+      domain,
+      live: (node) => snapshot.lives.get(node)?.createRevision,
+      knownMs: nowMs - sinceMs,
+    });
+    const { name } = spec.value;
+    switch (step.do) {
+      case 'none':
+        return;
+      case 'prepare':
+        return this.target.prepare(k, step.args, s);
+      case 'begin':
+        return this.source.begin(k, step.args, step.ready, s);
+      case 'follow':
+        return this.source.follow(k, step.args, s, wantedBack(s, op));
+      case 'done':
+        return this.write(k, name, 'info', step.step, (o) =>
+          this.ops.finish(o, 'done', step.step, { args: { ...step.args, result: this.result(s) } }),
+        );
+      case 'cancelled':
+        return this.write(k, name, 'info', step.step, (o) => this.ops.finish(o, 'cancelled', step.step));
+      case 'fail':
+        return this.write(k, name, 'warning', step.error.message, (o) => this.ops.fail(o, step.error));
+    }
+  }
+
+  private result({ id, own }: Subject): MigrateResult {
+    const said = own.value.migration?.['stood'] as { pauseMs?: number | null; totalMs?: number } | undefined;
+    const handed = this.handed.get(id);
+    const wentOn = this.wentOn.get(id);
+    const here = handed === undefined || wentOn === undefined ? null : Math.max(0, wentOn - handed);
+    const there = said?.pauseMs ?? null;
+    return {
+      totalMs: Math.round((said?.totalMs ?? 0) + (here ?? 0)),
+      pauseMs: here === null || there === null ? null : Math.round(here + there),
+      memoryBytes: null,
+    };
+  }
+
+  private write(
+    k: Kept<Op>,
+    name: string,
+    level: 'info' | 'warning',
+    text: string,
+    act: (k: Kept<Op>) => Promise<void>,
+  ): void {
+    const { id } = k.value;
+    if (this.writing.has(id)) return;
+    this.writing.add(id);
+    void act(k)
+      .then(() => announce(this.env, level, name, `migration: ${text}`))
+      .catch((e: unknown) => this.env.log.warn(`writing op ${id}: ${errorRecord(e).message}`))
+      .finally(() => {
+        this.writing.delete(id);
+        this.wake();
+      });
+  }
+}
+
+/** Why a migration under way is to end, in words; null: it goes on. */
+function wantedBack({ id, spec, snapshot }: Subject, op: Op): FlotillaError | null {
+  const back = (text: string): FlotillaError =>
+    new FlotillaError('cancelled', `VM "${spec.value.name}" stays where it is: ${text}`, {
+      hint: 'Ask for it again when it is wanted.',
+    });
+  if (op.cancelAsked) return back('its migration was cancelled');
+  if (spec.value.power === 'stopped') return back('it was asked to stop');
+  for (const { value: o } of snapshot.ops.values())
+    if (o.subject.id === id && o.kind === 'vm.delete' && !opFinished(o)) return back('it is being deleted');
+  return null;
+}
