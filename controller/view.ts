@@ -2,7 +2,7 @@ import type { Clock, HeardNode, Log, Radio } from '../agent/env.js';
 import type { Ledger, Write } from '../agent/ledger/ledger.js';
 import type { Disk } from '../core/domain/disk.js';
 import { FlotillaError } from '../core/domain/error.js';
-import { presence, type NodePresence } from '../core/domain/node.js';
+import { presence, type NodePresence, type NodeState } from '../core/domain/node.js';
 import type { Op } from '../core/domain/op.js';
 import { poolHasNode } from '../core/domain/pool.js';
 import { poolUse, type PlacementNode } from '../core/decide/placement.js';
@@ -253,6 +253,11 @@ export class View {
   /** Its lease in the ledger stands. */
   isLive(node: string): boolean {
     return this.ledger.tables.live.has(node);
+  }
+
+  /** What a node said of itself last; null: nothing yet. */
+  stateOf(node: string): NodeState | null {
+    return this.heard.get(node)?.state ?? null;
   }
 
   presenceOf(node: string): NodePresence {

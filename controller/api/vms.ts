@@ -6,13 +6,15 @@ import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 import { opView } from './ops.js';
 import { nameKeyOf, page } from './page.js';
+import { VmMigrations } from './vm-migrate.js';
 import { VmWrites, type VmChanged } from './vm-write.js';
 
-type Names = 'vmList' | 'vmGet' | 'vmCreate' | 'vmPatch' | 'vmAction' | 'vmDelete' | 'diskList' | 'diskGet';
+type Names = 'vmMigrate' | 'vmMigrateCheck' | 'vmList' | 'vmGet' | 'vmCreate' | 'vmPatch' | 'vmAction' | 'vmDelete' | 'diskList' | 'diskGet';
 
 export function vmHandlers(deps: ApiDeps): Some<Names> {
   const { view } = deps;
   const writes = new VmWrites(deps);
+  const migrations = new VmMigrations(deps);
   const changed = ({ op, vmId }: VmChanged): Reply<'vmCreate'> => {
     const vm = view.vm(vmId);
     if (vm === null) throw notFound('vm', vmId);
@@ -42,6 +44,8 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     vmCreate: async (ask) => changed(await writes.create(ask)),
     vmPatch: async (ask) => changed(await writes.patch(ask)),
     vmAction: async (ask) => changed(await writes.act(ask)),
+    vmMigrateCheck: (ask) => migrations.check(ask),
+    vmMigrate: async (ask) => changed(await migrations.migrate(ask)),
     vmDelete: async (ask) => ({ body: { op: opView(view, await writes.remove(ask)) } }),
     async diskList({ query: q }) {
       const vm = q.vm === undefined ? null : await idOf(view, 'vm', q.vm);

@@ -5,6 +5,7 @@ import type { RestCall, VmRow, VmView } from '../../core/wire/rest.js';
 import { failoverFacts } from './ha.js';
 import { collect, diskOf, growOf, memoryMiB, nicOf, specOf, wholeNumber } from './input.js';
 import { waitSDefault, type Io, type WaitOptions } from './io.js';
+import { migrateCommand } from './migrate.js';
 import { readText } from './session.js';
 import type { Column } from './table.js';
 import { haBody, haFacts, haOptions, haWord, type HaOptions } from './vm-ha.js';
@@ -158,6 +159,8 @@ export function vmCommands(program: Command, io: Io): void {
       },
     );
   }
+
+  migrateCommand(vm, io);
 
   waiting(vm.command('delete'))
     .alias('rm')

@@ -43,8 +43,11 @@ import {
   policyViewSchema,
 } from './rest-ha.js';
 
+import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
+
 export * from './rest-objects.js';
 export * from './rest-ha.js';
+export * from './rest-migrate.js';
 
 export interface RestRoute {
   readonly method: 'get' | 'post' | 'put' | 'patch' | 'delete';
@@ -258,6 +261,27 @@ export const rest = {
     tag: 'vms',
     summary: 'Start, stop, force-stop, reboot, reset, pause or resume a VM',
     params: z.strictObject({ vm: refSchema, action: vmActionSchema }),
+    status: 202,
+    response: vmChangeSchema,
+    idempotent: true,
+  },
+  vmMigrateCheck: {
+    method: 'get',
+    path: '/vms/{vm}/migrate',
+    tag: 'vms',
+    summary: 'Whether a VM could migrate while it runs, where to, and all that speaks against it',
+    params: at('vm'),
+    query: strict({ node: nodeIdSchema.optional() }),
+    status: 200,
+    response: migrateCheckSchema,
+  },
+  vmMigrate: {
+    method: 'post',
+    path: '/vms/{vm}/migrate',
+    tag: 'vms',
+    summary: 'Move a running VM to another node without stopping it',
+    params: at('vm'),
+    body: vmMigrateSchema,
     status: 202,
     response: vmChangeSchema,
     idempotent: true,

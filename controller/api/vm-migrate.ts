@@ -1,0 +1,150 @@
+import {
+  checkMigration,
+  migrateText,
+  type MigrateCheck,
+  type MigrateCheckView,
+  type MigrateNode,
+} from '../../core/decide/migrate-check.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import { migratePolicyDefault, type MigrateArgs } from '../../core/domain/migration.js';
+import { opFinished } from '../../core/domain/op.js';
+import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
+import { ledger as kinds } from '../../core/wire/ledger-keys.js';
+import type { View } from '../view.js';
+import { Change, commit, fresh, idFromKey, requestMark } from './commit.js';
+import type { ApiDeps, Ask, Some } from './context.js';
+import { idOf, notFound } from './lookup.js';
+import { newOp, repeated } from './ops.js';
+import type { VmChanged } from './vm-write.js';
+
+/** Nodes with all that a check of a migration asks of them. */
+export function migrateNodes(view: View): MigrateNode[] {
+  return view.placementNodes().map((n) => {
+    const state = view.stateOf(n.id);
+    return {
+      ...n,
+      live: view.isLive(n.id),
+      accel: state?.accel ?? null,
+      qemu: state?.qemu ?? null,
+      keeper: state?.keeper ?? null,
+    };
+  });
+}
+
+/** Whether that VM could migrate now, and where to. */
+export function checkOf(view: View, spec: VmSpec, own: VmOwn, node: string | null): MigrateCheck {
+  const t = view.ledger.tables;
+  const asked: MigrateCheckView = {
+    spec,
+    own,
+    phase: view.vm(spec.id)?.phase ?? 'unknown',
+    disks: view.vmDisks(spec.id).map((k) => k.value),
+    pool: (id) => t.pool.get(id)?.value,
+    ops: view.vmOps(spec.id).filter((o) => !opFinished(o)),
+    isos: spec.cdroms.flatMap(({ image: id }) => {
+      const image = id === null ? undefined : t.image.get(id)?.value;
+      const pool = image && t.pool.get(image.pool)?.value;
+      if (image === undefined || pool === undefined) return [];
+      return [{ image, pool, sourceHere: image.node === null || view.presenceOf(image.node) === 'here' }];
+    }),
+    networks: spec.nics.flatMap((n) => t.network.get(n.network)?.value ?? []),
+    nodes: migrateNodes(view),
+    node,
+  };
+  return checkMigration(asked);
+}
+
+/** Live migration: whether it can be, and the wish for it. */
+export class VmMigrations {
+  private readonly deps: ApiDeps;
+
+  constructor(deps: ApiDeps) {
+    this.deps = deps;
+  }
+
+  check: Some<'vmMigrateCheck'>['vmMigrateCheck'] = async ({ params, query }) => {
+    const { view } = this.deps;
+    const id = await idOf(view, 'vm', params.vm);
+    const node = await this.node(query.node);
+    const { spec, own } = await this.read(id, params.vm);
+    const { to, blockers, nodes, reasons } = checkOf(view, spec.value, own.value, node);
+    return {
+      body: {
+        vm: id,
+        name: spec.value.name,
+        from: own.value.owner,
+        to,
+        blockers: [...blockers],
+        nodes: nodes.map((n) => ({ node: n.node, blockers: [...n.blockers] })),
+        reasons: [...reasons],
+      },
+    };
+  };
+
+  async migrate(ask: Ask<'vmMigrate'>): Promise<VmChanged> {
+    const { deps } = this;
+    const { view } = deps;
+    const id = await idOf(view, 'vm', ask.params.vm);
+    const node = await this.node(ask.body.node);
+    const mark = requestMark(ask);
+    const key = ask.idempotencyKey;
+    const opId = key === null ? deps.chance.uuid() : idFromKey(ask.who, `vmMigrate ${id}`, key);
+    const before = key === null ? null : await repeated(deps, opId, mark);
+    if (before !== null) return { op: before, vmId: id };
+    return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {
+      const { spec, own } = await this.read(id, ask.params.vm);
+      const check = checkOf(view, spec.value, own.value, node);
+      if (check.to === null) throw refused(spec.value.name, check);
+      const args: MigrateArgs = {
+        from: own.value.owner,
+        to: check.to,
+        policy: {
+          bandwidthMiBps: ask.body.bandwidthMiBps ?? migratePolicyDefault.bandwidthMiBps,
+          onSlow: ask.body.onSlow ?? migratePolicyDefault.onSlow,
+        },
+      };
+      const op = newOp(deps, {
+        id: opId,
+        kind: 'vm.migrate',
+        subject: { kind: 'vm', id, name: spec.value.name },
+        node: null,
+        who: ask.who,
+        args: { ...args, request: mark },
+      });
+      const change = new Change()
+        .at(kinds.vmSpec.key(id), spec)
+        .at(kinds.vmOwn.key(id), own)
+        .at(kinds.op.key(opId), null)
+        .put(kinds.op, opId, op);
+      const record = view.ledger.tables.node.get(check.to);
+      if (record !== undefined) change.promises(kinds.node.key(check.to), record);
+      return { change, answer: () => ({ op, vmId: id }) };
+    });
+  }
+
+  private async node(ref: string | undefined): Promise<string | null> {
+    return ref === undefined ? null : idOf(this.deps.view, 'node', ref);
+  }
+
+  private async read(id: string, ref: string) {
+    const [spec, own] = await Promise.all([
+      fresh(this.deps, kinds.vmSpec, id),
+      fresh(this.deps, kinds.vmOwn, id),
+    ]);
+    if (spec === null || own === null) throw notFound('vm', ref);
+    return { spec, own };
+  }
+}
+
+function refused(name: string, check: MigrateCheck): FlotillaError {
+  const all = [...check.blockers, ...check.nodes.flatMap((n) => n.blockers)];
+  const hints = [...new Set(all.map((b) => b.hint))].slice(0, 3);
+  return new FlotillaError(
+    check.blockers.length > 0 ? 'wrong-state' : 'no-node-fits',
+    `VM "${name}" cannot migrate: ${migrateText(check)}`,
+    {
+      hint: hints.join(' ') || 'Add a node to the cluster.',
+      details: { blockers: check.blockers, nodes: check.nodes },
+    },
+  );
+}

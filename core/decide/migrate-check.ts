@@ -1,0 +1,169 @@
+import type { Disk } from '../domain/disk.js';
+import type { Accel, NodeKeeper } from '../domain/node.js';
+import type { Op } from '../domain/op.js';
+import type { Pool } from '../domain/pool.js';
+import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
+import { place, refusals, type PlacementNode, type PlacementRequest } from './placement.js';
+
+/** Why a VM cannot migrate, or not to that node, in words, and what would help. */
+export interface MigrateBlocker {
+  readonly code: string;
+  readonly text: string;
+  readonly hint: string;
+}
+
+/** A node as the check sees it. */
+export interface MigrateNode extends PlacementNode {
+  /** Its lease in the ledger stands. */
+  readonly live: boolean;
+  /** Null: it has not said. */
+  readonly accel: Accel | null;
+  readonly qemu: string | null;
+  readonly keeper: NodeKeeper | null;
+}
+
+export interface MigrateCheckView {
+  readonly spec: VmSpec;
+  readonly own: VmOwn;
+  readonly phase: VmPhase;
+  readonly disks: readonly Disk[];
+  pool(id: string): Pool | undefined;
+  /** Its unfinished operations. */
+  readonly ops: readonly Op[];
+  readonly isos: PlacementRequest['isos'];
+  readonly networks: PlacementRequest['networks'];
+  readonly nodes: readonly MigrateNode[];
+  /** The only node wanted; null: any. */
+  readonly node: string | null;
+}
+
+export interface MigrateCheck {
+  /** Where it would go; null: nowhere. */
+  readonly to: string | null;
+  /** What keeps it where it is, whatever the target. */
+  readonly blockers: readonly MigrateBlocker[];
+  /** And what speaks against each node. */
+  readonly nodes: readonly { readonly node: string; readonly blockers: readonly MigrateBlocker[] }[];
+  /** Why that node. */
+  readonly reasons: readonly string[];
+}
+
+/** Whether a VM can migrate while it runs, and where to: all that speaks against it, not just the first thing. */
+export function checkMigration(v: MigrateCheckView): MigrateCheck {
+  const blockers = vmBlockers(v);
+  const others = v.nodes.filter((n) => n.id !== v.own.owner && (v.node === null || v.node === n.id));
+  const request: PlacementRequest = {
+    cpus: v.spec.cpus,
+    memoryMiB: v.spec.memoryMiB,
+    disks: v.disks.flatMap((d) => {
+      const pool = v.pool(d.pool);
+      return pool === undefined || d.state === 'deleting'
+        ? []
+        : [{ name: d.name, pool, sizeBytes: d.sizeBytes, image: null }];
+    }),
+    isos: v.isos,
+    networks: v.networks,
+    node: null,
+  };
+  const source = v.nodes.find((n) => n.id === v.own.owner);
+  const nodes = [...others]
+    .sort((a, b) => (a.id < b.id ? -1 : 1))
+    .map((n) => ({ node: n.id, blockers: nodeBlockers(v, request, n, source) }));
+  if (v.node === v.own.owner)
+    nodes.push({
+      node: v.node,
+      blockers: [{ code: 'owner', text: 'it runs there already', hint: 'Name another node, or none.' }],
+    });
+  const fit = others.filter((n) => nodes.find((x) => x.node === n.id)?.blockers.length === 0);
+  const placed = fit.length === 0 ? null : place(request, fit);
+  const ok = placed?.ok === true && blockers.length === 0;
+  return {
+    to: ok ? placed.node : null,
+    blockers,
+    nodes: nodes.filter((n) => n.blockers.length > 0),
+    reasons: placed?.ok === true ? placed.reasons : [],
+  };
+}
+
+function vmBlockers({ spec, own, phase, disks, ops, pool }: MigrateCheckView): MigrateBlocker[] {
+  const out: MigrateBlocker[] = [];
+  const no = (code: string, text: string, hint: string): void => void out.push({ code, text, hint });
+  const under = ops.find((o) => o.kind === 'vm.migrate');
+  if (own.state === 'migrating' || under !== undefined)
+    no('under-way', 'it migrates already', 'Wait until that has ended, or cancel it.');
+  else if (phase === 'unknown')
+    no('unknown', 'nobody knows what it does: its owner is silent', 'Bring its node back.');
+  else if (own.state === 'stopped' || (phase !== 'running' && phase !== 'paused'))
+    no('not-running', `it does not run: it is ${phase}`, 'Start it first.');
+  if (spec.power === 'stopped' && own.state !== 'stopped')
+    no('stopping', 'it was asked to stop', 'Wait until it is off.');
+  for (const o of ops)
+    if (o.kind !== 'vm.migrate' && o.kind !== 'vm.failover')
+      no('busy', `another operation on it is not finished: ${o.kind}`, 'Wait for its end: flotilla op list.');
+  for (const { disk: id } of spec.disks) {
+    const disk = disks.find((d) => d.id === id);
+    const in_ = disk && pool(disk.pool);
+    if (disk === undefined || in_ === undefined)
+      no('no-record', `its disk ${id} or that disk's pool has no record`, 'Its records must be mended first.');
+    else if (disk.state !== 'ready')
+      no('disk-not-ready', `its disk "${disk.name}" is ${disk.state}`, 'Wait until it is made.');
+    else if (in_.kind === 'local')
+      no(
+        'local-disk',
+        `its disk "${disk.name}" is on the local pool "${in_.name}", which no other node reaches`,
+        'Only VMs whose disks are on shared pools migrate while they run.',
+      );
+  }
+  return out;
+}
+
+function nodeBlockers(
+  v: MigrateCheckView,
+  request: PlacementRequest,
+  n: MigrateNode,
+  source: MigrateNode | undefined,
+): MigrateBlocker[] {
+  const out: MigrateBlocker[] = refusals(request, n).map((r) => ({ code: r.reason, text: r.text, hint: r.hint }));
+  const no = (code: string, text: string, hint: string): void => void out.push({ code, text, hint });
+  if (n.witness) return out;
+  if (!n.live) no('not-alive', 'has no lease in the ledger', 'Look at its keeper and its network.');
+  if (source !== undefined && n.accel !== null && source.accel !== null && n.accel !== source.accel)
+    no(
+      'other-cpu',
+      `runs VMs by ${n.accel === 'kvm' ? 'KVM' : 'emulation'}, ${source.id} does not`,
+      'Choose a node of the same kind, or stop the VM and start it there.',
+    );
+  if (isOlder(n.qemu, source?.qemu ?? null))
+    no(
+      'older-qemu',
+      `has QEMU ${n.qemu}, older than the ${source?.qemu} that it runs on`,
+      'Upgrade that node first.',
+    );
+  if (v.own.fence.armed && n.keeper?.armable !== true)
+    no(
+      'not-armable',
+      `could not protect it: ${n.keeper === null ? 'its keeper does not answer' : n.keeper.why}`,
+      'Mend its keeper or watchdog, or turn the VM’s HA off.',
+    );
+  return out;
+}
+
+/** By major and minor number; what is not known is not called older. */
+function isOlder(a: string | null, b: string | null): boolean {
+  const parts = (s: string | null): readonly number[] | null => {
+    const m = /^(\d+)\.(\d+)/.exec(s ?? '');
+    return m === null ? null : [Number(m[1]), Number(m[2])];
+  };
+  const [x, y] = [parts(a), parts(b)];
+  if (x === null || y === null) return false;
+  return (x[0] ?? 0) < (y[0] ?? 0) || (x[0] === y[0] && (x[1] ?? 0) < (y[1] ?? 0));
+}
+
+/** All of it in one text. */
+export function migrateText(c: MigrateCheck): string {
+  const all = [
+    ...c.blockers.map((b) => b.text),
+    ...c.nodes.map((n) => `${n.node}: ${n.blockers.map((b) => b.text).join('; ')}`),
+  ];
+  return all.length === 0 ? 'there is no other node' : all.join(' · ');
+}
