@@ -9,7 +9,7 @@ import type { VmSpec } from '../core/domain/vm.js';
 import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
 import type { FenceDevice } from './fence/fence-agent.js';
 import type { Compare, Ledger } from './ledger/ledger.js';
-import type { Hypervisor } from './libvirt/hypervisor.js';
+import type { Hypervisor, MigrateTarget } from './libvirt/hypervisor.js';
 
 /** Time and chance, so that the simulator can own both. */
 export interface Clock {
@@ -196,6 +196,12 @@ export interface Journal {
   record(e: JournalEntry): Promise<void>;
 }
 
+/** Other nodes' programs, as this node reaches them with its certificate. */
+export interface Peers {
+  /** The libvirt daemon at that address. */
+  libvirt(address: string): NonNullable<MigrateTarget['peer']>;
+}
+
 /** Where a VM's consoles are on this node. */
 export interface Sockets {
   paths(vmId: string): { readonly serial: string; readonly vnc: string; readonly serialLog: string };
@@ -244,6 +250,7 @@ export interface AgentEnv {
   /** The times on which safety rests. */
   readonly timing: TimingProfile;
   readonly radio: Radio;
+  readonly peers: Peers;
   readonly hypervisor: Hypervisor;
   readonly volumes: Volumes;
   readonly seeds: Seeds;

@@ -28,6 +28,7 @@ import { journalApp } from './journal/http.js';
 import { FileJournal, journalHealth } from './journal/journal.js';
 import { journalFile } from './journal/read.js';
 import { LibvirtHypervisor } from './libvirt/libvirt-hypervisor.js';
+import { tlsPeer } from './libvirt/peer.js';
 import { AgentLoop } from './loop.js';
 import { NodeMachine } from './machine/machine.js';
 import { Bridges } from './net/bridges.js';
@@ -134,6 +135,7 @@ export async function runAgent(
     journal: ownership,
     timing,
     radio,
+    peers: { libvirt: (address) => tlsPeer(address, tls) },
     hypervisor,
     volumes,
     seeds: new Seeds({ stateDir }),

@@ -48,6 +48,8 @@ const AUTH_NONE = 0;
 
 export interface ConnectionOptions {
   readonly socketPath: string;
+  /** in place of the unix socket: a connection that is open and, where it is encrypted, through with that */
+  readonly connectTo?: PeerConnector;
   /** what to open behind the socket */
   readonly uri?: string;
   readonly counters?: Counters;
@@ -71,6 +73,9 @@ export interface RpcCallOptions {
   /** at most one call per key is in flight; used with a domain's uuid so that one stuck QEMU costs one place */
   readonly key?: string;
 }
+
+/** Opens a connection to a daemon elsewhere. Rejects when that is not done within the time. */
+export type PeerConnector = (deadlineMs: number) => Promise<Socket>;
 
 interface Pending {
   readonly name: ProcedureName;
@@ -163,8 +168,9 @@ export class RpcConnection {
     }
   }
 
-  #connectSocket(deadlineMs: number): Promise<void> {
-    const socket = connectSocket(this.#options.socketPath);
+  async #connectSocket(deadlineMs: number): Promise<void> {
+    const { connectTo, socketPath } = this.#options;
+    const socket = connectTo === undefined ? connectSocket(socketPath) : await connectTo(deadlineMs);
     this.#socket = socket;
     return new Promise((resolve, reject) => {
       const lost = (what: string, code: LibvirtErrorCode, cause?: unknown): void => {
@@ -182,10 +188,12 @@ export class RpcConnection {
         () => lost('no connection to the libvirt daemon in time', 'deadline'),
         deadlineMs,
       );
-      socket.once('connect', () => {
+      const up = (): void => {
         clearTimeout(timer);
         resolve();
-      });
+      };
+      if (connectTo === undefined) socket.once('connect', up);
+      else up();
       socket.on('data', (chunk) => this.#received(chunk));
       socket.on('error', (cause) => {
         clearTimeout(timer);

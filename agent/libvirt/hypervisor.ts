@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 
 export { LibvirtError } from './error.js';
@@ -302,7 +303,18 @@ export interface MigrateTarget {
   readonly disksUri?: string;
   /** address the target listens on */
   readonly listenAddress?: string;
+  /**
+   * Opens a connection to that daemon. With it the phases of the migration are driven from here, and `onArrived` decides
+   * which of the two machines goes; without it the two daemons settle everything among themselves.
+   */
+  readonly peer?: (deadlineMs: number) => Promise<Socket>;
 }
+
+/**
+ * What becomes of the machine here once the whole copy is there, paused: `go`: it ends. `stay`: it goes on, and the copy
+ * is nobody's. `leave`: neither; it stands still until somebody else decides.
+ */
+export type Arrived = 'go' | 'stay' | 'leave';
 
 export interface MigrateOptions {
   /** `live`: runs on. `paused`: stands still on the way. `post-copy`: switches after the first pass. */
@@ -311,6 +323,11 @@ export interface MigrateOptions {
   readonly tls?: boolean;
   /** do not resume at the target: the caller resumes after it recorded the new owner */
   readonly leavePaused?: boolean;
+  /**
+   * Asked while both machines stand still, as soon as the copy is whole; only with `peer` and `leavePaused`. Rejects: as
+   * `leave`.
+   */
+  readonly onArrived?: () => Promise<Arrived>;
   readonly persistDest?: boolean;
   readonly undefineSource?: boolean;
   /** targets (`vda`) whose content is copied too; left out: no storage is copied */

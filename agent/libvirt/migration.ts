@@ -1,4 +1,4 @@
-import { TIMER_MS_MAX, type RpcConnection } from './client.js';
+import { RpcConnection, TIMER_MS_MAX, type PeerConnector } from './client.js';
 import type { DaemonLink } from './daemon-link.js';
 import { LibvirtError } from './error.js';
 import type { EventHub } from './event-hub.js';
@@ -20,6 +20,7 @@ const FLAG = {
   postCopy: 1 << 15,
   tls: 1 << 16,
   parallel: 1 << 17,
+  changeProtection: 1 << 8,
   synchronousWrites: 1 << 18,
 } as const;
 
@@ -28,6 +29,16 @@ const DEADLINE_MS = 3_600_000;
 
 /** After its deadline a migration is aborted; libvirt needs a few seconds to clean up on both sides. */
 const ABORT_GRACE_MS = 15_000;
+
+/** Each phase but the sending itself: QEMU starts, or is told something. */
+const PHASE_MS = 60_000;
+
+/** The end of a QEMU of many GB takes a while; a guest that is to go on goes on at once. */
+const CONFIRM_MS = 120_000;
+
+/** The other daemon is asked so often whether it lives, and given up after so long a silence. */
+const PEER_LOOK_MS = 2_000;
+const PEER_SILENT_MS = 6_000;
 
 /** Asking for progress must not outlive its use. */
 const ASK_MS = 10_000;
@@ -96,16 +107,9 @@ export class Migration implements JobWork<MigrateResult> {
         await connection.call('domainMigrateSetMaxDowntime', args, { deadlineMs: ASK_MS });
       }
       if (cancelled.aborted) throw this.#aborted('before it began', 'not-sent');
-      const args = {
-        domain,
-        uri: this.#to.uri,
-        params: migrateParams(this.#to, this.#options),
-        cookie: new Uint8Array(),
-        flags: migrateFlags(this.#options),
-      };
-      const moving = connection.call('domainMigratePerform3Params', args, {
-        deadlineMs: deadlineMs + ABORT_GRACE_MS,
-      });
+      const { peer } = this.#to;
+      const moving =
+        peer === undefined ? this.#amongDaemons(connection) : this.#driven(connection, peer, deadlineMs);
       if (mode === 'post-copy') void this.#switchToPostCopy(connection);
       await moving;
       await Promise.race([completed, later(RESULT_WAIT_MS)]);
@@ -128,7 +132,93 @@ export class Migration implements JobWork<MigrateResult> {
     }
   }
 
-  #aborted(message: string, outcome: 'refused' | 'not-sent', cause?: unknown): LibvirtError {
+  async #amongDaemons(connection: RpcConnection): Promise<void> {
+    const { deadlineMs = DEADLINE_MS } = this.#options;
+    const args = {
+      domain: this.#domain,
+      uri: this.#to.uri,
+      params: migrateParams(this.#to, this.#options),
+      cookie: new Uint8Array(),
+      flags: migrateFlags(this.#options) | FLAG.peerToPeer,
+    };
+    await connection.call('domainMigratePerform3Params', args, { deadlineMs: deadlineMs + ABORT_GRACE_MS });
+  }
+
+  /**
+   * The phases of libvirt's protocol 3, driven from here. The machine here stands still from the end of `perform` until
+   * `confirm` ends it or lets it go on; should this process die in between it stands still, and nobody resumes it but
+   * by a decision. The copy is ended by its daemon when this connection breaks before `finish`.
+   */
+  async #driven(connection: RpcConnection, connectTo: PeerConnector, deadlineMs: number): Promise<void> {
+    const domain = this.#domain;
+    const flags = migrateFlags(this.#options) | FLAG.changeProtection;
+    const there = migrateFlags(this.#options) & ~(FLAG.abortOnError | FLAG.autoConverge);
+    const phase = { deadlineMs: PHASE_MS };
+    const peer = new RpcConnection({ socketPath: this.#to.uri, connectTo });
+    await peer.connect();
+    const watching = new AbortController();
+    try {
+      const asked = migrateParams(this.#to, this.#options);
+      const begun = await connection.call('domainMigrateBegin3Params', { domain, params: asked, flags }, phase);
+      const withXml = replaced(asked, 'destination_xml', begun.xml);
+      const toPeer = { params: withXml, cookie: copied(begun.cookie), flags: there };
+      const ready = await peer.call('domainMigratePrepare3Params', toPeer, phase);
+      const params = ready.uri === null ? withXml : replaced(withXml, 'migrate_uri', ready.uri);
+      const named = replaced(params, 'destination_name', this.#options.destName ?? domain.name);
+      const finish = (cookie: Uint8Array, cancelled: number) =>
+        peer.call('domainMigrateFinish3Params', { params: named, cookie, flags: there, cancelled }, phase);
+      void this.#watchPeer(peer, watching.signal);
+      let sent: { cookie: Uint8Array };
+      try {
+        const args = { domain, uri: null, params, cookie: copied(ready.cookie), flags };
+        sent = await connection.call('domainMigratePerform3Params', args, {
+          deadlineMs: deadlineMs + ABORT_GRACE_MS,
+        });
+      } catch (error) {
+        // The machine here goes on by itself; what came of the copy is ended.
+        await finish(new Uint8Array(), 1).catch(() => undefined);
+        throw error;
+      } finally {
+        watching.abort();
+      }
+      const confirm = (cookie: Uint8Array, cancelled: number) =>
+        connection.call(
+          'domainMigrateConfirm3Params',
+          { domain, params: named, cookie: copied(cookie), flags, cancelled },
+          { deadlineMs: CONFIRM_MS },
+        );
+      let whole: { cookie: Uint8Array };
+      try {
+        whole = await finish(copied(sent.cookie), 0);
+      } catch (error) {
+        await confirm(new Uint8Array(), 1);
+        throw error;
+      }
+      const decided = (await this.#options.onArrived?.()) ?? 'go';
+      if (decided === 'leave') throw this.#aborted('somebody else decides about it', 'unknown');
+      await confirm(whole.cookie, decided === 'go' ? 0 : 1);
+      if (decided === 'stay') throw this.#aborted('it stays', 'refused');
+    } finally {
+      watching.abort();
+      void peer.end();
+    }
+  }
+
+  /** A daemon that fell silent has lost its power, or the network has: nothing is to wait for TCP to find out. */
+  async #watchPeer(peer: RpcConnection, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      try {
+        await peer.call('connectGetHostname', undefined, { deadlineMs: PEER_SILENT_MS });
+      } catch {
+        if (signal.aborted) return;
+        // Again and again: the daemon here may be busy with the very migration.
+        await this.abort().catch(() => undefined);
+      }
+      await Promise.race([later(PEER_LOOK_MS), new Promise((go) => signal.addEventListener('abort', go, { once: true }))]);
+    }
+  }
+
+  #aborted(message: string, outcome: 'refused' | 'not-sent' | 'unknown', cause?: unknown): LibvirtError {
     return new LibvirtError(`the migration was cancelled: ${message}`, {
       code: 'aborted',
       outcome,
@@ -179,10 +269,15 @@ function resultOf(last: JobProgress | null): MigrateResult {
   };
 }
 
-/** The flags of a migration; always from daemon to daemon, so that it does not depend on this process. */
+const copied = (bytes: Uint8Array): Uint8Array => Uint8Array.from(bytes);
+
+function replaced(params: readonly TypedParam[], field: string, value: string): TypedParam[] {
+  return [...params.filter((p) => p.field !== field), { field, type: 'string', value }];
+}
+
+/** The flags of a migration, but for who drives it. */
 export function migrateFlags(o: MigrateOptions): number {
   const set: readonly (readonly [boolean | undefined, number])[] = [
-    [true, FLAG.peerToPeer],
     [o.mode !== 'paused', FLAG.live],
     [o.mode === 'post-copy', FLAG.postCopy],
     [o.tls, FLAG.tls],

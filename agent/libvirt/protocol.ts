@@ -300,6 +300,26 @@ export const PROCEDURES = {
   domainOpenConsole: streamRow(201, struct({ domain, device: text, flags: u32 }), nothing),
   domainScreenshot: streamRow(211, struct({ domain, screen: u32, flags: u32 }), struct({ mime: text })),
 
+  domainMigrateBegin3Params: row(
+    302,
+    struct({ domain, params: array(typedParam, 64), flags: u32 }),
+    struct({ cookie: opaque, xml: string }),
+  ),
+  domainMigratePrepare3Params: row(
+    303,
+    struct({ params: array(typedParam, 64), cookie: opaque, flags: u32 }),
+    struct({ cookie: opaque, uri: text }),
+  ),
+  domainMigrateFinish3Params: row(
+    306,
+    struct({ params: array(typedParam, 64), cookie: opaque, flags: u32, cancelled: i32 }),
+    struct({ domain, cookie: opaque }),
+  ),
+  domainMigrateConfirm3Params: row(
+    307,
+    struct({ domain, params: array(typedParam, 64), cookie: opaque, flags: u32, cancelled: i32 }),
+    nothing,
+  ),
   domainMigratePerform3Params: row(
     305,
     struct({ domain, uri: text, params: array(typedParam, 64), cookie: opaque, flags: u32 }),

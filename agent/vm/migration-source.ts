@@ -1,4 +1,4 @@
-import { endedByMigration, tooSlow } from '../../core/decide/migrate.js';
+import { tooSlow } from '../../core/decide/migrate.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { MigrateArgs, MigrateReady } from '../../core/domain/migration.js';
 import type { Op } from '../../core/domain/op.js';
@@ -7,10 +7,10 @@ import type { VmOwn } from '../../core/domain/vm.js';
 import { ledger as kinds, readRecord, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare } from '../ledger/ledger.js';
-import { LibvirtError, type Job, type JobProgress, type MigrateResult } from '../libvirt/hypervisor.js';
+import { LibvirtError, type Arrived, type Job, type JobProgress, type MigrateResult } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept } from '../snapshot.js';
-import { incomingXml, markUri, markXml, parseDomain } from './domain-xml.js';
+import { incomingXml, markUri, markXml } from './domain-xml.js';
 import type { Ownership, Subject } from './ownership.js';
 import type { Turns } from './turns.js';
 
@@ -36,8 +36,9 @@ interface Travel {
 }
 
 /**
- * The node a VM migrates from. It alone swaps own, and hands over only after its libvirt has reported success. An agent
- * that finds a migration begun looks how it stands: nothing is remembered but in ledger and libvirt.
+ * The node a VM migrates from. It alone swaps own, and hands over only when libvirt has reported that the whole copy is
+ * there, paused, while the machine here stands still; then one of the two is let go. An agent that finds a migration begun
+ * by another one breaks it off.
  *
  * @see docs/models.md, migration
  */
@@ -76,16 +77,13 @@ export class MigrationSource {
         writes: [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) }],
       });
       t.own = { value, modRevision };
-      let failure: unknown = null;
       try {
         // The run that is copied is known by this generation, here and there.
         await this.mark(s, gen);
         await this.go(t);
       } catch (e) {
-        failure = e;
+        await this.settle(t, e);
       }
-      if (failure === null) await this.handOver(t);
-      else await this.settle(t, failure);
     });
   }
 
@@ -123,7 +121,7 @@ export class MigrationSource {
       });
   }
 
-  /** Sends the machine. Resolves when libvirt has reported that the whole copy is there, paused, and this one gone. */
+  /** Sends the machine. Resolves when it was handed over and this one has ended. */
   private async go(t: Travel): Promise<void> {
     const { env } = this;
     const { id, snapshot } = t.s;
@@ -135,7 +133,7 @@ export class MigrationSource {
     if (t.back !== null) throw t.back;
     const job = env.hypervisor.migrate(
       id,
-      { uri: `qemu+tls://${address}/system`, migrateUri: `tcp://${address}` },
+      { uri: `libvirt of ${to}`, migrateUri: `tcp://${address}`, peer: env.peers.libvirt(address) },
       {
         mode: 'live',
         tls: true,
@@ -145,18 +143,16 @@ export class MigrationSource {
         abortOnIoError: true,
         destXml: incomingXml(xml),
         deadlineMs,
+        onArrived: () => this.decide(t),
         ...(policy.bandwidthMiBps === null ? {} : { bandwidthMiBps: policy.bandwidthMiBps }),
       },
     );
-    const cancel = (): void => void job.cancel().catch(() => undefined);
-    t.end = cancel;
+    t.end = (): void => void job.cancel().catch(() => undefined);
     const watching = new AbortController();
     void this.listen(t, watching.signal);
     try {
-      const watched = this.watch(t, job);
-      const result = await job.done;
-      await watched;
-      this.noteStop(t, result);
+      void this.watch(t, job);
+      await job.done;
     } finally {
       t.end = null;
       watching.abort();
@@ -168,10 +164,6 @@ export class MigrationSource {
     for await (const e of this.env.hypervisor.events(signal))
       if (e.type === 'lifecycle' && e.uuid === t.s.id && e.event === 'suspended')
         t.stoodMs ??= this.env.clock.nowMs();
-  }
-
-  private noteStop(t: Travel, r: MigrateResult): void {
-    if (t.stoodMs === null && r.downtimeMs !== undefined) t.stoodMs = this.env.clock.nowMs() - r.downtimeMs;
   }
 
   /** Tells how far it is, and does what was said for one that does not come to an end. */
@@ -198,64 +190,102 @@ export class MigrationSource {
   }
 
   /**
-   * Nobody has told this agent that it succeeded: it waits until libvirt is done with it, and looks what came of it.
+   * It failed, or an agent before this one had begun it: when libvirt is done with it, the VM stays here. A machine that
+   * was handed over and is still here is no longer this node's: the swap finds that out, and nothing is resumed.
    *
    * @param failure - what the job said; null: it was begun by an agent before this one
    */
   private async settle(t: Travel, failure: unknown): Promise<void> {
     const { env } = this;
     const { id } = t.s;
+    // Without the agent that began it nobody would decide when the copy is whole.
     t.end = () => void env.hypervisor.abortJob(id).catch(() => undefined);
-    if (t.back !== null) t.end();
     for (;;) {
       const p = await ifThere(env.hypervisor.jobProgress(id));
       if (p === null) break;
-      this.ops.progress(t.op, p.fraction, progressText(t.args, p));
+      t.end();
       await env.clock.sleep(lookMs);
     }
     t.end = null;
+    await this.stay(t);
     const state = await ifThere(env.hypervisor.state(id));
-    const xml = state === null ? null : await ifThere(env.hypervisor.xml(id));
-    const mark = xml === null ? null : parseDomain(xml).mark;
-    const active = state !== null && state.state !== 'shut-off';
-    const seen =
-      state === null ? null : { active, ...state, mark, agentConnected: false, diskIds: [] as readonly string[] };
-    if (endedByMigration(t.own.value, seen)) return this.handOver(t);
-    return this.stay(t, active, t.back ?? failure);
-  }
-
-  /** The VM stays here. What has arrived of the copy is unwanted from this swap on, and its node destroys it. */
-  private async stay(t: Travel, active: boolean, why: unknown): Promise<void> {
-    const gen = t.own.value.gen + 1;
-    const value: VmOwn = { ...t.own.value, gen, state: 'running', op: null, migration: null };
-    const modRevision = await this.own.swap({ ...t.s, own: t.own }, value);
-    t.own = { value, modRevision };
-    if (active) await this.mark(t.s, gen);
+    if (state !== null && state.state !== 'shut-off') await this.mark(t.s, t.own.value.gen);
+    const why = t.back ?? failure;
     const error =
       why instanceof FlotillaError
         ? why
         : new FlotillaError('hypervisor-error', `VM "${t.s.spec.value.name}" did not migrate and stays where it is`, {
             hint: 'The cause is libvirt’s own text. Mend it and ask again.',
-            cause: why ?? new Error('it was broken off, and the agent that began it is gone'),
+            cause: why ?? new Error('it was broken off, as the agent that had begun it ended'),
           });
     const op = await this.reread(t.op.id);
     if (op !== null) await this.ops.fail(op, error);
   }
 
-  private async handOver(t: Travel): Promise<void> {
+  /** Swaps own back. What has arrived of the copy is unwanted from then on, and its node destroys it. */
+  private async stay(t: Travel): Promise<void> {
+    if (t.own.value.state !== 'migrating') return;
+    const value: VmOwn = {
+      ...t.own.value,
+      gen: t.own.value.gen + 1,
+      state: 'running',
+      op: null,
+      migration: null,
+    };
+    t.own = { value, modRevision: await this.own.swap({ ...t.s, own: t.own }, value) };
+  }
+
+  /**
+   * The whole copy is there, and both stand still: who goes on is decided here, by own alone. An answer that did not come
+   * is no answer: asked until it is known.
+   */
+  private async decide(t: Travel): Promise<Arrived> {
+    t.end = null;
+    for (;;) {
+      try {
+        return await this.handOver(t);
+      } catch (e) {
+        if (!(e instanceof FlotillaError)) throw e;
+        this.env.log.warn(`VM "${t.s.spec.value.name}" stands still at the end of its migration: ${e.message}`);
+      }
+      await this.env.clock.sleep(lookMs);
+      const settled = await this.alreadyDecided(t).catch(() => null);
+      if (settled !== null) return settled;
+    }
+  }
+
+  private async handOver(t: Travel): Promise<Arrived> {
     const { to, ready } = t.args;
     const subject = { ...t.s, own: t.own };
     // Armed only as this lease's keeper has said.
     if (ready?.live !== undefined) {
       const live = BigInt(ready.live);
       const swapped = await this.own.swap(subject, this.handed(t, ready.waitMs), alive(to, live)).catch(ifStale);
-      if (swapped !== null) return;
+      if (swapped !== null) return 'go';
     }
     const live = await this.env.ledger.get(kinds.live.key(to));
-    // A target that is gone, and its copy with it or soon: the VM is started afresh, here and at once.
-    if (live === null) return this.stay(t, false, unreachable(t));
+    if (live === null) {
+      // Its node is gone, and the copy with it or soon: the guest goes on here as if nothing had been.
+      t.back = lost(t);
+      await this.stay(t);
+      return 'stay';
+    }
     // It lost its lease and has another one: nobody may count on its keeper until that has armed the VM anew.
     await this.own.swap(subject, this.handed(t, null), alive(to, live.createRevision));
+    return 'go';
+  }
+
+  /** What own says of this migration, where a swap of this agent may have been done without its answer; null: nothing yet. */
+  private async alreadyDecided(t: Travel): Promise<Arrived | null> {
+    const e = await this.env.ledger.get(kinds.vmOwn.key(t.s.id));
+    if (e === null) return 'leave';
+    if (e.modRevision === t.own.modRevision) return null;
+    const own = readRecord(kinds.vmOwn, e.key, e.value);
+    const next = own.gen === t.own.value.gen + 1;
+    if (next && own.migration?.op === t.op.id && own.migration.handedOver) return 'go';
+    if (!next || own.owner !== this.env.node || own.state !== 'running') return 'leave';
+    t.own = { value: own, modRevision: e.modRevision };
+    return 'stay';
   }
 
   private handed(t: Travel, waitMs: number | null): VmOwn {
@@ -310,9 +340,9 @@ function ifStale(e: unknown): null {
   throw e;
 }
 
-const unreachable = (t: Travel): FlotillaError =>
+const lost = (t: Travel): FlotillaError =>
   new FlotillaError('node-unreachable', `VM "${t.s.spec.value.name}": ${t.args.to} was lost at the end of its migration`, {
-    hint: 'It is started anew where it was.',
+    hint: 'It goes on where it was. Ask again when that node is back.',
   });
 
 /** Null: there is no such domain, or it does not run: nothing is under way with it. */

@@ -25,14 +25,6 @@ export function copyOf(own: VmOwn, mark: DomainMark, me: string): 'awaited' | 'm
 /** The record was last written by the hand-over of its migration. */
 const arrived = ({ gen, migration: m }: VmOwn): boolean => m?.handedOver === true && gen === m.gen + 1;
 
-/** The domain ended by being migrated, in the very run whose migration the record has. */
-export const endedByMigration = (own: VmOwn, domain: DomainView | null): boolean =>
-  domain !== null &&
-  !domain.active &&
-  domain.reason === 'migrated' &&
-  own.state === 'migrating' &&
-  domain.mark?.gen === own.migration?.gen;
-
 /** One unfinished migration as a node sees it. */
 export interface MigrationView {
   readonly me: string;

@@ -238,7 +238,8 @@ function decideActive(v: VmView, spec: VmSpec, domain: DomainView, nowMs: number
 
   if (paused) {
     if (spec.power === 'paused') return t.housekeeping('paused', true);
-    if (domain.reason === 'user' || domain.reason === 'starting-up')
+    // `migration`: it stood still at the end of one that came to nothing, and is this node's alone again.
+    if (['user', 'starting-up', 'migration'].includes(domain.reason))
       return t.attempt('paused', { do: 'resume' });
     if (v.ops.some((o) => o.kind === 'vm.resume')) return t.attempt('paused', { do: 'resume' });
     const why =

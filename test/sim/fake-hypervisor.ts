@@ -1,4 +1,5 @@
 import { parseDomain } from '../../agent/vm/domain-xml.js';
+import { fakeMigration } from './fake-migration.js';
 import type { Clock } from '../../agent/env.js';
 import {
   LibvirtError,
@@ -15,10 +16,14 @@ export interface FakeDomain {
   state: DomainState;
   id: number | null;
   agent: boolean;
+  /** The copy that was made of it last. */
+  copy?: FakeDomain;
+  /** A copy whose original went on after it was taken: its memory is older than the disk. */
+  older?: boolean;
 }
 
 const off = (
-  reason: 'unknown' | 'shutdown' | 'destroyed' | 'crashed' | 'failed' | 'daemon',
+  reason: 'unknown' | 'shutdown' | 'destroyed' | 'crashed' | 'failed' | 'daemon' | 'migrated',
 ): DomainState => ({
   state: 'shut-off',
   reason,
@@ -49,6 +54,15 @@ export class FakeHost {
   actMs = 7;
   /** QEMU comes to life after so long, ms; null: as any act. */
   startMs: (() => number) | null = null;
+  /** Migrations under way from here, and how each is broken off. */
+  readonly jobs = new Map<string, () => void>();
+  /** Sending a machine takes so long, ms. */
+  migrateMs = 3_000;
+  /** The share of migrations whose last answer from the other end is lost. */
+  finishLost = 0;
+  rng: () => number = () => 0.5;
+  /** A frozen machine sends nothing. */
+  standsStill: (uuid: string) => boolean = () => false;
   readonly wait = (ms: number): Promise<void> => this.#clock.sleep(ms);
   readonly #clock: Clock;
   #nextId = 1;
@@ -98,7 +112,7 @@ export class FakeHost {
   }
 
   /** The machine goes off for that reason, by itself. */
-  die(uuid: string, reason: 'shutdown' | 'destroyed' | 'crashed'): void {
+  die(uuid: string, reason: 'shutdown' | 'destroyed' | 'crashed' | 'migrated' | 'failed'): void {
     const d = this.active(uuid);
     d.active = false;
     d.id = null;
@@ -107,8 +121,41 @@ export class FakeHost {
     this.#ring(uuid, 'stopped');
   }
 
+  /** A copy begins to arrive. */
+  arriving(uuid: string, xml: string): FakeDomain {
+    if (this.domains.get(uuid)?.active === true)
+      throw new LibvirtError('domain is already active', { code: 'refused', outcome: 'refused' });
+    const state: DomainState = { state: 'paused', reason: 'migration' };
+    const d: FakeDomain = { xml, active: true, state, id: this.#nextId++, agent: false };
+    this.domains.set(uuid, d);
+    this.#ring(uuid, 'started');
+    return d;
+  }
+
+  whole(uuid: string): void {
+    this.active(uuid).state = { state: 'paused', reason: 'user' };
+    this.#ring(uuid, 'suspended');
+  }
+
+  /** All of it is sent. */
+  standStill(uuid: string): void {
+    this.active(uuid).state = { state: 'paused', reason: 'migration' };
+    this.#ring(uuid, 'suspended');
+  }
+
+  /** The original goes on after all. */
+  goOn(uuid: string): void {
+    this.setPaused(uuid, false);
+  }
+
+  migratedAway(uuid: string): void {
+    this.active(uuid);
+    this.die(uuid, 'migrated');
+  }
+
   /** Power loss and boot of the node: nothing runs, nobody knows why. */
   reboot(): void {
+    this.jobs.clear();
     for (const d of this.domains.values()) {
       d.active = false;
       d.id = null;
@@ -127,7 +174,9 @@ export class FakeHost {
   }
 
   setPaused(uuid: string, paused: boolean): void {
-    this.active(uuid).state = paused
+    const d = this.active(uuid);
+    if (!paused && d.copy !== undefined) d.copy.older = true;
+    d.state = paused
       ? { state: 'paused', reason: 'user' }
       : { state: 'running', reason: 'unpaused' };
     this.#ring(uuid, paused ? 'suspended' : 'resumed');
@@ -138,8 +187,12 @@ export class FakeHost {
   }
 }
 
-/** One agent's connection to a {@link FakeHost}. */
-export function fakeHypervisor(host: FakeHost): Hypervisor {
+/**
+ * One agent's connection to a {@link FakeHost}.
+ *
+ * @param alive - the agent lives: what it drives ends with it
+ */
+export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true): Hypervisor {
   const call = <T>(act: () => T): T => {
     if (!host.up) throw new LibvirtError('no daemon', { code: 'disconnected', outcome: 'not-sent' });
     return act();
@@ -217,6 +270,13 @@ export function fakeHypervisor(host: FakeHost): Hypervisor {
         host.active(d);
         host.reboots++;
       }),
+    migrate: (d, to, o) => fakeMigration(host, d, to, o, alive),
+    jobProgress: (d) =>
+      look(() => {
+        host.active(d);
+        return host.jobs.has(d) ? { phase: 'copying' as const, fraction: 0.5 } : null;
+      }),
+    abortJob: (d) => answer(() => host.jobs.get(d)?.()),
     setMetadata: (d, _kind, value) =>
       answer(() => {
         const dom = host.get(d);

@@ -444,6 +444,11 @@ export class SimNode {
       ...(this.fencer === null ? {} : { fencer: die(this.fencer, ['off'], []) }),
       timing: timingProfiles.production,
       radio,
+      peers: {
+        libvirt: () => {
+          throw new Error('this simulation has one node');
+        },
+      },
       hypervisor: die(
         fakeHypervisor(this.host),
         [

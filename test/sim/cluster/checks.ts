@@ -25,7 +25,8 @@ export const transitions = [
   'fail-over-any',
   'move-stopped',
 ] as const;
-export type Transition = (typeof transitions)[number];
+/** Those of live migrations: in test/sim/migration.test.ts. */
+export type Transition = (typeof transitions)[number] | 'migrate' | 'break-off' | 'hand-over';
 
 /** A node that keeps up and reaches the ledger for this long must not freeze, and one that can freeze not be reset, ms. */
 const healthyMs = 5_000;
@@ -49,6 +50,10 @@ interface Expectation {
   readonly boots: number;
   readonly off: boolean;
 }
+
+/** The record was last written by the hand-over of a migration. */
+const handedOver = ({ owner, gen, migration: m }: VmOwn): boolean =>
+  m?.handedOver === true && m.to === owner && m.gen + 1 === gen;
 
 /** Looks after every step whether the promises hold. */
 export class Checks {
@@ -123,6 +128,11 @@ export class Checks {
         if (own !== null && own.owner !== node)
           this.report('P1', `VM ${vm} runs on ${node}, but ${own.owner} owns it (generation ${own.gen})`);
       for (const node of on) {
+        if (w.node(node).host.libvirt.domains.get(vm)?.older === true)
+          this.report(
+            'P3',
+            `the copy of VM ${vm} on ${node} runs, but its original had gone on after it was taken`,
+          );
         const instance = this.#instances.get(`${node} ${vm}`) ?? 0;
         if (instance < (this.#newest.get(vm) ?? 0))
           this.report('P3', `an older machine of VM ${vm} goes on writing on ${node} after a newer one ran`);
@@ -361,7 +371,8 @@ export class Checks {
       this.#owned.set(vm, next);
       if (before === undefined || c.by === 'poke') continue;
       this.#transition(vm, before, next);
-      if (before.owner !== next.owner && next.state === 'running') this.#hasOp(vm, c.revision);
+      if (before.owner !== next.owner && next.state === 'running' && !handedOver(next))
+        this.#hasOp(vm, c.revision);
       this.dirty = true;
     }
   }
@@ -370,7 +381,13 @@ export class Checks {
     if (b.gen !== a.gen + 1)
       this.report('P1', `generation of VM ${vm} went from ${a.gen} to ${b.gen}: not one step`);
     let what: Transition | null = null;
-    if (a.owner !== b.owner) {
+    if (a.state === 'migrating' && handedOver(b)) {
+      what = 'hand-over';
+      if (this.#world.nodes.get(a.owner)?.host.executes(vm) === true)
+        this.report('P1', `VM ${vm} was handed over to ${b.owner} while it ran on ${a.owner}`);
+    } else if (b.state === 'migrating') what = 'migrate';
+    else if (a.state === 'migrating' && a.owner === b.owner) what = 'break-off';
+    else if (a.owner !== b.owner) {
       if (b.state === 'running') {
         what = a.standby === b.owner ? 'fail-over' : 'fail-over-any';
         this.#mayTake(vm, a, b);

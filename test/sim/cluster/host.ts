@@ -98,6 +98,7 @@ export class SimHost {
       sleep: (ms) => this.#wait(ms),
     };
     this.libvirt = new FakeHost(clock);
+    this.libvirt.standsStill = (vm) => this.stalled || this.standsStill(vm);
     this.libvirt.beforeStart = (vm, _gen, paused) => this.#beforeStart(vm, paused);
     this.libvirt.listen((e) => {
       if (e.type !== 'lifecycle') return;

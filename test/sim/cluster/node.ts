@@ -14,6 +14,7 @@ import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import type { Ledger } from '../../../agent/ledger/ledger.js';
 import type { FenceDevice } from '../../../agent/fence/fence-agent.js';
 import { fakeHypervisor } from '../fake-hypervisor.js';
+import type { FakePeer } from '../fake-migration.js';
 import type { MemoryRadio, RadioHub } from '../memory-radio.js';
 import { SimHost, type SharedPool } from './host.js';
 import { SimLedger, type SimVoters } from './ledger.js';
@@ -38,6 +39,8 @@ export interface NodeParts {
   readonly keeperTiming: TimingProfile;
   /** Told when power goes off or comes on. */
   power(node: string, on: boolean): void;
+  /** The libvirt daemon of another node, as this one reaches it. */
+  peer(node: string, address: string): FakePeer;
   /** A line for the log. */
   say(node: string, text: string): void;
   /** Powers the node off from outside, as its BMC does. @returns whether it confirmed */
@@ -285,6 +288,7 @@ export class ClusterNode {
       keeper: process.guard(this.#link()),
       journal: process.guard(host.journal),
       radio: process.guard(radio),
+      peers: { libvirt: (address) => this.#p.peer(this.id, address) },
       hypervisor: this.#hypervisor(process),
       volumes: process.guard(this.#volumes()),
       seeds: process.guard({ make: async () => '/seed.iso', remove: async () => undefined }),
@@ -396,7 +400,7 @@ export class ClusterNode {
   }
 
   #hypervisor(process: Process): AgentEnv['hypervisor'] {
-    const real = fakeHypervisor(this.host.libvirt);
+    const real = fakeHypervisor(this.host.libvirt, () => process.alive);
     const guarded = process.guard(real);
     return new Proxy(real, {
       get: (target, key) => {

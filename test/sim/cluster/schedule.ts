@@ -28,7 +28,7 @@ const lastFailures = [
 
 /** What a schedule is to bring together. */
 export interface Aim {
-  readonly transition: Transition;
+  readonly transition: (typeof transitions)[number];
   readonly fault: FaultKind;
 }
 
@@ -183,14 +183,14 @@ class Schedule {
     await w.pass(this.#rng.between(4_000, 12_000));
   }
 
-  #subject(transition: Transition): string {
+  #subject(transition: Aim['transition']): string {
     const name = { start: 'idle', 'move-stopped': 'idle', arm: 'plain', 'set-standby': 'plain' }[
       transition as string
     ];
     return this.#w.vms.get(name ?? this.#rng.pick(['web', 'db'])) ?? '';
   }
 
-  #cause(transition: Transition, vm: string): () => void {
+  #cause(transition: Aim['transition'], vm: string): () => void {
     const w = this.#w;
     const ha = (enabled: boolean) => () => w.edit(vm, { ha: { ...w.spec(vm).ha, enabled } });
     const own = w.own(vm);

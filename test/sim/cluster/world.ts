@@ -6,6 +6,7 @@ import type { Op, OpKind } from '../../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
 import { ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
+import { fakePeer } from '../fake-migration.js';
 import { RadioHub } from '../memory-radio.js';
 import { Checks } from './checks.js';
 import { SharedPool, type HostRules } from './host.js';
@@ -121,6 +122,14 @@ export class World {
           if (on) this.hub.startBroker(n);
           else this.hub.stopBroker(n);
           this.net.power(n, on);
+        },
+        peer: (from, address) => {
+          const to = `n${address.split('.')[3] ?? ''}`;
+          const on = (n: string): boolean => this.node(n).host.powered;
+          return fakePeer(
+            this.node(to).host.libvirt,
+            () => on(from) && on(to) && this.net.reaches(from, to) && this.net.reaches(to, from),
+          );
         },
         say: (n, text) => this.say(`${n} ${text}`),
         bmc: o.bmc === true,
@@ -347,7 +356,23 @@ export class World {
     this.#ask(`vm.${kind}`, vm);
   }
 
-  #ask(kind: OpKind, subject: string): void {
+  /** A wish to migrate it there; cancelled by {@link cancel}. @returns the op */
+  migrate(vm: string, to: string): string {
+    const policy = { bandwidthMiBps: null, onSlow: 'cancel' as const };
+    return this.#ask('vm.migrate', vm, { from: this.own(vm)?.owner ?? to, to, policy });
+  }
+
+  cancel(op: string): void {
+    this.voters.store.poke(kinds.op.key(op), JSON.stringify({ ...this.op(op), cancelAsked: true }));
+  }
+
+  op(id: string): Op {
+    const e = this.voters.store.peek(kinds.op.key(id));
+    if (e === null) throw new Error(`there is no op ${id}`);
+    return JSON.parse(e.value) as Op;
+  }
+
+  #ask(kind: OpKind, subject: string, args: Op['args'] = {}): string {
     const id = this.rng.uuid();
     const now = this.time.nowMs + 1_700_000_000_000;
     const op: Op = {
@@ -356,7 +381,7 @@ export class World {
       subject: { kind: 'vm', id: subject, name: this.names.get(subject) ?? 'vm' },
       node: null,
       askedBy: 'somebody',
-      args: {},
+      args,
       state: 'queued',
       step: '',
       progress: null,
@@ -366,6 +391,7 @@ export class World {
       error: null,
     };
     this.voters.store.poke(kinds.op.key(id), writeRecord(kinds.op, op));
+    return id;
   }
 
   policy(ha: Partial<Policy['ha']>): void {
