@@ -16,7 +16,8 @@ const timeoutMs = 60_000;
 export async function openMigrationPort(log: Log): Promise<string | null> {
   const systemctl = (...args: string[]) => execa('systemctl', args, { timeout: timeoutMs, stdin: 'ignore' });
   try {
-    if ((await execa('systemctl', ['is-active', '--quiet', unit], { reject: false })).exitCode === 0) return null;
+    if ((await execa('systemctl', ['is-active', '--quiet', unit], { reject: false })).exitCode === 0)
+      return null;
     await systemctl('stop', 'libvirtd.service');
     await systemctl('start', unit);
     log.info('the port for migrations from other nodes is open');

@@ -159,7 +159,11 @@ export class Migration implements JobWork<MigrateResult> {
     const watching = new AbortController();
     try {
       const asked = migrateParams(this.#to, this.#options);
-      const begun = await connection.call('domainMigrateBegin3Params', { domain, params: asked, flags }, phase);
+      const begun = await connection.call(
+        'domainMigrateBegin3Params',
+        { domain, params: asked, flags },
+        phase,
+      );
       const withXml = replaced(asked, 'destination_xml', begun.xml);
       const toPeer = { params: withXml, cookie: copied(begun.cookie), flags: there };
       const ready = await peer.call('domainMigratePrepare3Params', toPeer, phase);
@@ -214,7 +218,10 @@ export class Migration implements JobWork<MigrateResult> {
         // Again and again: the daemon here may be busy with the very migration.
         await this.abort().catch(() => undefined);
       }
-      await Promise.race([later(PEER_LOOK_MS), new Promise((go) => signal.addEventListener('abort', go, { once: true }))]);
+      await Promise.race([
+        later(PEER_LOOK_MS),
+        new Promise((go) => signal.addEventListener('abort', go, { once: true })),
+      ]);
     }
   }
 

@@ -103,9 +103,13 @@ function nicNode(nic: HardwareNic, order: number | null): Node {
 export function incomingXml(xml: string): string {
   const marked = xml.replace(/<f:vm (?![^>]*incoming=)/, "<f:vm incoming='1' ");
   if (marked !== xml) return marked;
-  throw new FlotillaError('hypervisor-error', 'The running machine has no mark of Flotilla, or one of a copy', {
-    hint: 'Look at it with "virsh dumpxml" on its node.',
-  });
+  throw new FlotillaError(
+    'hypervisor-error',
+    'The running machine has no mark of Flotilla, or one of a copy',
+    {
+      hint: 'Look at it with "virsh dumpxml" on its node.',
+    },
+  );
 }
 
 /** The mark as libvirt's metadata calls take it. */

@@ -7,7 +7,13 @@ import type { VmOwn } from '../../core/domain/vm.js';
 import { ledger as kinds, readRecord, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare } from '../ledger/ledger.js';
-import { LibvirtError, type Arrived, type Job, type JobProgress, type MigrateResult } from '../libvirt/hypervisor.js';
+import {
+  LibvirtError,
+  type Arrived,
+  type Job,
+  type JobProgress,
+  type MigrateResult,
+} from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept } from '../snapshot.js';
 import { incomingXml, markUri, markXml } from './domain-xml.js';
@@ -214,10 +220,14 @@ export class MigrationSource {
     const error =
       why instanceof FlotillaError
         ? why
-        : new FlotillaError('hypervisor-error', `VM "${t.s.spec.value.name}" did not migrate and stays where it is`, {
-            hint: 'The cause is libvirt’s own text. Mend it and ask again.',
-            cause: why ?? new Error('it was broken off, as the agent that had begun it ended'),
-          });
+        : new FlotillaError(
+            'hypervisor-error',
+            `VM "${t.s.spec.value.name}" did not migrate and stays where it is`,
+            {
+              hint: 'The cause is libvirt’s own text. Mend it and ask again.',
+              cause: why ?? new Error('it was broken off, as the agent that had begun it ended'),
+            },
+          );
     const op = await this.reread(t.op.id);
     if (op !== null) await this.ops.fail(op, error);
   }
@@ -246,7 +256,9 @@ export class MigrationSource {
         return await this.handOver(t);
       } catch (e) {
         if (!(e instanceof FlotillaError)) throw e;
-        this.env.log.warn(`VM "${t.s.spec.value.name}" stands still at the end of its migration: ${e.message}`);
+        this.env.log.warn(
+          `VM "${t.s.spec.value.name}" stands still at the end of its migration: ${e.message}`,
+        );
       }
       await this.env.clock.sleep(lookMs);
       const settled = await this.alreadyDecided(t).catch(() => null);
@@ -260,7 +272,9 @@ export class MigrationSource {
     // Armed only as this lease's keeper has said.
     if (ready?.live !== undefined) {
       const live = BigInt(ready.live);
-      const swapped = await this.own.swap(subject, this.handed(t, ready.waitMs), alive(to, live)).catch(ifStale);
+      const swapped = await this.own
+        .swap(subject, this.handed(t, ready.waitMs), alive(to, live))
+        .catch(ifStale);
       if (swapped !== null) return 'go';
     }
     const live = await this.env.ledger.get(kinds.live.key(to));
@@ -341,9 +355,13 @@ function ifStale(e: unknown): null {
 }
 
 const lost = (t: Travel): FlotillaError =>
-  new FlotillaError('node-unreachable', `VM "${t.s.spec.value.name}": ${t.args.to} was lost at the end of its migration`, {
-    hint: 'It goes on where it was. Ask again when that node is back.',
-  });
+  new FlotillaError(
+    'node-unreachable',
+    `VM "${t.s.spec.value.name}": ${t.args.to} was lost at the end of its migration`,
+    {
+      hint: 'It goes on where it was. Ask again when that node is back.',
+    },
+  );
 
 /** Null: there is no such domain, or it does not run: nothing is under way with it. */
 async function ifThere<T>(asked: Promise<T>): Promise<T | null> {

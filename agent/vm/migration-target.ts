@@ -70,9 +70,13 @@ export class MigrationTarget {
     for (const pool of sharedPools(s)) {
       const use = await env.volumes.probe(pool);
       if (!use.ok)
-        throw new FlotillaError('pool-unavailable', `${env.node} cannot use the pool "${pool.name}": ${use.text}`, {
-          hint: 'Mend the pool on that node, or choose another node.',
-        });
+        throw new FlotillaError(
+          'pool-unavailable',
+          `${env.node} cannot use the pool "${pool.name}": ${use.text}`,
+          {
+            hint: 'Mend the pool on that node, or choose another node.',
+          },
+        );
     }
     if (spec.cloudInit !== null) await env.seeds.make(spec, networks);
     await this.discs(s);

@@ -9,7 +9,17 @@ import { nameKeyOf, page } from './page.js';
 import { VmMigrations } from './vm-migrate.js';
 import { VmWrites, type VmChanged } from './vm-write.js';
 
-type Names = 'vmMigrate' | 'vmMigrateCheck' | 'vmList' | 'vmGet' | 'vmCreate' | 'vmPatch' | 'vmAction' | 'vmDelete' | 'diskList' | 'diskGet';
+type Names =
+  | 'vmMigrate'
+  | 'vmMigrateCheck'
+  | 'vmList'
+  | 'vmGet'
+  | 'vmCreate'
+  | 'vmPatch'
+  | 'vmAction'
+  | 'vmDelete'
+  | 'diskList'
+  | 'diskGet';
 
 export function vmHandlers(deps: ApiDeps): Some<Names> {
   const { view } = deps;

@@ -22,7 +22,10 @@ export function migrateCommand(vm: Command, io: Io): void {
     .option('--check', 'only say whether it could, where to, and all that speaks against it')
     .option('--bandwidth <MiB/s>', 'send at most so much', wholeNumber)
     .addOption(
-      new Option('--on-slow <what>', 'a guest that writes faster than can be sent').choices(['cancel', 'pause']),
+      new Option('--on-slow <what>', 'a guest that writes faster than can be sent').choices([
+        'cancel',
+        'pause',
+      ]),
     )
     .action(async (name: string, node: string | undefined, o: MigrateOptions) => {
       const client = await io.client();

@@ -85,7 +85,8 @@ export function checkMigration(v: MigrateCheckView): MigrateCheck {
   };
 }
 
-function vmBlockers({ spec, own, phase, disks, ops, pool }: MigrateCheckView): MigrateBlocker[] {
+function vmBlockers(v: MigrateCheckView): MigrateBlocker[] {
+  const { spec, own, phase, disks, ops } = v;
   const out: MigrateBlocker[] = [];
   const no = (code: string, text: string, hint: string): void => void out.push({ code, text, hint });
   const under = ops.find((o) => o.kind === 'vm.migrate');
@@ -102,15 +103,19 @@ function vmBlockers({ spec, own, phase, disks, ops, pool }: MigrateCheckView): M
       no('busy', `another operation on it is not finished: ${o.kind}`, 'Wait for its end: flotilla op list.');
   for (const { disk: id } of spec.disks) {
     const disk = disks.find((d) => d.id === id);
-    const in_ = disk && pool(disk.pool);
-    if (disk === undefined || in_ === undefined)
-      no('no-record', `its disk ${id} or that disk's pool has no record`, 'Its records must be mended first.');
+    const on = disk && v.pool(disk.pool);
+    if (disk === undefined || on === undefined)
+      no(
+        'no-record',
+        `its disk ${id} or that disk's pool has no record`,
+        'Its records must be mended first.',
+      );
     else if (disk.state !== 'ready')
       no('disk-not-ready', `its disk "${disk.name}" is ${disk.state}`, 'Wait until it is made.');
-    else if (in_.kind === 'local')
+    else if (on.kind === 'local')
       no(
         'local-disk',
-        `its disk "${disk.name}" is on the local pool "${in_.name}", which no other node reaches`,
+        `its disk "${disk.name}" is on the local pool "${on.name}", which no other node reaches`,
         'Only VMs whose disks are on shared pools migrate while they run.',
       );
   }
@@ -123,7 +128,11 @@ function nodeBlockers(
   n: MigrateNode,
   source: MigrateNode | undefined,
 ): MigrateBlocker[] {
-  const out: MigrateBlocker[] = refusals(request, n).map((r) => ({ code: r.reason, text: r.text, hint: r.hint }));
+  const out: MigrateBlocker[] = refusals(request, n).map((r) => ({
+    code: r.reason,
+    text: r.text,
+    hint: r.hint,
+  }));
   const no = (code: string, text: string, hint: string): void => void out.push({ code, text, hint });
   if (n.witness) return out;
   if (!n.live) no('not-alive', 'has no lease in the ledger', 'Look at its keeper and its network.');

@@ -80,13 +80,21 @@ export function decideMigration(v: MigrationView): MigrationStep {
     return { do: 'none' };
   }
   if (me !== from)
-    return fail('wrong-state', `was taken over by ${me} while it was to migrate`, 'Look at it, and ask again.');
+    return fail(
+      'wrong-state',
+      `was taken over by ${me} while it was to migrate`,
+      'Look at it, and ask again.',
+    );
   if (own.state === 'migrating') return own.migration?.op === op.id ? { do: 'follow', args } : { do: 'none' };
   if (op.cancelAsked) return { do: 'cancelled', step: `stays on ${from}` };
   if (op.state === 'running')
     return fail('wrong-state', 'stays where it is: its migration was broken off', 'Ask for it again.');
   if (v.spec.power === 'stopped' || v.domain?.active !== true || own.state !== 'running')
-    return fail('wrong-state', 'does not run, so it cannot migrate while it runs', 'Relocate it, or start it first.');
+    return fail(
+      'wrong-state',
+      'does not run, so it cannot migrate while it runs',
+      'Relocate it, or start it first.',
+    );
   const live = v.live(to);
   if (live === undefined)
     return v.knownMs < targetAwayMsMax

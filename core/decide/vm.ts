@@ -103,7 +103,10 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     });
   if (domain?.active === true && domain.mark?.incoming === true) {
     if (copyOf(own, domain.mark, v.me) !== 'mine')
-      return answer('starting', { do: 'destroy', why: 'it is the copy of a migration that did not come to its end' });
+      return answer('starting', {
+        do: 'destroy',
+        why: 'it is the copy of a migration that did not come to its end',
+      });
     const paused = spec.power === 'paused';
     return attempt(paused ? 'paused' : 'running', { do: 'take-in', paused }, 'it has just migrated here');
   }

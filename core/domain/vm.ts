@@ -219,16 +219,7 @@ export type VmState = z.output<typeof vmStateSchema>;
 
 /** What can be asked of a VM. */
 export type VmAction =
-  | 'start'
-  | 'stop'
-  | 'force-stop'
-  | 'reboot'
-  | 'reset'
-  | 'pause'
-  | 'resume'
-  | 'migrate'
-  | 'edit'
-  | 'delete';
+  'start' | 'stop' | 'force-stop' | 'reboot' | 'reset' | 'pause' | 'resume' | 'migrate' | 'edit' | 'delete';
 
 /**
  * Which action is allowed in which phase: the one table that API, GUI and agent ask.

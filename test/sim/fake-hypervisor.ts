@@ -58,9 +58,8 @@ export class FakeHost {
   readonly jobs = new Map<string, () => void>();
   /** Sending a machine takes so long, ms. */
   migrateMs = 3_000;
-  /** The share of migrations whose last answer from the other end is lost. */
-  finishLost = 0;
-  rng: () => number = () => 0.5;
+  /** Called when a copy is whole, and nobody here hears of it; null: it is heard of. */
+  loseFinish: (() => void) | null = null;
   /** A frozen machine sends nothing. */
   standsStill: (uuid: string) => boolean = () => false;
   readonly wait = (ms: number): Promise<void> => this.#clock.sleep(ms);
@@ -176,9 +175,7 @@ export class FakeHost {
   setPaused(uuid: string, paused: boolean): void {
     const d = this.active(uuid);
     if (!paused && d.copy !== undefined) d.copy.older = true;
-    d.state = paused
-      ? { state: 'paused', reason: 'user' }
-      : { state: 'running', reason: 'unpaused' };
+    d.state = paused ? { state: 'paused', reason: 'user' } : { state: 'running', reason: 'unpaused' };
     this.#ring(uuid, paused ? 'suspended' : 'resumed');
   }
 

@@ -61,14 +61,15 @@ export function fakeMigration(
       if (peer.reaches()) end();
       else void peer.host.wait(silentMs).then(end);
     };
-    const goesOn = (text: string): never => {
+    const goesOn = (text: string, whole = false): never => {
       host.jobs.delete(uuid);
-      endCopy();
+      // What is whole needs nobody any more, and stays.
+      if (!whole) endCopy();
       const d = same();
       if (d?.state.reason === 'migration') host.goOn(uuid);
       throw failed(text);
     };
-    for (let ms = 0; ms < host.migrateMs; ) {
+    for (let ms = 0; ms < host.migrateMs;) {
       await host.wait(sliceMs);
       if (!alive()) return goesOn('the client is gone');
       if (cancelled) return goesOn('operation aborted: migration out job: canceled by client');
@@ -93,7 +94,10 @@ export function fakeMigration(
     peer.host.whole(uuid);
     source.copy = copy;
     await host.wait(20);
-    if (host.rng() < host.finishLost) return goesOn('finish: its answer was lost');
+    if (host.loseFinish !== null) {
+      host.loseFinish();
+      return goesOn('finish: its answer was lost', true);
+    }
     let decided: Arrived = 'leave';
     if (alive()) decided = (await o.onArrived?.()) ?? 'go';
     host.jobs.delete(uuid);

@@ -60,30 +60,33 @@ await t.test('a VM migrates: handed over once, never stopped, protected again', 
 });
 
 for (const who of ['n1', 'n2'] as const) {
-  await t.test(`the agent of ${who === 'n1' ? 'the source' : 'the target'} dies at each of its acts`, async (t) => {
-    const whole = await night(who, null);
-    whole.w.end();
-    // The loop reads all the time; each act beyond the last that matters is like any other.
-    const acts = Math.min(whole.acts, 120);
-    let [handed, stayed] = [0, 0];
-    for (let n = 0; n < acts; n += who === 'n1' ? 2 : 3) {
-      for (const when of ['before', 'after'] as const) {
-        const { w, vm, op } = await night(who, { n, when });
-        const starts = [...w.nodes.values()].reduce((sum, x) => sum + x.host.libvirt.starts.length, 0);
-        if (w.runsOn(vm)[0] === 'n2') handed++;
-        else stayed++;
-        const well = w.checks.violations.length === 0 && w.runsOn(vm).length === 1 && starts <= 2;
-        if (!well) {
-          t.same(w.checks.violations, [], `act ${n} ${when}`);
-          t.ok(starts <= 2, `act ${n} ${when}: ${starts} starts; op ${JSON.stringify(w.op(op))}`);
-          t.comment(w.lines.slice(-80).join('\n'));
+  await t.test(
+    `the agent of ${who === 'n1' ? 'the source' : 'the target'} dies at each of its acts`,
+    async (t) => {
+      const whole = await night(who, null);
+      whole.w.end();
+      // The loop reads all the time; each act beyond the last that matters is like any other.
+      const acts = Math.min(whole.acts, 120);
+      let [handed, stayed] = [0, 0];
+      for (let n = 0; n < acts; n += who === 'n1' ? 3 : 5) {
+        for (const when of ['before', 'after'] as const) {
+          const { w, vm, op } = await night(who, { n, when });
+          const starts = [...w.nodes.values()].reduce((sum, x) => sum + x.host.libvirt.starts.length, 0);
+          if (w.runsOn(vm)[0] === 'n2') handed++;
+          else stayed++;
+          const well = w.checks.violations.length === 0 && w.runsOn(vm).length === 1 && starts <= 2;
+          if (!well) {
+            t.same(w.checks.violations, [], `act ${n} ${when}`);
+            t.ok(starts <= 2, `act ${n} ${when}: ${starts} starts; op ${JSON.stringify(w.op(op))}`);
+            t.comment(w.lines.slice(-80).join('\n'));
+          }
+          w.end();
         }
-        w.end();
       }
-    }
-    t.ok(handed > 0, `${handed} times handed over, ${stayed} times it stayed`);
-    t.comment(`${acts} acts; ${handed} times handed over, ${stayed} times it stayed`);
-  });
+      t.ok(handed > 0, `${handed} times handed over, ${stayed} times it stayed`);
+      t.comment(`${acts} acts; ${handed} times handed over, ${stayed} times it stayed`);
+    },
+  );
 }
 
 for (const [name, fault] of [
@@ -94,18 +97,25 @@ for (const [name, fault] of [
   ['the ledger is away', (w: World) => w.voters.voters.forEach((v) => w.net.isolate(v))],
   ['the keeper of the source dies', (w: World) => w.node('n1').kill('keeper')],
   ['the keeper of the target dies', (w: World) => w.node('n2').kill('keeper')],
-  ['the guest shuts down', (w: World) => void ifThere(() => w.node('n1').host.libvirt.die(w.vms.get('web') ?? '', 'shutdown'))],
-  ['its last answer is lost', (w: World) => (w.node('n1').host.libvirt.finishLost = 1)],
+  [
+    'the guest shuts down',
+    (w: World) => void ifThere(() => w.node('n1').host.libvirt.die(w.vms.get('web') ?? '', 'shutdown')),
+  ],
+  ['its last answer is lost', (w: World) => (w.node('n1').host.libvirt.loseFinish = () => undefined)],
+  [
+    'its last answer is lost, and its node is cut off',
+    (w: World) => (w.node('n1').host.libvirt.loseFinish = () => void w.net.isolate('n1')),
+  ],
 ] as [string, (w: World) => void][]) {
   await t.test(`${name}, at one moment after the other`, async (t) => {
-    for (let afterMs = 50; afterMs < 4_200; afterMs += afterMs < 2_500 ? 400 : 60) {
+    for (const afterMs of [200, 1_700, 3_050, 3_110, 3_170, 3_230, 3_290, 3_400]) {
       const { w, vm } = await cluster({ seed: afterMs });
       const op = w.migrate(vm, 'n2');
       await w.pass(afterMs);
       fault(w);
       await w.pass(12_000);
       w.net.heal();
-      w.node('n1').host.libvirt.finishLost = 0;
+      w.node('n1').host.libvirt.loseFinish = null;
       if (w.spec(vm).power === 'stopped') w.action('start', vm);
       await w.pass(30_000);
       await w.until('the op ends', () => opFinished(w.op(op)), 90_000).catch(() => undefined);
