@@ -70,8 +70,15 @@ export class RuleChecks {
       const epoch = store.peek(epochKey)?.value;
       if (!compares((c) => c.key === epochKey && 'value' in c && c.value === epoch))
         this.#report('safety 10', `${by} wrote the ownership of VM ${vm} without comparing the epoch`);
-      const { owner, failoversMs } = JSON.parse(w.value) as VmOwn;
-      if (owner !== node)
+      const own = JSON.parse(w.value) as VmOwn;
+      const { owner, failoversMs, migration: m } = own;
+      // Handed over: by who had it, to a target that lives.
+      const handsOver =
+        m?.handedOver === true &&
+        m.to === owner &&
+        m.gen + 1 === own.gen &&
+        compares((c) => c.key === kinds.live.key(owner) && 'createRevision' in c && c.createRevision > 0n);
+      if (owner !== node && !handsOver)
         this.#report('safety 5', `${by} wrote the ownership of VM ${vm}, which is for ${owner} to write`);
       if (failoversMs.length > failoversKept)
         this.#report('safety 12', `the ownership of VM ${vm} grows with each failover`);
