@@ -1,7 +1,10 @@
+import { admit } from '../core/decide/plan/admission.js';
+import { State } from '../core/decide/plan/state.js';
 import { failoverTotalMs } from '../core/domain/failover-words.js';
 import { failoverTimelineSchema, type Policy } from '../core/domain/ha.js';
 import type { NodeKeeper } from '../core/domain/node.js';
 import type { HaFailover, HaNode, HaView, OpView, PolicyView, VmRow } from '../core/wire/rest.js';
+import { planCluster } from './plan-view.js';
 import { contentMark } from './tables.js';
 import type { View } from './view.js';
 
@@ -83,6 +86,7 @@ export function haView(view: View): HaView {
           failover: heard ? (said?.text ?? '') : '',
         };
       }),
+    shortfalls: shortfalls(view),
     failovers: view
       .list('op')
       .map((c) => c.view)
@@ -90,6 +94,12 @@ export function haView(view: View): HaView {
       .slice(0, failoversShown)
       .map(haFailover),
   };
+}
+
+/** Standbys that could not take over what they promised, whichever one node fails. */
+function shortfalls(view: View): HaView['shortfalls'] {
+  const admission = admit(new State(planCluster(view)));
+  return admission.ok ? [] : admission.shortfalls.map((x) => ({ ...x, vms: [...x.vms] }));
 }
 
 function keeperOf(view: View, k: NodeKeeper | null): HaNode['keeper'] {

@@ -75,6 +75,10 @@ function statusText(h: HaView, width: number | null): string {
     'Not protected:',
     h.unprotected.map((v) => `${v.name} (${v.node ?? 'no owner'}): ${v.text}`),
   );
+  part(
+    'If one node fails:',
+    h.shortfalls.map((x) => `${x.text}. ${x.help}`),
+  );
   part('Failovers that wait:', [
     ...h.waiting.map((v) => `${v.name}: ${v.text}`),
     ...h.nodes.filter((n) => n.failover !== '').map((n) => `${n.node} says: ${n.failover}`),

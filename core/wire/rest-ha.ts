@@ -73,6 +73,20 @@ export const haViewSchema = freshnessSchema
     unprotected: z.array(z.object({ ...haVm, text: z.string() })),
     /** VMs whose owner is gone and that are not taken over yet, with what they wait for. */
     waiting: z.array(z.object({ ...haVm, standby: nodeIdSchema.nullable(), text: z.string() })),
+    /** What could not be kept if one node failed now: a standby without the memory it promised. */
+    shortfalls: z.array(
+      z.object({
+        /** The node that fails, and the one that would have to take over. */
+        fails: nodeIdSchema,
+        node: nodeIdSchema,
+        needsMiB: z.number(),
+        freeMiB: z.number(),
+        /** Names of the VMs that would stay off. */
+        vms: z.array(z.string()),
+        text: z.string(),
+        help: z.string(),
+      }),
+    ),
     /** The last ones, newest first. */
     failovers: z.array(haFailoverSchema).max(10),
   })

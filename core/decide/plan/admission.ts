@@ -117,7 +117,7 @@ function helpFor(s: State, lack: Lack, left: readonly string[]): string {
     if (roomiest < 0 || spare(s, n) > spare(s, roomiest)) roomiest = n;
   }
   if (roomiest >= 0 && spare(s, roomiest) >= lack.lackMiB)
-    return `Make ${s.nodes[roomiest]!.name} the standby of ${left[0]}: it has ${spare(s, roomiest)} MiB to spare.`;
+    return `${s.nodes[roomiest]!.name} could stand by for ${left[0]} instead: it has ${spare(s, roomiest)} MiB to spare.`;
   return `Free ${lack.lackMiB} MiB on ${s.nodes[lack.node]!.name}, or add a node with as much.`;
 }
 

@@ -85,6 +85,31 @@ void t.test('a policy that cannot be read holds failovers, and is named', async 
   t.match(await r.call('PATCH', '/api/v1/policy', { ha: { hold: false } }), { status: 500 });
 });
 
+void t.test('a standby that has promised more memory than it has is told, and what would help', async (t) => {
+  const r = await haRig();
+  t.teardown(() => r.stop());
+  const look = async () => (await r.call('GET', '/api/v1/ha')).body as HaView;
+  for (const [name, node] of [
+    ['web', 'n1'],
+    ['db', 'n1'],
+    ['mail', 'n3'],
+  ] as const) {
+    await made(r, { name, disks, node, memoryMiB: 4096, ha: { enabled: true } });
+    await armed(r, name, 'n2');
+  }
+  t.same((await look()).shortfalls, [], 'n2 has room for what either of the others runs');
+  const n2 = r.radio.nodes.get('n2');
+  if (n2 !== undefined) n2.state = { ...n2.state, memoryBytes: 6 * GiB };
+  r.radio.news();
+  const [first, ...more] = (await look()).shortfalls;
+  t.same(more, [], 'mail by itself still fits');
+  t.match(first, { fails: 'n1', node: 'n2', needsMiB: 8320, vms: ['web'] });
+  t.match(first?.text, /^if n1 fails, n2 has 5530 MiB for the 8320 MiB it promised; web would stay off$/);
+  t.match(first?.help, /^n3 could stand by for web instead/);
+  await made(r, { name: 'local', disks, node: 'n2', memoryMiB: 2048 });
+  t.equal((await look()).shortfalls.length, 2, 'a VM without standby takes of the same memory');
+});
+
 void t.test('HA at a glance: protected, bare, waiting, failed over', async (t) => {
   const r = await haRig();
   t.teardown(() => r.stop());

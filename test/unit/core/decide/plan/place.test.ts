@@ -88,7 +88,7 @@ await t.test('admission: which failure, which node, what stays off, what helps',
     shortfalls: [{ fails: 'r1', node: 'small', needsMiB: 8192, freeMiB: 6144, vms: ['v2'] }],
   });
   t.match(rack.ok ? '' : rack.shortfalls[0]?.text, /if all of r1 fails, small has 6144 MiB for the 8192 MiB/);
-  t.match(rack.ok ? '' : rack.shortfalls[0]?.help, /Make roomy the standby of v2/);
+  t.match(rack.ok ? '' : rack.shortfalls[0]?.help, /roomy could stand by for v2 instead/);
   const more = new State({ nodes, vms: [...vms, vm('v3', 'a', 'small')] });
   t.match(admit(more, 'node', s), { ok: false, shortfalls: [{ fails: 'a', node: 'small', vms: ['v3'] }] });
   t.same(admit(more, 'node', more), { ok: true }, 'what was short before is not the fault of the change');
