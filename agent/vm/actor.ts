@@ -142,7 +142,7 @@ export class VmActor {
     await env.sockets.prepare(s.id);
     const gen = s.own.value.gen + 1;
     const fence = step.arm ? await this.tryArm(s) : unarmed;
-    await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence });
+    await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false });
     if (fence.armed) await this.own.leaveTakeover(s, gen);
     this.onPhase(s.id, 'disk-ready');
     // A fresh object: what libvirt remembers of the last run (why it went off) must not be taken for this one's.

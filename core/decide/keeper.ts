@@ -107,7 +107,12 @@ export function ownerVerdict(text: string | null, node: string, journalGen: numb
   if (text === null) return { do: 'hold', why: 'the ledger has no owner of it' };
   const own = ownership(text);
   if (own === null) return { do: 'hold', why: 'its ownership record cannot be read' };
-  if (own.owner === node) return { do: 'go-on' };
+  if (own.owner === node) {
+    if (!own.fresh || (journalGen !== null && own.gen <= journalGen)) return { do: 'go-on' };
+    if (journalGen === null)
+      return { do: 'hold', why: "another node owned it since, and this node's journal does not know the VM" };
+    return { do: 'kill', why: 'another node owned it since, before the ledger was recovered' };
+  }
   return anothers(own, journalGen);
 }
 
@@ -133,12 +138,14 @@ function anothers(own: { owner: string; gen: number }, journalGen: number | null
 }
 
 /** The few fields that every keeper ever shipped can read; null: not well-formed. */
-function ownership(text: string): { owner: string; gen: number; vm?: unknown; epoch?: unknown } | null {
+function ownership(
+  text: string,
+): { owner: string; gen: number; fresh: boolean; vm?: unknown; epoch?: unknown } | null {
   const o = object(text);
   if (o === null || typeof o['owner'] !== 'string' || o['owner'] === '') return null;
   const gen = o['gen'];
   if (typeof gen !== 'number' || !Number.isSafeInteger(gen) || gen < 1) return null;
-  return { owner: o['owner'], gen, vm: o['vm'], epoch: o['epoch'] };
+  return { owner: o['owner'], gen, fresh: o['fresh'] === true, vm: o['vm'], epoch: o['epoch'] };
 }
 
 function object(text: string): Record<string, unknown> | null {

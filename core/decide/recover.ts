@@ -18,6 +18,8 @@ export interface RecoverVm {
   readonly id: string;
   readonly name: string;
   readonly memoryMiB: number;
+  /** Its HA is on. */
+  readonly ha: boolean;
   /** As the rebuilt ledger has it. */
   readonly own: { readonly owner: string; readonly gen: number; readonly standby: string | null };
   /** Nodes that reach all its disks. */
@@ -39,6 +41,8 @@ export interface RecoverAnswers {
   readonly off: readonly string[];
   /** Who owns a VM of which the journals say two things, by id. */
   readonly owner: ReadonlyMap<string, string>;
+  /** VMs without HA leave the nodes that are off, too. */
+  readonly all?: boolean;
 }
 
 export interface RecoverQuestion {
@@ -63,6 +67,8 @@ export interface RecoveredVm {
   /** Who owns it next; null: a question is open. */
   readonly owner: string | null;
   readonly gen: number;
+  /** Others may have owned it since a machine of it that its next owner still has: that one must not go on. */
+  readonly fresh: boolean;
   readonly why: string;
 }
 
@@ -80,8 +86,8 @@ export interface RecoverPlan {
 /**
  * Merges the ownership journals of the nodes into a rebuilt ledger: of each VM the record of the highest epoch and
  * generation counts, whoever has it. Nodes whose journal could not be read may have become the owner of anything, so
- * somebody must vouch that they are off. A VM of such a node goes to one that reaches its disks; without any it
- * stays where it is, down.
+ * somebody must vouch that they are off. A VM with HA of such a node goes to one that reaches its disks, as in any
+ * failover; one without HA, or whose disks nobody reaches, stays where it is, down.
  *
  * Ties break by name.
  * @see safety 10
@@ -107,7 +113,7 @@ export function planRecovery(v: RecoverView, a: RecoverAnswers): RecoverPlan {
   }
   const out = vms.map((m): RecoveredVm => {
     const chosen = m.owners.length === 1 ? (m.owners[0] ?? null) : (a.owner.get(m.vm.id) ?? null);
-    const next = chosen === null ? null : settled(m.vm, chosen, v, reachable, load);
+    const next = chosen === null ? null : settled(m.vm, chosen, v, a.all === true, reachable, load);
     return {
       id: m.vm.id,
       name: m.vm.name,
@@ -115,6 +121,9 @@ export function planRecovery(v: RecoverView, a: RecoverAnswers): RecoverPlan {
       journal: m.journal,
       owner: next?.owner ?? null,
       gen: m.highest + generationLeap,
+      fresh:
+        next !== null &&
+        (next.owner !== chosen || m.owners.length > 1 || wasAway(next.owner, byVm.get(m.vm.id) ?? [])),
       why: [m.why, next?.why ?? ''].filter((t) => t !== '').join('; '),
     };
   });
@@ -123,6 +132,14 @@ export function planRecovery(v: RecoverView, a: RecoverAnswers): RecoverPlan {
     .map(([, said]) => latest(said.map((s) => s.entry))[0] as JournalEntry)
     .sort((x, y) => (x.vm < y.vm ? -1 : 1));
   return { vms: out, lost, questions: questions(v, a, out), epochSeen };
+}
+
+/** After this node last noted the VM, another owned it. */
+function wasAway(node: string, said: readonly { node: string; entry: JournalEntry }[]): boolean {
+  const [own = { epoch: 0, gen: 0 }] = latest(said.filter((s) => s.node === node).map((s) => s.entry));
+  return said.some(
+    ({ entry: e }) => e.owner !== node && (e.epoch > own.epoch || (e.epoch === own.epoch && e.gen > own.gen)),
+  );
 }
 
 interface Merged {
@@ -181,10 +198,12 @@ function settled(
   vm: RecoverVm,
   owner: string,
   v: RecoverView,
+  all: boolean,
   reachable: ReadonlySet<string>,
   load: Map<string, number>,
 ): { owner: string; why: string } {
   if (reachable.has(owner)) return { owner, why: '' };
+  if (!vm.ha && !all) return { owner, why: `stays down with ${owner}: it has no HA, and --all was not said` };
   const fit = v.nodes.filter((n) => n.reachable && n.runsVms && vm.heirs.includes(n.id)).map((n) => n.id);
   const least = [...fit].sort((x, y) => (load.get(x) ?? 0) - (load.get(y) ?? 0) || (x < y ? -1 : 1))[0];
   const { standby } = vm.own;

@@ -96,6 +96,12 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     return answer('failed', none, { reason: failure?.error.message ?? '', againMs: wait });
   };
 
+  // The ledger was recovered, and others may have owned it since this machine: its memory is older than the disk.
+  if (own.fresh === true && domain?.active === true)
+    return answer(
+      'stopping',
+      v.live ? { do: 'destroy', why: 'another node owned it since, before the ledger was recovered' } : none,
+    );
   // Whatever is wanted of it comes when the migration has ended, which a stop or a deletion hastens.
   if (own.state === 'migrating')
     return answer(domain?.state === 'paused' && spec.power === 'paused' ? 'paused' : 'running', none, {

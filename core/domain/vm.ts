@@ -134,6 +134,11 @@ export const vmOwnSchema = z.looseObject({
   op: idSchema.nullable(),
   /** The last live migration; what it means is only in the generations. @see ownMigrationSchema */
   migration: ownMigrationSchema.nullish(),
+  /**
+   * True: a recovery of the ledger gave it to its owner though others may have owned it since that one last had it. A
+   * machine of it that is there is older than the disk and must end; the next start takes the mark away.
+   */
+  fresh: z.boolean().optional(),
   /** Wall clock of its last failovers, newest last: the brake on a VM that takes its nodes down. */
   failoversMs: z.array(wallMsSchema).max(16).default([]),
 });

@@ -604,6 +604,28 @@ await scenario('a node whose libvirt is gone is no standby, though its keeper wo
   await n.until('another one is chosen', () => n.own(vm.id)?.standby === 'n3');
 });
 
+await scenario('a machine of before a recovery ends where others had the VM since', async (n, t) => {
+  const vm = n.createVm({ ha }, { shared: true });
+  await n.until('protected', () => running(n, vm.id)() && state(n, vm.id, 'protected')());
+  const own = n.own(vm.id);
+  if (own === null) throw new Error('no owner');
+  const was = n.host.domains.get(vm.id);
+  n.ledger.poke(
+    kinds.vmOwn.key(vm.id),
+    writeRecord(kinds.vmOwn, {
+      ...own,
+      gen: own.gen + 1_000,
+      fence: { armed: false, waitMs: 0 },
+      fresh: true,
+    }),
+  );
+  await n.until('started afresh', () => n.host.starts.length === 2 && running(n, vm.id)());
+  t.not(n.host.domains.get(vm.id), was);
+  t.match(n.own(vm.id), { fresh: false });
+  await n.clock.advance(20_000);
+  t.equal(n.host.starts.length, 2);
+});
+
 await scenario('a machine of before is not taken for the one of the failover', async (n, t) => {
   const vm = n.createVm({ ha }, { shared: true });
   await n.until('protected', () => running(n, vm.id)() && state(n, vm.id, 'protected')());

@@ -114,6 +114,7 @@ export async function collect(
       id,
       name: spec?.name ?? id,
       memoryMiB: spec?.memoryMiB ?? 0,
+      ha: spec?.ha.enabled ?? false,
       own: { owner: own.owner, gen: own.gen, standby: own.standby },
       heirs: heirs.map((n) => n.id),
     };

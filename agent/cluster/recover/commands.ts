@@ -17,8 +17,8 @@ import { recoverStatus } from './status.js';
 export const recoverUsage = `flotilla-agent recover status
        flotilla-agent recover --i-know-others-are-off
        flotilla-agent recover --snapshot FILE
-       flotilla-agent recover journals [--off NODE]… [--owner VM=NODE]…
-       flotilla-agent recover confirm  [--off NODE]… [--owner VM=NODE]…
+       flotilla-agent recover journals [--off NODE]… [--owner VM=NODE]… [--all]
+       flotilla-agent recover confirm  [--off NODE]… [--owner VM=NODE]… [--all]
        flotilla-agent recover admit NODE`;
 
 const say = (text: string): void => void process.stderr.write(`${text}\n`);
@@ -36,12 +36,13 @@ export async function recoverCommand(argv: readonly string[]): Promise<string[]>
         snapshot: text,
         off: many,
         owner: many,
+        all: { type: 'boolean' },
         config: text,
       },
     }),
   );
   const [verb, node, ...more] = positionals;
-  const asks = values.off !== undefined || values.owner !== undefined;
+  const asks = values.off !== undefined || values.owner !== undefined || values.all !== undefined;
   const rebuilds = values['i-know-others-are-off'] === true || values.snapshot !== undefined;
   const clumsy =
     more.length > 0 ||
@@ -76,7 +77,7 @@ export async function recoverCommand(argv: readonly string[]): Promise<string[]>
     }
     if (verb !== 'journals' && verb !== 'confirm') throw usage(recoverUsage);
     const c = await collect(config, ledger);
-    const answers = answersOf(values.off ?? [], values.owner ?? [], c);
+    const answers = { ...answersOf(values.off ?? [], values.owner ?? [], c), all: values.all === true };
     if (verb === 'journals') return journalLines(c, planRecovery(c.view, answers));
     const done = await confirmRecovery({ config, ledger, say }, answers);
     return [

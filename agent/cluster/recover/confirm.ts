@@ -127,7 +127,16 @@ function owned(c: Collected, m: RecoverPlan['vms'][number]): { compare: Compare;
   if (own === undefined || m.owner === null) return [];
   const state = own.value.state === 'migrating' ? 'running' : own.value.state;
   const fence = { armed: false, waitMs: 0 };
-  const next = { ...own.value, owner: m.owner, standby: null, gen: m.gen, state, fence, op: null };
+  const next = {
+    ...own.value,
+    owner: m.owner,
+    standby: null,
+    gen: m.gen,
+    state,
+    fence,
+    op: null,
+    fresh: m.fresh,
+  };
   const compare = { key: kinds.vmOwn.key(m.id), modRevision: own.modRevision };
   return [{ compare, write: putRecord(kinds.vmOwn, m.id, next) }];
 }

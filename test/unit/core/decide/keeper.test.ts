@@ -270,6 +270,12 @@ void t.test('kills on proof alone', async (t) => {
   const own = (owner: unknown, gen: unknown): string => JSON.stringify({ owner, gen });
   t.equal(ownerVerdict(own('n1', 1), 'n1', 9).do, 'go-on');
   t.equal(ownerVerdict(own('n2', 10), 'n1', 9).do, 'kill');
+  // Recovered: its own again, but another had it since.
+  const fresh = (gen: number, is: unknown = true): string => JSON.stringify({ owner: 'n1', gen, fresh: is });
+  t.equal(ownerVerdict(fresh(1_010), 'n1', 9).do, 'kill');
+  t.equal(ownerVerdict(fresh(1_010), 'n1', 1_010).do, 'go-on');
+  t.equal(ownerVerdict(fresh(1_010), 'n1', null).do, 'hold');
+  t.equal(ownerVerdict(fresh(1_010, false), 'n1', 9).do, 'go-on');
   for (const [text, gen] of [
     [null, 9],
     ['', 9],

@@ -19,6 +19,7 @@ const vm = (
   id: id(n),
   name: `vm${n}`,
   memoryMiB: 100,
+  ha: true,
   heirs: ['n1', 'n2', 'n3'],
   ...o,
   own: { owner, gen, standby: o.standby ?? null },
@@ -114,6 +115,54 @@ void t.test('the standby is the heir; where nobody reaches the disks it stays do
     none.vms.map((m) => m.owner),
     ['n3', 'n3', 'n3'],
     'a witness inherits nothing',
+  );
+});
+
+void t.test(
+  'a VM without HA stays with its node that is off, as in any failure, unless all are asked for',
+  async (t) => {
+    const v = view(['n1', 'n2'], [vm(1, 'n3', 5, { ha: false }), vm(2, 'n1', 5, { ha: false })], {});
+    const plan = planRecovery(v, { ...nobody, off: ['n3'] });
+    t.same(
+      plan.vms.map((m) => m.owner),
+      ['n3', 'n1'],
+    );
+    t.match(plan.vms[0], { why: /it has no HA, and --all was not said/, fresh: false });
+    const all = planRecovery(v, { ...nobody, off: ['n3'], all: true });
+    t.same(
+      all.vms.map((m) => m.owner),
+      ['n2', 'n1'],
+    );
+  },
+);
+
+void t.test('a machine of before is not to go on where others may have owned the VM since', async (t) => {
+  const fresh = (
+    vms: RecoverVm[],
+    journals: Record<string, JournalEntry[]>,
+    o: Partial<RecoverAnswers> = {},
+  ) =>
+    planRecovery(view(['n1', 'n2'], vms, journals), { ...nobody, off: ['n3'], ...o }).vms.map((m) => m.fresh);
+  t.same(
+    fresh([vm(1, 'n1', 5)], { n1: [said(1, 'n1', 5)], n2: [said(1, 'n1', 4)] }),
+    [false],
+    'its own all along',
+  );
+  t.same(fresh([vm(1, 'n1', 7)], { n1: [said(1, 'n1', 5)] }), [false], 'only its journal is behind');
+  t.same(fresh([vm(1, 'n3', 6)], { n1: [said(1, 'n1', 5)] }), [true], 'n3 took it, and comes not back');
+  t.same(
+    fresh([vm(1, 'n1', 7)], { n1: [said(1, 'n1', 5)], n2: [said(1, 'n2', 6)] }),
+    [true],
+    'n2 had it in between',
+  );
+  const two = { n1: [said(1, 'n1', 9)], n2: [said(1, 'n2', 9)] };
+  t.same(fresh([vm(1, 'n1', 8)], two, { owner: new Map([[id(1), 'n1']]) }), [true], 'a person chose');
+  t.same(
+    fresh([vm(1, 'n2', 9)], {
+      n1: [said(1, 'n1', 7)],
+      n2: [said(1, 'n2', 3, { epoch: 0 }), said(1, 'n2', 9)],
+    }),
+    [false],
   );
 });
 
