@@ -78,7 +78,7 @@ export async function listTar(file: string, read: ReadAt, sizeBytes: number): Pr
     if (kind === 'g' || kind === 'K') continue;
     const name = checkName(extra.name ?? nameAt(header), refuse);
     extra = {};
-    if (kind === '5' || (kind === '0' && name.endsWith('/'))) continue;
+    if (kind === '5' || name.endsWith('/')) continue;
     if (!['0', '\0', '7'].includes(kind))
       throw refuse(`"${shown(name)}" is ${kindNames[kind] ?? 'of an unknown kind'}, not a file`);
     if (names.has(name)) throw refuse(`"${shown(name)}" is there twice`);

@@ -64,6 +64,12 @@ export function planImport(p: OvfPackage, c: ImportChoices): ImportPlan {
   const images = planImages(p, c, refusals);
   const stages = planStages(p, names);
   const vms = p.systems.map((s) => planVm(p, s, c, { names, images, stages, refusals }));
+  // Made in the order they start: each names those before it.
+  const place = (vm: PlannedVm): number => {
+    const stage = stages.findIndex((x) => x.vms.includes(vm.body.name));
+    return stage === -1 ? stages.length : stage;
+  };
+  vms.sort((a, b) => place(a) - place(b));
   return { images: [...images.values()], vms, stages, refusals };
 }
 

@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs';
 import https from 'node:https';
 import { Lab, waitFor, type LabOptions } from './harness.js';
 import type { Op } from '../../core/domain/op.js';
@@ -76,6 +77,19 @@ export class LabCluster {
 
   async down(): Promise<void> {
     await this.lab.down();
+  }
+
+  /** Writes what the command line needs to speak to the controller, and says where it is. */
+  loginIn(dir: string): Record<string, string> {
+    writeFileSync(`${dir}/token`, `${this.#token}\n`, { mode: 0o600 });
+    writeFileSync(`${dir}/ca.crt`, this.#ca);
+    return {
+      PATH: process.env['PATH'] ?? '',
+      HOME: dir,
+      FLOTILLA_SERVER: `https://127.0.0.1:${this.#port}`,
+      FLOTILLA_TOKEN_FILE: `${dir}/token`,
+      FLOTILLA_CA: `${dir}/ca.crt`,
+    };
   }
 
   get<T = Record<string, unknown>>(path: string): Promise<Answer<T>> {

@@ -85,6 +85,28 @@ void t.test('three tiers become three VMs, in their order', (t) => {
   t.end();
 });
 
+void t.test('VMs are made in the order they start, whatever the order they stand in', (t) => {
+  const systems = ['c', 'b', 'a', 'd'].map((id) => `<VirtualSystem ovf:id="${id}"/>`).join('');
+  const order = ['a', 'b', 'c'].map((id, i) => `<Item ovf:id="${id}" ovf:order="${i + 1}"/>`).join('');
+  const source = packageOf({}).replace(
+    /<VirtualSystem[\s\S]*VirtualSystem>/,
+    `<VirtualSystemCollection ovf:id="all"><Info/><StartupSection><Info/>${order}</StartupSection>${systems}</VirtualSystemCollection>`,
+  );
+  const plan = planImport(read(source), choices());
+  t.strictSame(
+    plan.stages.map((x) => x.vms),
+    [['d'], ['a'], ['b'], ['c']],
+  );
+  const made = new Set<string>();
+  for (const { body } of plan.vms) {
+    for (const before of body.ha?.after ?? [])
+      t.ok(made.has(before), `${before} is there before ${body.name}`);
+    made.add(body.name);
+  }
+  t.equal(made.size, 4);
+  t.end();
+});
+
 void t.test('what cloud images ask for is told by cloud-init’s own seed', (t) => {
   const properties = ['instance-id', 'hostname', 'public-keys', 'user-data']
     .map((key) => `<Property ovf:key="${key}" ovf:type="string" ovf:userConfigurable="true" ovf:value=""/>`)
