@@ -144,8 +144,7 @@ function endLease(w: World, node: string): void {
 function cameBack(w: World, vm: string, times: number): void {
   const own = w.own(id(w, vm));
   if (own === null) throw new Error(`${vm} has no owner`);
-  const wallMs = w.time.nowMs + 1_700_000_000_000;
-  const failoversMs = Array.from({ length: times }, (_, i) => wallMs - 60_000 * (times - i));
+  const failoversMs = Array.from({ length: times }, (_, i) => w.wallMs - 60_000 * (times - i));
   w.voters.store.poke(kinds.vmOwn.key(id(w, vm)), writeRecord(kinds.vmOwn, { ...own, failoversMs }));
 }
 

@@ -37,6 +37,7 @@ const healthyMs = 5_000;
 export const recoveryMsMax = { usual: 13_500, leaderLost: 16_000 } as const;
 /** A failure is single where nothing else that concerns the VM went wrong for so long before, ms. */
 const aloneMs = 8_000;
+const hourMs = 3_600_000;
 /** A VM of a lost node that is not taken has its reason said within this, ms. */
 const reasonMs = 20_000;
 
@@ -124,6 +125,8 @@ export class Checks {
       const on = w.runsOn(vm);
       if (on.length > 1) this.report('P1', `VM ${vm} runs on ${on.join(' and ')} at once`);
       const own = w.own(vm);
+      if (on.length > 0 && own?.state === 'stopped')
+        this.report('R1', `VM ${vm} runs on ${on.join(' and ')} while the ledger says that it is off`);
       for (const node of on)
         if (own !== null && own.owner !== node)
           this.report('P1', `VM ${vm} runs on ${node}, but ${own.owner} owns it (generation ${own.gen})`);
@@ -184,20 +187,18 @@ export class Checks {
     const own = w.own(vm);
     const spec = w.spec(vm);
     if (own === null || own.owner !== node || own.standby === null) return;
-    const recent = w.troubles(aloneMs).map((f) => meaningOf(f, own, w.voters.voters));
-    if (recent.includes('more') || recent.filter((m) => m === 'failure').length !== 1) return;
-    const standby = w.node(own.standby);
+    const recent = w.troubles(aloneMs).map((f) => ({ f, is: meaningOf(f, own, w.voters.voters) }));
+    const [failure, ...others] = recent.filter(({ is }) => is !== 'nothing');
+    if (failure?.is !== 'failure' || others.length > 0) return;
     const policy = w.currentPolicy();
     const able =
       own.fence.armed &&
       spec.power === 'running' &&
       !policy.hold &&
       !policy.paused &&
-      own.failoversMs.length < spec.ha.restartsPerHourMax &&
-      standby.agent !== null &&
-      standby.keeperState?.armable.ok === true &&
-      standby.healthySinceMs !== null &&
-      w.time.nowMs - standby.healthySinceMs > aloneMs;
+      own.failoversMs.filter((ms) => w.wallMs - ms < hourMs).length < spec.ha.restartsPerHourMax &&
+      failure.f.well.has(own.standby) &&
+      w.voters.canServe(own.standby);
     if (!able) return;
     const { leader } = w.voters;
     const budget = leader === null || leader === node ? recoveryMsMax.leaderLost : recoveryMsMax.usual;
@@ -210,6 +211,18 @@ export class Checks {
       boots: host.boots,
       off: !host.powered,
     });
+  }
+
+  /** Nodes that have been well for a while, and could take a VM over. */
+  well(): Set<string> {
+    const w = this.#world;
+    const ids = [...w.nodes.values()].flatMap((n) => {
+      const wellMs = n.healthySinceMs === null ? 0 : w.time.nowMs - n.healthySinceMs;
+      return wellMs > aloneMs && n.agent?.stalled === false && n.keeperState?.armable.ok === true
+        ? [n.id]
+        : [];
+    });
+    return new Set(ids);
   }
 
   /** VMs that are to be back soon. */
@@ -444,6 +457,7 @@ export class Checks {
     const ok =
       able &&
       !n.host.diskFault &&
+      n.host.epoch === w.epoch &&
       w.voters.answers(n.id) &&
       w.voters.weather.lostCalls + w.voters.weather.lostAnswers + w.voters.weather.late === 0 &&
       w.voters.weather.longMs + w.voters.weather.slowMs < 200 &&

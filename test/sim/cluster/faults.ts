@@ -87,6 +87,8 @@ export interface Trouble {
   untilMs: number;
   /** Whom it hits; empty: everybody. */
   readonly nodes: readonly string[];
+  /** Who was well when it began, and had been for a while. */
+  readonly well: ReadonlySet<string>;
 }
 
 /** How a fault is made. @returns what ends it; null: it ends by itself at once */
@@ -316,6 +318,15 @@ const faults: Readonly<Record<FaultKind, Fault>> = {
   },
 };
 
+/** A fault begins. */
+export function noteFault(w: World, kind: FaultKind, nodes: readonly string[], lastsMs: number): Trouble {
+  const { nowMs } = w.time;
+  const trouble = { kind, fromMs: nowMs, untilMs: nowMs + lastsMs, nodes, well: w.checks.well() };
+  w.faults.push(trouble);
+  w.checks.troubled(trouble);
+  return trouble;
+}
+
 /** Makes a fault. @param lastsMs - by default by chance */
 export function makeFault(w: World, kind: FaultKind, node: string, rng: Rng, lastsMs?: number): Trouble {
   const f = faults[kind];
@@ -323,15 +334,7 @@ export function makeFault(w: World, kind: FaultKind, node: string, rng: Rng, las
   w.say(
     `--- ${kind}${f.global === true ? '' : ` ${node}`}${ms > 0 ? ` for ${(ms / 1000).toFixed(1)} s` : ''}`,
   );
-  const { nowMs } = w.time;
-  const trouble: Trouble = {
-    kind,
-    fromMs: nowMs,
-    untilMs: nowMs + ms,
-    nodes: f.global === true ? [] : [node],
-  };
-  w.faults.push(trouble);
-  w.checks.troubled(trouble);
+  const trouble = noteFault(w, kind, f.global === true ? [] : [node], ms);
   const end = f.make(w, w.node(node), rng);
   if (end !== null)
     w.time.after(ms, () => {

@@ -158,6 +158,11 @@ export class SimVoters {
     for (const ring of [...this.#bells]) ring();
   }
 
+  /** This node reaches a voter that leads, or can be elected. */
+  canServe(node: string): boolean {
+    return this.voters.some((v) => this.#leads(v) && this.#net.both(node, v));
+  }
+
   /** A voter that this node can ask now, and that can answer it. */
   serves(node: string): boolean {
     const { leader } = this;

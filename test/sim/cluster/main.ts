@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
-import { runSchedules } from './run.js';
+import { mutations } from './mutations.js';
+import { runMutations, runSchedules } from './run.js';
 import { aims } from './schedule.js';
 import { emptyCells } from './summary.js';
 
@@ -9,8 +10,28 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '100' },
     nodes: { type: 'string', default: '0' },
     first: { type: 'string', default: '1' },
+    mutations: { type: 'boolean', default: false },
+    mutation: { type: 'string', multiple: true, default: [] },
   },
 });
+if (values.mutations || values.mutation.length > 0) {
+  const strange = values.mutation.find((name) => !mutations.some((m) => m.name === name));
+  if (strange !== undefined) {
+    console.error(
+      `scripts/sim: there is no mutation "${strange}"; there are: ${mutations.map((m) => m.name).join(', ')}`,
+    );
+    process.exit(2);
+  }
+  const all = await runMutations(values.mutations ? [] : values.mutation);
+  console.log(
+    JSON.stringify(
+      all.map(({ lines: _, ...rest }) => rest),
+      null,
+      2,
+    ),
+  );
+  process.exit(all.every((m) => m.found !== null && m.without.length === 0) ? 0 : 1);
+}
 const number = (name: string, text: string, least: number): number => {
   const n = Number(text);
   if (Number.isSafeInteger(n) && n >= least) return n;

@@ -1,4 +1,4 @@
-import { afterWaitMsMax, brakeMs, massShare } from '../../../core/decide/failover.js';
+import { brakeMs, massShare } from '../../../core/decide/failover.js';
 import { killOverdueMs, zombieMs } from '../../../core/decide/keeper.js';
 import { opFinished, opsKeptMax, type Op } from '../../../core/domain/op.js';
 import type { VmOwn } from '../../../core/domain/vm.js';
@@ -13,6 +13,8 @@ const planMs = 6_000;
 const massKnownMs = 3_000;
 /** Beyond the bound that a rule names, before a checker speaks, ms. */
 const slackMs = 30_000;
+/** A VM that waits for others is taken so long after the last of them gave way, ms: a pass, and a slow ledger. */
+const brakedMs = 20_000;
 /** An ownership record names so many failovers, at most. */
 const failoversKept = 16;
 /** Longest value of a key. @see safety 12 */
@@ -28,7 +30,8 @@ export class RuleChecks {
   /** Machines that a keeper has said it kills, and since when it has been frozen with them. */
   readonly #doomed = new Map<string, number>();
   readonly #neglectedMs = new Map<string, number>();
-  readonly #brakedMs = new Map<string, number>();
+  /** VMs that wait for others, and until when at most. */
+  readonly #braked = new Map<string, number>();
   #opsOverMs: number | null = null;
   #epoch: string | null = null;
   #epochMs: number | null = null;
@@ -104,7 +107,7 @@ export class RuleChecks {
     if (a.standby !== null && a.standby !== b.owner && ownerGoneMs < w.standbyGraceMs)
       this.#waited(vm, a.standby, b.owner, waitMs, 'safety 5');
     if (a.sync === 'stale') this.#report('R5', `${b.owner} took VM ${vm} on a copy that is stale`);
-    this.#braked(vm, a, b);
+    this.#inTurn(vm, a, b);
   }
 
   #waited(vm: string, gone: string, by: string, waitMs: number, rule: string): void {
@@ -132,7 +135,7 @@ export class RuleChecks {
   /** Takeovers whose machine does not run yet. */
   #flights(but: string): { readonly op: Op; readonly by: string; readonly ageMs: number }[] {
     const { store } = this.#world.voters;
-    const wallMs = this.#world.time.nowMs + 1_700_000_000_000;
+    const { wallMs } = this.#world;
     return store.peekAll(kinds.op.prefix).flatMap((e) => {
       const op = JSON.parse(e.value) as Op;
       const { phasesMs } = op.args as { phasesMs?: { running?: number } };
@@ -144,7 +147,7 @@ export class RuleChecks {
   }
 
   /** Safety 15: with many nodes gone one VM after the other, the most important first. */
-  #braked(vm: string, a: VmOwn, b: VmOwn): void {
+  #inTurn(vm: string, a: VmOwn, b: VmOwn): void {
     const w = this.#world;
     if (this.#massSinceMs === null || w.time.nowMs - this.#massSinceMs < massKnownMs) return;
     for (const f of this.#flights(vm)) {
@@ -176,8 +179,10 @@ export class RuleChecks {
 
   /** What an agent last said of a VM that waits for its failover. */
   waits(vm: string, text: string): void {
-    if (!text.includes('many nodes are gone at once')) this.#brakedMs.delete(vm);
-    else if (!this.#brakedMs.has(vm)) this.#brakedMs.set(vm, this.#world.time.nowMs);
+    const w = this.#world;
+    const ahead = [...w.vms.values()].filter((id) => id !== vm && w.runsOn(id).length === 0).length;
+    if (!text.includes('many nodes are gone at once')) this.#braked.delete(vm);
+    else this.#braked.set(vm, w.time.nowMs + brakeMs * ahead + brakedMs);
   }
 
   /** A keeper has said that it kills a machine. */
@@ -250,7 +255,7 @@ export class RuleChecks {
   /** Safety 15: the brake never blocks for ever. */
   #blocked(): void {
     const w = this.#world;
-    for (const [vm, sinceMs] of this.#brakedMs) {
+    for (const [vm, untilMs] of this.#braked) {
       const own = w.own(vm);
       const standby = own === null || own.standby === null ? undefined : w.nodes.get(own.standby);
       const able =
@@ -263,9 +268,9 @@ export class RuleChecks {
         !w.pool.unreachable.has(standby.id) &&
         !w.currentPolicy().hold &&
         !w.currentPolicy().paused;
-      if (!able) this.#brakedMs.delete(vm);
-      else if (w.time.nowMs - sinceMs > brakeMs * w.vms.size + afterWaitMsMax) {
-        this.#brakedMs.delete(vm);
+      if (!able) this.#braked.delete(vm);
+      else if (w.time.nowMs > untilMs) {
+        this.#braked.delete(vm);
         this.#report('safety 15', `VM ${vm} waits for others for ever`);
       }
     }

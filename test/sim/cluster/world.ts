@@ -5,7 +5,7 @@ import { policyDefault, vmHaDefault, type Policy } from '../../../core/domain/ha
 import type { Op, OpKind } from '../../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
-import { ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
+import { epochKey, ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
 import { fakePeer } from '../fake-migration.js';
 import { RadioHub } from '../memory-radio.js';
 import { Checks } from './checks.js';
@@ -67,8 +67,10 @@ export class World {
     const { time, rng } = this;
     this.net = new SimNetwork(ids);
     this.voters = new SimVoters({ voters: ids.slice(0, o.voters ?? 3), time, net: this.net, rng });
-    const wallMs = (): number => time.nowMs + 1_700_000_000_000;
-    this.hub = new RadioHub({ cluster: 'sim', clock: { nowMs: () => time.nowMs, wallMs } });
+    this.hub = new RadioHub({
+      cluster: 'sim',
+      clock: { nowMs: () => time.nowMs, wallMs: () => this.wallMs },
+    });
     this.net.onChange = () => this.#networkChanged();
     this.#poolId = rng.uuid();
     const found = {
@@ -219,9 +221,19 @@ export class World {
         seenRevision,
         how: 'person',
         by: 'somebody',
-        atMs: this.time.nowMs + 1_700_000_000_000,
+        atMs: this.wallMs,
       }),
     );
+  }
+
+  /** Wall clock of whoever's clock is right. */
+  get wallMs(): number {
+    return this.time.nowMs + 1_700_000_000_000;
+  }
+
+  /** The epoch of the ledger now. */
+  get epoch(): number {
+    return Number(this.voters.store.peek(epochKey)?.value);
   }
 
   /** Lets go of everything: nothing moves any more. */
@@ -372,9 +384,15 @@ export class World {
     return JSON.parse(e.value) as Op;
   }
 
+  /** An operation that is over, as many are after a while. */
+  finishedOp(kind: OpKind, subject: string): void {
+    const id = this.#ask(kind, subject);
+    this.voters.store.poke(kinds.op.key(id), JSON.stringify({ ...this.op(id), state: 'done' }));
+  }
+
   #ask(kind: OpKind, subject: string, args: Op['args'] = {}): string {
     const id = this.rng.uuid();
-    const now = this.time.nowMs + 1_700_000_000_000;
+    const now = this.wallMs;
     const op: Op = {
       id,
       kind,

@@ -1,0 +1,571 @@
+import { vmHaDefault } from '../../../core/domain/ha.js';
+import { epochKey, ledger as kinds, metaKey } from '../../../core/wire/ledger-keys.js';
+import type { Edit } from './edits.js';
+import { noteFault } from './faults.js';
+import { World, type WorldOptions } from './world.js';
+
+/**
+ * A safety rule switched off, in the shipped program or in the world around it. The same bad night must then break a
+ * promise, and must not where the rule holds: a checker that no longer bites is found.
+ */
+export interface Mutation {
+  readonly name: string;
+  /** The rule, as it stands while it holds. */
+  readonly rule: string;
+  /** What must be seen broken, as `promise: text`. */
+  readonly breaks: RegExp;
+  readonly edits?: readonly Edit[];
+  /** The rule is one of the host. */
+  readonly bend?: (w: World) => void;
+  /** The world of the night, with and without the rule. */
+  readonly world?: Partial<WorldOptions>;
+  readonly before?: (w: World) => void;
+  /** The VM of the night is protected before it begins; false: it cannot be. */
+  readonly protected?: false;
+  readonly night: (w: World, vm: string) => Promise<void>;
+}
+
+/** What came of a night. */
+export interface NightResult {
+  readonly violations: readonly string[];
+  readonly simulatedSeconds: number;
+  readonly lines: readonly string[];
+}
+
+const nightSeed = 99;
+/** The owner of the VM of each night. */
+const owner = 'n1';
+
+const edit = (file: string, from: string, to: string): Edit => ({ file, from, to });
+const failover = (from: string, to: string): Edit => edit('core/decide/failover.js', from, to);
+const decideKeeper = (from: string, to: string): Edit => edit('core/decide/keeper.js', from, to);
+
+/** The owner fails, and nothing else: its VM must be back in time. */
+function failsAlone(w: World, kind: 'power-loss' | 'partition', fail: () => void): void {
+  noteFault(w, kind, [owner], Infinity);
+  fail();
+}
+
+const keeperHangs = async (w: World): Promise<void> => {
+  w.node(owner).stall('keeper', 60_000);
+  await w.pass(25_000);
+};
+
+const cutOffAndBack = async (w: World): Promise<void> => {
+  // By the ledger alone it can learn what became of its VMs.
+  w.node(owner).host.rules.takeoversRead = false;
+  w.net.isolate(owner);
+  await w.pass(20_000);
+  w.net.heal();
+  await w.pass(20_000);
+};
+
+const cutOffAlone = async (w: World): Promise<void> => {
+  failsAlone(w, 'partition', () => void w.net.isolate(owner));
+  await w.pass(30_000);
+};
+
+/** Whom it counts on: n2 or n3. */
+function standbyOf(w: World, vm: string): string {
+  const standby = w.own(vm)?.standby ?? null;
+  if (standby === null) throw new Error('the VM of the night has no standby');
+  return standby;
+}
+
+const rewrite = (w: World, vm: string, patch: object): void =>
+  w.voters.store.poke(kinds.vmOwn.key(vm), JSON.stringify({ ...w.own(vm), ...patch }));
+
+/** Two of five nodes lose their power, with many VMs. @param locked - the first to come back does not start */
+const twoOfFive = (locked: boolean, ms: number) => async (w: World) => {
+  for (const [name, node, priority] of [
+    ['top', 'n4', 90],
+    ['mid', 'n5', 50],
+    ['more', 'n4', 50],
+    ['less', 'n5', 30],
+    ['low', 'n4', 10],
+    ['last', 'n5', 10],
+  ] as const)
+    w.createVm(name, node, { ha: { ...vmHaDefault, enabled: true, priority } });
+  await w.pass(15_000);
+  for (const n of ['n4', 'n5']) w.node(n).powerLoss();
+  if (locked)
+    for (const name of ['top', 'mid', 'more', 'less']) w.pool.locks.set(w.vms.get(name) ?? '', 'elsewhere');
+  await w.pass(ms);
+};
+
+const braked = { nodes: 5, slowStarts: true } as const;
+
+export const mutations: readonly Mutation[] = [
+  {
+    name: 'r1-start-unwritten',
+    rule: 'R1: only the ledger key lets a VM run: a start is written there first',
+    breaks: /^R1/,
+    edits: [
+      edit(
+        'agent/vm/actor.js',
+        "await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence });",
+        '',
+      ),
+    ],
+    night: (w) => w.pass(10_000),
+  },
+  {
+    name: 'r1-swap-uncompared',
+    rule: 'R1: an ownership is written only on the revision that was read',
+    breaks: /^R1/,
+    edits: [
+      edit('agent/vm/ownership.js', '{ key: kinds.vmOwn.key(s.id), modRevision: s.own.modRevision },', ''),
+    ],
+    night: (w) => w.pass(10_000),
+  },
+  {
+    name: 'r2-renewal-unread',
+    rule: 'R2: a renewal is a keepalive and a linearizable reading of the own live key',
+    breaks: /^R2/,
+    edits: [
+      edit(
+        'agent/keeper/lease.js',
+        'const { live, stranger } = await this.#read();',
+        "return { is: 'good', sentMs };",
+      ),
+    ],
+    night: async (w) => {
+      // It leads the ledger, so for two seconds more it is told that its lease lives.
+      w.net.isolate(owner);
+      await w.pass(25_000);
+    },
+  },
+  {
+    name: 'r2-dated-from-answer',
+    rule: 'R2: a renewal is dated at its sending',
+    breaks: /^R2/,
+    edits: [
+      edit('agent/keeper/lease.js', 'const sentMs = this.#env.clock.nowMs();', 'let sentMs = 0;'),
+      edit(
+        'agent/keeper/lease.js',
+        'const { live, stranger } = await this.#read();',
+        'const { live, stranger } = await this.#read(); sentMs = this.#env.clock.nowMs();',
+      ),
+    ],
+    night: async (w) => {
+      w.voters.addWeather({ slowMs: 150 });
+      await w.pass(20_000);
+    },
+  },
+  {
+    name: 'r2-too-late-to-pet',
+    rule: 'R2: with VMs armed a renewal that is too old to pet on is none: the node freezes, and is not reset',
+    breaks: /^P4/,
+    edits: [edit('agent/keeper/lease.js', 'inTime(clock.nowMs() - r.sentMs, youngMs);', ';')],
+    night: async (w) => {
+      // Two calls take 1.0 to 1.4 s.
+      w.voters.addWeather({ longMs: 249, slowMs: 90 });
+      await w.pass(20_000);
+    },
+  },
+  {
+    name: 'r2-not-mine',
+    rule: 'R2: an ownership is written only while the own live key is there',
+    breaks: /^R2/,
+    edits: [edit('agent/vm/ownership.js', '            mine,\n', '')],
+    night: (w) => w.pass(10_000),
+  },
+  {
+    name: 'r3-autostart',
+    rule: 'R3: nothing starts by itself after a boot',
+    breaks: /^P1/,
+    bend: (w) => {
+      for (const n of w.nodes.values()) n.host.rules.noAutostart = false;
+    },
+    night: async (w, vm) => {
+      w.node(owner).powerLoss();
+      await w.until('another node runs it', () => w.runsOn(vm).some((n) => n !== owner));
+      w.node(owner).powerOn();
+      await w.pass(20_000);
+    },
+  },
+  {
+    name: 'r4-no-fence-wait',
+    rule: 'R4: the standby waits longer than the watchdog',
+    breaks: /^P1/,
+    edits: [failover('const waitMs = Math.max(v.fenceWaitMs, own.fence.waitMs);', 'const waitMs = 0;')],
+    night: keeperHangs,
+  },
+  {
+    name: 'r4-owners-wait-ignored',
+    rule: "R4: the standby waits for the owner's own watchdog, where that is slower",
+    breaks: /^R4/,
+    edits: [failover('Math.max(v.fenceWaitMs, own.fence.waitMs)', 'v.fenceWaitMs')],
+    world: { keeperTiming: { watchdogMs: 8_000, fenceWaitMs: 10_000 } },
+    night: keeperHangs,
+  },
+  {
+    name: 'r5-stale-copy-taken',
+    rule: 'R5, safety 2: no program takes a VM over on a copy that is stale',
+    breaks: /^R5/,
+    edits: [failover("vm.own.sync === 'stale'", 'false')],
+    night: async (w, vm) => {
+      rewrite(w, vm, { sync: 'stale' });
+      w.node(owner).powerLoss();
+      await w.pass(20_000);
+    },
+  },
+  {
+    name: 'r6-radio-decides',
+    rule: 'R6: silence on the radio decides nothing',
+    breaks: /^P1/,
+    edits: [
+      edit(
+        'agent/ha/failover-desk.js',
+        'absence: this.absences.of(id),',
+        `absence: this.absences.of(id) ?? (now - (this.lastBeatMs.get(id) ?? now) > 3_500
+          ? { sinceMs: this.lastBeatMs.get(id), seenRevision: s.seen.get(id) ?? 0n } : null),`,
+      ),
+      edit('agent/ha/takeover.js', '{ key: kinds.live.key(node), createRevision: 0n },', ''),
+    ],
+    night: async (w) => {
+      w.hub.stopBroker(owner);
+      await w.pass(25_000);
+    },
+  },
+  {
+    name: 'r7-wall-clock',
+    rule: 'R7: waits are told by clocks that nobody sets',
+    breaks: /^P1/,
+    edits: [
+      edit(
+        'agent/ha/failover-desk.js',
+        'const now = this.env.clock.nowMs();',
+        'const now = this.env.clock.wallMs();',
+      ),
+      edit(
+        'agent/loop.js',
+        'this.snapshotMs = this.env.clock.nowMs();',
+        'this.snapshotMs = this.env.clock.wallMs();',
+      ),
+    ],
+    night: async (w) => {
+      w.node(owner).stall('keeper', 60_000);
+      await w.until('its lease is over', () => w.voters.store.peek(kinds.live.key(owner)) === null);
+      await w.pass(600);
+      for (const n of ['n2', 'n3']) w.node(n).host.wallOffsetMs += 3_600_000;
+      await w.pass(20_000);
+    },
+  },
+  {
+    name: 's1-unarmed-taken',
+    rule: 'safety 1: only an armed owner is failed over without proof',
+    breaks: /^safety 1:/,
+    edits: [failover('runs && !own.fence.armed && proof === null', 'false')],
+    protected: false,
+    before: (w) => {
+      const { watchdog } = w.node(owner).host;
+      const info = { ...watchdog.info(), kind: 'none' as const, timeoutMs: null };
+      Object.assign(watchdog, { info: () => info });
+    },
+    night: async (w) => {
+      w.net.isolate(owner);
+      await w.pass(25_000);
+    },
+  },
+  {
+    name: 's1-disarmed-first',
+    rule: 'safety 1: the ledger says "unarmed" before the watchdog is let go',
+    breaks: /^safety 1:/,
+    edits: [
+      edit(
+        'agent/vm/actor.js',
+        'if (s.own.value.fence.armed)\n',
+        'await env.keeper.disarm(s.id);\nif (s.own.value.fence.armed)\n',
+      ),
+    ],
+    night: async (w, vm) => {
+      w.edit(vm, { ha: { ...w.spec(vm).ha, enabled: false } });
+      await w.pass(10_000);
+    },
+  },
+  {
+    name: 'seen-uncompared',
+    rule: 'a failover compares that the owner was not back since the wait began (`seen`)',
+    breaks: /^R4/,
+    edits: [
+      edit('agent/ha/takeover.js', '{ key: kinds.seen.key(node), modRevision: seenRevision },', ''),
+      edit(
+        'agent/ha/absence.js',
+        'this.gone.get(node)?.seenRevision !== seenRevision',
+        'this.gone.get(node) === undefined',
+      ),
+    ],
+    night: async (w) => {
+      const back = w.net.isolate(owner);
+      await w.until('its live key is gone', () => w.voters.store.peek(kinds.live.key(owner)) === null);
+      await w.pass(1_000);
+      // Nobody looks while it is back, and then hangs.
+      for (const n of ['n2', 'n3']) w.node(n).stall('agent', 8_000);
+      back();
+      await w.until('it is back', () => w.node(owner).keeperState?.mode === 'run');
+      await w.pass(3_500);
+      await keeperHangs(w);
+    },
+  },
+  {
+    name: 's4-no-takeover-record',
+    rule: 'safety 4: a new owner leaves its record in the pool',
+    breaks: /^P5/,
+    edits: [edit('agent/vm/ownership.js', 'for (const pool of sharedPools(s))', 'for (const pool of [])')],
+    night: cutOffAlone,
+  },
+  {
+    name: 's4-thawed-not-killed',
+    rule: 'safety 4: what another node owns is killed, not thawed',
+    breaks: /^P1/,
+    edits: [decideKeeper("return { do: 'kill', why: is };", "return { do: 'go-on' };")],
+    night: cutOffAndBack,
+  },
+  {
+    name: 's4-lock-not-retried',
+    rule: 'safety 4: a held lock is tried each second',
+    breaks: /^P5/,
+    edits: [edit('core/decide/vm.js', 'failure.atMs + lockRetryMs - nowMs', 'failure.atMs + 60_000 - nowMs')],
+    world: { locks: 20_000 },
+    night: async (w) => {
+      failsAlone(w, 'power-loss', () => w.node(owner).powerLoss());
+      await w.pass(50_000);
+    },
+  },
+  {
+    name: 's5-living-standby-passed-over',
+    rule: 'safety 5: while the standby lives it has its time, and nobody else takes the VM',
+    breaks: /^safety 5/,
+    edits: [failover('standby?.absence === null ? standby : null', 'null')],
+    night: async (w, vm) => {
+      w.node(standbyOf(w, vm)).stall('agent', 20_000);
+      w.node(owner).powerLoss();
+      await w.pass(40_000);
+    },
+  },
+  {
+    name: 's5-standby-not-waited-for',
+    rule: 'safety 5: another node waits until owner and standby are both gone for the whole wait',
+    breaks: /^safety 5/,
+    edits: [failover('standbyAbsence.sinceMs + waitMs', '-Infinity')],
+    world: { nodes: 5, voters: 5 },
+    night: async (w, vm) => {
+      const standby = standbyOf(w, vm);
+      w.node(owner).powerLoss();
+      await w.pass(6_000);
+      w.node(standby).powerLoss();
+      await w.pass(25_000);
+    },
+  },
+  {
+    name: 's5-pool-not-asked',
+    rule: 'safety 5: a standby has written to the pool of late',
+    breaks: /^P5/,
+    edits: [
+      edit('core/decide/standby.js', 'if (!use.ok)', 'if (false)'),
+      edit('core/decide/standby.js', 'probedMs <= probeAgeMsMax', 'true'),
+    ],
+    night: async (w, vm) => {
+      w.pool.unreachable.add(standbyOf(w, vm));
+      await w.pass(45_000);
+      failsAlone(w, 'power-loss', () => w.node(owner).powerLoss());
+      await w.pass(25_000);
+    },
+  },
+  {
+    name: 's7-freeze-unseen',
+    rule: 'safety 7: frozen means seen to be frozen',
+    breaks: /^P1/,
+    edits: [edit('agent/keeper/keeper.js', 'faults.length === 0 && !overdue', 'true')],
+    night: async (w) => {
+      w.node(owner).host.freezeFault = 'a thread runs on';
+      w.net.isolate(owner);
+      await w.pass(25_000);
+    },
+  },
+  {
+    name: 'born-awake',
+    rule: 'what begins in a frozen slice is born frozen',
+    breaks: /^P1/,
+    bend: (w) => {
+      for (const n of w.nodes.values()) n.host.rules.bornFrozen = false;
+    },
+    night: async (w) => {
+      const late = w.createVm('late', owner, { power: 'stopped' });
+      await w.pass(8_000);
+      w.node(owner).host.libvirt.startMs = () => 4_000;
+      w.action('start', late);
+      await w.until('its start is decided', () => w.own(late)?.state === 'running');
+      w.node(owner).host.rules.takeoversRead = false;
+      w.net.isolate(owner);
+      await w.pass(40_000);
+    },
+  },
+  {
+    name: 'thaw-unread',
+    rule: 'THAW reads the owners before anything goes on',
+    breaks: /^P1/,
+    edits: [decideKeeper('sinceEntered(p.goodMs) && sinceEntered(p.ownersMs)', 'sinceEntered(p.goodMs)')],
+    night: cutOffAndBack,
+  },
+  {
+    name: 's9-pets-beside-the-undead',
+    rule: 'safety 9: free petting ends a minute after a machine of another owner does not die',
+    breaks: /^safety 9/,
+    edits: [edit('agent/keeper/owners.js', 'now - k.sinceMs >= killOverdueMs', 'false')],
+    night: async (w) => {
+      w.node(owner).host.killFault = true;
+      w.net.isolate(owner);
+      await w.pass(100_000);
+    },
+  },
+  {
+    name: 's9-zombie',
+    rule: 'safety 9: a node whose agent is dead gives its lease up when a VM of it is gone',
+    breaks: /^safety 9/,
+    edits: [decideKeeper('v.beatAgeMs >= zombieMs && v.armed', 'false && v.armed')],
+    night: async (w, vm) => {
+      w.node(owner).kill('agent', false);
+      w.node(owner).host.libvirt.die(vm, 'crashed');
+      await w.pass(170_000);
+    },
+  },
+  {
+    name: 's9-keeper-looks-away',
+    rule: 'safety 9: in ICE the keeper itself reads who took its VMs',
+    breaks: /^P5/,
+    edits: [edit('agent/keeper/keeper.js', "this.#job('pools', () => this.#readPools());", '')],
+    night: cutOffAlone,
+  },
+  {
+    name: 's10-older-owner-believed',
+    rule: "safety 10: killed only on a generation above the journal's",
+    breaks: /^safety 10/,
+    edits: [decideKeeper('own.gen <= journalGen', 'false')],
+    night: async (w, vm) => {
+      w.net.isolate(owner);
+      await w.pass(4_000);
+      rewrite(w, vm, { owner: 'n9', gen: 1, standby: null, fence: { armed: false, waitMs: 0 } });
+      w.net.heal();
+      await w.pass(10_000);
+    },
+  },
+  {
+    name: 's10-absent-owner-believed',
+    rule: 'safety 10: an absent ownership is no proof',
+    breaks: /^safety 10/,
+    edits: [
+      decideKeeper(
+        "{ do: 'hold', why: 'the ledger has no owner of it' }",
+        "{ do: 'kill', why: 'the ledger has no owner of it' }",
+      ),
+    ],
+    night: async (w, vm) => {
+      w.net.isolate(owner);
+      await w.pass(4_000);
+      w.voters.store.drop(kinds.vmOwn.key(vm));
+      w.net.heal();
+      await w.pass(10_000);
+    },
+  },
+  {
+    name: 's10-epoch-uncompared',
+    rule: 'safety 10: every change of an ownership compares the epoch',
+    breaks: /^safety 10/,
+    edits: [
+      edit('agent/vm/ownership.js', '{ key: epochKey, value: String(s.snapshot.meta.value.epoch) },', ''),
+    ],
+    night: (w) => w.pass(10_000),
+  },
+  {
+    name: 's10-unadmitted',
+    rule: 'safety 10: a keeper renews in a restored ledger only when it was admitted',
+    breaks: /^safety 10/,
+    edits: [
+      edit(
+        'agent/keeper/lease.js',
+        'this.#epoch === null || at.get(admittedKey(node))?.value === text',
+        'true',
+      ),
+    ],
+    night: async (w) => {
+      const { store } = w.voters;
+      const meta = JSON.parse(store.peek(metaKey)?.value ?? '{}') as object;
+      store.poke(metaKey, JSON.stringify({ ...meta, epoch: 2 }));
+      store.poke(epochKey, '2');
+      await w.pass(15_000);
+    },
+  },
+  {
+    name: 's12-untrimmed',
+    rule: 'safety 12: finished operations have a cap',
+    breaks: /^safety 12/,
+    edits: [edit('agent/op-book.js', 'over <= 0', 'true')],
+    night: async (w, vm) => {
+      for (let i = 0; i < 260; i++) w.finishedOp('vm.stop', vm);
+      await w.pass(60_000);
+    },
+  },
+  {
+    name: 's12-growing-ownership',
+    rule: 'safety 12: an ownership remembers so many failovers, and no more',
+    // Its schema knows a bound as well, so without the cut nobody can take the VM over any more.
+    breaks: /^(safety 12|P5)/,
+    edits: [edit('agent/ha/takeover.js', '.slice(-failoversKept)', '')],
+    night: async (w, vm) => {
+      const twoHoursAgoMs = w.wallMs - 7_200_000;
+      rewrite(w, vm, { failoversMs: Array.from({ length: 16 }, (_, i) => twoHoursAgoMs + i) });
+      failsAlone(w, 'power-loss', () => w.node(owner).powerLoss());
+      await w.pass(20_000);
+    },
+  },
+  {
+    name: 's15-no-brake',
+    rule: 'safety 15: with many nodes gone at once VMs come back one after the other',
+    breaks: /^safety 15: .* under way/,
+    edits: [failover('mass && (takes > 0 || flying.length > 0)', 'false')],
+    world: braked,
+    night: twoOfFive(false, 40_000),
+  },
+  {
+    name: 's15-priority-turned',
+    rule: 'safety 15: the VM of higher priority comes first',
+    breaks: /^safety 15: .* higher/,
+    edits: [failover('b.ha.priority - a.ha.priority', 'a.ha.priority - b.ha.priority')],
+    world: braked,
+    night: twoOfFive(false, 40_000),
+  },
+  {
+    name: 's15-brake-for-ever',
+    rule: 'safety 15: the brake never blocks for ever',
+    breaks: /^safety 15: .* for ever/,
+    edits: [failover('nowMs - f.sinceMs < brakeMs', 'true')],
+    world: braked,
+    night: twoOfFive(true, 290_000),
+  },
+];
+
+/** @param off - the rule is; what the shipped program does without it was edited when it was loaded */
+export async function runNight(m: Mutation, off: boolean): Promise<NightResult> {
+  const w = new World({ seed: nightSeed, nodes: 3, log: true, ...m.world });
+  m.before?.(w);
+  if (off) m.bend?.(w);
+  try {
+    w.boot();
+    const vm = w.createVm('web', owner);
+    await w.until('it runs', () => w.runsOn(vm).length === 1);
+    if (m.protected !== false) await w.until('it is protected', () => w.own(vm)?.standby !== null);
+    await w.pass(12_000);
+    await m.night(w, vm);
+  } catch (error) {
+    // Without its rule the cluster may not even get that far.
+    if (!off) throw error;
+    w.say(`the night ends early: ${String(error)}`);
+  }
+  return {
+    violations: w.checks.violations.map((v) => `${v.promise}: ${v.text}`),
+    simulatedSeconds: Math.round(w.time.nowMs / 1000),
+    lines: w.lines,
+  };
+}
