@@ -45,6 +45,8 @@ export interface WatchdogInfo {
   readonly running: boolean;
   /** Why it cannot be used; null: it can. */
   readonly fault: string | null;
+  /** Whether another process has it open too, so that the death of the keeper does not close it: closing pets. */
+  readonly kept: 'yes' | 'soon' | 'no';
 }
 
 export interface Watchdog {
@@ -52,8 +54,11 @@ export interface Watchdog {
   info(): WatchdogInfo;
   /** Opens it where it is not open, and pets. @throws */
   pet(): void;
-  /** Stops it where it can be stopped. Idempotent. */
-  disarm(): void;
+  /**
+   * Stops it where it can be stopped, unless `still` says no at the last moment. Until then it runs and wants to be
+   * petted, as `nowayout` says. Idempotent. @throws where it runs on
+   */
+  disarm(still: () => boolean): Promise<void>;
   /** Lets go of it as a crash would: it runs on, for the next start of the keeper. */
   release(): void;
 }

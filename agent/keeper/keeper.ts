@@ -104,6 +104,7 @@ export class Keeper {
     this.#publish();
     if (this.#thawDue) this.#job('thaw', () => this.#thaw());
     if (this.#blank) this.#job('adopt', () => this.#adopt());
+    else this.#stopLeft();
     this.#loops ??= Promise.all([this.#renewLoop(), this.#watchLoop()]);
   }
 
@@ -120,7 +121,7 @@ export class Keeper {
     await this.#loops;
     if (o.off === true && (await this.#nothingLeft())) this.#armed.clear();
     if (this.#armed.size === 0) {
-      this.#disarm();
+      await this.#disarm();
       await this.#lease.release();
       this.#goodMs = null;
       this.#mine = false;
@@ -129,7 +130,7 @@ export class Keeper {
   }
 
   state(): KeeperState {
-    const { watchdog, timing } = this.#env;
+    const { watchdog } = this.#env;
     const info = watchdog.info();
     const why = this.#armRefusal();
     return {
@@ -140,7 +141,7 @@ export class Keeper {
       goodMs: this.#goodMs,
       armed: [...this.#armed].filter(([, a]) => a.confirmed).map(([vm]) => vm),
       watchdog: { kind: info.kind, timeoutMs: info.timeoutMs ?? 0 },
-      armable: why === null ? { ok: true, waitMs: fenceWaitMs(timing) } : { ok: false, why },
+      armable: why === null ? { ok: true, waitMs: this.#waitMs() } : { ok: false, why },
       held: this.#owners.words,
       text: [...this.#faults.values()].join('; '),
     };
@@ -169,12 +170,12 @@ export class Keeper {
       this.#armed.delete(vm);
       throw notArmable(vm, this.#faults.get('record') ?? '');
     }
-    if (old?.confirmed === true) return { waitMs: fenceWaitMs(this.#env.timing) };
+    if (old?.confirmed === true) return { waitMs: this.#waitMs() };
     await new Promise<void>((resolve, reject) => {
       this.#waiters.push({ vm, resolve, reject: (why) => reject(notArmable(vm, why)) });
       this.#wake('renew');
     });
-    return { waitMs: fenceWaitMs(this.#env.timing) };
+    return { waitMs: this.#waitMs() };
   }
 
   /** It was armed and nothing has been read since that takes it away. */
@@ -237,6 +238,8 @@ export class Keeper {
     }
     if (!mayPet(this.#pulse(), this.#env.clock.nowMs(), this.#env.timing, 'renewal')) return;
     if (!this.#pet() || this.#mode !== 'run') return;
+    // How long others must wait is not known before.
+    if (this.#env.watchdog.info().kept === 'soon') return;
     for (const a of this.#armed.values()) a.confirmed = true;
     for (const w of this.#waiters.splice(0)) w.resolve();
   }
@@ -371,6 +374,7 @@ export class Keeper {
     this.#blank = false;
     this.#fault('adopt', null);
     this.#save();
+    this.#stopLeft();
     this.#wake('watch');
   }
 
@@ -457,6 +461,16 @@ export class Keeper {
     if (nowayout && (this.#opened || running)) this.#pet();
   }
 
+  /** A keeper that died while it stopped the watchdog left it running. */
+  #stopLeft(): void {
+    if (this.#armed.size === 0 && this.#env.watchdog.info().kept === 'yes') void this.#disarm();
+  }
+
+  #waitMs(): number {
+    const { watchdog, timing } = this.#env;
+    return fenceWaitMs(timing, watchdog.info());
+  }
+
   #armRefusal(): string | null {
     const { watchdog, timing, clock } = this.#env;
     return armRefusal(
@@ -479,12 +493,12 @@ export class Keeper {
     }
     if (was === this.#armed.size) return;
     this.#save();
-    if (this.#armed.size === 0) this.#disarm();
+    if (this.#armed.size === 0) void this.#disarm();
   }
 
-  #disarm(): void {
+  async #disarm(): Promise<void> {
     try {
-      this.#env.watchdog.disarm();
+      await this.#env.watchdog.disarm(() => this.#armed.size === 0);
     } catch (error) {
       this.#fault('watchdog', `the watchdog cannot be stopped: ${errorRecord(error).message}`);
     }

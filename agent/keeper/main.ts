@@ -5,6 +5,7 @@ import { version } from '../version.js';
 import type { Clock } from '../env.js';
 import { KeeperEtcd } from './etcd.js';
 import type { KeeperEnv } from './env.js';
+import { SystemdFdStore } from './fd-store.js';
 import { CgroupFreezer } from './freezer.js';
 import { Keeper } from './keeper.js';
 import { keeperSocket, monotonicMs } from './protocol.js';
@@ -51,7 +52,11 @@ async function main(): Promise<void> {
     log,
     ledger,
     freezer: new CgroupFreezer(),
-    watchdog: new WatchdogDevice({ pipeTimeoutMs: timing.watchdogMs, nowMs: monotonicMs }),
+    watchdog: new WatchdogDevice({
+      pipeTimeoutMs: timing.watchdogMs,
+      nowMs: monotonicMs,
+      store: new SystemdFdStore('watchdog'),
+    }),
     store: new KeeperFiles({ runtimeDir, stateDir, node }),
     takeovers: new PoolTakeovers(import.meta.filename),
     publish: (s) => server.publish(s),

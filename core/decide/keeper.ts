@@ -197,8 +197,17 @@ export function armRefusal(v: ArmingView, t: TimingProfile): string | null {
   return null;
 }
 
-/** What `own.fence.waitMs` must be at least: the node is off so long after its last renewal was sent. */
-export const fenceWaitMs = (t: TimingProfile): number => t.watchdogMs + t.petAgeMs + 1_000;
+/**
+ * What `own.fence.waitMs` must be at least: the node is off so long after its last renewal was sent. A keeper that dies
+ * and closes the device pets it once more.
+ *
+ * @see docs/models.md, `freeze`: DEATH_PETS
+ */
+export const fenceWaitMs = (
+  t: TimingProfile,
+  watchdog: { readonly kind: string; readonly kept: 'yes' | 'soon' | 'no' },
+): number =>
+  t.watchdogMs + t.petAgeMs + 1_000 + (watchdog.kept === 'no' && watchdog.kind !== 'none' ? t.watchdogMs : 0);
 
 /** An agent whose loop has not finished for this long is dead to the keeper, ms. @see safety 9 */
 export const zombieMs = 120_000;

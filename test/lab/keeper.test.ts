@@ -114,6 +114,47 @@ await t.test('the keeper is killed: same life, nothing freezes, nobody is reset'
   await goesOn('n3', vm.id);
 });
 
+/** How many processes besides the keeper have its watchdog open: PID 1, which keeps it. */
+const keptOpen = async (node: string): Promise<string> =>
+  lab.sh(
+    node,
+    'ls -l /proc/1/fd | grep -c /dev/watchdog || true; systemctl show -P NFileDescriptorStore flotilla-keeper',
+  );
+
+await t.test('killed again and again: the watchdog stays open, so that no death of it pets', async (t) => {
+  t.equal(await keptOpen('n3'), '1\n1');
+  for (let i = 0; i < 5; i++) {
+    const pid = await pidOf('n3', 'flotilla-keeper');
+    await lab.sh('n3', `kill -9 ${pid}`);
+    t.equal(await keptOpen('n3'), '1\n1');
+    await waitFor('another keeper', async () => !['0', pid].includes(await pidOf('n3', 'flotilla-keeper')));
+  }
+  await waitFor('RUN', async () => (await keeper('n3')).mode === 'run');
+  await goesOn('n3', vm.id);
+});
+
+await t.test(
+  'disarmed: nobody has it open, and silence resets nobody; armed again: kept again',
+  async (t) => {
+    const armed = async (): Promise<number> => (await keeper('n3')).armed.length;
+    const ha = async (enabled: boolean): Promise<void> => {
+      const end = await c.opEnd((await c.must<Change>('PATCH', 'vms/web', { ha: { enabled } })).op);
+      if (end.state !== 'done') throw new Error(`HA: ${JSON.stringify(end.error)}`);
+    };
+    await ha(false);
+    await waitFor('disarmed', async () => (await armed()) === 0);
+    await waitFor('let go', async () => (await keptOpen('n3')) === '0\n0');
+    const began = Date.now();
+    await waitFor('longer than the watchdog waits', () => Date.now() - began > timing.watchdogMs + 5_000, {
+      limitMs: timing.watchdogMs * 3,
+    });
+    t.ok((await lab.nodes()).includes('n3'));
+    await ha(true);
+    await waitFor('armed', async () => (await armed()) === 1);
+    await waitFor('kept', async () => (await keptOpen('n3')) === '1\n1');
+  },
+);
+
 await t.test('the agent is killed: nothing', async (t) => {
   const before = await keeper('n3');
   await lab.sh('n3', `kill -9 ${await pidOf('n3', 'flotilla-agent')}`);

@@ -234,6 +234,7 @@ export class SimHost {
       nowayout: false,
       running: this.pettedMs !== null,
       fault: null,
+      kept: 'yes',
     }),
     pet: () => {
       const petted = this.#time.nowMs;
@@ -248,9 +249,10 @@ export class SimHost {
         else check();
       });
     },
-    disarm: () => {
+    disarm: async () => {
       this.pettedMs = null;
       this.onChange('watchdog stopped');
+      return Promise.resolve();
     },
     release: () => undefined,
   };

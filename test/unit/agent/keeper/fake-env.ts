@@ -87,6 +87,7 @@ export class FakeWatchdog implements Watchdog {
   kind: WatchdogInfo['kind'] = 'hardware';
   timeoutMs: number | null;
   nowayout = false;
+  kept: WatchdogInfo['kept'] = 'yes';
   broken = false;
   /** Longest time between two pets while it counted. */
   longestMs = 0;
@@ -106,8 +107,8 @@ export class FakeWatchdog implements Watchdog {
   }
 
   info(): WatchdogInfo {
-    const { kind, timeoutMs, nowayout } = this;
-    return { kind, timeoutMs, nowayout, running: this.counts, fault: null };
+    const { kind, timeoutMs, nowayout, kept } = this;
+    return { kind, timeoutMs, nowayout, running: this.counts, fault: null, kept };
   }
 
   pet(): void {
@@ -117,8 +118,8 @@ export class FakeWatchdog implements Watchdog {
     this.pets++;
   }
 
-  disarm(): void {
-    if (this.nowayout) return;
+  async disarm(still: () => boolean): Promise<void> {
+    if (this.nowayout || !still()) return;
     this.#note();
     this.petMs = null;
   }

@@ -167,6 +167,39 @@ void t.test('nothing armed: a slow ledger is good enough to start and stop VMs b
   await rig.end();
 });
 
+void t.test('a device that would be closed by the death of the keeper is waited for once more', async (t) => {
+  const rig = new KeeperRig();
+  await rig.up();
+  rig.watchdog.kept = 'soon';
+  rig.freezer.add('a');
+  let armed: { waitMs: number } | null = null;
+  const done = rig.keeper.arm('a', { takeover: [] }).then((a) => (armed = a));
+  await rig.clock.advance(2_000);
+  t.equal(armed, null, 'not before it is known');
+  t.ok(rig.watchdog.pets > 0);
+  rig.watchdog.kept = 'no';
+  await rig.clock.advance(1_000);
+  t.same(await done, { waitMs: 12_000 });
+  t.same(rig.keeper.state().armable, { ok: true, waitMs: 12_000 });
+  rig.watchdog.kept = 'yes';
+  t.same(rig.keeper.state().armable, { ok: true, waitMs: 7_000 });
+  await rig.end();
+});
+
+void t.test('a watchdog that a keeper left running as it died while stopping it is stopped', async (t) => {
+  const rig = new KeeperRig();
+  await rig.up();
+  await rig.armed('a');
+  rig.keeper.disarm('a');
+  await rig.clock.advance(100);
+  t.notOk(rig.watchdog.counts);
+  rig.watchdog.pet();
+  await rig.crash();
+  await rig.clock.advance(100);
+  t.notOk(rig.watchdog.counts);
+  await rig.end();
+});
+
 void t.test('a lease that ends early freezes at once; the new incarnation goes through THAW', async (t) => {
   const rig = new KeeperRig();
   await rig.up();

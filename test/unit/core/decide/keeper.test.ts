@@ -20,16 +20,27 @@ import * as keys from '../../../../core/wire/key-names.js';
 import * as records from '../../../../core/wire/ledger-keys.js';
 
 const timing = timingProfiles.production;
+const kept = { kind: 'hardware', kept: 'yes' } as const;
 
 void t.test('the profiles keep the rules of the model', async (t) => {
   for (const p of Object.values(timingProfiles)) {
     t.same(timingFaults(p), [], p.name);
-    t.ok(p.fenceWaitMs >= fenceWaitMs(p), 'F covers what a node asks to be waited for');
+    t.ok(p.fenceWaitMs >= fenceWaitMs(p, kept), 'F covers what a node asks to be waited for');
   }
   t.same(timingFaults({ ...timing, fenceWaitMs: 6_999 }).length, 1);
   t.same(timingFaults({ ...timing, renewalGoodMs: 3_000 }).length, 1);
   t.same(timingFaults({ ...timing, watchdogMs: 2_500, fenceWaitMs: 9_000 }).length, 1);
 });
+
+void t.test(
+  'a device that the death of the keeper closes is waited for once more: closing pets',
+  async (t) => {
+    const { watchdogMs: w, petAgeMs: d } = timing;
+    t.equal(fenceWaitMs(timing, kept), w + d + 1_000);
+    t.equal(fenceWaitMs(timing, { ...kept, kept: 'no' }), 2 * w + d + 1_000);
+    t.equal(fenceWaitMs(timing, { kind: 'none', kept: 'no' }), w + d + 1_000, 'there is none to pet');
+  },
+);
 
 void t.test('the keys are those of the records', async (t) => {
   t.equal(keys.ledgerRoot, records.ledgerRoot);
@@ -204,7 +215,7 @@ class World {
   #others(): void {
     if (this.#alive) this.#absentMs = null;
     else if (this.ran) this.#absentMs ??= this.now;
-    if (this.#absentMs !== null && this.now - this.#absentMs >= fenceWaitMs(timing)) this.taken = true;
+    if (this.#absentMs !== null && this.now - this.#absentMs >= fenceWaitMs(timing, kept)) this.taken = true;
   }
 
   #keeper(): void {
