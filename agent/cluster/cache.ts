@@ -8,6 +8,9 @@ import { readIfThere, writePublic } from '../pki/store.js';
 import { clientUrl } from './etcd-settings.js';
 import type { Ports } from './config.js';
 
+/** Five voters with eight addresses each, and one that is on its way. */
+const endpointsMax = 48;
+
 /**
  * `cluster.json`: which cluster this node is in and whom it can ask. A cache of what the ledger says, so that the
  * agent starts, and its page and radio work, while the ledger is away.
@@ -19,7 +22,7 @@ export const clusterCacheSchema = z.object({
   address: ipv4Schema,
   /** What the cluster admitted this node as. */
   witness: z.boolean().default(false),
-  ledgerEndpoints: z.array(z.url()).min(1).max(16),
+  ledgerEndpoints: z.array(z.url()).min(1).max(endpointsMax),
   peers: z.array(z.object({ node: nodeIdSchema, address: ipv4Schema })).max(1024),
 });
 export type ClusterCache = z.output<typeof clusterCacheSchema>;
@@ -52,7 +55,7 @@ export async function writeClusterCache(stateDir: string, cache: ClusterCache): 
 }
 
 /**
- * The cache as the ledger's records say it should be: voters as endpoints, all nodes as peers.
+ * The cache as the ledger's records say it should be: voters at all their addresses as endpoints, all nodes as peers.
  *
  * @returns the same object when nothing changed, so that the caller writes only when needed
  */
@@ -69,11 +72,21 @@ export function refreshedCache(
   const voters = sorted.filter((n) => n.voter);
   // This node's own voter first: the nearest one.
   voters.sort((a, b) => Number(b.id === cache.node) - Number(a.id === cache.node));
-  const endpoints = voters.flatMap((n) =>
-    n.addresses[0] === undefined ? [] : [clientUrl(n.addresses[0], ports)],
-  );
+  const endpoints = alternating(voters.map((n) => n.addresses)).map((a) => clientUrl(a, ports));
   // A list without voters is a ledger we misread, not a cluster without one.
   const ledgerEndpoints = endpoints.length === 0 ? cache.ledgerEndpoints : endpoints;
   const next: ClusterCache = { ...cache, name: meta.name, peers, ledgerEndpoints };
   return JSON.stringify(next) === JSON.stringify(cache) ? cache : next;
+}
+
+/**
+ * All addresses of all voters, each neighbour in the list another voter by another network: whichever of both is gone,
+ * the second one that is asked answers.
+ */
+function alternating(voters: readonly (readonly string[])[]): string[] {
+  const rounds = Math.max(0, ...voters.map((a) => a.length));
+  const all = Array.from({ length: rounds }, (_, round) =>
+    voters.flatMap((a, i) => (round < a.length ? [a[(i + round) % a.length] ?? ''] : [])),
+  );
+  return all.flat();
 }
