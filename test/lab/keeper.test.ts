@@ -79,6 +79,21 @@ await t.test('small: memory and CPU of the keeper', async (t) => {
   t.ok(pct < 1, 'CPU');
 });
 
+await t.test("its memory and the ledger's are protected all the way up", async (t) => {
+  // In a lab the memory and CPU of a node are not its kernel's to give: what systemd would set.
+  const show = (unit: string, what: string): Promise<string> =>
+    lab.sh('n3', `systemctl show -P ${what} ${unit}`);
+  for (const [unit, megabytes] of [
+    ['flotilla.slice', 192],
+    ['flotilla-keeper', 64],
+    ['flotilla-etcd', 128],
+  ] as const) {
+    t.match(await show(unit, 'ControlGroup'), /^\/flotilla\.slice/, unit);
+    t.equal(Number(await show(unit, 'MemoryMin')), megabytes * 2 ** 20, unit);
+  }
+  t.equal(await show('flotilla.slice', 'CPUWeight'), '1000');
+});
+
 await t.test('cut off: frozen in time, the node stays up; healed: it goes on where it was', async (t) => {
   await lab.cut('n3');
   const cutMs = Date.now();

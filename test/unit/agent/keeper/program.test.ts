@@ -26,6 +26,22 @@ void t.test('the program is made of Node and of own files alone', async (t) => {
   t.ok(size < 3_500, `${size} lines: small enough to read`);
 });
 
+void t.test('memory is protected all the way up: the slice has what its units ask for', async (t) => {
+  const dir = 'systemd';
+  const setting = (file: string, name: string): string | undefined =>
+    new RegExp(`^${name}=(.+)$`, 'm').exec(readFileSync(path.join(dir, file), 'utf8'))?.[1];
+  const megabytes = (file: string): number => Number(/^(\d+)M$/.exec(setting(file, 'MemoryMin') ?? '')?.[1]);
+  const guarded = readdirSync(dir).filter(
+    (f) => setting(f, 'MemoryMin') !== undefined && f.endsWith('.service'),
+  );
+  t.same(guarded, ['flotilla-etcd.service', 'flotilla-keeper.service']);
+  for (const f of guarded) t.equal(setting(f, 'Slice'), 'flotilla.slice', f);
+  t.equal(
+    megabytes('flotilla.slice'),
+    guarded.reduce((sum, f) => sum + megabytes(f), 0),
+  );
+});
+
 void t.test('a thread of the same program reads takeover records', async (t) => {
   const dir = t.testdir({ a: 'one', b: 'x'.repeat(5_000) });
   const program = path.join(dir, 'keeper.mjs');
