@@ -68,6 +68,17 @@ export function stepError(step: VmStep, name: string, e: unknown): FlotillaError
   return new FlotillaError('internal', what, { hint: "See the agent's journal on the node.", cause: e });
 }
 
+/** A disk's lock that nobody let go of in all the time that a dead or frozen machine may keep it. */
+export const lockStuck = (name: string, waitedMs: number, cause: FlotillaError): FlotillaError =>
+  new FlotillaError(
+    'disk-locked',
+    `VM "${name}": its disk is still locked by another machine after ${Math.round(waitedMs / 1000)} s`,
+    {
+      hint: 'Somebody still has the disk open: a node that is cut off with this VM frozen on it and does not reach the pool, or a program outside Flotilla. Power that node off or end the program; the agent tries again every minute, and sooner after a start.',
+      cause,
+    },
+  );
+
 /** Failures that say "look again", not "it cannot be done". */
 export const isTransient = (e: FlotillaError): boolean =>
   e.code === 'stale-view' || e.code === 'ledger-unavailable' || e.code === 'hypervisor-unavailable';

@@ -24,7 +24,7 @@ import type { DiskMaker } from './disk-maker.js';
 import type { Observed } from './domains.js';
 import type { GuestInfo } from './guest-info.js';
 import type { Subject } from './ownership.js';
-import { isTransient, stepError, stepText } from './step-words.js';
+import { isTransient, lockStuck, stepError, stepText } from './step-words.js';
 import type { Turns } from './turns.js';
 import type { Usage } from './usage.js';
 import { vmLine } from './vm-line.js';
@@ -248,14 +248,14 @@ export class VmDesk {
   }
 
   private async failed(step: VmStep, s: Subject, view: VmView, e: unknown): Promise<void> {
-    const error = stepError(step, s.spec.value.name, e);
+    let error = stepError(step, s.spec.value.name, e);
     if (isTransient(error)) {
       if (error.code !== 'stale-view') await this.env.clock.sleep(500);
       return;
     }
     const { env } = this;
     const m = this.memory.get(s.id) ?? freshMemory;
-    const record = errorRecord(error);
+    let record = errorRecord(error);
     const nowMs = env.clock.nowMs();
     if (step.do === 'arm' || step.do === 'disarm' || step.do === 'set-standby') {
       // Beside the VM's life: it fails no op, and the VM's line says that it is unprotected.
@@ -267,10 +267,16 @@ export class VmDesk {
     const after = afterFailure(m, record, nowMs);
     this.memory.set(s.id, after);
     const failingMs = nowMs - (after.failure?.sinceMs ?? nowMs);
-    if (record.code === 'disk-locked' && failingMs < env.timing.fenceWaitMs + lockMs) {
-      // The machine of the former owner is on its way out: no op fails for that, and it is said once.
-      if (failingMs === 0) announce(env, 'warning', s.spec.value.name, record.message);
-      return;
+    if (record.code === 'disk-locked') {
+      if (failingMs < env.timing.fenceWaitMs + lockMs) {
+        // The machine of the former owner is on its way out: no op fails for that, and it is said once.
+        if (failingMs === 0) announce(env, 'warning', s.spec.value.name, record.message);
+        return;
+      }
+      error = lockStuck(s.spec.value.name, failingMs, error);
+      record = errorRecord(error);
+      if (after.failure !== null)
+        this.memory.set(s.id, { ...after, failure: { ...after.failure, error: record } });
     }
     env.log.error(`${step.do} of VM "${s.spec.value.name}": ${record.message}`, {
       vm: s.id,
