@@ -103,7 +103,7 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'agent/vm/actor.js',
-        "await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence });",
+        "await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false });",
         '',
       ),
     ],
@@ -442,7 +442,7 @@ export const mutations: readonly Mutation[] = [
     name: 's10-older-owner-believed',
     rule: "safety 10: killed only on a generation above the journal's",
     breaks: /^safety 10/,
-    edits: [decideKeeper('own.gen <= journalGen', 'false')],
+    edits: [decideKeeper('if (own.gen <= journalGen)', 'if (false)')],
     night: async (w, vm) => {
       w.net.isolate(owner);
       await w.pass(4_000);
