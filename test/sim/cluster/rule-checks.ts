@@ -196,7 +196,9 @@ export class RuleChecks {
     const own = w.own(vm);
     const entry = w.node(node).host.journalLast.get(vm);
     const journalGen = entry === undefined ? Infinity : entry.owner === node ? entry.gen : entry.gen - 1;
-    if (own === null || own.owner === node || own.gen <= journalGen)
+    // One that was written by a recovery may name this node, though another one's machine is newer.
+    const anothers = own !== null && (own.owner !== node || own.fresh);
+    if (!anothers || own.gen <= journalGen)
       this.#report('safety 10', `${node} killed VM ${vm} without proof that another node owns it since`);
   }
 
