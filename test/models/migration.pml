@@ -4,17 +4,18 @@
      twice    the VM never executes on A and on B at once                  (promise P1)
      older    a copy that arrived is resumed only while its memory is as new as the disk
 
-   The order: A's agent swaps own to `migrating`; libvirt copies; the copy arrives PAUSED; only when A's libvirt has
-   reported success does A's agent swap own to B; B resumes the copy only when own says that this very migration was
-   handed over.
+   The order: A's agent swaps own to `migrating`; libvirt copies; the copy arrives PAUSED; when A's agent has libvirt's
+   word that the copy is whole, both stand still, and A's agent swaps own to B, or back to itself; only then it ends the
+   source, or lets it go on. B resumes the copy only when own says that this very migration was handed over.
 
-   What libvirt does (its protocol 3): the source is stopped when all is sent; "finish" makes the copy whole on the
-   target; when the reply to it reaches the source, the source is ended with the reason "migrated". When the reply is
-   lost, or anything else fails, THE SOURCE RESUMES by itself, however whole the copy on the target is. From then on
-   the copy's memory is older than the disk.
+   What libvirt does (its protocol 3, its phases called by A's agent): the source is stopped when all is sent
+   ("perform"); "finish" makes the copy whole on the target. When the reply to that does not reach A's agent, or anything
+   else fails, THE SOURCE RESUMES, however whole the copy on the target is. From then on the copy's memory is older than
+   the disk. Without its agent the source stays as it is.
 
    No agent's memory outlives its process: but for one result that libvirt gave, everything is read again from ledger
-   and libvirt. So "the agent restarts" is: that result is lost.
+   and libvirt. So "the agent restarts" is: that result is lost, and the job with it. A migration that an agent finds
+   begun is broken off.
 
    Failover is allowed when A is off or frozen; that it is so after the fence wait is what ownership.pml and
    freeze.pml show. A frozen A may come back: it kills what own gave away and thaws what it still owns.
@@ -26,7 +27,7 @@
      RESUME_UNASKED    B's agent resumes a whole, paused copy that it finds
      RESUME_BY_NAME    B resumes when own names B, by whatever transition (so also after a failover)
      FAILOVER_RESUMES  failover from `migrating` takes the paused copy over
-     GONE_IS_MIGRATED  a restarted agent repeats the swap because its domain is gone, without looking at the reason
+     GONE_IS_MIGRATED  a restarted agent hands over because its machine is gone and the copy whole
      NO_FENCE          failover from an A that is neither off nor frozen
      THAW_UNREAD       A thaws without reading own                                                              */
 
@@ -37,13 +38,10 @@
 #endif
 #ifdef SWAP_EARLY
 #define REPORTED (result == SUCCESS || source == SENT)
+#define DECIDED skip
 #else
 #define REPORTED (result == SUCCESS)
-#endif
-#ifdef GONE_IS_MIGRATED
-#define ENDED_BY_MIGRATION true
-#else
-#define ENDED_BY_MIGRATION migrated
+#define DECIDED job = false
 #endif
 #ifdef RESUME_BY_NAME
 #define MAY_RESUME (owner == B)
@@ -83,7 +81,6 @@ bool handedOver = false;      /* own was last written by the hand-over of the mi
 bool up = true;
 bool iced = false;            /* cut off from the ledger, its slice frozen */
 mtype source = OFF;           /* OFF, RUNS, SENT: stopped, all of it is on its way */
-bool migrated = false;        /* the reason libvirt gives for OFF */
 bool job = false;             /* libvirt is at it */
 mtype result = NOTHING;       /* what libvirt told the agent that asked */
 
@@ -101,9 +98,9 @@ active proctype libvirt() {
   do
   :: d_step { job && source == RUNS && target == FILLING && !iced && up -> source = SENT; sent = true }
   :: d_step { target == FILLING && sent -> ARRIVE; check() }                   /* "finish", however late */
-  :: d_step { job && source == SENT && target == WHOLE ->                      /* its reply arrives */
-       source = OFF; migrated = true; job = false; result = SUCCESS }
-  :: d_step { job && source == SENT -> resumes_source(); job = false; result = FAILURE }   /* or does not */
+  :: d_step { job && source == SENT && target == WHOLE && result == NOTHING -> result = SUCCESS }   /* its reply arrives */
+  :: d_step { job && source == SENT && result == NOTHING ->                    /* or does not */
+       resumes_source(); job = false; result = FAILURE }
   :: d_step { job && source == RUNS -> job = false; result = FAILURE }         /* broken off earlier */
   :: d_step { job && source == OFF -> job = false; result = FAILURE }
   :: d_step { !job && target == FILLING && !sent -> target = OFF }             /* B's libvirt gives up the rest */
@@ -112,23 +109,28 @@ active proctype libvirt() {
 
 active proctype source_agent() {
   do
-  :: d_step { result != NOTHING -> result = NOTHING }                          /* it restarts */
+  :: d_step { job || result != NOTHING -> job = false; result = NOTHING }      /* it restarts */
   :: d_step { talks && owner == A && !migrating && source == RUNS && target == OFF && !job ->
        migrating = true; handedOver = false; job = true; result = NOTHING;
        target = FILLING; sent = false; older = false }
   /* the hand-over */
   :: d_step { talks && owner == A && migrating && REPORTED -> owner = B; migrating = false; handedOver = true;
-       result = NOTHING; check() }
+       DECIDED; result = NOTHING; check() }
+  /* or not, though the copy is whole: the target is gone, or was a moment ago */
+  :: d_step { talks && owner == A && migrating && result == SUCCESS -> migrating = false; job = false; result = NOTHING }
   /* it failed: stay here */
   :: d_step { talks && owner == A && migrating && result == FAILURE -> migrating = false; result = NOTHING }
   /* restarted, or the node was: no job, no result, own says `migrating` */
-  :: d_step { talks && owner == A && migrating && !job && result == NOTHING && source == OFF &&
-       ENDED_BY_MIGRATION && target == WHOLE -> owner = B; migrating = false; handedOver = true }
-  :: d_step { talks && owner == A && migrating && !job && result == NOTHING &&
-       !(source == OFF && migrated && target == WHOLE) ->
-       migrating = false }
+  :: d_step { talks && owner == A && migrating && !job && result == NOTHING -> migrating = false }
+#ifdef GONE_IS_MIGRATED
+  :: d_step { talks && owner == A && migrating && !job && source == OFF && target == WHOLE ->
+       owner = B; migrating = false; handedOver = true }
+#endif
+  /* what stands still goes on where own says that it stays, and ends where own says that it went */
+  :: d_step { talks && owner == A && !migrating && source == SENT && !job -> resumes_source() }
+  :: d_step { talks && owner == B && source != OFF -> source = OFF; job = false }
   /* a start, a new machine; never while `migrating` */
-  :: d_step { talks && owner == A && !migrating && source == OFF -> source = RUNS; migrated = false; check() }
+  :: d_step { talks && owner == A && !migrating && source == OFF -> source = RUNS; check() }
   od
 }
 
@@ -152,11 +154,11 @@ active proctype target_agent() {
 active proctype faults() {
   do
   :: d_step { target != OFF -> target = OFF; sent = false }                    /* B or its QEMU dies */
-  :: d_step { up && source != OFF -> source = OFF; migrated = false }          /* A's QEMU dies, or the guest shuts down */
-  :: d_step { up -> up = false; iced = false; source = OFF; migrated = false; job = false; result = NOTHING }
+  :: d_step { up && source != OFF -> source = OFF }          /* A's QEMU dies, or the guest shuts down */
+  :: d_step { up -> up = false; iced = false; source = OFF; job = false; result = NOTHING }
   :: d_step { !up -> up = true }
   :: d_step { up && !iced -> iced = true }
-  :: d_step { iced && owner == B && source != OFF -> source = OFF; migrated = false }      /* the keeper kills, on proof */
+  :: d_step { iced && owner == B && source != OFF -> source = OFF }      /* the keeper kills, on proof */
   :: d_step { iced && MAY_THAW -> iced = false; check() }
   od
 }

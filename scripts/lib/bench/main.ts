@@ -11,6 +11,7 @@ import { coldStart } from './cold-start.js';
 import { failover, plannedMove } from './failover.js';
 import { freeze, keeper } from './keeper.js';
 import { libvirtClient } from './libvirt-client.js';
+import { migrate } from './migrate.js';
 import { ovaImport } from './ova-import.js';
 import { ovfParse } from './ovf.js';
 import { idleCpu, memory } from './resources.js';
@@ -30,6 +31,7 @@ const inLab: Readonly<Record<string, (c: Cluster) => Promise<void>>> = {
 };
 /** These bring up a lab of their own, of production timings, and break it on purpose. */
 const inDrills: Readonly<Record<string, (d: Drills) => Promise<void>>> = {
+  migrate: (d) => migrate(d, quick ? 2 : 24),
   failover: (d) => (quick ? failover(d, 2, 1) : failover(d, 14, 6)),
   'planned-move': (d) => plannedMove(d, quick ? 1 : 5),
   // Last, as the guests they start stay.
