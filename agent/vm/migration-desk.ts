@@ -73,6 +73,7 @@ export class MigrationDesk {
       knownMs: nowMs - sinceMs,
     });
     const { name } = spec.value;
+    if (step.do !== 'follow' && this.source.has(id)) return;
     switch (step.do) {
       case 'none':
         return;

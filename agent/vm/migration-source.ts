@@ -62,6 +62,11 @@ export class MigrationSource {
     this.turns = turns;
   }
 
+  /** Whether this agent is at it, and will itself write how it ended. */
+  has(vmId: string): boolean {
+    return this.travels.has(vmId);
+  }
+
   /** Swaps own to `migrating` and lets the VM go. Never waits. */
   begin(k: Kept<Op>, args: MigrateArgs, ready: MigrateReady, s: Subject): void {
     this.travel(k.value, args, s, async (t) => {

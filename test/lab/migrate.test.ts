@@ -59,6 +59,10 @@ for (const [who, strike] of [
     const to = d.nodes.find((n) => n !== from) ?? '';
     await c.controllerOn(d.nodes.find((n) => n !== from && n !== to) ?? '');
     const boot = d.bootOf('web');
+    await waitFor('the controller has heard all', async () => {
+      const { body } = await c.get<MigrateCheckAnswer>(`vms/web/migrate?node=${to}`);
+      return body.to === to;
+    });
     const { op } = await migrate('web', { node: to, bandwidthMiBps: slowMiBps });
     await waitFor('memory is sent', async () => {
       const { body } = await c.get<Op>(`ops/${op.id}`);

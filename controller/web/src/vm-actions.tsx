@@ -5,6 +5,7 @@ import { vmActions, type VmAction } from '../../../core/domain/vm';
 import type { RestCall, VmRow } from '../../../core/wire/rest';
 import { call, newKey, Refused, saw, useDo } from './api';
 import { Confirm, Refusal } from './parts';
+import { MigrateVm } from './vm-migrate';
 
 /** An action by POST. */
 type Posted = RestCall<'vmAction'>['params']['action'];
@@ -54,6 +55,7 @@ export function VmActions({ vm }: { readonly vm: VmRow }): ReactNode {
           act={() => act(vm, a)}
         />
       ))}
+      <MigrateVm vm={vm} />
       <MoreActions vm={vm} run={(a) => void run(() => act(vm, a))} />
       <DeleteVm vm={vm} />
       <Refusal of={refused} />

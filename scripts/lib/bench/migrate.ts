@@ -169,6 +169,7 @@ async function twin(d: Drills): Promise<void> {
   mkdirSync(dir, { recursive: true });
   copyFileSync(path.join(lab.share, 'disks', `${spec.disks[0]?.disk}.qcow2`), path.join(dir, 'twin.qcow2'));
   const seed = /<source file='([^']+)'[^>]*\/>(?:(?!<\/disk>)[\s\S])*ua-seed/.exec(xml)?.[1] ?? '';
+  for (const n of ['n1', 'n2']) await lab.sh(n, `mkdir -p /run/flotilla/vm/${bareId}`);
   await lab.sh('n1', `cp ${seed} /srv/shared/bench/twin.iso`);
   const gone = await c.must<{ op: Op }>('DELETE', `vms/${bare}?force=true`);
   await c.opEnd(gone.op);
