@@ -1,10 +1,11 @@
-import type { Accel, NodeFacts, PoolUse } from '../core/domain/node.js';
+import type { Accel, NodeDrive, NodeFacts, PoolUse } from '../core/domain/node.js';
 import type { Disk } from '../core/domain/disk.js';
 import type { Image } from '../core/domain/image.js';
 import type { Network } from '../core/domain/network.js';
 import type { Pool } from '../core/domain/pool.js';
 import type { JournalEntry, Takeover } from '../core/domain/ha.js';
 import type { TimingProfile } from '../core/domain/timing.js';
+import type { PairSeen, Replica } from '../core/domain/replica.js';
 import type { VmSpec } from '../core/domain/vm.js';
 import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
 import type { FenceDevice } from './fence/fence-agent.js';
@@ -32,6 +33,12 @@ export interface Log {
   info(text: string, fields?: Record<string, unknown>): void;
   warn(text: string, fields?: Record<string, unknown>): void;
   error(text: string, fields?: Record<string, unknown>): void;
+}
+
+/** The node's drives. */
+export interface Drives {
+  /** @throws FlotillaError `tool-failed`, `timeout` */
+  list(): Promise<readonly NodeDrive[]>;
 }
 
 /** What one node is heard to say; ages are monotonic, by this listener's clock. */
@@ -78,6 +85,8 @@ export interface Volumes {
   /** Enlarges the file of a stopped VM's disk. Shrinking is refused `unsupported`. */
   growDisk(disk: Disk, pool: Pool): Promise<void>;
   removeDisk(disk: Disk, pool: Pool): Promise<void>;
+  /** Before a machine uses it: makes a volume appear that a boot left switched off. */
+  openDisk(disk: Disk, pool: Pool): Promise<void>;
   diskPath(disk: Pick<Disk, 'id' | 'format'>, pool: Pool): string;
   imagePath(image: Pick<Image, 'id' | 'format'>, pool: Pool): string;
   /** Takes what was uploaded or fetches `source`, checks it, converts it, and returns the finished facts. */
@@ -111,6 +120,43 @@ export interface WorkOptions {
   readonly signal: AbortSignal;
   /** Called with 0 to 1, at most a few times a second. */
   progress(share: number, step?: string): void;
+}
+
+/** Whether this node can hold one of two copies, or why not, in words. */
+export type ReplicationUse = { readonly ok: true } | { readonly ok: false; readonly why: string };
+
+/**
+ * Disks with a copy on another node. A VM's disks are volumes of one pair. All calls are idempotent where their aim
+ * permits. Who may write is not decided here: the ledger is asked before, and the kernel asks it again when the other
+ * copy is out of reach.
+ */
+export interface Replication {
+  usable(): Promise<ReplicationUse>;
+  /** The pairs of this node as they are now; `unreadable`: lines that were not understood, whose pairs are left out. */
+  observe(): Promise<{
+    readonly pairs: ReadonlyMap<string, PairSeen>;
+    readonly unreadable: readonly string[];
+  }>;
+  /** Makes the volume below a copy that holds nothing yet. What was in it is lost. */
+  make(replica: Replica, volume: number): Promise<void>;
+  /** Brings the pair into the state of its record. Never during a migration: it ends {@link allowTwoPrimaries}. */
+  adjust(replica: Replica): Promise<void>;
+  /** Calls both copies of a volume the same without copying: only where both were made new for it. The kernel checks that. */
+  skipFirstSync(vm: string, volume: number): Promise<void>;
+  /** May be written to from here. @throws FlotillaError `replica-refused`: not this copy, not now */
+  promote(vm: string): Promise<void>;
+  demote(vm: string): Promise<void>;
+  /** For the moments of a live migration. */
+  allowTwoPrimaries(vm: string, on: boolean): Promise<void>;
+  /** Another node has the other copy from now on, which is copied whole; meanwhile there is one copy only. */
+  replacePeer(replica: Replica): Promise<void>;
+  disconnect(vm: string): Promise<void>;
+  /** @param o.discardMine - what was written here while apart is given up: after a split brain */
+  connect(vm: string, o: { readonly discardMine: boolean }): Promise<void>;
+  /** Lets frozen writes end, of a machine that was killed. */
+  resume(minors: readonly number[]): Promise<void>;
+  /** Ends the pair here; the data stays. */
+  down(vm: string): Promise<void>;
 }
 
 /** Cloud-init seeds: a small ISO per VM with NoCloud data. */
@@ -253,6 +299,10 @@ export interface AgentEnv {
   readonly peers: Peers;
   readonly hypervisor: Hypervisor;
   readonly volumes: Volumes;
+  /** Absent: its drives are not looked at. */
+  readonly drives?: Drives;
+  /** Absent: this node has no copies of other nodes' disks, and holds none. */
+  readonly replication?: Replication;
   readonly seeds: Seeds;
   readonly bridges: Bridges;
   readonly machine: Machine;

@@ -321,7 +321,13 @@ export class AgentLoop {
   private async publish(s: Snapshot | null): Promise<void> {
     if (s !== null) this.vms.say(s);
     const epoch = s?.meta?.value.epoch ?? null;
-    await this.line.say(++this.seq, this.surroundings.pools, () => this.health(), epoch);
+    await this.line.say(
+      ++this.seq,
+      this.surroundings.pools,
+      () => this.health(),
+      epoch,
+      this.surroundings.drives,
+    );
   }
 
   /** The parts of this agent, well or not, in words. */

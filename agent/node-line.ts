@@ -1,4 +1,4 @@
-import type { Health, PoolUse } from '../core/domain/node.js';
+import type { Health, NodeDrive, PoolUse } from '../core/domain/node.js';
 import type { AgentEnv } from './env.js';
 import { keeperLine } from './ha/keeper-line.js';
 
@@ -22,6 +22,7 @@ export class NodeLine {
     pools: readonly PoolUse[],
     health: () => Health[],
     epoch: number | null,
+    drives: readonly NodeDrive[] | null = null,
   ): Promise<void> {
     const { env } = this;
     const wall = env.clock.wallMs();
@@ -48,6 +49,7 @@ export class NodeLine {
       loadAvg1: use?.loadAvg1 ?? 0,
       pools: pools.slice(0, 32),
       health: health(),
+      ...(drives === null ? {} : { drives: [...drives] }),
       hears: Object.fromEntries(
         env.radio.heard().flatMap((h) => (h.beatAgeMs === null ? [] : [[h.node, Math.round(h.beatAgeMs)]])),
       ),

@@ -36,6 +36,8 @@ import { certificateInfo } from './pki/certificates.js';
 import { readTls } from './pki/store.js';
 import { imagesApp } from './pool/http.js';
 import { peerImages } from './pool/peer.js';
+import { DriveList } from './lvm/drives.js';
+import { Lvm } from './lvm/lvm.js';
 import { Volumes } from './pool/volumes.js';
 import { MqttRadio } from './radio/mqtt-radio.js';
 import { SnapshotKeeper } from './snapshots/keep.js';
@@ -138,6 +140,7 @@ export async function runAgent(
     peers: { libvirt: (address) => tlsPeer(address, tls) },
     hypervisor,
     volumes,
+    ...(witness ? {} : { drives: new DriveList(new Lvm(), clock) }),
     seeds: new Seeds({ stateDir }),
     bridges: new Bridges({ node }),
     machine: witness ? noGuests(machine) : machine,

@@ -1,5 +1,5 @@
 import { errorRecord } from '../core/domain/error.js';
-import type { Health, PoolUse } from '../core/domain/node.js';
+import type { Health, NodeDrive, PoolUse } from '../core/domain/node.js';
 import { poolHasNode, type Pool } from '../core/domain/pool.js';
 import { ledger as kinds } from '../core/wire/ledger-keys.js';
 import type { AgentEnv } from './env.js';
@@ -25,6 +25,7 @@ export class Surroundings {
   private probing = false;
   private poolNames = new Map<string, string>();
   private bridgeFaults: readonly string[] = [];
+  private driveList: readonly NodeDrive[] | null = null;
 
   constructor(env: AgentEnv, wake: () => void) {
     this.env = env;
@@ -37,8 +38,23 @@ export class Surroundings {
     return this.poolUse.map((p) => ({ ...p, ageMs }));
   }
 
-  /** What is wrong with pools and bridges. */
+  /** Null: not looked at yet. */
+  get drives(): readonly NodeDrive[] | null {
+    return this.driveList;
+  }
+
+  /** What is wrong with pools, drives and bridges. */
   health(): Health[] {
+    const drives = (this.driveList ?? [])
+      .filter((d) => d.health?.well === false)
+      .map((d) => ({ part: `drive ${d.device}`.slice(0, 64), ok: false, text: d.health?.text ?? '' }));
+    const filling = this.poolUse
+      .filter((p) => p.ok && p.thin !== undefined && p.text !== '')
+      .map((p) => ({
+        part: `pool ${this.poolNames.get(p.pool) ?? p.pool}`.slice(0, 64),
+        ok: false,
+        text: p.text,
+      }));
     const pools = this.poolUse
       .filter((p) => !p.ok)
       .map((p) => ({
@@ -51,7 +67,7 @@ export class Surroundings {
       ok: false,
       text: text.slice(0, 500),
     }));
-    return [...pools, ...bridges.slice(0, 8)];
+    return [...pools, ...filling, ...drives.slice(0, 8), ...bridges.slice(0, 8)];
   }
 
   /**
@@ -86,6 +102,7 @@ export class Surroundings {
   private async probe(s: Snapshot, pools: readonly Pool[]): Promise<void> {
     this.poolNames = new Map(pools.map((p) => [p.id, p.name]));
     const [, faults] = await Promise.all([this.probePools(pools), this.tendBridges(s)]);
+    this.driveList = (await this.env.drives?.list().catch(() => null)) ?? this.driveList;
     this.bridgeFaults = faults;
     if (this.swept) return;
     this.swept = true;

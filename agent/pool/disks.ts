@@ -26,6 +26,7 @@ export class Disks {
     o: WorkOptions,
   ): Promise<void> {
     this.#check(disk, pool, from);
+    if (pool.kind === 'thin') return this.#makeThin(disk, pool, from, o);
     await this.#parts.turns.take(`disk ${disk.id}`, async () => {
       const space = await this.#parts.guard.require(pool);
       const path = diskPath(disk, pool);
@@ -60,6 +61,8 @@ export class Disks {
   }
 
   async grow(disk: Disk, pool: Pool): Promise<void> {
+    if (pool.kind === 'thin')
+      return this.#parts.turns.take(`disk ${disk.id}`, () => this.#parts.thin.grow(disk, pool));
     await this.#parts.turns.take(`disk ${disk.id}`, async () => {
       const space = await this.#parts.guard.require(pool);
       const path = diskPath(disk, pool);
@@ -81,6 +84,8 @@ export class Disks {
   }
 
   async remove(disk: Disk, pool: Pool): Promise<void> {
+    if (pool.kind === 'thin')
+      return this.#parts.turns.take(`disk ${disk.id}`, () => this.#parts.thin.remove(disk, pool));
     await this.#parts.turns.take(`disk ${disk.id}`, async () => {
       // On a pool that is not there nothing can be said to be removed.
       await this.#parts.guard.require(pool);
@@ -92,15 +97,22 @@ export class Disks {
 
   #check(disk: Disk, pool: Pool, from: { image: Image; pool: Pool } | null): void {
     const what = `Disk "${disk.name}"`;
-    if (pool.kind === 'local' && disk.node !== this.#parts.worker.node) {
+    if (pool.kind !== 'shared' && disk.node !== this.#parts.worker.node) {
       throw new FlotillaError(
         'not-owner',
         `${what} belongs to node ${disk.node ?? 'none'}, not ${this.#parts.worker.node}`,
         {
-          hint: 'A disk in a local pool is made by its own node.',
+          hint: 'A disk in a local or thin pool is made by its own node.',
         },
       );
     }
+    if (
+      pool.kind === 'thin' &&
+      (disk.format !== 'raw' || (disk.source.kind === 'image' && disk.source.mode === 'linked'))
+    )
+      throw new FlotillaError('bad-input', `${what}: disks of a thin pool are raw volumes of their own`, {
+        hint: 'Use format raw and a full copy; it takes only what is really written.',
+      });
     if (
       (disk.source.kind === 'image') !== (from !== null) ||
       (from && disk.source.kind === 'image' && from.image.id !== disk.source.image)
@@ -131,6 +143,41 @@ export class Disks {
       throw bad('a linked disk must be qcow2', 'Use format qcow2, or a full copy.');
     if (from.pool.id !== pool.id)
       throw bad('a linked disk must be in its image’s pool', `Use pool "${from.pool.name}", or a full copy.`);
+  }
+
+  /** A volume of its own: tagged as half-made until all of the image is on it. */
+  async #makeThin(
+    disk: Disk,
+    pool: Pool,
+    from: { image: Image; pool: Pool } | null,
+    o: WorkOptions,
+  ): Promise<void> {
+    const { thin, qemuImg, files, turns } = this.#parts;
+    await turns.take(`disk ${disk.id}`, async () => {
+      const image = from && (await this.#catalogue.here(from.image, from.pool, pool, o));
+      const path = await thin.make(disk, pool);
+      if (path === null) return;
+      if (image) {
+        const virtual = await virtualSizeOf(files, image.format, image.path, `Disk "${disk.name}"`);
+        if (virtual > disk.sizeBytes)
+          throw new FlotillaError(
+            'bad-input',
+            `Disk "${disk.name}": ${disk.sizeBytes} bytes are too few for its image of ${virtual}`,
+            { hint: `Give it at least ${virtual} bytes.` },
+          );
+        await qemuImg.convert(
+          image,
+          { format: 'raw', path },
+          {
+            signal: o.signal,
+            progress: (share) => o.progress(share * 0.95, 'copying'),
+            onto: 'zeros',
+          },
+        );
+      }
+      await thin.done(disk, pool);
+      o.progress(1, 'ready');
+    });
   }
 
   /** Writes the image's data, and the disk's own size, to `temp`. */

@@ -59,6 +59,10 @@ export class PoolGuard {
 
   /** @throws FlotillaError `pool-unavailable` with what is wrong */
   async require(pool: Pool): Promise<Space> {
+    if (pool.kind === 'thin')
+      throw new FlotillaError('unsupported', `Pool "${pool.name}" holds disks only: it has no directory`, {
+        hint: 'Put images into a local or shared pool.',
+      });
     const use = await this.probe(pool);
     if (!use.ok) {
       throw new FlotillaError(
@@ -89,7 +93,7 @@ export class PoolGuard {
     try {
       const problem = (await this.#identify(pool)) ?? (await this.#tryWrite(pool));
       if (problem !== null && problem !== 'full') return bad(problem);
-      await this.#remember(pool);
+      await this.remember(pool);
       const space = await this.#o.files.space(pool.path);
       return { pool: pool.id, ...space, ok: true, text: problem === 'full' ? 'no space is left' : '' };
     } catch (e) {
@@ -102,7 +106,7 @@ export class PoolGuard {
     const text = await this.#readMark(pool);
     if (typeof text === 'object') return text.problem;
     if (text !== '') return this.#judgeMark(pool, text);
-    if (await this.#hadBefore(pool))
+    if (await this.hadBefore(pool))
       return `${pool.path} has lost its mark ${identityName}: the pool is not mounted`;
     const problem = await this.#found(pool);
     if (problem !== null) return problem;
@@ -196,11 +200,12 @@ export class PoolGuard {
     return /No space left|quota exceeded/i.test(said) ? 'full' : `cannot be written: ${lastWords(said)}`;
   }
 
-  async #hadBefore(pool: Pool): Promise<boolean> {
+  /** Whether this node has ever had that pool: what looks new may be a drive that is away. */
+  async hadBefore(pool: Pool): Promise<boolean> {
     return this.#seen.has(pool.id) || (await this.#o.files.stat(this.#seenPath(pool))) !== null;
   }
 
-  async #remember(pool: Pool): Promise<void> {
+  async remember(pool: Pool): Promise<void> {
     if (this.#seen.has(pool.id)) return;
     if (!(await this.#o.files.stat(this.#seenPath(pool)))) {
       await this.#o.files.makeDir(`${this.#o.stateDir}/pools-seen`);

@@ -1,3 +1,4 @@
+import type { ThinPools } from '../lvm/thin.js';
 import type { Files } from './files.js';
 import type { PoolGuard } from './guard.js';
 import type { Worker } from './layout.js';
@@ -12,6 +13,7 @@ export interface Parts {
   readonly run: Tool;
   readonly guard: PoolGuard;
   readonly qemuImg: QemuImg;
+  readonly thin: ThinPools;
   /** Keys: `disk <id>`, `image <id>`. A disk's turn may take an image's, never the other way round. */
   readonly turns: Turns;
 }

@@ -71,9 +71,17 @@ export class QemuImg {
   async convert(
     from: { format: string; path: string },
     to: { format: string; path: string },
-    o: { signal: AbortSignal; progress: (share: number) => void; hostile?: boolean },
+    o: {
+      signal: AbortSignal;
+      progress: (share: number) => void;
+      hostile?: boolean;
+      /** `to` is there already and reads as zeros: a new volume. */
+      onto?: 'zeros';
+    },
   ): Promise<void> {
-    await this.#run('qemu-img', ['convert', '-p', '-f', from.format, '-O', to.format, from.path, to.path], {
+    const onto = o.onto === undefined ? [] : ['-n', '--target-is-zero'];
+    const args = ['convert', '-p', ...onto, '-f', from.format, '-O', to.format, from.path, to.path];
+    await this.#run('qemu-img', args, {
       signal: o.signal,
       stallMs,
       ...(o.hostile && { jail: workJail }),

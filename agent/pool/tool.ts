@@ -21,6 +21,11 @@ export interface ToolOptions {
   /** Exit codes besides 0 that are an answer, not a failure. */
   readonly codes?: readonly number[];
   readonly env?: Readonly<Record<string, string>>;
+  /**
+   * Never killed, neither by the deadline nor with the agent: it holds devices still in between (LVM, DRBD), and what is
+   * killed there leaves a guest's disk standing. After the deadline it is only no longer waited for.
+   */
+  readonly finish?: true;
 }
 
 export interface ToolResult {
@@ -57,11 +62,10 @@ export const runTool: Tool = async (file, args, o) => {
   const [command = file, ...rest] = prefix(o).concat(file, args);
   const child = execa(command, rest, {
     env: { LC_ALL: 'C', ...o.env },
-    cancelSignal: stop.signal,
-    forceKillAfterDelay: 500,
+    ...(o.finish === true ? {} : { cancelSignal: stop.signal, forceKillAfterDelay: 500 }),
     maxBuffer: outputBytesMax,
     ...(o.input === undefined ? { stdin: 'ignore' as const } : { input: o.input }),
-    cleanup: true,
+    cleanup: o.finish !== true,
   });
   child.stdout.on('data', (data: Buffer) => {
     stall?.refresh();
@@ -97,6 +101,7 @@ export const runTool: Tool = async (file, args, o) => {
 
 /** What stands before the command. Without root only the limits can be had. */
 function prefix(o: ToolOptions): string[] {
+  if (o.finish === true) return [];
   const root = process.getuid?.() === 0;
   const words: string[] = [];
   if (o.jail && root) words.push('unshare', '--net', '--');

@@ -5,6 +5,8 @@ import type { Image } from '../../core/domain/image.js';
 import type { PoolUse } from '../../core/domain/node.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { Volumes as VolumesContract, WorkOptions } from '../env.js';
+import { Lvm } from '../lvm/lvm.js';
+import { thinPath, ThinPools } from '../lvm/thin.js';
 import { Catalogue, type FetchImage } from './catalogue.js';
 import { Disks } from './disks.js';
 import type { ImageFacts } from './facts.js';
@@ -65,7 +67,15 @@ export class Volumes implements VolumesContract {
       probeMs: o.probeMs ?? probeMsDefault,
       sharedNeedsMount: o.sharedNeedsMount ?? true,
     });
-    this.#parts = { worker, files, run, guard, qemuImg: new QemuImg(run), turns: new Turns() };
+    const turns = new Turns();
+    const thin = new ThinPools({
+      node: o.node,
+      lvm: new Lvm(run),
+      turns,
+      had: (pool) => guard.hadBefore(pool),
+      remember: (pool) => guard.remember(pool),
+    });
+    this.#parts = { worker, files, run, guard, qemuImg: new QemuImg(run), thin, turns };
     this.#incoming = new Incoming(files, guard, worker, new Source(o.source));
     this.#catalogue = new Catalogue(this.#parts, o.fetchImage);
     this.#importer = new Importer(this.#parts, this.#catalogue, this.#incoming);
@@ -73,11 +83,16 @@ export class Volumes implements VolumesContract {
   }
 
   probe(pool: Pool): Promise<PoolUse> {
-    return this.#parts.guard.probe(pool);
+    return pool.kind === 'thin' ? this.#parts.thin.probe(pool) : this.#parts.guard.probe(pool);
+  }
+
+  /** Makes a disk's volume appear, which after a boot is switched off. */
+  async openDisk(disk: Disk, pool: Pool): Promise<void> {
+    if (pool.kind === 'thin') await this.#parts.thin.activate(disk, pool);
   }
 
   diskPath(disk: Pick<Disk, 'id' | 'format'>, pool: Pool): string {
-    return diskPath(disk, pool);
+    return pool.kind === 'thin' ? thinPath(disk, pool) : diskPath(disk, pool);
   }
 
   imagePath(image: Pick<Image, 'id' | 'format'>, pool: Pool): string {
@@ -161,6 +176,8 @@ export class Volumes implements VolumesContract {
     pool: Pool,
     known: { disks: ReadonlySet<string>; images: ReadonlySet<string> },
   ): Promise<readonly string[]> {
+    // Half-made volumes are made anew when their disk is.
+    if (pool.kind === 'thin') return [];
     await this.#parts.guard.require(pool);
     const removed: string[] = [];
     const remove = async (path: string) => {

@@ -1,5 +1,5 @@
 import { html } from 'hono/html';
-import type { PoolUse } from '../../core/domain/node.js';
+import type { NodeDrive, PoolUse } from '../../core/domain/node.js';
 import type { VmPhase, VmState } from '../../core/domain/vm.js';
 import type { RadioEvent } from '../../core/wire/radio.js';
 import { ownLines, type StatusView } from './view.js';
@@ -175,7 +175,7 @@ export function aboutSection(v: StatusView): Part {
       ${row('Load', s ? `${Math.round(s.cpuUsedPct)} % of the CPUs, load ${s.loadAvg1.toFixed(2)}` : '')}
       ${row('Memory', s ? `${memory(s.memoryUsedBytes)} of ${memory(s.memoryBytes)} used` : '')}
       ${row('Temperature', f === null || f.temperatureC === null ? '' : `${Math.round(f.temperatureC)} °C`)}
-      ${row('Drives', f === null || f.drives.length === 0 ? '' : lines(f.drives.map((d) => `${d.name}: ${d.model === '' ? 'drive' : d.model}, ${bytes(d.sizeBytes)}`)))}
+      ${row('Drives', s?.drives !== undefined ? lines(s.drives.map(driveText)) : f === null || f.drives.length === 0 ? '' : lines(f.drives.map((d) => `${d.name}: ${d.model === '' ? 'drive' : d.model}, ${bytes(d.sizeBytes)}`)))}
       ${row('NICs', f === null || f.nics.length === 0 ? '' : lines(f.nics.map(nicText)))}
       ${row('System', f === null ? '' : `${f.os}, kernel ${f.kernel}`)}
       ${row('Versions', `Flotilla ${v.version}${s?.qemu ? `, QEMU ${s.qemu}` : ''}${s?.libvirt ? `, libvirt ${s.libvirt}` : ''}`)}
@@ -186,6 +186,9 @@ export function aboutSection(v: StatusView): Part {
     </dl>
     ${f === null ? html`<p class="quiet">Facts about the hardware are being collected.</p>` : ''}`;
 }
+
+const driveText = (d: NodeDrive): string =>
+  `${d.device}: ${d.model === '' ? 'drive' : d.model}${d.serial === '' ? '' : ` ${d.serial}`}, ${bytes(d.sizeBytes)}, ${d.use === 'empty' ? 'empty' : d.text}${d.health === null ? '' : d.health.well ? ', well' : `, ${d.health.text}`}`;
 
 function nicText(n: {
   name: string;

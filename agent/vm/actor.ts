@@ -134,6 +134,7 @@ export class VmActor {
     const seed = spec.cloudInit === null ? null : await env.seeds.make(spec, networks);
     const cdroms = await this.discs(s);
     const hardware = wantedHardware({ ...spec, cdroms }, s.snapshot, env.volumes, seed);
+    for (const { disk: id } of spec.disks) await this.openDisk(id, s);
     const accel = await env.machine.accel();
     for (const nic of spec.nics) {
       const network = networks.get(nic.network);
@@ -222,6 +223,12 @@ export class VmActor {
     if (s.domain?.active === true) await this.mark(s, gen);
   }
 
+  private async openDisk(id: string, s: Subject): Promise<void> {
+    const disk = s.snapshot.disks.get(id)?.value;
+    const pool = disk && s.snapshot.pools.get(disk.pool)?.value;
+    if (pool !== undefined) await this.env.volumes.openDisk(disk as Disk, pool);
+  }
+
   /** An ISO may lie in the local pool of another node. */
   private async haveImage(id: string | null, s: Subject): Promise<void> {
     const image = id === null ? undefined : s.snapshot.images.get(id)?.value;
@@ -293,6 +300,7 @@ export class VmActor {
         const prefix = step.disk.bus === 'virtio' ? 'vd' : 'sd';
         const taken = await this.usedTargets(s.id);
         const dev = freeTarget(prefix, new Set([...used, ...taken]));
+        await this.openDisk(step.disk.id, s);
         return h.attachDevice(s.id, diskXml(step.disk, dev), o);
       }
       case 'detach-disk': {
@@ -338,6 +346,8 @@ export class VmActor {
     if (live) {
       const dev = await this.targetOf(s.id, `ua-disk-${disk.id}`);
       if (dev === null) throw staleView(s);
+      // A file grows with its machine, a volume before it.
+      if (pool.value.kind === 'thin') await this.env.volumes.growDisk(disk, pool.value);
       await this.env.hypervisor.blockResize(s.id, dev, disk.sizeBytes);
     } else {
       await this.env.volumes.growDisk(disk, pool.value);

@@ -103,6 +103,10 @@ export class Images {
       }
       await nameFree(deps, 'image', body.name);
       const pool = poolOf(view, body.pool);
+      if (pool.kind === 'thin')
+        throw new FlotillaError('unsupported', `The pool "${pool.name}" holds disks only`, {
+          hint: 'Name a local or shared pool for images.',
+        });
       const node = this.home(pool, body);
       const image: Image = {
         id,

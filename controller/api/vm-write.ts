@@ -74,6 +74,8 @@ export class VmWrites {
         sync: 'none',
         fence: { armed: false, waitMs: 0 },
         op: null,
+        synced: [],
+        syncEpoch: 0,
         failoversMs: [],
       };
       const op = newOp(deps, {

@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
+import type { NodeDrive } from '../../core/domain/node.js';
+import type { PoolDrive } from '../../core/domain/pool.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { NetworkView, NodeView, OpView, PoolView, RestCall, TokenView } from '../../core/wire/rest.js';
@@ -57,6 +59,16 @@ const nodeColumns: readonly Column<NodeView>[] = [
   { head: 'PROBLEMS', text: (n) => n.problems.join('; '), give: 1 },
 ];
 
+const driveText = (d: NodeDrive): string =>
+  [
+    d.serial === '' ? 'no serial number' : d.serial,
+    formatSize(d.sizeBytes),
+    d.use === 'empty' ? 'empty' : d.text,
+    d.health === null ? '' : d.health.well ? 'well' : d.health.text,
+  ]
+    .filter((w) => w !== '')
+    .join(', ');
+
 export function nodeCommands(program: Command, io: Io): void {
   const node = program.command('node').description('nodes');
   node
@@ -96,6 +108,7 @@ export function nodeCommands(program: Command, io: Io): void {
         ],
         ['Memory', s === null ? null : `${formatSize(s.memoryUsedBytes)} of ${formatSize(s.memoryBytes)}`],
         ['Model', s?.facts?.cpuModel ?? null],
+        ...(s?.drives ?? []).map((d) => [`Drive ${d.device}`, driveText(d)] as const),
         ['System', s?.facts === null || s === null ? null : `${s.facts.os}, ${s.facts.kernel}`],
         [
           'Versions',
@@ -171,6 +184,14 @@ const poolColumns: readonly Column<PoolView>[] = [
   { head: 'IMAGES', text: (p) => String(p.images), right: true, give: 2 },
 ];
 
+/** `n1:S3Z8NB0K` as the API takes it. */
+function drivesOf(words: string[] | undefined, wipe: true | undefined): PoolDrive[] | undefined {
+  return words?.map((w) => {
+    const at = w.indexOf(':');
+    return { node: w.slice(0, Math.max(0, at)), drive: w.slice(at + 1), wipe: wipe === true };
+  });
+}
+
 export function poolCommands(program: Command, io: Io): void {
   const pool = program.command('pool').description('pools: where disks and images lie');
   pool
@@ -199,9 +220,12 @@ export function poolCommands(program: Command, io: Io): void {
           (u) =>
             [
               `On ${u.node}`,
-              u.ok ? `${formatSize(u.freeBytes)} of ${formatSize(u.totalBytes)} free` : u.text,
+              u.ok
+                ? `${formatSize(u.freeBytes)} of ${formatSize(u.totalBytes)} free${u.thin === undefined ? '' : `, promised ${formatSize(u.thin.promisedBytes)}, metadata ${u.thin.metadataPct} % full`}${u.text === '' ? '' : `: ${u.text}`}`
+                : u.text,
             ] as const,
         ),
+        ['Drives', p.drives?.map((d) => `${d.node}:${d.drive}`).join(', ') ?? null],
         ['Holds', `${p.disks} disks, ${p.images} images`],
       ]);
     });
@@ -210,17 +234,34 @@ export function poolCommands(program: Command, io: Io): void {
     .description('enter a pool')
     .argument('[name]')
     .option('-f, --file <spec>', 'a spec; - is the standard input')
-    .addOption(new Option('--kind <kind>').choices(['local', 'shared']))
+    .addOption(new Option('--kind <kind>').choices(['local', 'shared', 'thin']))
     .option('--path <dir>', 'the directory on each node')
     .option('--node <node>', 'only these nodes', collect)
+    .option('--drive <node:serial>', 'drives of a thin pool (flotilla node show lists them)', collect)
+    .option('--wipe', 'what is on those drives may be lost')
     .option('--reserve <percent>', 'kept free', wholeNumber)
     .action(
       async (
         name: string | undefined,
-        o: { file?: string; kind?: string; path?: string; node?: string[]; reserve?: number },
+        o: {
+          file?: string;
+          kind?: string;
+          path?: string;
+          node?: string[];
+          drive?: string[];
+          wipe?: true;
+          reserve?: number;
+        },
       ) => {
         const spec = o.file === undefined ? {} : await specOf(io, o.file);
-        const given = defined({ name, kind: o.kind, path: o.path, nodes: o.node, reservePct: o.reserve });
+        const given = defined({
+          name,
+          kind: o.kind,
+          path: o.path,
+          nodes: o.node,
+          drives: drivesOf(o.drive, o.wipe),
+          reservePct: o.reserve,
+        });
         const body = { ...spec, ...given } as RestCall<'poolCreate'>['body'];
         const p = await (await io.client()).call('poolCreate', { body });
         io.show(p, () => `Pool "${p.name}" is entered.`);
@@ -233,11 +274,24 @@ export function poolCommands(program: Command, io: Io): void {
     .option('--name <name>')
     .option('--node <node>', 'only these nodes', collect)
     .option('--all-nodes', 'every node')
+    .option('--add-drive <node:serial>', 'drives added to a thin pool', collect)
+    .option('--wipe', 'what is on those drives may be lost')
     .option('--reserve <percent>', 'kept free', wholeNumber)
     .action(
-      async (name: string, o: { name?: string; node?: string[]; allNodes?: true; reserve?: number }) => {
+      async (
+        name: string,
+        o: {
+          name?: string;
+          node?: string[];
+          allNodes?: true;
+          addDrive?: string[];
+          wipe?: true;
+          reserve?: number;
+        },
+      ) => {
         const nodes = o.allNodes === true ? null : o.node;
-        const body = defined({ name: o.name, nodes, reservePct: o.reserve });
+        const addDrives = drivesOf(o.addDrive, o.wipe);
+        const body = defined({ name: o.name, nodes, addDrives, reservePct: o.reserve });
         const p = await (await io.client()).call('poolPatch', { params: { pool: name }, body });
         io.show(p, () => `Pool "${p.name}" is changed.`);
       },

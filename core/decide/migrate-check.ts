@@ -112,10 +112,10 @@ function vmBlockers(v: MigrateCheckView): MigrateBlocker[] {
       );
     else if (disk.state !== 'ready')
       no('disk-not-ready', `its disk "${disk.name}" is ${disk.state}`, 'Wait until it is made.');
-    else if (on.kind === 'local')
+    else if (on.kind !== 'shared')
       no(
         'local-disk',
-        `its disk "${disk.name}" is on the local pool "${on.name}", which no other node reaches`,
+        `its disk "${disk.name}" is on the ${on.kind} pool "${on.name}", which no other node reaches`,
         'Only VMs whose disks are on shared pools migrate while they run.',
       );
   }

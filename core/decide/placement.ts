@@ -285,7 +285,14 @@ function checkImages(r: PlacementRequest, node: PlacementNode, no: No): void {
   };
   // A node fetches what its peer has; an ISO into its own directory of that pool, a disk's image also beside the disk.
   for (const i of r.isos) check(i.image, i.pool, i.sourceHere && poolHasNode(i.pool, node.id));
-  for (const d of r.disks) if (d.image !== null) check(d.image.image, d.image.pool, d.image.sourceHere);
+  // A thin pool has no directory to fetch into.
+  for (const d of r.disks)
+    if (d.image !== null)
+      check(
+        d.image.image,
+        d.image.pool,
+        d.image.sourceHere && (d.pool.kind !== 'thin' || poolHasNode(d.image.pool, node.id)),
+      );
 }
 
 /** The pool's use among what a node says; agents name pools by id, early ones by name. */

@@ -74,7 +74,7 @@ export function reachOf(
     if (pool.kind !== 'shared') {
       return {
         ok: false,
-        why: `disk "${disk.name}" is on the local pool "${pool.name}", which no other node reaches`,
+        why: `disk "${disk.name}" is on the ${pool.kind} pool "${pool.name}", which no other node reaches`,
       };
     }
     found.set(pool.id, pool);

@@ -4,7 +4,7 @@ import { vmHaDefault } from '../domain/ha.js';
 import { virtualSizeBytesMax, type Image } from '../domain/image.js';
 import { ipv4InCidr, nextAddress } from '../domain/ipv4.js';
 import type { Network } from '../domain/network.js';
-import { type Pool } from '../domain/pool.js';
+import { thinPieceBytes, type Pool } from '../domain/pool.js';
 import { formatSize } from '../domain/units.js';
 import type { VmNic, VmPhase, VmSpec } from '../domain/vm.js';
 import { unique } from '../wire/ledger-keys.js';
@@ -189,9 +189,9 @@ export function editVm(
   };
 }
 
-/** A new disk put on the node that owns its VM, where the pool is a directory of each node. */
+/** A new disk put on the node that owns its VM, where the pool is each node's own. */
 export function placed(m: MadeDisk, owner: string): MadeDisk {
-  return { ...m, disk: { ...m.disk, node: m.pool.kind === 'local' ? owner : null } };
+  return { ...m, disk: { ...m.disk, node: m.pool.kind === 'shared' ? null : owner } };
 }
 
 /** The ledger keys by which NICs hold their MACs and addresses. */
@@ -232,15 +232,21 @@ function makeDisks(
     const what = `Disk "${name}" of ${who}`;
     const pool = ctx.pool(w.pool);
     const image = w.image === undefined ? null : ctx.image(w.image);
+    const thin = pool.kind === 'thin';
     const source = diskSource(what, w, image);
+    if (thin && w.mode === 'linked')
+      throw badInput(
+        `${what}: a thin pool has no linked clones`,
+        'Clone full: it takes only what is written.',
+      );
     const disk: Disk = {
       id: ctx.newId(),
       name,
       vm,
       pool: pool.id,
       node: null,
-      format: w.format,
-      sizeBytes: diskSize(what, w.sizeBytes, image),
+      format: thin ? 'raw' : w.format,
+      sizeBytes: wholeVolume(pool, diskSize(what, w.sizeBytes, image)),
       madeBytes: 0,
       source,
       state: 'wanted',
@@ -249,6 +255,10 @@ function makeDisks(
     return { disk, bus: w.bus, pool, image };
   });
 }
+
+/** Volumes of a thin pool come in whole pieces, and are as large as they say. */
+const wholeVolume = (pool: Pick<Pool, 'kind'>, sizeBytes: number): number =>
+  pool.kind === 'thin' ? Math.ceil(sizeBytes / thinPieceBytes) * thinPieceBytes : sizeBytes;
 
 function diskSource(what: string, w: VmCreate['disks'][number], image: Image | null): Disk['source'] {
   if (image === null) {

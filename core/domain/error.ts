@@ -30,6 +30,8 @@ export const errorStatus = {
   'not-owner': 409,
   'not-armable': 409,
   'disk-locked': 409,
+  'replica-refused': 409,
+  'drive-has-data': 409,
   cancelled: 409,
   unsupported: 422,
   'ledger-unavailable': 503,

@@ -48,8 +48,33 @@ export const poolUseSchema = z.object({
   text: z.string().max(500),
   /** How long ago the node wrote to it with success or without, ms, when it said so. */
   ageMs: z.number().nonnegative().optional(),
+  /** Of a thin pool: how full, and what its disks may grow to together. */
+  thin: z
+    .object({
+      dataPct: z.number().min(0).max(100),
+      metadataPct: z.number().min(0).max(100),
+      promisedBytes: z.number().nonnegative(),
+    })
+    .optional(),
 });
 export type PoolUse = z.output<typeof poolUseSchema>;
+
+/** A drive of a node and what it may be used for. */
+export const nodeDriveSchema = z.object({
+  /** As the kernel calls it now; may change with the next boot. */
+  device: z.string().max(64),
+  /** What pools name it by; empty: it has none, and cannot be given to a pool. */
+  serial: z.string().max(128),
+  model: z.string().max(128),
+  sizeBytes: z.number().nonnegative(),
+  /** `empty`: may be given to a pool. `system`: mounted. `data`: holds something that is not Flotilla's. */
+  use: z.enum(['empty', 'pool', 'system', 'data']),
+  /** What is on it, in words; empty where `use` says it all. */
+  text: z.string().max(200),
+  /** By its own account; null: it does not say. */
+  health: z.object({ well: z.boolean(), text: z.string().max(200) }).nullable(),
+});
+export type NodeDrive = z.output<typeof nodeDriveSchema>;
 
 /** Slow facts about the hardware, through systeminformation, cached. */
 export const nodeFactsSchema = z.object({
@@ -116,6 +141,8 @@ export const nodeStateSchema = z.object({
   loadAvg1: z.number().nonnegative(),
   pools: z.array(poolUseSchema).max(32),
   health: z.array(healthSchema).max(32),
+  /** Absent: it has not looked, or is of before pools of drives. */
+  drives: z.array(nodeDriveSchema).max(64).optional(),
   /** Nodes whose beat this node hears, with the age of the last, ms. */
   hears: z.record(nodeIdSchema, z.number()),
   /** Refused: wrong certificates, forged topics, unreadable payloads; counted since start, by kind. */

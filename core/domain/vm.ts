@@ -119,7 +119,7 @@ export type OwnMigration = z.output<typeof ownMigrationSchema>;
 
 /**
  * The one key that lets a VM run (`vm/<id>/own`). Append-only schema: every keeper ever shipped can read it.
- * Each change is one compare-and-swap with `gen` one higher.
+ * Each change is one compare-and-swap with `gen` one higher; only what is said of copies leaves `gen` as it is.
  *
  * @see DESIGN 3, safety 1 and 14
  */
@@ -139,6 +139,10 @@ export const vmOwnSchema = z.looseObject({
    * machine of it that is there is older than the disk and must end; the next start takes the mark away.
    */
   fresh: z.boolean().optional(),
+  /** Disks with two copies of which both are known to be the same; `sync` is `ok` only when these are all. @see safety 2 */
+  synced: z.array(idSchema).max(24).default([]),
+  /** Rises each time the other copies are called stale: what was seen before says nothing then. */
+  syncEpoch: z.number().int().nonnegative().default(0),
   /** Wall clock of its last failovers, newest last: the brake on a VM that takes its nodes down. */
   failoversMs: z.array(wallMsSchema).max(16).default([]),
 });

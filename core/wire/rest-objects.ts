@@ -431,17 +431,23 @@ export const poolCreateSchema = z
   .strictObject({
     name: nameSchema,
     kind: poolKindSchema,
-    path: pathSchema,
+    /** The directory on each node; a thin pool has none. */
+    path: pathSchema.optional(),
+    /** What a thin pool is made of; needed for one. */
+    drives: poolSchema.shape.drives,
     nodes: poolSchema.shape.nodes.default(null),
     reservePct: poolSchema.shape.reservePct.default(5),
   })
   .meta({ id: 'PoolCreate' });
+export type PoolCreate = z.output<typeof poolCreateSchema>;
 
 export const poolPatchSchema = z
   .strictObject({
     name: nameSchema.optional(),
     nodes: poolSchema.shape.nodes.optional(),
     reservePct: poolSchema.shape.reservePct.optional(),
+    /** Added to a thin pool. */
+    addDrives: poolSchema.shape.drives,
   })
   .meta({ id: 'PoolPatch' });
 

@@ -46,6 +46,7 @@ function fakeVolumes(files: FakeFiles): Volumes {
       files.log.push(`make ${d.name}`);
       files.disks.set(d.id, d.sizeBytes);
     },
+    openDisk: async () => undefined,
     growDisk: async (d) => void files.disks.set(d.id, d.sizeBytes),
     removeDisk: async (d) => void files.disks.delete(d.id),
     diskPath: (d, p) => `${p.path}/disks/${d.id}.${d.format}`,
@@ -331,6 +332,8 @@ export class SimNode {
       sync: 'none',
       fence: { armed: false, waitMs: 0 },
       op: null,
+      synced: [],
+      syncEpoch: 0,
       failoversMs: [],
       ...at.own,
     };
@@ -471,7 +474,7 @@ export class SimNode {
       volumes: die(
         fakeVolumes(this.files),
         ['makeDisk', 'growDisk', 'removeDisk', 'recordTakeover'],
-        ['probe', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
+        ['probe', 'openDisk', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
       ),
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },
       bridges: { ensure: async () => undefined, owned: async () => [], remove: async () => undefined },

@@ -7,6 +7,7 @@ import { Age, Facts, Page, Rows, Share, To } from './parts';
 
 const kindWords: Readonly<Record<string, string>> = {
   local: 'A directory of each node: disks stay on their node, and are lost with it.',
+  thin: 'Drives of each node: disks take what is really written, stay on their node, and are lost with it.',
   shared: 'One directory that all its nodes mount: any of them can run its VMs.',
 };
 

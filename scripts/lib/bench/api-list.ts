@@ -120,6 +120,8 @@ function inject(r: Rig): VmState[] {
       sync: 'none',
       fence: { armed: false, waitMs: 0 },
       op: null,
+      synced: [],
+      syncEpoch: 0,
       failoversMs: [],
     };
     r.memory.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));

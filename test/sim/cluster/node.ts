@@ -436,6 +436,7 @@ export class ClusterNode {
         await Promise.resolve();
         pool.disks.set(d.id, d.sizeBytes);
       },
+      openDisk: async () => undefined,
       growDisk: async (d) => {
         reach();
         await Promise.resolve();

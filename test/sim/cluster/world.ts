@@ -332,6 +332,8 @@ export class World {
       sync: 'none',
       fence: { armed: false, waitMs: 0 },
       op: null,
+      synced: [],
+      syncEpoch: 0,
       failoversMs: [],
     };
     store.poke(unique.name('vm', name), id);

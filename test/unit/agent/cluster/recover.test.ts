@@ -48,6 +48,8 @@ const own = (owner: string, gen: number): VmOwn => ({
   sync: 'none',
   fence: { armed: true, waitMs: 7_000 },
   op: null,
+  synced: [],
+  syncEpoch: 0,
   failoversMs: [],
 });
 

@@ -33,6 +33,8 @@ const own = (o: Partial<VmOwn> = {}): VmOwn => ({
   sync: 'ok',
   fence: { armed: true, waitMs: 7_000 },
   op: null,
+  synced: [],
+  syncEpoch: 0,
   failoversMs: [],
   ...o,
 });

@@ -64,6 +64,8 @@ const vm = (
     sync: 'ok',
     fence: { armed: true, waitMs: F },
     op: null,
+    synced: [],
+    syncEpoch: 0,
     failoversMs: [],
     ...own,
   },

@@ -35,6 +35,8 @@ const own: VmOwn = {
   sync: 'ok',
   fence: { armed: true, waitMs: 7_000 },
   op: null,
+  synced: [],
+  syncEpoch: 0,
   failoversMs: [],
 };
 const domain: DomainView = {

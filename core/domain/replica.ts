@@ -1,0 +1,77 @@
+import { z } from 'zod';
+import { idSchema, ipv4Schema, nodeIdSchema } from './schema.js';
+
+/** Minors and ports given to VMs: each once in the cluster, so that a pair may move to any two nodes. */
+export const minorRange = { first: 1_000, last: 65_000 } as const;
+export const portRange = { first: 7_800, last: 11_800 } as const;
+
+/** 32 hexadecimal digits: what two nodes prove to each other before they exchange blocks. */
+export const secretSchema = z.string().regex(/^[0-9a-f]{32}$/);
+
+/**
+ * What the two copies of a VM's disks need to find each other (`replica/<vm>`). Its disks are volumes of one resource, so
+ * that writes keep their order across disks. Append-only schema.
+ *
+ * @see safety 2
+ */
+export const replicaSchema = z.looseObject({
+  vm: idSchema,
+  /** TCP, on the storage network. */
+  port: z.number().int().min(portRange.first).max(portRange.last),
+  /** Never shown. */
+  secret: secretSchema,
+  /** Where the copies lie, and at which address each node is reached for them. */
+  nodes: z.array(z.looseObject({ node: nodeIdSchema, address: ipv4Schema })).length(2),
+  volumes: z
+    .array(
+      z.looseObject({
+        disk: idSchema,
+        volume: z.number().int().min(0).max(63),
+        minor: z.number().int().min(minorRange.first).max(minorRange.last),
+        /** Path of the volume below, the same on both nodes. */
+        below: z.string().regex(/^\/dev\/[a-z0-9-]+\/[a-z0-9-]+$/),
+      }),
+    )
+    .max(24),
+});
+export type Replica = z.output<typeof replicaSchema>;
+
+/** One node's copy of one disk, in DRBD's words. */
+export const copyStates = [
+  'Diskless',
+  'Attaching',
+  'Detaching',
+  'Failed',
+  'Negotiating',
+  'Inconsistent',
+  'Outdated',
+  'DUnknown',
+  'Consistent',
+  'UpToDate',
+] as const;
+export type CopyState = (typeof copyStates)[number];
+
+/** One disk of a pair, as this node sees it. */
+export interface VolumeSeen {
+  readonly volume: number;
+  readonly minor: number;
+  readonly here: CopyState;
+  readonly there: CopyState;
+  /** `Off`, `Established`, `SyncSource`, `SyncTarget`, `VerifyS`, … */
+  readonly replication: string;
+  readonly sizeBytes: number;
+  /** Bytes that differ, as far as is known. */
+  readonly behindBytes: number;
+}
+
+/** A pair as this node sees it. */
+export interface PairSeen {
+  readonly vm: string;
+  readonly role: 'Primary' | 'Secondary' | 'Unknown';
+  readonly peerRole: 'Primary' | 'Secondary' | 'Unknown';
+  /** `Connected`, `Connecting`, `StandAlone`, …; `StandAlone` also where there is no connection at all. */
+  readonly connection: string;
+  /** Writes wait: for a verdict about the lost peer, or because somebody said so. */
+  readonly suspended: boolean;
+  readonly volumes: readonly VolumeSeen[];
+}
