@@ -13,7 +13,7 @@ export function HaPage(): ReactNode {
   // The stream tells that something moved; the whole picture is asked for.
   const { value: ha, refused } = useAsked('haGet', {}, `${again} ${mark(vms, nodes)}`);
   if (ha === null)
-    return refused === null ? <Loader size="sm" aria-label="Loading" /> : <Refusal of={refused} />;
+    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
   return (
     <Page kind="Whole cluster" name="High availability">
       <Alert

@@ -25,7 +25,7 @@ function KnownVm({ row, tab }: { readonly row: VmRow; readonly tab: string | und
   // Asked anew as the stream says that it changed: it carries rows, the page wants everything.
   const { value: vm, refused } = useAsked('vmGet', { params: { vm: id } }, row);
   if (vm === null)
-    return refused === null ? <Loader size="sm" aria-label="Loading" /> : <Refusal of={refused} />;
+    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
   return (
     <Page
       kind="VM"
