@@ -69,9 +69,9 @@ await t.test('figures of a job', async (t) => {
 });
 
 await t.test('a migration as flags and parameters', async (t) => {
-  t.equal(migrateFlags({ mode: 'paused' }), 0b10);
-  t.equal(migrateFlags({ mode: 'live' }), 0b11);
-  t.equal(migrateFlags({ mode: 'post-copy' }), 0b11 | (1 << 15));
+  t.equal(migrateFlags({ mode: 'paused' }), 0);
+  t.equal(migrateFlags({ mode: 'live' }), 0b1);
+  t.equal(migrateFlags({ mode: 'post-copy' }), 0b1 | (1 << 15));
   t.equal(
     migrateFlags({
       mode: 'live',
@@ -81,9 +81,9 @@ await t.test('a migration as flags and parameters', async (t) => {
       undefineSource: true,
       copyDisks: ['vda'],
     }),
-    0b11 | (1 << 16) | (1 << 5) | (1 << 3) | (1 << 4) | (1 << 6),
+    0b1 | (1 << 16) | (1 << 5) | (1 << 3) | (1 << 4) | (1 << 6),
   );
-  t.equal(migrateFlags({ mode: 'live', copyDisks: [] }), 0b11);
+  t.equal(migrateFlags({ mode: 'live', copyDisks: [] }), 0b1);
   t.same(
     migrateParams(
       { uri: 'qemu+tls://n2/system', migrateUri: 'tcp://10.0.0.2' },
