@@ -154,7 +154,8 @@ export class Migration implements JobWork<MigrateResult> {
     const flags = migrateFlags(this.#options) | FLAG.changeProtection;
     const there = migrateFlags(this.#options) & ~(FLAG.abortOnError | FLAG.autoConverge);
     const phase = { deadlineMs: PHASE_MS };
-    const peer = new RpcConnection({ socketPath: this.#to.uri, connectTo });
+    const { counters } = this.#link;
+    const peer = new RpcConnection({ socketPath: this.#to.uri, connectTo, counters });
     await peer.connect();
     const watching = new AbortController();
     try {

@@ -80,7 +80,7 @@ await t.test('two nodes are lost: the third goes on alone, and starts nothing', 
 });
 
 await t.test('after a word from a person its VM comes back here', async (t) => {
-  const said = await must('n3', 'confirm --off n1 --off n2');
+  const said = await must('n3', 'confirm --off n1 --off n2 --all');
   t.match(said, /VM web: n3 .*goes from n2, which is off, to n3/);
   const vm = await c.untilPhase('web', 'running');
   t.equal(vm.node, 'n3');

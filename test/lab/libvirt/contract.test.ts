@@ -1,5 +1,7 @@
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
 import t from 'tap';
 import {
   EVENTS,
@@ -23,6 +25,12 @@ if (why !== false) {
   process.exit();
 }
 t.setTimeout(900_000);
+
+async function connected(socketPath: string): Promise<Socket> {
+  const socket = connect(socketPath);
+  await once(socket, 'connect');
+  return socket;
+}
 
 /** Booting a Debian without KVM, with the machine busy. */
 const BOOT_MS = 300_000;
@@ -542,6 +550,24 @@ await t.test('migration: there and back, progress, cancel, post-copy', async (t)
 
   await h2.migrate(guest.uuid, to1, { mode: 'paused', unsafe: true }).done;
   t.match(await h1.state(guest.uuid), { state: 'running' });
+
+  // The phases driven from here: with the whole copy there, one of the two goes.
+  const driven = { ...to2, uri: n2.socketPath, peer: () => connected(n2.socketPath) };
+  const paused: string[] = [];
+  const arrive = (what: 'go' | 'stay') => async () => {
+    for (const h of [h1, h2]) paused.push((await h.state(guest.uuid)).state);
+    return what;
+  };
+  const how = { mode: 'live', leavePaused: true, unsafe: true } as const;
+  await fails('aborted', h1.migrate(guest.uuid, driven, { ...how, onArrived: arrive('stay') }).done);
+  t.match(await h1.state(guest.uuid), { state: 'running' }, 'it stayed');
+  // Nobody's copy any more: whoever decided ends it.
+  await h2.stop(guest.uuid, 'destroy');
+  await h1.migrate(guest.uuid, driven, { ...how, onArrived: arrive('go') }).done;
+  t.same(paused, ['paused', 'paused', 'paused', 'paused'], 'both stood still while it was decided');
+  t.match(await h2.state(guest.uuid), { state: 'paused' });
+  await h2.resume(guest.uuid);
+  await h2.migrate(guest.uuid, to1, { mode: 'live', unsafe: true }).done;
   await h1.migrate(guest.uuid, to2, { mode: 'post-copy', bandwidthMiBps: 1, unsafe: true, maxDowntimeMs: 1 })
     .done;
   await event('migration-iteration', (e) => e.uuid === guest.uuid);

@@ -1,6 +1,14 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { resolve } from 'node:path';
 
 /**
@@ -293,8 +301,12 @@ export class LabDaemon {
         '/tmp/ca/nc',
       );
       await node.exec('mkdir', '-p', dir);
-      const copy = (from: string, to: string): void =>
-        writeFileSync(`${node.root}${dir}/${to}`, readFileSync(`${ca.root}/tmp/ca/${from}`));
+      const copy = (from: string, to: string): void => {
+        const file = `${node.root}${dir}/${to}`;
+        // The appliance has links there, to certificates that only a node of a cluster has.
+        rmSync(file, { force: true });
+        writeFileSync(file, readFileSync(`${ca.root}/tmp/ca/${from}`));
+      };
       copy('cert', 'ca-cert.pem');
       for (const role of ['server', 'client']) {
         copy('nc', `${role}-cert.pem`);
