@@ -1,6 +1,6 @@
 import type { Disk } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
-import type { PoolUse } from '../../core/domain/node.js';
+import { poolUnwell, type PoolUse } from '../../core/domain/node.js';
 import { drivesOn, groupName, thinPieceBytes, type Pool } from '../../core/domain/pool.js';
 import { idSchema } from '../../core/domain/schema.js';
 import { formatSize } from '../../core/domain/units.js';
@@ -217,13 +217,7 @@ export class ThinPools {
   }
 
   async #use(pool: Pool, g: Groups): Promise<PoolUse> {
-    const bad = (text: string): PoolUse => ({
-      pool: pool.id,
-      totalBytes: 0,
-      freeBytes: 0,
-      ok: false,
-      text: text.slice(0, 500),
-    });
+    const bad = (text: string): PoolUse => poolUnwell(pool.id, text);
     const name = groupName(pool.id);
     const group = g.groups.find((x) => x.vg_name === name);
     if (group === undefined)

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { FlotillaError } from '../../core/domain/error.js';
-import type { PoolUse } from '../../core/domain/node.js';
+import { poolUnwell, type PoolUse } from '../../core/domain/node.js';
 import { idSchema } from '../../core/domain/schema.js';
 import type { Pool } from '../../core/domain/pool.js';
 import { poolHasNode } from '../../core/domain/pool.js';
@@ -82,13 +82,7 @@ export class PoolGuard {
   }
 
   async #probe(pool: Pool): Promise<PoolUse> {
-    const bad = (text: string): PoolUse => ({
-      pool: pool.id,
-      totalBytes: 0,
-      freeBytes: 0,
-      ok: false,
-      text: text.slice(0, 500),
-    });
+    const bad = (text: string): PoolUse => poolUnwell(pool.id, text);
     if (!poolHasNode(pool, this.#o.worker.node)) return bad('the pool is not on this node');
     try {
       const problem = (await this.#identify(pool)) ?? (await this.#tryWrite(pool));

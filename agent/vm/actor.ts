@@ -9,7 +9,7 @@ import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
-import { cdromXml, diskXml, domainXml, markUri, markXml, nicXml, targets } from './domain-xml.js';
+import { cdromXml, diskXml, domainXml, nicXml, targets } from './domain-xml.js';
 import { putDisk } from './disk-maker.js';
 import { staleView, type Ownership, type Subject } from './ownership.js';
 import { wantedHardware } from './want.js';
@@ -220,7 +220,7 @@ export class VmActor {
   private async change(s: Subject, patch: Partial<VmOwn>, compare: Compare[] = []): Promise<void> {
     const gen = s.own.value.gen + 1;
     await this.own.swap(s, { ...s.own.value, ...patch, gen }, { compare });
-    if (s.domain?.active === true) await this.mark(s, gen);
+    if (s.domain?.active === true) await this.own.mark(s, gen);
   }
 
   private async openDisk(id: string, s: Subject): Promise<void> {
@@ -243,7 +243,7 @@ export class VmActor {
   private async adopt(s: Subject): Promise<void> {
     const gen = s.own.value.gen + 1;
     await this.own.swap(s, { ...s.own.value, gen, state: 'running' });
-    await this.mark(s, gen);
+    await this.own.mark(s, gen);
   }
 
   /**
@@ -264,18 +264,7 @@ export class VmActor {
     if (fence.armed && !(await env.keeper.holds(s.id))) throw staleView(s);
     if (s.domain?.state === 'paused' && !paused) await env.hypervisor.resume(s.id);
     this.onTakenIn(s.id);
-    await this.mark(s, gen);
-  }
-
-  private async mark(s: Subject, gen: number): Promise<void> {
-    const { mark, hardware } = s.domain ?? { mark: null, hardware: { boot: [] } };
-    const { generation, startedMs } = mark ?? { generation: s.spec.value.generation, startedMs: 0 };
-    await this.env.hypervisor.setMetadata(
-      s.id,
-      { uri: markUri, prefix: 'f' },
-      markXml({ gen, generation, startedMs }, hardware.boot),
-      { live: true, config: true },
-    );
+    await this.own.mark(s, gen);
   }
 
   private async settle(s: Subject, powerOff: boolean): Promise<void> {

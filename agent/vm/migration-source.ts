@@ -16,7 +16,7 @@ import {
 } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept } from '../snapshot.js';
-import { incomingXml, markUri, markXml } from './domain-xml.js';
+import { incomingXml } from './domain-xml.js';
 import type { Ownership, Subject } from './ownership.js';
 import type { Turns } from './turns.js';
 
@@ -90,7 +90,7 @@ export class MigrationSource {
       t.own = { value, modRevision };
       try {
         // The run that is copied is known by this generation, here and there.
-        await this.mark(s, gen);
+        await this.own.mark(s, gen);
         await this.go(t);
       } catch (e) {
         await this.settle(t, e);
@@ -220,7 +220,7 @@ export class MigrationSource {
     t.end = null;
     await this.stay(t);
     const state = await ifThere(env.hypervisor.state(id));
-    if (state !== null && state.state !== 'shut-off') await this.mark(t.s, t.own.value.gen);
+    if (state !== null && state.state !== 'shut-off') await this.own.mark(t.s, t.own.value.gen);
     const why = t.back ?? failure;
     const error =
       why instanceof FlotillaError
@@ -330,17 +330,6 @@ export class MigrationSource {
         },
       },
     };
-  }
-
-  private async mark(s: Subject, gen: number): Promise<void> {
-    const { mark, hardware } = s.domain ?? { mark: null, hardware: { boot: [] } };
-    const { generation, startedMs } = mark ?? { generation: s.spec.value.generation, startedMs: 0 };
-    await this.env.hypervisor.setMetadata(
-      s.id,
-      { uri: markUri, prefix: 'f' },
-      markXml({ gen, generation, startedMs }, hardware.boot),
-      { live: true, config: true },
-    );
   }
 
   private async reread(id: string): Promise<Kept<Op> | null> {

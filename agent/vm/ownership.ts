@@ -6,6 +6,7 @@ import type { Pool } from '../../core/domain/pool.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
+import { markUri, markXml } from './domain-xml.js';
 import type { Observed } from './domains.js';
 
 /** One VM as a step finds it. */
@@ -45,6 +46,18 @@ export class Ownership {
       mine,
       { key: epochKey, value: String(s.snapshot.meta.value.epoch) },
     ];
+  }
+
+  /** Writes the generation it now belongs to into the running machine. */
+  async mark(s: Subject, gen: number): Promise<void> {
+    const { mark, hardware } = s.domain ?? { mark: null, hardware: { boot: [] } };
+    const { generation, startedMs } = mark ?? { generation: s.spec.value.generation, startedMs: 0 };
+    await this.env.hypervisor.setMetadata(
+      s.id,
+      { uri: markUri, prefix: 'f' },
+      markXml({ gen, generation, startedMs }, hardware.boot),
+      { live: true, config: true },
+    );
   }
 
   /**

@@ -59,6 +59,15 @@ export const poolUseSchema = z.object({
 });
 export type PoolUse = z.output<typeof poolUseSchema>;
 
+/** A pool that cannot be used on the node, and why. */
+export const poolUnwell = (pool: string, text: string): PoolUse => ({
+  pool,
+  totalBytes: 0,
+  freeBytes: 0,
+  ok: false,
+  text: text.slice(0, 500),
+});
+
 /** A drive of a node and what it may be used for. */
 export const nodeDriveSchema = z.object({
   /** As the kernel calls it now; may change with the next boot. */
