@@ -3,12 +3,13 @@
 import { existsSync, mkdirSync, readdirSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { cgroupOf, freeze, thaw } from './lib/lab/cgroup.mjs';
-import { configFrom, cutWords, LabError, numberOf } from './lib/lab/config.mjs';
+import { configFrom, LabError, numberOf } from './lib/lab/config.mjs';
 import { fabricOf } from './lib/lab/fabric.mjs';
 import { forwardsOf } from './lib/lab/forwards.mjs';
 import { nodesOf } from './lib/lab/node.mjs';
 import { packPrograms, restartPrograms } from './lib/lab/programs.mjs';
 import { foreground, report, run } from './lib/lab/run.mjs';
+import { commonVerbs } from './lib/lab/verbs.mjs';
 
 const usage = `scripts/lab VERB …
   up N                      boot nodes n1 … nN (those already on stay) and wait for them
@@ -98,25 +99,11 @@ async function ps() {
 const [verb, ...args] = process.argv.slice(2);
 const first = args[0] ?? '';
 const verbs = {
+  ...commonVerbs({ rack: { ...nodes, running: () => cgroup.running() }, config, fabric, forwards, args }),
   up: () => up(first),
   down: () => down(first),
   boot: () => bootAll(args),
-  kill: async () => {
-    for (const node of args) {
-      const atMs = await nodes.power(node);
-      if (atMs !== null) console.log(`${node} lost its power at ${atMs}`);
-    }
-  },
-  exec: () => foreground(nodes.inside(first, args.slice(1))),
   shell: () => foreground(nodes.inside(first, ['bash', '-l'])),
-  cut: () => {
-    const { names, options } = cutWords(config, args);
-    return fabric.cut(names[0] ?? '', names[1], options);
-  },
-  heal: () => {
-    const { names, options } = cutWords(config, args);
-    return fabric.heal(cgroup.running(), names[0], names[1], options);
-  },
   freeze: async () => {
     if (!(await freeze(cgroup.node(first))))
       throw new LabError(`${first} does not freeze`, 'something in it hangs in the kernel');
@@ -126,21 +113,9 @@ const verbs = {
     await nodes.watchdog(first, Number(args[1]) * 1000);
     console.log(`the watchdog bit ${first}`);
   },
-  wait: async () => {
-    for (const node of args) console.log(`${node} ${await nodes.ready(node)}`);
-  },
   console: () => foreground(['tail', ['-n', '40', '-f', path.join(config.nodeDir(first), 'console.log')]]),
-  forward: () => forwards.start(args[0] ?? '', args[1] ?? ''),
   push,
-  nodes: () => {
-    for (const node of cgroup.running()) console.log(node);
-  },
   ps,
-  fab: () => {
-    fabric.require();
-    return foreground(fabric.inside(...args));
-  },
-  nft: async () => process.stdout.write((await fabric.nft(args)).stdout),
 };
 
 await report('lab', usage, verbs, verb);

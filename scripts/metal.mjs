@@ -11,11 +11,12 @@ import {
 } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
-import { configFrom, cutWords, LabError, numberOf } from './lib/lab/config.mjs';
+import { configFrom, LabError, numberOf } from './lib/lab/config.mjs';
 import { fabricOf } from './lib/lab/fabric.mjs';
 import { forwardsOf } from './lib/lab/forwards.mjs';
 import { packPrograms, restartPrograms } from './lib/lab/programs.mjs';
-import { foreground, report, run } from './lib/lab/run.mjs';
+import { report, run } from './lib/lab/run.mjs';
+import { commonVerbs } from './lib/lab/verbs.mjs';
 import { metalFrom } from './lib/metal/config.mjs';
 import { machinesOf } from './lib/metal/machine.mjs';
 
@@ -132,41 +133,15 @@ const signal = (name) => {
   process.kill(pid, name);
 };
 const verbs = {
+  ...commonVerbs({ rack: machines, config, fabric, forwards, args }),
   up: () => up(first),
   down: () => down(first),
   boot: () => bootAll(args),
-  kill: async () => {
-    for (const node of args) {
-      const atMs = await machines.power(node);
-      if (atMs !== null) console.log(`${node} lost its power at ${atMs}`);
-    }
-  },
-  exec: () => foreground(machines.inside(first, args.slice(1))),
   console: () => console_(first),
-  cut: () => {
-    const { names, options } = cutWords(config, args);
-    return fabric.cut(names[0] ?? '', names[1], options);
-  },
-  heal: () => {
-    const { names, options } = cutWords(config, args);
-    return fabric.heal(machines.running(), names[0], names[1], options);
-  },
   freeze: () => signal('SIGSTOP'),
   thaw: () => signal('SIGCONT'),
-  wait: async () => {
-    for (const node of args) console.log(`${node} ${await machines.ready(node)}`);
-  },
-  forward: () => forwards.start(args[0] ?? '', args[1] ?? ''),
   push,
-  nodes: () => {
-    for (const node of machines.running()) console.log(node);
-  },
   ps,
-  fab: () => {
-    fabric.require();
-    return foreground(fabric.inside(...args));
-  },
-  nft: async () => process.stdout.write((await fabric.nft(args)).stdout),
 };
 
 await report('metal', usage, verbs, verb);
