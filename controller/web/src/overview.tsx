@@ -5,14 +5,14 @@ import { formatSize } from '../../../core/domain/units';
 import type { Concern } from '../../../core/wire/rest';
 import { useAll, useCluster } from './live';
 import { Page, Share, To } from './parts';
-import { OpRows } from './tasks';
+import { OpRows, useOps } from './tasks';
 
 const opsShown = 8;
 
 /** Is all well, what needs a hand, what is left: in this order. */
 export function OverviewPage(): ReactNode {
   const c = useCluster();
-  const ops = [...useAll('op')].sort((a, b) => b.createdMs - a.createdMs).slice(0, opsShown);
+  const ops = useOps().slice(0, opsShown);
   if (c === null) return null;
   const k = c.capacity;
   return (

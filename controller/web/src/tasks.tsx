@@ -1,13 +1,15 @@
 import { Anchor, Badge, Button, Group, Progress, SegmentedControl, Stack, Text } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { Link } from 'wouter';
+import { opFinished } from '../../../core/domain/op';
 import type { OpView } from '../../../core/wire/rest';
 import { call, useDo } from './api';
 import { useAll } from './live';
 import { Age, Page, Refusal, Rows, State, To } from './parts';
 
-const isOpen = (o: OpView): boolean => o.state === 'queued' || o.state === 'running';
-const newest = (a: OpView, b: OpView): number => b.createdMs - a.createdMs;
+/** All operations that the cluster remembers, newest first. */
+export const useOps = (): readonly OpView[] => [...useAll('op')].sort((a, b) => b.createdMs - a.createdMs);
+
 /** A failure stays in the strip so long, ms: it should not be missed by looking away. */
 const failedShownMs = 10 * 60_000;
 
@@ -17,8 +19,8 @@ const subjectUrl = (o: OpView): string | null =>
 
 /** Always there: what runs, how far it is, and what failed of late. */
 export function TaskStrip(): ReactNode {
-  const ops = [...useAll('op')].sort(newest);
-  const open = ops.filter(isOpen);
+  const ops = useOps();
+  const open = ops.filter((o) => !opFinished(o));
   const failed = ops.filter((o) => o.state === 'failed' && Date.now() - o.updatedMs < failedShownMs);
   const [first] = open;
   return (
@@ -58,9 +60,9 @@ export function TaskStrip(): ReactNode {
 
 export function OpsPage(): ReactNode {
   const [show, setShow] = useState(new URLSearchParams(location.search).get('show') ?? 'all');
-  const ops = [...useAll('op')]
-    .filter((o) => show === 'all' || (show === 'open' ? isOpen(o) : o.state === 'failed'))
-    .sort(newest);
+  const ops = useOps().filter(
+    (o) => show === 'all' || (show === 'open' ? !opFinished(o) : o.state === 'failed'),
+  );
   return (
     <Page kind="What was asked, and how far it is" name="Operations">
       <SegmentedControl
@@ -95,7 +97,7 @@ export function OpRows({ ops }: { readonly ops: readonly OpView[] }): ReactNode 
             <OpNow op={o} />,
             o.askedBy,
             <Age ms={o.createdMs} />,
-            isOpen(o) && <Cancel op={o} />,
+            !opFinished(o) && <Cancel op={o} />,
           ],
         };
       })}
@@ -116,7 +118,7 @@ function OpNow({ op }: { readonly op: OpView }): ReactNode {
   return (
     <Group gap="xs">
       <Text size="sm">{op.step}</Text>
-      {isOpen(op) && op.progress !== null && (
+      {!opFinished(op) && op.progress !== null && (
         <Progress w={80} value={op.progress * 100} aria-label={`${Math.round(op.progress * 100)} %`} />
       )}
     </Group>

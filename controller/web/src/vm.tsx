@@ -5,7 +5,7 @@ import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
 import { useAll, useOne } from './live';
 import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
-import { OpRows } from './tasks';
+import { OpRows, useOps } from './tasks';
 import { VmActions } from './vm-actions';
 import { EditVm } from './vm-edit';
 
@@ -189,6 +189,5 @@ function Protection({ vm }: { readonly vm: VmView }): ReactNode {
 }
 
 function Ops({ id }: { readonly id: string }): ReactNode {
-  const ops = useAll('op').filter((o) => o.subject.id === id);
-  return <OpRows ops={[...ops].sort((a, b) => b.createdMs - a.createdMs)} />;
+  return <OpRows ops={useOps().filter((o) => o.subject.id === id)} />;
 }
