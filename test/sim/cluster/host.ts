@@ -45,7 +45,7 @@ export class SimHost {
   readonly node: string;
   readonly libvirt: FakeHost;
   readonly pool: SharedPool;
-  powered = true;
+  powered = false;
   rules: HostRules = { bornFrozen: true, tmpfsEmptied: true, noAutostart: true, takeoversRead: true };
   /** The slice of HA VMs stands still. */
   slice = false;

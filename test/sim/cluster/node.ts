@@ -96,7 +96,7 @@ export class ClusterNode {
   }
 
   powerOn(): void {
-    if (this.host.powered && this.keeper !== null) return;
+    if (this.host.powered) return;
     this.host.powerOn();
     this.#p.power(this.id, true);
     this.startKeeper();
