@@ -135,7 +135,7 @@ export class Snapshots {
       }
       if (e.key === policyKey) {
         const kept = take({ schema: policySchema }, e);
-        policy = kept?.value ?? { ha: { ...policyDefault.ha, hold: true } };
+        policy = kept?.value ?? { ...policyDefault, ha: { ...policyDefault.ha, hold: true } };
         continue;
       }
       if (e.key === recoveryKey) {

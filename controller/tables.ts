@@ -350,7 +350,7 @@ export class LedgerTables {
       this.policyKept = raw === null ? null : { value, raw };
       this.unreadable.delete(policyKey);
     } catch (error) {
-      this.policy = { ha: { ...policyDefault.ha, hold: true } };
+      this.policy = { ...policyDefault, ha: { ...policyDefault.ha, hold: true } };
       this.policyKept = null;
       this.unreadable.set(policyKey, errorRecord(error).message);
     }

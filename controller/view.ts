@@ -5,7 +5,8 @@ import { FlotillaError } from '../core/domain/error.js';
 import { presence, type NodePresence, type NodeState } from '../core/domain/node.js';
 import type { Op } from '../core/domain/op.js';
 import { poolHasNode } from '../core/domain/pool.js';
-import { poolUse, type PlacementNode } from '../core/decide/placement.js';
+import { poolUse } from '../core/decide/plan/fit.js';
+import { clusterNode, promisedBy, type ClusterNode, type Promised } from '../core/decide/plan/gather.js';
 import type {
   DiskView,
   EventKind,
@@ -92,7 +93,7 @@ export class View {
   private readonly names = new Map<string, Map<string, string>>();
   private disksOf: Map<string, Set<string>> | null = null;
   private opsOf: Map<string, Set<string>> | null = null;
-  private committed: Map<string, { cpus: number; memoryMiB: number; vms: number }> | null = null;
+  private committed: Map<string, Promised> | null = null;
   private uses: { pool: Map<string, { disks: number; images: number }>; nics: Map<string, number> } | null =
     null;
   private radioDirty = true;
@@ -227,27 +228,18 @@ export class View {
     return names.get(nameKey(ref)) ?? null;
   }
 
-  /** The nodes as placement sees them. */
-  placementNodes(): PlacementNode[] {
+  /** The nodes with what is asked of them before a VM goes there. */
+  clusterNodes(): ClusterNode[] {
     this.fold();
     const committed = this.commitments();
-    return [...this.ledger.tables.node.values()].map(({ value: n }) => {
-      const h = this.heard.get(n.id);
-      const c = committed.get(n.id);
-      return {
-        id: n.id,
-        presence: h?.presence ?? 'never-heard',
-        desired: n.desired,
-        witness: n.witness,
-        cpus: h?.state?.cpus ?? 0,
-        memoryBytes: h?.state?.memoryBytes ?? 0,
-        committedCpus: c?.cpus ?? 0,
-        committedMemoryMiB: c?.memoryMiB ?? 0,
-        vms: c?.vms ?? 0,
-        pools: h?.state?.pools ?? [],
-        health: h?.state?.health ?? [],
-      };
-    });
+    return [...this.ledger.tables.node.values()].map(({ value: n }) =>
+      clusterNode(n, this.heard.get(n.id), this.isLive(n.id), committed.get(n.id)),
+    );
+  }
+
+  /** What the owner said of a VM last; null: nothing. */
+  saidOf(vm: string, owner: string): HeardVm['state'] | null {
+    return this.heard.get(owner)?.vms.get(vm)?.state ?? null;
   }
 
   /** Its lease in the ledger stands. */
@@ -576,19 +568,12 @@ export class View {
     return op;
   }
 
-  private commitments(): Map<string, { cpus: number; memoryMiB: number; vms: number }> {
-    if (this.committed !== null) return this.committed;
-    const sums = new Map<string, { cpus: number; memoryMiB: number; vms: number }>();
-    for (const [id, own] of this.ledger.tables.vmOwn) {
-      const spec = this.ledger.tables.vmSpec.get(id)?.value;
-      const sum = sums.get(own.value.owner) ?? { cpus: 0, memoryMiB: 0, vms: 0 };
-      sum.cpus += spec?.cpus ?? 0;
-      sum.memoryMiB += spec?.memoryMiB ?? 0;
-      sum.vms += 1;
-      sums.set(own.value.owner, sum);
-    }
-    this.committed = sums;
-    return sums;
+  private commitments(): Map<string, Promised> {
+    const { vmOwn, vmSpec } = this.ledger.tables;
+    this.committed ??= promisedBy(
+      [...vmOwn].map(([id, own]) => ({ own: own.value, spec: vmSpec.get(id)?.value })),
+    );
+    return this.committed;
   }
 
   private useCounts(): NonNullable<View['uses']> {

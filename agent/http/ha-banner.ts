@@ -5,7 +5,7 @@ import type { Policy } from '../../core/domain/ha.js';
  * What holds for high availability in the whole cluster and nobody may overlook, for the head of every page; nothing
  * where all is as usual.
  */
-export function haBanner({ ha }: Policy): ReturnType<typeof html> {
+export function haBanner({ ha }: Pick<Policy, 'ha'>): ReturnType<typeof html> {
   return html`${
     ha.unsafeWithoutWatchdog
       ? html`<p class="banner bad" role="alert">

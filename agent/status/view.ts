@@ -27,7 +27,7 @@ export interface StatusView {
   /** Null: it does not answer. */
   readonly keeper: KeeperState | null;
   /** As last read from the ledger; null: not since the agent started. */
-  readonly policy: Policy | null;
+  readonly policy: Pick<Policy, 'ha'> | null;
   /** Failovers to this node since the agent started. */
   readonly failovers: number;
 }

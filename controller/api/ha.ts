@@ -32,8 +32,10 @@ export function haHandlers(deps: ApiDeps): Some<'haGet' | 'policyGet' | 'policyP
         const kept = await read();
         checkIfMatch(ifMatch, kept === null ? policyUnset : contentMark(kept), 'The cluster’s policy');
         const before = kept?.value ?? policyDefault;
-        const given = Object.fromEntries(Object.entries(body.ha).filter(([, v]) => v !== undefined));
-        const value: Policy = { ...before, ha: { ...before.ha, ...given } };
+        const value: Policy = {
+          ha: { ...before.ha, ...defined(body.ha) },
+          plan: { ...before.plan, ...defined(body.plan) },
+        };
         const raw = writeRecord({ schema: policySchema }, value);
         const change = new Change().at(policyKey, kept).write({ put: policyKey, value: raw });
         return { change, answer: () => shown({ value, raw }) };
@@ -41,3 +43,7 @@ export function haHandlers(deps: ApiDeps): Some<'haGet' | 'policyGet' | 'policyP
     },
   };
 }
+
+/** What was given of switches; the others stay. */
+const defined = (given: object | undefined): object =>
+  Object.fromEntries(Object.entries(given ?? {}).filter(([, v]) => v !== undefined));

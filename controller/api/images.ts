@@ -2,7 +2,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { Image } from '../../core/domain/image.js';
 import { poolHasNode, type Pool } from '../../core/domain/pool.js';
 import { formatSize } from '../../core/domain/units.js';
-import { poolUse } from '../../core/decide/placement.js';
+import { poolUse } from '../../core/decide/plan/fit.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { ImageView, RestBody } from '../../core/wire/rest.js';
 import type { View } from '../view.js';
@@ -268,7 +268,7 @@ export class Images {
   /** The node of a new image: the one asked for, else the one with most space, by name where equal. */
   private home(pool: Pool, body: RestBody<'imageCreate'>): string {
     const nodes = this.deps.view
-      .placementNodes()
+      .clusterNodes()
       .filter((n) => poolHasNode(pool, n.id) && (body.node === undefined || n.id === body.node))
       .filter((n) => n.presence === 'here' && !n.witness)
       .map((n) => ({ id: n.id, use: poolUse(pool, n.pools) }))
@@ -295,7 +295,7 @@ export class Images {
   /** A node that can reach a shared pool: the first by name, so that an upload goes on at the same one. */
   private reachable(pool: Pool): string | null {
     const nodes = this.deps.view
-      .placementNodes()
+      .clusterNodes()
       .filter((n) => poolHasNode(pool, n.id) && n.presence === 'here' && !n.witness);
     return nodes.map((n) => n.id).sort()[0] ?? null;
   }

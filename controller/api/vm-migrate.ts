@@ -3,33 +3,20 @@ import {
   migrateText,
   type MigrateCheck,
   type MigrateCheckView,
-  type MigrateNode,
 } from '../../core/decide/migrate-check.js';
+import { Moves } from '../../core/decide/plan/move.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { migratePolicyDefault, type MigrateArgs } from '../../core/domain/migration.js';
 import { opFinished } from '../../core/domain/op.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
+import { clusterOf } from '../plan-view.js';
 import type { View } from '../view.js';
 import { Change, commit, fresh, idFromKey, requestMark } from './commit.js';
 import type { ApiDeps, Ask, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 import { newOp, repeated } from './ops.js';
 import type { VmChanged } from './vm-write.js';
-
-/** Nodes with all that a check of a migration asks of them. */
-export function migrateNodes(view: View): MigrateNode[] {
-  return view.placementNodes().map((n) => {
-    const state = view.stateOf(n.id);
-    return {
-      ...n,
-      live: view.isLive(n.id),
-      accel: state?.accel ?? null,
-      qemu: state?.qemu ?? null,
-      keeper: state?.keeper ?? null,
-    };
-  });
-}
 
 /** Whether that VM could migrate now, and where to. */
 export function checkOf(view: View, spec: VmSpec, own: VmOwn, node: string | null): MigrateCheck {
@@ -48,7 +35,9 @@ export function checkOf(view: View, spec: VmSpec, own: VmOwn, node: string | nul
       return [{ image, pool, sourceHere: image.node === null || view.presenceOf(image.node) === 'here' }];
     }),
     networks: spec.nics.flatMap((n) => t.network.get(n.network)?.value ?? []),
-    nodes: migrateNodes(view),
+    nodes: view.clusterNodes(),
+    moves: new Moves(clusterOf(view)),
+    admission: view.ledger.policy.plan.admission,
     node,
   };
   return checkMigration(asked);

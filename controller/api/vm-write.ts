@@ -1,14 +1,24 @@
 import { macFrom } from '../../core/decide/mac.js';
-import { place, placementText, refusals, type PlacementRequest } from '../../core/decide/placement.js';
+import {
+  placementPolicy,
+  placementText,
+  refusals,
+  type NodeRefusal,
+  type PlacementRequest,
+} from '../../core/decide/plan/fit.js';
+import type { PlanVm } from '../../core/decide/plan/model.js';
+import { place, protectionOf, type Placement } from '../../core/decide/plan/placement.js';
 import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Image } from '../../core/domain/image.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import type { Op } from '../../core/domain/op.js';
+import { poolHasNode } from '../../core/domain/pool.js';
 import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../../core/wire/rest.js';
 import type { Kept } from '../tables.js';
+import { clusterOf } from '../plan-view.js';
 import { Change, checkIfMatch, commit, fresh, idFromKey, requestMark } from './commit.js';
 import type { ApiDeps, Ask } from './context.js';
 import { idOf, notFound, poolOf, readyImage } from './lookup.js';
@@ -24,6 +34,8 @@ const settleMs = 3_000;
 export interface VmChanged {
   readonly op: Op;
   readonly vmId: string;
+  /** Promises that are not kept so, in words. */
+  readonly warnings?: readonly string[];
 }
 
 /** Every change of VMs, each one transaction of the ledger. */
@@ -63,7 +75,7 @@ export class VmWrites {
       await this.macsFree(input.nics, ids.vm);
       const edit = createVm(ids.vm, input, await this.editContext(input.nics));
       const nodes = await this.reckonable();
-      const node = this.placeVm(input, edit);
+      const { node, warnings } = this.placeVm(input, edit);
       const made = edit.made.map((m) => placed(m, node));
       const own: VmOwn = {
         owner: node,
@@ -97,7 +109,7 @@ export class VmWrites {
       if (record !== undefined) change.promises(kinds.node.key(node), record);
       for (const m of made) change.put(kinds.disk, m.disk.id, m.disk);
       this.addKeys(change, edit, ids.vm);
-      return { change, answer: () => ({ op, vmId: ids.vm }) };
+      return { change, answer: () => ({ op, vmId: ids.vm, warnings }) };
     });
   }
 
@@ -189,9 +201,10 @@ export class VmWrites {
         .at(kinds.vmSpec.key(id), spec)
         .at(kinds.op.key(ids.op), null)
         .put(kinds.op, ids.op, op);
+      const warnings = action === 'start' ? this.admitStart(spec.value) : [];
       const next = withPower(spec.value, action);
       if (next !== null) change.put(kinds.vmSpec, id, next);
-      return { change, answer: () => ({ op, vmId: id }) };
+      return { change, answer: () => ({ op, vmId: id, warnings }) };
     });
   }
 
@@ -412,15 +425,45 @@ export class VmWrites {
     };
   }
 
-  /** @throws FlotillaError `no-node-fits`, `no-space`, `not-found` */
-  private placeVm(input: VmCreate, edit: VmEdit): string {
+  /** @throws FlotillaError `no-node-fits`, `no-failover-room`, `no-space`, `not-found` */
+  private placeVm(input: VmCreate, edit: VmEdit): Extract<Placement, { ok: true }> {
     const { view } = this.deps;
     if (input.node !== undefined && view.find('node', input.node) === null)
       throw notFound('node', input.node);
-    const answer = place(this.request(edit.spec, edit, input.node ?? null), view.placementNodes());
-    if (answer.ok) return answer.node;
+    const nodes = view.clusterNodes();
+    const pools = edit.made.map((m) => m.pool);
+    const shared = pools.every((p) => p.kind === 'shared');
+    const answer = place({
+      request: this.request(edit.spec, edit, input.node ?? null),
+      vm: newcomer(edit.spec, {
+        alone: !edit.spec.ha.enabled || !shared,
+        on: nodes.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id),
+      }),
+      nodes,
+      cluster: clusterOf(view),
+      admission: view.ledger.policy.plan.admission,
+    });
+    if (answer.ok) return answer;
     const told = answer.nodes.filter((n) => n.reasons.every((r) => r.reason !== 'not-asked'));
-    throw refusal(`VM "${input.name}" fits on no node`, told);
+    if (answer.code === 'no-node-fits') throw refusal(`VM "${input.name}" fits on no node`, told);
+    throw noFailoverRoom(`VM "${input.name}" is not made`, answer.shortfalls, told);
+  }
+
+  /**
+   * Whether what is promised if a node fails is kept with this VM on; it is counted since it was made, but nodes
+   * may have gone since, and its HA may be new.
+   *
+   * @returns promises that are not kept, in words
+   * @throws FlotillaError `no-failover-room`
+   */
+  private admitStart(spec: VmSpec): string[] {
+    const { view } = this.deps;
+    const { admission } = view.ledger.policy.plan;
+    if (admission === 'off' || !spec.ha.enabled) return [];
+    const shortfalls = protectionOf(clusterOf(view), spec.name);
+    if (shortfalls.length === 0) return [];
+    if (admission === 'warn') return shortfalls.map((x) => `${x.text}. ${x.help}`);
+    throw noFailoverRoom(`VM "${spec.name}" is not started`, shortfalls, []);
   }
 
   /** @throws FlotillaError `no-node-fits`, `no-space`: an edit asks for more than the owner has */
@@ -432,7 +475,7 @@ export class VmWrites {
     disks: readonly Kept<{ readonly id: string; readonly pool: string; readonly sizeBytes: number }>[],
   ): void {
     const { view } = this.deps;
-    const node = view.placementNodes().find((n) => n.id === owner);
+    const node = view.clusterNodes().find((n) => n.id === owner);
     // Of a silent owner nothing is known; it will say by itself what it cannot do.
     if (node === undefined || node.presence !== 'here') return;
     const grown = (patch.growDisks ?? []).length === 0 ? [] : edit.disks;
@@ -476,6 +519,37 @@ export class VmWrites {
     for (const p of edit.pools) refer('pool', p.id);
     for (const id of edit.orderedAfter) change.at(kinds.vmSpec.key(id), t.vmSpec.get(id) ?? null);
   }
+}
+
+/** A VM that is nowhere yet, as the planner sees it. */
+const newcomer = (spec: VmSpec, o: { alone: boolean; on: readonly string[] }): PlanVm => ({
+  name: spec.name,
+  memoryMiB: spec.memoryMiB + placementPolicy.vmOverheadMiB,
+  diskMiB: 0,
+  cpus: spec.cpus,
+  spindles: 0,
+  load: [0, 0, 0, 0],
+  owner: '',
+  standby: '',
+  apart: [],
+  ...(o.alone ? { alone: true as const } : {}),
+  on: o.on,
+});
+
+function noFailoverRoom(
+  message: string,
+  shortfalls: readonly { readonly text: string; readonly help: string }[],
+  nodes: readonly NodeRefusal[],
+): FlotillaError {
+  const help = [...new Set(shortfalls.map((x) => x.help))].slice(0, 3);
+  return new FlotillaError(
+    'no-failover-room',
+    `${message}: ${shortfalls.map((x) => x.text).join(' · ') || placementText(nodes)}`,
+    {
+      hint: [...help, 'Or say that promises may be broken: flotilla ha admission warn.'].join(' '),
+      details: { shortfalls, nodes },
+    },
+  );
 }
 
 function refusal(

@@ -25,10 +25,10 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
   const { view } = deps;
   const writes = new VmWrites(deps);
   const migrations = new VmMigrations(deps);
-  const changed = ({ op, vmId }: VmChanged): Reply<'vmCreate'> => {
+  const changed = ({ op, vmId, warnings = [] }: VmChanged): Reply<'vmCreate'> => {
     const vm = view.vm(vmId);
     if (vm === null) throw notFound('vm', vmId);
-    return { body: { op: opView(view, op), vm }, etag: etagOf(vm.generation) };
+    return { body: { op: opView(view, op), vm, warnings: [...warnings] }, etag: etagOf(vm.generation) };
   };
   return {
     async vmList({ query: q }) {

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { failoverSteps, failoverTotalMs, fenceText } from '../../core/domain/failover-words.js';
-import { failoverTimelineSchema, type FailoverTimeline } from '../../core/domain/ha.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import { failoverTimelineSchema, policySchema, type FailoverTimeline } from '../../core/domain/ha.js';
 import type { NodeKeeper } from '../../core/domain/node.js';
 import type {
   HaFailover,
@@ -55,12 +56,19 @@ const nodeColumns: readonly Column<HaNode>[] = [
   },
 ];
 
-function policyText({ ha }: Pick<PolicyView, 'ha'>): string {
+const admissionText: Record<PolicyView['plan']['admission'], string> = {
+  off: 'VMs are made and started whether or not a failover would find room',
+  warn: 'VMs are made and started with a warning where a failover would find no room',
+  enforce: 'VMs after which a failover would find no room are refused',
+};
+
+function policyText({ ha, plan }: Pick<PolicyView, 'ha' | 'plan'>): string {
   const words = [
     ha.paused ? 'HA is PAUSED: nothing freezes and nothing fails over' : 'HA is on',
     ...(ha.hold ? ['failovers are HELD until somebody lets go'] : []),
     ...(ha.hold || ha.paused ? [] : ['failovers happen by themselves']),
     ha.unsafeWithoutWatchdog ? 'UNSAFE: nodes without watchdog may arm' : 'a node needs a watchdog to arm',
+    admissionText[plan.admission],
   ];
   return `${words.join('; ')}.`;
 }
@@ -144,7 +152,7 @@ const failoverColumns: readonly Column<OpView>[] = [
   { head: 'OP', text: (o) => o.id, give: 4 },
 ];
 
-type Switches = RestCall<'policyPatch'>['body']['ha'];
+type Switches = NonNullable<RestCall<'policyPatch'>['body']['ha']>;
 
 const vms = (n: number): string => `${n} ${n === 1 ? 'VM' : 'VMs'}`;
 
@@ -209,6 +217,18 @@ export function haCommands(program: Command, io: Io): void {
         io.show(after, () => (same ? `It was so already. ${policyText(after)}` : said(before)));
       });
   }
+  ha.command('admission')
+    .description('what becomes of a change after which a promised failover would find no room')
+    .argument('<mode>', Object.keys(admissionText).join(', '))
+    .action(async (mode: string) => {
+      const admission = policySchema.shape.plan.unwrap().shape.admission.safeParse(mode).data;
+      if (admission === undefined)
+        throw new FlotillaError('bad-input', `There is no "${mode}"`, {
+          hint: `Say one of: ${Object.keys(admissionText).join(', ')}.`,
+        });
+      const after = await (await io.client()).call('policyPatch', { body: { plan: { admission } } });
+      io.show(after, () => policyText(after));
+    });
   ha.command('failovers')
     .description('failovers, newest first, with the time of each step')
     .option('--limit <n>', 'at most so many', wholeNumber, 30)

@@ -111,6 +111,7 @@ export function vmCommands(program: Command, io: Io): void {
     .action(async (name: string | undefined, o: CreateOptions) => {
       const body = await createBody(io, name, o);
       const r = await (await io.client()).call('vmCreate', { body: body as RestCall<'vmCreate'>['body'] });
+      for (const w of r.warnings) io.say(`Warning: ${w}`);
       await io.follow(r.op, o);
       await shown(io, r.vm.id, o, `VM "${r.vm.name}" is made on ${r.vm.node}.`);
     });
@@ -153,6 +154,7 @@ export function vmCommands(program: Command, io: Io): void {
         const client = await io.client();
         const all = names.map(async (name) => {
           const r = await client.call('vmAction', { params: { vm: name, action } });
+          for (const w of r.warnings) io.say(`Warning: ${w}`);
           return io.follow(r.op, o);
         });
         await settle(all, io, (op) => `${op.subject.name}: ${op.step === '' ? op.state : op.step}`);

@@ -1,7 +1,7 @@
 import type { Fenced, Policy, VmHa } from '../domain/ha.js';
 import { suspectAfterMs, type PoolUse } from '../domain/node.js';
 import type { VmOwn } from '../domain/vm.js';
-import { placementPolicy } from './placement.js';
+import { placementPolicy } from './plan/fit.js';
 import { poolFault, type Reach } from './standby.js';
 
 /** A VM that must come first and cannot run does not hold the others up longer than this, ms. */

@@ -1,25 +1,18 @@
 import type { Disk } from '../domain/disk.js';
-import type { Accel, NodeKeeper } from '../domain/node.js';
+import type { AdmissionMode } from '../domain/ha.js';
 import type { Op } from '../domain/op.js';
 import type { Pool } from '../domain/pool.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
-import { place, refusals, type PlacementNode, type PlacementRequest } from './placement.js';
+import { refusals, type PlacementRequest } from './plan/fit.js';
+import type { ClusterNode } from './plan/gather.js';
+import type { Moves } from './plan/move.js';
+import { ruleReason } from './plan/placement.js';
 
 /** Why a VM cannot migrate, or not to that node, in words, and what would help. */
 export interface MigrateBlocker {
   readonly code: string;
   readonly text: string;
   readonly hint: string;
-}
-
-/** A node as the check sees it. */
-export interface MigrateNode extends PlacementNode {
-  /** Its lease in the ledger stands. */
-  readonly live: boolean;
-  /** Null: it has not said. */
-  readonly accel: Accel | null;
-  readonly qemu: string | null;
-  readonly keeper: NodeKeeper | null;
 }
 
 export interface MigrateCheckView {
@@ -32,7 +25,10 @@ export interface MigrateCheckView {
   readonly ops: readonly Op[];
   readonly isos: PlacementRequest['isos'];
   readonly networks: PlacementRequest['networks'];
-  readonly nodes: readonly MigrateNode[];
+  readonly nodes: readonly ClusterNode[];
+  /** The cluster as the planner sees it, this VM in it by its name. Asked, and left as it is. */
+  readonly moves: Moves;
+  readonly admission: AdmissionMode;
   /** The only node wanted; null: any. */
   readonly node: string | null;
 }
@@ -47,6 +43,8 @@ export interface MigrateCheck {
   /** Why that node. */
   readonly reasons: readonly string[];
 }
+
+const noRoomText = 'with it there, VMs that are promised a place would not all find one';
 
 /** Whether a VM can migrate while it runs, and where to: all that speaks against it, not just the first thing. */
 export function checkMigration(v: MigrateCheckView): MigrateCheck {
@@ -66,22 +64,31 @@ export function checkMigration(v: MigrateCheckView): MigrateCheck {
     node: null,
   };
   const source = v.nodes.find((n) => n.id === v.own.owner);
+  const vm = v.moves.s.vms.findIndex((x) => x.name === v.spec.name);
   const nodes = [...others]
     .sort((a, b) => (a.id < b.id ? -1 : 1))
-    .map((n) => ({ node: n.id, blockers: nodeBlockers(v, request, n, source) }));
+    .map((n) => ({ node: n.id, blockers: nodeBlockers(v, request, n, source, vm) }));
   if (v.node === v.own.owner)
     nodes.push({
       node: v.node,
       blockers: [{ code: 'owner', text: 'it runs there already', hint: 'Name another node, or none.' }],
     });
-  const fit = others.filter((n) => nodes.find((x) => x.node === n.id)?.blockers.length === 0);
-  const placed = fit.length === 0 ? null : place(request, fit);
-  const ok = placed?.ok === true && blockers.length === 0;
+  const fit = new Set(nodes.filter((n) => n.blockers.length === 0).map((n) => n.node));
+  const among = (n: number): boolean => fit.has(v.moves.s.nodes[n]?.name ?? '');
+  const kept = vm < 0 ? null : v.moves.best(vm, among);
+  const seat = kept ?? (vm < 0 ? null : v.moves.best(vm, among, true));
+  const to = seat === null ? null : (v.moves.s.nodes[seat.node]?.name ?? null);
   return {
-    to: ok ? placed.node : null,
+    to: blockers.length === 0 ? to : null,
     blockers,
     nodes: nodes.filter((n) => n.blockers.length > 0),
-    reasons: placed?.ok === true ? placed.reasons : [],
+    reasons:
+      to === null
+        ? []
+        : [
+            `${to} leaves the cluster most even of ${fit.size} that fit`,
+            ...(kept === null ? [`${noRoomText} if a node fails`] : []),
+          ],
   };
 }
 
@@ -125,10 +132,13 @@ function vmBlockers(v: MigrateCheckView): MigrateBlocker[] {
 function nodeBlockers(
   v: MigrateCheckView,
   request: PlacementRequest,
-  n: MigrateNode,
-  source: MigrateNode | undefined,
+  n: ClusterNode,
+  source: ClusterNode | undefined,
+  vm: number,
 ): MigrateBlocker[] {
-  const out: MigrateBlocker[] = refusals(request, n).map((r) => ({
+  const at = v.moves.s.nodes.findIndex((x) => x.name === n.id);
+  const bars = vm < 0 || at < 0 ? [] : v.moves.rules.bars(vm, at).map(ruleReason);
+  const out: MigrateBlocker[] = [...refusals(request, n), ...bars].map((r) => ({
     code: r.reason,
     text: r.text,
     hint: r.hint,
@@ -153,6 +163,12 @@ function nodeBlockers(
       'not-armable',
       `could not protect it: ${n.keeper === null ? 'its keeper does not answer' : n.keeper.why}`,
       'Mend its keeper or watchdog, or turn the VM’s HA off.',
+    );
+  if (v.admission === 'enforce' && out.length === 0 && vm >= 0 && at >= 0 && v.moves.seat(vm, at) === null)
+    no(
+      'no-failover-room',
+      noRoomText + ' if a node fails',
+      'Choose another node, free memory, or say that promises may be broken: flotilla ha admission warn.',
     );
   return out;
 }

@@ -2,7 +2,7 @@ import type { Disk } from '../domain/disk.js';
 import type { NodeDesired, NodeKeeper, PoolUse } from '../domain/node.js';
 import { poolHasNode, type Pool } from '../domain/pool.js';
 import type { VmSpec } from '../domain/vm.js';
-import { placementPolicy, poolUse, reserveMiB, type PlacementPolicy } from './placement.js';
+import { placementPolicy, poolUse, reserveMiB, type PlacementPolicy } from './plan/fit.js';
 
 const MiB = 1024 * 1024;
 

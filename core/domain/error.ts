@@ -20,6 +20,7 @@ export const errorStatus = {
   'stale-generation': 409,
   'in-use': 409,
   'no-node-fits': 409,
+  'no-failover-room': 409,
   'no-space': 507,
   'no-address-left': 409,
   'address-taken': 409,

@@ -26,6 +26,16 @@ export const vmHaDefault: VmHa = {
   restartsPerHourMax: 5,
 };
 
+/** What becomes of a change after which a failover that is promised would find no memory: nothing, a warning, a refusal. */
+export const admissionModeSchema = z.enum(['off', 'warn', 'enforce']);
+export type AdmissionMode = z.output<typeof admissionModeSchema>;
+
+/** What the cluster does by itself about VMs on badly loaded nodes: nothing, say so, or move them. */
+export const balanceModeSchema = z.enum(['off', 'recommend', 'automatic']);
+export type BalanceMode = z.output<typeof balanceModeSchema>;
+
+const planDefault = { admission: 'enforce', balance: 'recommend' } as const;
+
 /** `/flotilla/policy`: switches for the whole cluster that people set. Absent: {@link policyDefault}. */
 export const policySchema = z.object({
   ha: z.object({
@@ -36,9 +46,14 @@ export const policySchema = z.object({
     /** True: a node without watchdog may arm. Every page then says so. */
     unsafeWithoutWatchdog: z.boolean(),
   }),
+  /** Records of before there was a planner have none. */
+  plan: z.object({ admission: admissionModeSchema, balance: balanceModeSchema }).default(planDefault),
 });
 export type Policy = z.output<typeof policySchema>;
-export const policyDefault: Policy = { ha: { paused: false, hold: false, unsafeWithoutWatchdog: false } };
+export const policyDefault: Policy = {
+  ha: { paused: false, hold: false, unsafeWithoutWatchdog: false },
+  plan: planDefault,
+};
 
 /**
  * `/flotilla/seen/<node>`: rewritten by the node's keeper in the transaction that makes its live key. It stays when

@@ -21,11 +21,13 @@ export type PolicyView = z.output<typeof policyViewSchema>;
 
 export const policyPatchSchema = z
   .strictObject({
-    ha: z
-      .strictObject(policySchema.shape.ha.shape)
-      .partial()
-      .refine((p) => Object.values(p).some((v) => v !== undefined), 'names nothing to change'),
+    ha: z.strictObject(policySchema.shape.ha.shape).partial().optional(),
+    plan: z.strictObject(policySchema.shape.plan.unwrap().shape).partial().optional(),
   })
+  .refine(
+    (p) => Object.values({ ...p.ha, ...p.plan }).some((v) => v !== undefined),
+    'names nothing to change',
+  )
   .meta({ id: 'PolicyPatch' });
 
 /** How a node stands: could it take VMs over, and what keeps it. */

@@ -68,7 +68,14 @@ export interface RestRoute {
 }
 
 /** What an accepted change of a VM answers: the operation to follow, and the VM as it now is. */
-export const vmChangeSchema = z.object({ op: opViewSchema, vm: vmViewSchema }).meta({ id: 'VmChange' });
+export const vmChangeSchema = z
+  .object({
+    op: opViewSchema,
+    vm: vmViewSchema,
+    /** Promises that are not kept with this change, in words. */
+    warnings: z.array(z.string()),
+  })
+  .meta({ id: 'VmChange' });
 export const opAnswerSchema = z.object({ op: opViewSchema }).meta({ id: 'OpAnswer' });
 export const imageChangeSchema = z
   .object({ image: imageViewSchema, op: opViewSchema.nullable() })

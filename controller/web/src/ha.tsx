@@ -1,7 +1,7 @@
-import { Alert, Group, Loader, Stack, Switch, Text, Title } from '@mantine/core';
+import { Alert, Group, Loader, NativeSelect, Stack, Switch, Text, Title } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { failoverLine } from '../../../core/domain/failover-words';
-import type { HaView } from '../../../core/wire/rest';
+import type { HaView, RestCall } from '../../../core/wire/rest';
 import { call, useAsked, useDo } from './api';
 import { useAll } from './live';
 import { Confirm, Page, Refusal, Rows, State, To } from './parts';
@@ -104,8 +104,9 @@ const mark = (
 function Switches({ ha, changed }: { readonly ha: HaView; readonly changed: () => void }): ReactNode {
   const { policy } = ha;
   const { busy, refused, run } = useDo();
-  const set = (part: Partial<HaView['policy']['ha']>): Promise<unknown> =>
-    call('policyPatch', { body: { ha: part } }, { ifMatch: policy.revision }).then(changed);
+  const patch = (body: RestCall<'policyPatch'>['body']): Promise<unknown> =>
+    call('policyPatch', { body }, { ifMatch: policy.revision }).then(changed);
+  const set = (part: Partial<HaView['policy']['ha']>): Promise<unknown> => patch({ ha: part });
   return (
     <Stack gap="xs">
       <Group>
@@ -132,6 +133,20 @@ function Switches({ ha, changed }: { readonly ha: HaView; readonly changed: () =
           onChange={(e) => {
             const hold = e.currentTarget.checked;
             void run(() => set({ hold }));
+          }}
+        />
+        <NativeSelect
+          label="VMs after which a failover would find no room are"
+          value={policy.plan.admission}
+          disabled={busy}
+          data={[
+            { value: 'enforce', label: 'refused' },
+            { value: 'warn', label: 'made and started, with a warning' },
+            { value: 'off', label: 'made and started' },
+          ]}
+          onChange={(e) => {
+            const admission = e.currentTarget.value as HaView['policy']['plan']['admission'];
+            void run(() => patch({ plan: { admission } }));
           }}
         />
       </Group>

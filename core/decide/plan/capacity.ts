@@ -1,5 +1,5 @@
 import type { PlanCluster, PlanVm } from './model.js';
-import { placeOne } from './place.js';
+import { enter, placeOne } from './place.js';
 import { State } from './state.js';
 
 /** A VM of which one asks how many more fit. */
@@ -31,7 +31,7 @@ export function capacity(cluster: PlanCluster, size: VmSize, sample: PlanVm['loa
     const vm = cluster.vms.length + i;
     const answer = placeOne(s, vm);
     if (!answer.ok) return i;
-    s.enter(vm, s.nodeNumber(answer.owner), s.nodeNumber(answer.standby));
+    enter(s, vm, answer);
   }
   return count;
 }

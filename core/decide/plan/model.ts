@@ -26,6 +26,8 @@ export interface PlanNode {
   readonly spindles: number;
   /** What fails together with it, e.g. its rack. */
   readonly domains: readonly string[];
+  /** What it can carry of each load: shares are taken of it. Absent: 1 each. */
+  readonly carries?: LoadVector;
 }
 
 /** A VM as the planner sees it. Sizes in MiB. */
@@ -38,16 +40,32 @@ export interface PlanVm {
   /** Weight of one of its replicas in a node's `spindles`. */
   readonly spindles: number;
   readonly load: LoadVector;
-  /** Empty, as `standby`, for a VM that is not placed yet. */
+  /** Empty, as `standby`, for a VM that is not placed yet; `standby` alone, where it has none. */
   readonly owner: string;
   readonly standby: string;
+  /** It needs no standby: nothing is missing where it has none. */
+  readonly alone?: true;
+  /** The nodes that reach its disks. Absent: all. */
+  readonly on?: readonly string[];
   /** Labels that two VMs on one node, or in one domain, should not share. */
   readonly apart: readonly string[];
+}
+
+/** What people want of VMs and nodes; names as in the cluster. @see {@link Rules} */
+export interface PlanRule {
+  readonly name: string;
+  /** VMs on one node, on different nodes; each on one of these nodes, on none of them. */
+  readonly kind: 'together' | 'apart' | 'on' | 'not-on';
+  /** Nothing breaks it; else it only weighs. */
+  readonly must: boolean;
+  readonly vms: readonly string[];
+  readonly nodes: readonly string[];
 }
 
 export interface PlanCluster {
   readonly nodes: readonly PlanNode[];
   readonly vms: readonly PlanVm[];
+  readonly rules?: readonly PlanRule[];
 }
 
 /**

@@ -27,7 +27,15 @@ const weights = {
   apartDomain: 1,
 };
 
-/** The node of a VM that is not placed. */
+const evenEmphasis = new Array<number>(quantities).fill(1);
+
+/**
+ * For a cluster whose load is measured: what VMs were given counts little beside what they use, and the room in pools
+ * is for the pools to say.
+ */
+export const measuredEmphasis: readonly number[] = [0.5, 0, 0.05, 0, 0.25, 1, 0.5, 0.25, 0.25];
+
+/** The node of a VM that is not placed, and the standby of one that has none. */
 export const nowhere = -1;
 
 /** Everything goes by name, so that the order of the input changes nothing. */
@@ -52,6 +60,8 @@ export class State {
   readonly vms: readonly PlanVm[];
   readonly nodeCount: number;
   readonly vmCount: number;
+  /** Runs on one node only, by wish or since its disks are there: no standby is missing. */
+  readonly alone: Uint8Array;
   readonly online: Uint8Array;
   readonly dead: Uint8Array;
   readonly group: Int32Array;
@@ -79,12 +89,16 @@ export class State {
   shortNodes = 0;
   private readonly peers: Float64Array;
   private readonly nodeLoad: Float64Array;
+  private readonly reach: readonly (ReadonlySet<string> | null)[];
   private readonly scale: Float64Array;
+  private readonly loadScale: Float64Array;
+  private readonly emphasis: Float64Array;
   private readonly value: Float64Array;
   private readonly sum = new Float64Array(quantities);
   private readonly square = new Float64Array(quantities);
   private readonly fresh = new Float64Array(quantities);
   private readonly numbers: ReadonlyMap<string, number>;
+  private vmNumbers: ReadonlyMap<string, number> | null = null;
   private readonly onlineCount: number;
   /** Nodes that could take over what they promised at the start and no longer can; what they lack; replicas there. */
   brokenNodes = 0;
@@ -104,7 +118,8 @@ export class State {
   private readonly domainLabelled: Int32Array;
   private readonly sharedDomains: Uint8Array | null;
 
-  constructor(cluster: PlanCluster) {
+  /** @param emphasis - weight of each quantity's spread, in the order of {@link quantities}; absent: 1 each */
+  constructor(cluster: PlanCluster, emphasis: readonly number[] = evenEmphasis) {
     this.nodes = [...cluster.nodes].sort(byName);
     this.vms = [...cluster.vms].sort(byName);
     const { nodes, vms } = this;
@@ -129,7 +144,13 @@ export class State {
       });
     };
     this.owner = Int32Array.from(vms, (x) => (x.owner === '' ? nowhere : place(x, x.owner)));
-    this.standby = Int32Array.from(vms, (x) => (x.owner === '' ? nowhere : place(x, x.standby)));
+    this.standby = Int32Array.from(vms, (x) =>
+      x.owner === '' || x.standby === '' ? nowhere : place(x, x.standby),
+    );
+    this.reach = vms.map((x) => (x.on === undefined ? null : new Set(x.on)));
+    this.alone = Uint8Array.from(vms, (x) => (x.alone === true ? 1 : 0));
+    this.emphasis = Float64Array.from(emphasis);
+    this.loadScale = Float64Array.from(nodes.flatMap((x) => (x.carries ?? [1, 1, 1, 1]).map((c) => 1 / c)));
     this.memory = Float64Array.from(vms, (x) => x.memoryMiB);
     this.disk = Float64Array.from(vms, (x) => x.diskMiB);
     this.cpus = Float64Array.from(vms, (x) => x.cpus);
@@ -195,7 +216,7 @@ export class State {
     for (let k = 0; k < quantities; k++) {
       const mean = this.sum[k]! / count;
       const variance = this.square[k]! / count - mean * mean;
-      if (variance > 0) s += Math.sqrt(variance);
+      if (variance > 0) s += this.emphasis[k]! * Math.sqrt(variance);
     }
     return s;
   }
@@ -210,7 +231,7 @@ export class State {
     return this.strandedLegs;
   }
 
-  /** Puts a VM on two nodes that differ. What this breaks is the caller's to see. */
+  /** Puts a VM on two nodes that differ, or on one without a standby. What this breaks is the caller's to see. */
   put(vm: number, owner: number, standby: number): void {
     const o = this.owner[vm]!;
     const s = this.standby[vm]!;
@@ -225,7 +246,7 @@ export class State {
     if (standby !== o && standby !== s) this.refresh(standby);
   }
 
-  /** Puts a VM that is nowhere on two nodes. */
+  /** As {@link put}, for a VM that is nowhere. */
   enter(vm: number, owner: number, standby: number): void {
     this.add(vm, owner, standby);
     this.owner[vm] = owner;
@@ -251,6 +272,19 @@ export class State {
     const i = this.numbers.get(name);
     if (i !== undefined) return i;
     throw new FlotillaError('not-found', `there is no node ${name}`, { hint: 'Name a node that is there.' });
+  }
+
+  /** The node reaches its disks. */
+  reaches(vm: number, n: number): boolean {
+    return this.reach[vm]?.has(this.nodes[n]!.name) ?? true;
+  }
+
+  /** @throws FlotillaError `not-found`: no VM of this name */
+  vmNumber(name: string): number {
+    this.vmNumbers ??= new Map(this.vms.map((x, i) => [x.name, i]));
+    const i = this.vmNumbers.get(name);
+    if (i !== undefined) return i;
+    throw new FlotillaError('not-found', `there is no VM ${name}`, { hint: 'Name a VM that is there.' });
   }
 
   /** Memory of the VMs a node runs, MiB. */
@@ -298,13 +332,15 @@ export class State {
     this.freeMem[o]! += memory;
     this.ownerCpus[o]! -= this.cpus[vm]!;
     this.carry(vm, o, s, -1);
-    const at = s * n + o;
-    const had = this.peers[at]!;
-    this.peers[at] = had - memory;
-    if (had === this.need[s]) this.need[s] = this.largestPeer(s);
+    if (s !== nowhere) {
+      const at = s * n + o;
+      const had = this.peers[at]!;
+      this.peers[at] = had - memory;
+      if (had === this.need[s]) this.need[s] = this.largestPeer(s);
+      if (this.sharedDomains !== null) this.domainCount -= this.sharedDomains[o * n + s]!;
+    }
     if (this.online[o] === 0) this.strandedOwners--;
-    if (this.online[o] === 0 || this.online[s] === 0) this.strandedMemory -= memory;
-    if (this.sharedDomains !== null) this.domainCount -= this.sharedDomains[o * n + s]!;
+    if (this.exposed(vm, o, s)) this.strandedMemory -= memory;
     const labels = this.labels[vm]!;
     for (let i = 0; i < labels.length; i++) this.unlabel(o, labels[i]!);
   }
@@ -315,31 +351,39 @@ export class State {
     this.freeMem[o]! -= memory;
     this.ownerCpus[o]! += this.cpus[vm]!;
     this.carry(vm, o, s, 1);
-    const has = (this.peers[s * n + o]! += memory);
-    if (has > this.need[s]!) this.need[s] = has;
+    if (s !== nowhere) {
+      const has = (this.peers[s * n + o]! += memory);
+      if (has > this.need[s]!) this.need[s] = has;
+      if (this.sharedDomains !== null) this.domainCount += this.sharedDomains[o * n + s]!;
+    }
     if (this.online[o] === 0) this.strandedOwners++;
-    if (this.online[o] === 0 || this.online[s] === 0) this.strandedMemory += memory;
-    if (this.sharedDomains !== null) this.domainCount += this.sharedDomains[o * n + s]!;
+    if (this.exposed(vm, o, s)) this.strandedMemory += memory;
     const labels = this.labels[vm]!;
     for (let i = 0; i < labels.length; i++) this.label(o, labels[i]!);
+  }
+
+  /** One failure would leave it without a place. */
+  private exposed(vm: number, o: number, s: number): boolean {
+    return this.online[o] === 0 || (s === nowhere ? this.alone[vm] === 0 : this.online[s] === 0);
   }
 
   /** What both replicas' nodes carry, added or taken away. */
   private carry(vm: number, o: number, s: number, sign: 1 | -1): void {
     const disk = sign * this.disk[vm]!;
-    this.freeDsk[o]! -= disk;
-    this.freeDsk[s]! -= disk;
     const spindles = sign * this.spindles[vm]!;
+    this.freeDsk[o]! -= disk;
     this.spindlesUsed[o]! += spindles;
-    this.spindlesUsed[s]! += spindles;
     for (let k = 0; k < 4; k++) this.nodeLoad[o * 4 + k]! += sign * this.loads[vm * 4 + k]!;
+    this.legs[o]! += sign;
+    if (this.online[o] === 0) this.strandedLegs += sign;
+    this.countShort(o, sign);
+    if (s === nowhere) return;
+    this.freeDsk[s]! -= disk;
+    this.spindlesUsed[s]! += spindles;
     // Writes go to both replicas.
     this.nodeLoad[s * 4 + 2]! += sign * this.loads[vm * 4 + 2]!;
-    this.legs[o]! += sign;
     this.legs[s]! += sign;
-    if (this.online[o] === 0) this.strandedLegs += sign;
     if (this.online[s] === 0) this.strandedLegs += sign;
-    this.countShort(o, sign);
     this.countShort(s, sign);
   }
 
@@ -374,7 +418,7 @@ export class State {
   }
 
   private refresh(n: number): void {
-    if (this.online[n] === 0) return;
+    if (n === nowhere || this.online[n] === 0) return;
     const need = this.need[n]!;
     const lack = need > this.freeMem[n]! ? need - this.freeMem[n]! : 0;
     if (lack !== this.lack[n]!) this.setLack(n, lack);
@@ -386,7 +430,7 @@ export class State {
     this.fresh[cpuRatio] = this.ownerCpus[n]! * scale[n * 4 + 2]!;
     this.fresh[spindleUse] = this.spindlesUsed[n]! * scale[n * 4 + 3]!;
     this.fresh[reserved] = need * scale[n * 4]!;
-    for (let k = 0; k < 4; k++) this.fresh[load + k] = nodeLoad[n * 4 + k]!;
+    for (let k = 0; k < 4; k++) this.fresh[load + k] = nodeLoad[n * 4 + k]! * this.loadScale[n * 4 + k]!;
     for (let at = from, k = 0; at < put; at++, k++) {
       const was = value[at]!;
       const is = this.fresh[k]!;

@@ -418,6 +418,7 @@ export class World {
     const e = this.voters.store.peek(policyKey);
     const before = e === null ? null : (JSON.parse(e.value) as Policy);
     const next: Policy = {
+      ...policyDefault,
       ha: { paused: false, hold: false, unsafeWithoutWatchdog: false, ...before?.ha, ...ha },
     };
     this.voters.store.poke(policyKey, JSON.stringify(next));

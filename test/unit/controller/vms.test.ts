@@ -367,3 +367,38 @@ void t.test('firmware waits for a stop; disks do not shrink', async (t) => {
   });
   t.match(await r.call('PATCH', '/api/v1/vms/v', {}), { status: 400 });
 });
+
+void t.test(
+  'admission: a VM that no node could take over is refused, or warned of, as the policy says',
+  async (t) => {
+    const r = await rig(['n1', 'n2']);
+    t.teardown(() => r.stop());
+    const admission = async (mode: string) =>
+      t.equal((await r.call('PATCH', '/api/v1/policy', { plan: { admission: mode } })).status, 200);
+    const make = (name: string) =>
+      r.call('POST', '/api/v1/vms', { name, memoryMiB: 9_000, ha: { enabled: true } });
+    t.match(await make('web'), { status: 202, body: { vm: { node: 'n1' }, warnings: [] } });
+    const no = await make('db');
+    t.match(no, {
+      status: 409,
+      body: {
+        code: 'no-failover-room',
+        message: /if n1 fails, n2 .*web would stay off/,
+        hint: /admission warn/,
+      },
+    });
+    await admission('warn');
+    t.match(await make('db'), { status: 202, body: { vm: { node: 'n2' }, warnings: [/would stay off/] } });
+    await admission('enforce');
+    r.memory.drop('/flotilla/live/n2');
+    await r.view.ledger.refresh();
+    await inPhase(r, 'web', 'stopped');
+    const start = await r.call('POST', '/api/v1/vms/web/actions/start');
+    t.match(start, {
+      status: 409,
+      body: { code: 'no-failover-room', message: /not started: no node has the memory/ },
+    });
+    await admission('off');
+    t.match(await r.call('POST', '/api/v1/vms/web/actions/start'), { status: 202, body: { warnings: [] } });
+  },
+);

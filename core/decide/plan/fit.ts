@@ -1,11 +1,11 @@
-import type { Image } from '../domain/image.js';
-import type { Health, NodeDesired, NodePresence, PoolUse } from '../domain/node.js';
-import { poolHasNode, type Pool } from '../domain/pool.js';
-import { formatSize } from '../domain/units.js';
+import type { Image } from '../../domain/image.js';
+import type { Health, NodeDesired, NodePresence, PoolUse } from '../../domain/node.js';
+import { poolHasNode, type Pool } from '../../domain/pool.js';
+import { formatSize } from '../../domain/units.js';
 
 const MiB = 1024 * 1024;
 
-/** A node as placement sees it. */
+/** A node as the check sees it whether a VM fits there. */
 export interface PlacementNode {
   readonly id: string;
   readonly presence: NodePresence;
@@ -87,7 +87,9 @@ export interface PlacementReason {
     | 'no-pool'
     | 'pool-unwell'
     | 'no-space'
-    | 'image-out-of-reach';
+    | 'image-out-of-reach'
+    | 'rule'
+    | 'no-failover-room';
   readonly text: string;
   readonly hint: string;
 }
@@ -97,52 +99,10 @@ export interface NodeRefusal {
   readonly reasons: readonly PlacementReason[];
 }
 
-export type Placement =
-  | { readonly ok: true; readonly node: string; readonly reasons: readonly string[] }
-  | { readonly ok: false; readonly code: 'no-node-fits'; readonly nodes: readonly NodeRefusal[] };
-
 /** Memory kept for the node itself, MiB. */
 export function reserveMiB(memoryBytes: number, p: PlacementPolicy): number {
   const share = Math.floor(((memoryBytes / MiB) * p.reservePct) / 100);
   return Math.min(p.reserveMaxMiB, Math.max(p.reserveMinMiB, share));
-}
-
-/**
- * Picks the node that shall own a new VM: the least loaded of those that fit, by the share of memory, then of
- * vCPUs, promised after it. Ties break by name, so that every controller proposes the same one.
- *
- * @returns the node and why, or for each node all reasons against it
- */
-export function place(
-  request: PlacementRequest,
-  nodes: readonly PlacementNode[],
-  policy: PlacementPolicy = placementPolicy,
-): Placement {
-  const refused: NodeRefusal[] = [];
-  let best: { node: PlacementNode; memory: number; cpus: number } | null = null;
-  for (const node of [...nodes].sort((a, b) => (a.id < b.id ? -1 : 1))) {
-    const reasons = refusals(request, node, policy);
-    if (reasons.length > 0) {
-      refused.push({ node: node.id, reasons });
-      continue;
-    }
-    const memory =
-      ((node.committedMemoryMiB + request.memoryMiB + policy.vmOverheadMiB * (node.vms + 1)) * MiB) /
-      node.memoryBytes;
-    const cpus = (node.committedCpus + request.cpus) / node.cpus;
-    if (best === null || memory < best.memory || (memory === best.memory && cpus < best.cpus))
-      best = { node, memory, cpus };
-  }
-  if (best === null) return { ok: false, code: 'no-node-fits', nodes: refused };
-  const percent = Math.round(best.memory * 100);
-  return {
-    ok: true,
-    node: best.node.id,
-    reasons: [
-      `${best.node.id} is the least loaded of ${nodes.length - refused.length} that fit: ${percent} % of its memory promised with this VM`,
-      ...refused.map((r) => `${r.node} does not fit: ${r.reasons.map((x) => x.text).join('; ')}`),
-    ],
-  };
 }
 
 /** All reasons against one node; empty: it fits. */
