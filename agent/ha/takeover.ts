@@ -7,9 +7,7 @@ import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare } from '../ledger/ledger.js';
 import type { Ownership, Subject } from '../vm/ownership.js';
-
-/** Failovers kept in an ownership record. */
-const failoversKept = 16;
+import { failedOver, failoverOp } from './failover-op.js';
 
 type Take = Extract<FailoverAction, { do: 'take' }>;
 type Move = Extract<FailoverAction, { do: 'move' }>;
@@ -45,7 +43,7 @@ export class Takeover {
       fence: { armed: true, waitMs },
       // What a migration has brought is never taken for the machine of the new owner.
       migration: null,
-      failoversMs: [...own.failoversMs, clock.wallMs()].slice(-failoversKept),
+      failoversMs: failedOver(own, clock.wallMs()),
     };
     const op = this.op(a, s, heardMs);
     const proof = a.fence === 'waited' ? null : s.snapshot.fenced.get(a.from);
@@ -84,7 +82,7 @@ export class Takeover {
   }
 
   private op(a: Take, s: Subject, heardMs: number | null): Op {
-    const { clock, node, random } = this.env;
+    const { clock, node } = this.env;
     const nowMs = clock.nowMs();
     const wallMs = clock.wallMs();
     const { sinceMs } = a.absence;
@@ -104,21 +102,11 @@ export class Takeover {
         owned: after(nowMs),
       },
     };
-    return {
-      id: random.uuid(),
-      kind: 'vm.failover',
-      subject: { kind: 'vm', id: s.id, name: s.spec.value.name },
-      node: null,
+    return failoverOp(this.env, s, {
       askedBy: `standby ${node}`,
-      args: timeline,
-      state: 'running',
       step: `taken over from ${a.from}`,
-      progress: null,
-      cancelAsked: false,
-      createdMs: wallMs,
-      updatedMs: wallMs,
-      error: null,
-    };
+      args: timeline,
+    });
   }
 }
 

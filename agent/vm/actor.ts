@@ -11,6 +11,7 @@ import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
 import { cdromXml, diskXml, domainXml, nicXml, targets } from './domain-xml.js';
 import { putDisk } from './disk-maker.js';
+import { failedOver, failoverOp } from '../ha/failover-op.js';
 import { staleView, type Ownership, type Subject } from './ownership.js';
 import { wantedHardware } from './want.js';
 
@@ -116,6 +117,8 @@ export class VmActor {
         return this.grow(step.disk, step.live, s);
       case 'remove-disk':
         return this.removeDisk(step.disk, s);
+      case 'yield':
+        return this.yield(s, step);
       case 'delete':
         return this.delete(s);
       case 'remove-foreign':
@@ -141,9 +144,13 @@ export class VmActor {
       if (network !== undefined) await env.bridges.ensure(network);
     }
     await env.sockets.prepare(s.id);
-    const gen = s.own.value.gen + 1;
     const fence = step.arm ? await this.tryArm(s) : unarmed;
-    await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false });
+    const { fence: last } = s.own.value;
+    // A lock that is held for minutes must not cost a generation each second.
+    const again = step.again && fence.armed === last.armed && fence.waitMs <= last.waitMs;
+    const gen = again ? s.own.value.gen : s.own.value.gen + 1;
+    if (again) await this.own.confirm(s);
+    else await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false });
     if (fence.armed) await this.own.leaveTakeover(s, gen);
     this.onPhase(s.id, 'disk-ready');
     // A fresh object: what libvirt remembers of the last run (why it went off) must not be taken for this one's.
@@ -265,6 +272,57 @@ export class VmActor {
     if (s.domain?.state === 'paused' && !paused) await env.hypervisor.resume(s.id);
     this.onTakenIn(s.id);
     await this.own.mark(s, gen);
+  }
+
+  /**
+   * Gives it to its standby, off: nothing of it is here any more, so nothing is to be waited for. The keeper is told by
+   * the next pass, which finds it armed for what is another node's.
+   */
+  private async yield(s: Subject, step: Extract<VmStep, { do: 'yield' }>): Promise<void> {
+    const { env } = this;
+    const { to } = step;
+    const live = s.snapshot.lives.get(to);
+    const node = s.snapshot.nodes.get(to);
+    if (live === undefined || node === undefined) throw staleView(s);
+    if (s.domain?.active === true) await ignoreGone(env.hypervisor.stop(s.id, 'destroy'));
+    await this.undefine(s.id, true);
+    const own = s.own.value;
+    const beganMs = env.clock.wallMs() - Math.round(env.clock.nowMs() - step.sinceMs);
+    const op = failoverOp(env, s, {
+      askedBy: `owner ${env.node}`,
+      step: `given over by ${env.node}: ${step.why}`.slice(0, 200),
+      args: {
+        from: env.node,
+        to,
+        fence: 'owner',
+        atMs: Math.max(0, beganMs),
+        phasesMs: { owned: Math.round(env.clock.nowMs() - step.sinceMs) },
+      },
+    });
+    await this.own.swap(
+      s,
+      {
+        ...own,
+        owner: to,
+        // Chosen anew by its owner once it runs.
+        standby: null,
+        sync: 'none',
+        gen: own.gen + 1,
+        state: 'stopped',
+        fence: unarmed,
+        migration: null,
+        fresh: false,
+        failoversMs: failedOver(own, env.clock.wallMs()),
+      },
+      {
+        compare: [
+          { key: kinds.live.key(to), createRevision: live.createRevision },
+          { key: kinds.node.key(to), modRevision: node.modRevision },
+        ],
+        writes: [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) }],
+      },
+    );
+    env.radio.say('op', op, op.id);
   }
 
   private async settle(s: Subject, powerOff: boolean): Promise<void> {

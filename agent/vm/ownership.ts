@@ -1,4 +1,4 @@
-import { FlotillaError } from '../../core/domain/error.js';
+import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { epochKey, ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { reachOf } from '../../core/decide/standby.js';
@@ -70,8 +70,17 @@ export class Ownership {
       [{ put: kinds.vmOwn.key(s.id), value: writeRecord(kinds.vmOwn, own) }, ...(also.writes ?? [])],
     );
     if (!r.done) throw staleView(s);
-    await this.record(s, own);
+    const noted = this.record(s, own);
+    // What was given away runs nowhere here; its new owner notes it before it starts anything.
+    if (own.owner === this.env.node) await noted;
+    else await noted.catch((e: unknown) => this.env.log.warn(`the journal: ${errorRecord(e).message}`));
     return r.revision;
+  }
+
+  /** Own is still as it was read, and this node alive, in this very moment. @throws FlotillaError `stale-view` */
+  async confirm(s: Subject): Promise<void> {
+    const r = await this.env.ledger.txn(this.guard(s), []);
+    if (!r.done) throw staleView(s);
   }
 
   /** After the transaction, so that no two nodes ever note one generation as their own; before anything starts. */

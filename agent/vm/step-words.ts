@@ -15,6 +15,8 @@ export function stepText(step: VmStep): string | null {
       return 'found running, taken over';
     case 'take-in':
       return 'has migrated here';
+    case 'yield':
+      return `given over to ${step.to}: ${step.why}`;
     case 'delete':
       return 'deleted';
     case 'remove-foreign':

@@ -40,6 +40,7 @@ const hourMs = 3_600_000;
 const notMine = {
   ha: { state: 'off', text: '', standby: null },
   step: null,
+  standby: null,
   atStart: false,
   inSlice: false,
 } as const;
@@ -180,6 +181,7 @@ export class VmDesk {
           ? notMine
           : this.d.protection.of(spec.value, own.value, domain?.active === true, s, now),
       frozen: keeper !== null && keeper.mode !== 'run' && keeper.armed.includes(id),
+      held: s.policy.ha.hold,
       failovers: (own?.value.failoversMs ?? []).filter((t) => t <= wall && wall - t < hourMs).length,
       silentMs: this.d.hangs.silentMs(id),
       lockPatienceMs: env.timing.fenceWaitMs + lockMs,
@@ -264,7 +266,7 @@ export class VmDesk {
       this.memory.set(s.id, { ...m, armFailedMs: nowMs });
       return;
     }
-    const after = afterFailure(m, record, nowMs);
+    const after = afterFailure(m, step, record, nowMs);
     this.memory.set(s.id, after);
     const failingMs = nowMs - (after.failure?.sinceMs ?? nowMs);
     if (record.code === 'disk-locked') {
@@ -284,6 +286,8 @@ export class VmDesk {
     });
     announce(env, 'error', s.spec.value.name, record.message);
     for (const op of view.ops) {
+      // A machine that runs was failed over, whatever cannot be changed in it.
+      if (step.do === 'apply' && op.kind === 'vm.failover') continue;
       const kept = s.snapshot.ops.get(op.id);
       if (kept === undefined) continue;
       // Read again: the step itself may have written the op.

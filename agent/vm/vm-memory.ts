@@ -1,4 +1,5 @@
 import { restartsKeptMax, type VmMemory, type VmStep } from '../../core/decide/vm-view.js';
+import { isNodeFault } from '../../core/decide/node-fault.js';
 import type { ErrorRecord } from '../../core/domain/error.js';
 
 /** What the agent remembers after a step that went well. */
@@ -32,8 +33,9 @@ export function afterStep(m: VmMemory, step: VmStep, nowMs: number): VmMemory {
 }
 
 /** What it remembers after a step that failed. */
-export function afterFailure(m: VmMemory, error: ErrorRecord, nowMs: number): VmMemory {
+export function afterFailure(m: VmMemory, step: VmStep, error: ErrorRecord, nowMs: number): VmMemory {
   const again = m.failure?.error.code === error.code ? m.failure : null;
   const count = (m.failure?.count ?? 0) + 1;
-  return { ...m, failure: { atMs: nowMs, sinceMs: again?.sinceMs ?? nowMs, count, error } };
+  const ofNode = step.do === 'start' && isNodeFault(error) ? (m.failure?.ofNode ?? 0) + 1 : 0;
+  return { ...m, failure: { atMs: nowMs, sinceMs: again?.sinceMs ?? nowMs, count, ofNode, error } };
 }

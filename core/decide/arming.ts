@@ -35,6 +35,8 @@ export interface Arming {
   readonly ha: VmProtection;
   /** To be done now; null: all is as it should be, or cannot be mended. */
   readonly step: ArmStep | null;
+  /** The node that could take it over now; null: none, or its HA is off. */
+  readonly standby: string | null;
   /** A start arms it first. */
   readonly atStart: boolean;
   /** A start puts it in the slice that freezes as a whole. */
@@ -59,6 +61,7 @@ export function decideArming(spec: VmSpec, own: VmOwn, active: boolean, v: Armin
   const answer = (ha: VmProtection, step: ArmStep | null): Arming => ({
     ha,
     step,
+    standby: wanted && v.standby.ok ? v.standby.node : null,
     atStart: wanted && keeper?.armable.ok === true,
     inSlice: wanted,
   });

@@ -38,6 +38,8 @@ export interface VmMemory {
     readonly atMs: number;
     readonly sinceMs: number;
     readonly count: number;
+    /** Starts in a row that failed for what is this node's own. @see isNodeFault */
+    readonly ofNode: number;
     readonly error: ErrorRecord;
   } | null;
   /** When a step of HA failed last: it is tried again apart, and fails nothing else. */
@@ -61,6 +63,8 @@ export interface VmHaView {
   readonly arming: Arming;
   /** Its machine here is frozen with the node, or is being ended by the keeper. */
   readonly frozen: boolean;
+  /** Failovers wait for a person. */
+  readonly held: boolean;
   /** Failovers of the last hour: they count among its restarts. */
   readonly failovers: number;
   /** Its guest agent answered once in this run, and has been silent for so long, ms; null: it answers, or never did. */
@@ -100,7 +104,11 @@ export type VmStep =
       /** The keeper arms it first. */
       readonly arm: boolean;
       readonly inSlice: boolean;
+      /** The last try of this same generation found the disk locked: nothing is written for another. */
+      readonly again: boolean;
     }
+  /** It cannot be started here: its standby is to have it. */
+  | { readonly do: 'yield'; readonly to: string; readonly sinceMs: number; readonly why: string }
   | ArmStep
   /** The guest hangs: reset, as its HA asks for. */
   | { readonly do: 'reset-hung' }

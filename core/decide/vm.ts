@@ -11,6 +11,8 @@ export const hangMs = 60_000;
 const armRetryMs = 5_000;
 /** A disk's lock is tried again after this long, ms: the old machine lets go from one moment to the next. */
 const lockRetryMs = 1_000;
+/** So often a start fails for what is this node's own before the VM is its standby's: within 6 s. */
+const startsBeforeYield = 3;
 const hourMs = 3_600_000;
 /** Retry after a failed step: doubles from 2 s to 1 min, so that late storage is found and logs stay readable. */
 export const retryMs = (count: number): number => Math.min(60_000, 2_000 * 2 ** Math.min(count - 1, 5));
@@ -194,9 +196,29 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     if (broken !== undefined) return answer('failed', none, { reason: broken.error?.message ?? '' });
     if (unready.length > 0) return answer('creating', none, { reason: 'its disks are being made' });
     if (toGrow !== undefined) return attempt('starting', { do: 'grow-disk', disk: toGrow, live: false });
+    const given = yieldStep(v);
+    if (given !== null) return answer('starting', given);
     const { atStart: arm, inSlice } = v.ha.arming;
-    return attempt('starting', { do: 'start', paused: spec?.power === 'paused', crashed, arm, inSlice });
+    const again =
+      v.memory.failure?.error.code === 'disk-locked' &&
+      own?.state === 'running' &&
+      own.gen === domain?.mark?.gen;
+    const paused = spec?.power === 'paused';
+    return attempt('starting', { do: 'start', paused, crashed, arm, inSlice, again });
   }
+}
+
+/**
+ * Gives a VM to its standby that this node has tried to start in vain, for a reason of its own. Counted like a failover:
+ * one that starts nowhere does not wander for ever. Null: it stays.
+ */
+function yieldStep(v: VmView): Extract<VmStep, { do: 'yield' }> | null {
+  const { failure } = v.memory;
+  const to = v.ha.arming.standby;
+  if (failure === null || failure.ofNode < startsBeforeYield || to === null || !v.live) return null;
+  if (v.ha.held || v.own?.sync === 'stale') return null;
+  if (v.ha.failovers >= (v.spec?.ha.restartsPerHourMax ?? 0)) return null;
+  return { do: 'yield', to, sinceMs: failure.sinceMs, why: failure.error.message };
 }
 
 /** Starts and resets of the last hour that nobody asked for. */

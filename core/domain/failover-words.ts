@@ -14,6 +14,7 @@ const fenceWords: Record<FailoverTimeline['fence'], string> = {
   waited: 'its watchdog time was waited out',
   bmc: 'its BMC says that it is off',
   person: 'a person confirmed that it is off',
+  owner: 'it gave the VM over, being unable to start it',
 };
 
 /** Why a failover could end its wait. */

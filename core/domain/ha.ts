@@ -123,9 +123,9 @@ export type FailoverPhase = (typeof failoverPhases)[number];
 export const failoverTimelineSchema = z.object({
   from: nodeIdSchema,
   to: nodeIdSchema,
-  /** Why the wait could end: its own time, or proof. */
-  fence: z.enum(['waited', 'bmc', 'person']),
-  /** Wall clock of `last-beat` (or of `lease-gone` where no beat was heard): for people. */
+  /** Why the wait could end: its own time, or proof; `owner`: it gave the VM over itself, being unable to start it. */
+  fence: z.enum(['waited', 'bmc', 'person', 'owner']),
+  /** Wall clock of `last-beat` (or of `lease-gone` where no beat was heard; of an owner's first failure): for people. */
   atMs: wallMsSchema,
   phasesMs: z.partialRecord(z.enum(failoverPhases), z.number()),
 });

@@ -38,6 +38,8 @@
      OLD_PROOF        proof of a power-off outlives the node's return (is not bound to seen/<owner>)
      MOVE_RUNNING     the standby moves a VM as a stopped one without asking whether own says stopped
      STOPPED_EARLY    own says stopped before the machine is down
+     YIELD_EARLY      an owner gives the VM to its standby before its machine is down
+     YIELD_STALE      ...or to a copy that is stale
      NO_STALE         the fence-peer handler lets writes go on without writing "stale"
      STALE_TAKEN      failover does not ask whether the standby is in sync                                        */
 
@@ -153,6 +155,17 @@
 #define DOWN(n) (!active(n))
 #endif
 
+#ifdef YIELD_EARLY
+#define NOTHING_LEFT(n) true
+#else
+#define NOTHING_LEFT(n) (!active(n))
+#endif
+#ifdef YIELD_STALE
+#define WHOLE true
+#else
+#define WHOLE (sync && disk == MIRRORED)
+#endif
+
 #define other(n) (1 - (n))
 
 /* ---- the ledger ---- */
@@ -244,6 +257,11 @@ active [2] proctype node() {
        owner = o; armed = true; proof = false;
        runs[n] = false; wd[n] = 0; answer[n] = 0;
        starting[o] = mine[o]; wd[o] = 0 }      /* a target that booted since has no machine to wake */
+
+  /* -- an owner that cannot start it gives it over, off: nobody has to be waited for -- */
+  :: d_step { owner == n && alive(n) && NOTHING_LEFT(n) && WHOLE && live[o] ->
+       assert(disk != ALONE);
+       owner = o; stopped = true; armed = false; proof = false }
 
   /* -- the standby looks at the ledger now and then -- */
   :: d_step { up[n] && live[o] && wait[o] > 0 -> wait[o] = 0; seenSame[o] = false }

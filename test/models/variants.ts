@@ -50,8 +50,9 @@ export const models: readonly Model[] = [
         'OLD_PROOF',
         'MOVE_RUNNING',
         'STOPPED_EARLY',
+        'YIELD_EARLY',
       ),
-      ...broken('stale', 'NO_STALE', 'STALE_TAKEN'),
+      ...broken('stale', 'NO_STALE', 'STALE_TAKEN', 'YIELD_STALE'),
     ],
   },
   {

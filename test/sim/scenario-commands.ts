@@ -58,6 +58,13 @@ const words: readonly (readonly [RegExp, (w: World, f: readonly string[]) => voi
     },
   ],
   [
+    /^(n\d) cannot start a machine: (.+)$/,
+    (w, [n = '', why = '']) => {
+      w.node(n).host.startFault = why;
+    },
+  ],
+  [/^(n\d) can start machines again$/, (w, [n = '']) => void (w.node(n).host.startFault = null)],
+  [
     /^(\w+) crashes$/,
     (w, [vm = '']) => {
       const v = id(w, vm);

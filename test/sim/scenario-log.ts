@@ -32,12 +32,12 @@ interface Line {
 const kinds: Readonly<Record<string, readonly [RegExp, string][]>> = {
   machines: [[/^(\w+ (?:runs on|stands still on|goes on on) n\d|\w+ is off)$/, '$1']],
   owners: [
-    [/^(\w+: (?:fail-over|fail-over-any|move-stopped) → n\d)\b.*$/, '$1'],
+    [/^(\w+: (?:fail-over|fail-over-any|move-stopped|yield) → n\d)\b.*$/, '$1'],
     [/^(\w+): (stop|arm|disarm) → (n\d)\b.*$/, '$1: $2 → $3'],
   ],
   standbys: [[/^(n\d) agent: (\w+: (?:its standby is n\d|has no standby now.*))$/, '$1: $2']],
   failovers: [
-    [/^(n\d) agent: (\w+: (?:failover\b.*|taken over from .*|removed here.*))$/, '$1: $2'],
+    [/^(n\d) agent: (\w+: (?:failover\b.*|taken over from .*|given over to .*|removed here.*))$/, '$1: $2'],
     [/^(n\d) agent: (.*\bstarted unprotected.*|.*\blocked\b.*)$/, '$1: $2'],
   ],
   arming: [[/^(n\d) agent: (\w+: (?:armed|disarmed).*)$/, '$1: $2']],

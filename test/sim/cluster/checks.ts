@@ -24,6 +24,7 @@ export const transitions = [
   'fail-over',
   'fail-over-any',
   'move-stopped',
+  'yield',
 ] as const;
 /** Those of live migrations: in test/sim/migration.test.ts. */
 export type Transition = (typeof transitions)[number] | 'migrate' | 'break-off' | 'hand-over';
@@ -343,6 +344,7 @@ export class Checks {
   started(node: string, vm: string): void {
     const w = this.#world;
     this.#instances.set(`${node} ${vm}`, ++this.#instance);
+    this.rules.started(vm);
     const own = w.own(vm);
     if (w.node(node).host.executes(vm) && own !== null && own.state === 'stopped')
       this.report('P1', `VM ${vm} was started on ${node} while the ledger says that it is off`);
@@ -383,14 +385,13 @@ export class Checks {
       const before = this.#owned.get(vm);
       this.#owned.set(vm, next);
       if (before === undefined || c.by === 'poke') continue;
-      this.#transition(vm, before, next);
-      if (before.owner !== next.owner && next.state === 'running' && !handedOver(next))
-        this.#hasOp(vm, c.revision);
+      const what = this.#transition(vm, before, next, c.by.split(' ')[1] ?? '');
+      if (what === 'fail-over' || what === 'fail-over-any' || what === 'yield') this.#hasOp(vm, c.revision);
       this.dirty = true;
     }
   }
 
-  #transition(vm: string, a: VmOwn, b: VmOwn): void {
+  #transition(vm: string, a: VmOwn, b: VmOwn, by: string): Transition | null {
     if (b.gen !== a.gen + 1)
       this.report('P1', `generation of VM ${vm} went from ${a.gen} to ${b.gen}: not one step`);
     let what: Transition | null = null;
@@ -404,17 +405,22 @@ export class Checks {
       if (b.state === 'running') {
         what = a.standby === b.owner ? 'fail-over' : 'fail-over-any';
         this.#mayTake(vm, a, b);
+      } else if (by === a.owner) {
+        what = 'yield';
+        this.rules.yielded(vm, a, b);
       } else what = 'move-stopped';
     } else if (a.state !== b.state) what = b.state === 'running' ? 'start' : 'stop';
     else if (a.fence.armed !== b.fence.armed) what = b.fence.armed ? 'arm' : 'disarm';
     else if (a.standby !== b.standby) what = 'set-standby';
     else if (b.state === 'running') what = 'start';
-    if (what === null) return;
+    if (what === null) return null;
+    if (what === 'start') this.rules.starts(vm);
     this.seen.push({ atMs: this.#world.time.nowMs, what, vm });
     this.onTransition(what, vm);
     this.#world.say(
       `${vm}: ${what} → ${b.owner}${b.standby === null ? '' : `, standby ${b.standby}`}, generation ${b.gen}${b.fence.armed ? ', armed' : ''}`,
     );
+    return what;
   }
 
   /** P7: a failover comes with its operation, in the same transaction. */

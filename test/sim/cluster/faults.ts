@@ -36,6 +36,7 @@ export const faultKinds = [
   'guest-dies',
   'does-not-freeze',
   'does-not-die',
+  'cannot-start',
 ] as const;
 export type FaultKind = (typeof faultKinds)[number];
 
@@ -316,6 +317,13 @@ const faults: Readonly<Record<FaultKind, Fault>> = {
       return () => (n.host.killFault = false);
     },
   },
+  'cannot-start': {
+    lastsMs: [2_000, 40_000],
+    make: (_w, n) => {
+      n.host.startFault = 'cannot set up guest memory: Cannot allocate memory';
+      return () => (n.host.startFault = null);
+    },
+  },
 };
 
 /** A fault begins. */
@@ -356,6 +364,7 @@ export function mendAll(w: World): void {
     n.host.diskFault = false;
     n.host.freezeFault = null;
     n.host.killFault = false;
+    n.host.startFault = null;
     n.host.biteLateMs = 0;
     n.host.libvirt.up = true;
     n.goOn('agent', n.agent);

@@ -64,6 +64,8 @@ export class SimHost {
   boots = 0;
   /** The disk takes no writes (journal, epoch). */
   diskFault = false;
+  /** QEMU does not come to life here, in its words; null: it does. */
+  startFault: string | null = null;
   /** The whole machine stands still: no process, no guest, no driver; only the watchdog counts. */
   stalled = false;
   /** A machine hangs in the kernel and does not die. */
@@ -115,6 +117,8 @@ export class SimHost {
 
   #beforeStart(vm: string, paused: boolean): void {
     this.refuseStart(vm, paused);
+    if (this.startFault !== null)
+      throw new LibvirtError(this.startFault, { code: 'refused', outcome: 'refused' });
     if (this.pool.unreachable.has(this.node))
       throw new LibvirtError('Cannot access storage file: Input/output error', {
         code: 'refused',

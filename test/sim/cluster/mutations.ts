@@ -334,6 +334,52 @@ export const mutations: readonly Mutation[] = [
     },
   },
   {
+    name: 's4-generation-each-try',
+    rule: 'safety 4, 12: a held lock is tried again under the generation that there is',
+    breaks: /^safety 12: .* generations/,
+    edits: [edit('core/decide/vm.js', "v.memory.failure?.error.code === 'disk-locked' &&", 'false &&')],
+    world: { locks: 20_000 },
+    night: async (w) => {
+      failsAlone(w, 'power-loss', () => w.node(owner).powerLoss());
+      await w.pass(50_000);
+    },
+  },
+  {
+    name: 'yield-before-down',
+    rule: 'an owner gives a VM over only when nothing of it is left there',
+    breaks: /^(P1|R1)/,
+    // It gives it over as soon as the machine is asked to end.
+    edits: [
+      edit(
+        'core/decide/vm.js',
+        "if (spec.power === 'stopped') {\n        if (v.ops.some",
+        "if (spec.power === 'stopped' && v.ha.arming.standby !== null) return t.answer('stopping', { do: 'yield', to: v.ha.arming.standby, sinceMs: nowMs, why: 'x' });\n    if (spec.power === 'stopped') {\n        if (v.ops.some",
+      ),
+      edit(
+        'agent/vm/actor.js',
+        "if (s.domain?.active === true)\n            await ignoreGone(env.hypervisor.stop(s.id, 'destroy'));\n        await this.undefine(s.id, true);\n        const own",
+        'const own',
+      ),
+    ],
+    night: async (w, vm) => {
+      w.action('stop', vm);
+      await w.pass(10_000);
+    },
+  },
+  {
+    name: 'yield-stale',
+    rule: 'R5: an owner gives no VM to a copy that is stale',
+    breaks: /^R5/,
+    edits: [edit('core/decide/vm.js', "v.own?.sync === 'stale'", 'false')],
+    night: async (w, vm) => {
+      rewrite(w, vm, { sync: 'stale' });
+      const { host } = w.node(owner);
+      host.startFault = 'cannot set up guest memory: Cannot allocate memory';
+      host.libvirt.die(vm, 'crashed');
+      await w.pass(20_000);
+    },
+  },
+  {
     name: 's5-living-standby-passed-over',
     rule: 'safety 5: while the standby lives it has its time, and nobody else takes the VM',
     breaks: /^safety 5/,
@@ -512,7 +558,7 @@ export const mutations: readonly Mutation[] = [
     rule: 'safety 12: an ownership remembers so many failovers, and no more',
     // Its schema knows a bound as well, so without the cut nobody can take the VM over any more.
     breaks: /^(safety 12|P5)/,
-    edits: [edit('agent/ha/takeover.js', '.slice(-failoversKept)', '')],
+    edits: [edit('agent/ha/failover-op.js', '.slice(-failoversKept)', '')],
     night: async (w, vm) => {
       const twoHoursAgoMs = w.wallMs - 7_200_000;
       rewrite(w, vm, { failoversMs: Array.from({ length: 16 }, (_, i) => twoHoursAgoMs + i) });

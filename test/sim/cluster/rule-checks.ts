@@ -17,6 +17,8 @@ const slackMs = 30_000;
 const brakedMs = 20_000;
 /** An ownership record names so many failovers, at most. */
 const failoversKept = 16;
+/** Starts in vain within a minute that a backoff from 2 s to a minute does not explain. */
+const startsMax = 8;
 /** Longest value of a key. @see safety 12 */
 const valueBytesMax = 65_536;
 
@@ -32,6 +34,8 @@ export class RuleChecks {
   readonly #neglectedMs = new Map<string, number>();
   /** VMs that wait for others, and until when at most. */
   readonly #braked = new Map<string, number>();
+  /** When each VM was owned anew for a start that has brought no machine yet. */
+  readonly #starts = new Map<string, number[]>();
   #opsOverMs: number | null = null;
   #epoch: string | null = null;
   #epochMs: number | null = null;
@@ -81,7 +85,13 @@ export class RuleChecks {
         m.to === owner &&
         m.gen + 1 === own.gen &&
         compares((c) => c.key === kinds.live.key(owner) && 'createRevision' in c && c.createRevision > 0n);
-      if (owner !== node && !handsOver)
+      // Given over by who cannot start it: off, to one that lives. What it was before is judged when it is seen.
+      const yields =
+        own.state === 'stopped' &&
+        !own.fence.armed &&
+        compares((c) => c.key === kinds.live.key(owner) && 'createRevision' in c && c.createRevision > 0n) &&
+        compares((c) => c.key === kinds.node.key(owner) && 'modRevision' in c && c.modRevision > 0n);
+      if (owner !== node && !handsOver && !yields)
         this.#report('safety 5', `${by} wrote the ownership of VM ${vm}, which is for ${owner} to write`);
       if (failoversMs.length > failoversKept)
         this.#report('safety 12', `the ownership of VM ${vm} grows with each failover`);
@@ -108,6 +118,30 @@ export class RuleChecks {
       this.#waited(vm, a.standby, b.owner, waitMs, 'safety 5');
     if (a.sync === 'stale') this.#report('R5', `${b.owner} took VM ${vm} on a copy that is stale`);
     this.#inTurn(vm, a, b);
+  }
+
+  /** An owner gave a VM over: nothing of it may be there any more, nor may the other copy lack anything. */
+  yielded(vm: string, a: VmOwn, b: VmOwn): void {
+    this.#starts.delete(vm);
+    if (this.#world.nodes.get(a.owner)?.host.exists(vm) === true)
+      this.#report('P1', `${a.owner} gave VM ${vm} to ${b.owner} with a machine of it left`);
+    if (a.sync === 'stale') this.#report('R5', `${a.owner} gave VM ${vm} to a copy that is stale`);
+    if (this.#world.currentPolicy().hold && this.#world.time.nowMs - this.#world.policyMs > planMs)
+      this.#report('safety 15', `${a.owner} gave VM ${vm} over while failovers are held`);
+  }
+
+  /** A start was written. Where no machine comes of it, its next tries cost few generations. */
+  starts(vm: string): void {
+    const { nowMs } = this.#world.time;
+    const recent = (this.#starts.get(vm) ?? []).filter((ms) => nowMs - ms < 60_000);
+    this.#starts.set(vm, [...recent, nowMs]);
+    if (recent.length < startsMax) return;
+    this.#starts.delete(vm);
+    this.#report('safety 12', `VM ${vm} got ${startsMax + 1} generations within a minute, and no machine`);
+  }
+
+  started(vm: string): void {
+    this.#starts.delete(vm);
   }
 
   #waited(vm: string, gone: string, by: string, waitMs: number, rule: string): void {

@@ -26,6 +26,14 @@ const lastFailures = [
   'keeper-down',
 ] as const;
 
+/** From its cause to a transition, ms, where that is long. */
+const causeMs: Partial<Record<(typeof transitions)[number], number>> = {
+  'fail-over': 10_500,
+  'fail-over-any': 10_500,
+  'move-stopped': 10_500,
+  yield: 8_000,
+};
+
 /** What a schedule is to bring together. */
 export interface Aim {
   readonly transition: (typeof transitions)[number];
@@ -160,15 +168,15 @@ class Schedule {
     const own = w.own(vm);
     if (own === null) return;
     const cause = this.#cause(transition, vm);
-    const longMs = transition.startsWith('fail-over') || transition === 'move-stopped' ? 10_500 : 300;
+    const longMs = causeMs[transition] ?? 300;
     const aroundMs = Math.max(0, longMs - 3_000 + this.#rng.below(3_500));
     const early = longMs < 1_000 && this.#rng.chance(0.5);
     // Who is to act, or anybody; never the one whose end set it off.
     const lost = [
-      own.owner,
+      ...(transition === 'yield' ? [] : [own.owner]),
       ...(transition === 'fail-over-any' && own.standby !== null ? [own.standby] : []),
     ];
-    const acts = longMs < 1_000 ? own.owner : (own.standby ?? own.owner);
+    const acts = longMs < 1_000 || transition === 'yield' ? own.owner : (own.standby ?? own.owner);
     const others = w.net.nodes.filter((n) => longMs < 1_000 || !lost.includes(n));
     const target = this.#rng.chance(0.6) && others.includes(acts) ? acts : this.#rng.pick(others);
     if (early) {
@@ -213,6 +221,13 @@ class Schedule {
         return lose(own === null ? [] : [own.owner]);
       case 'fail-over-any':
         return lose(own === null ? [] : [own.owner, ...(own.standby === null ? [] : [own.standby])]);
+      case 'yield':
+        return () => {
+          if (own === null) return;
+          makeFault(w, 'cannot-start', own.owner, this.#faultRng, 40_000);
+          const { host } = w.node(own.owner);
+          if (host.exists(vm)) host.libvirt.die(vm, 'crashed');
+        };
     }
   }
 

@@ -414,7 +414,10 @@ export class World {
     return id;
   }
 
+  /** When the policy was last written. */
+  policyMs = 0;
   policy(ha: Partial<Policy['ha']>): void {
+    this.policyMs = this.time.nowMs;
     const e = this.voters.store.peek(policyKey);
     const before = e === null ? null : (JSON.parse(e.value) as Policy);
     const next: Policy = {

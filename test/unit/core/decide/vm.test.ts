@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import t from 'tap';
 import { decideVm, hangMs } from '../../../../core/decide/vm.js';
+import { isNodeFault } from '../../../../core/decide/node-fault.js';
 import { freshMemory, type DomainView, type VmView } from '../../../../core/decide/vm-view.js';
 import { vmHaDefault } from '../../../../core/domain/ha.js';
 import type { VmOwn, VmSpec } from '../../../../core/domain/vm.js';
@@ -48,7 +49,14 @@ const domain: DomainView = {
   diskIds: [],
 };
 const ha: VmView['ha'] = {
-  arming: { ha: { state: 'protected', text: '', standby: 'n2' }, step: null, atStart: true, inSlice: true },
+  arming: {
+    ha: { state: 'protected', text: '', standby: 'n2' },
+    step: null,
+    standby: 'n2',
+    atStart: true,
+    inSlice: true,
+  },
+  held: false,
   frozen: false,
   failovers: 0,
   silentMs: null,
@@ -74,8 +82,61 @@ const locked = (sinceMs: number, atMs: number): VmView['memory'] => ({
     sinceMs,
     atMs,
     count: 9,
+    ofNode: 0,
     error: { code: 'disk-locked', message: 'locked', hint: '', causes: [] },
   },
+});
+
+await t.test('a VM that its node cannot start, for a reason of its own, is its standby’s', async (t) => {
+  const failed = (ofNode: number): VmView['memory'] => ({
+    ...freshMemory,
+    failure: {
+      sinceMs: now - 6_000,
+      atMs: now,
+      count: ofNode,
+      ofNode,
+      error: { code: 'pool-unavailable', message: 'the pool is gone', hint: '', causes: [] },
+    },
+  });
+  const off = { domain: null, memory: failed(3) };
+  const step = (o: Partial<VmView>): unknown => decideVm(view({ ...off, ...o }), now).step;
+  t.same(step({}), { do: 'yield', to: 'n2', sinceMs: now - 6_000, why: 'the pool is gone' });
+  t.match(step({ own: { ...own, state: 'stopped' } }), { do: 'yield', to: 'n2' });
+  const stays: [string, Partial<VmView>][] = [
+    ['it was tried twice', { memory: failed(2) }],
+    ['nobody could take it', { ha: { ...ha, arming: { ...ha.arming, standby: null } } }],
+    ['failovers are held', { ha: { ...ha, held: true } }],
+    ['it has wandered too often', { ha: { ...ha, failovers: vmHaDefault.restartsPerHourMax } }],
+    ['the other copy is stale', { own: { ...own, sync: 'stale' } }],
+    ['this node is not alive', { live: false }],
+    ['it is to stop', { spec: { ...spec, power: 'stopped' } }],
+    ['it runs', { domain }],
+  ];
+  for (const [why, o] of stays) t.not((step(o) as { do: string }).do, 'yield', why);
+});
+
+await t.test('what another node need not have is told from what is wrong with the VM', async (t) => {
+  const fault = (message: string, causes: string[] = [], code: 'internal' | 'disk-locked' = 'internal') =>
+    isNodeFault({ code, message, hint: '', causes });
+  for (const text of [
+    'cannot set up guest memory: Cannot allocate memory',
+    'Cannot check QEMU binary /usr/bin/qemu-system-x86_64: No such file or directory',
+    "Cannot access storage file '/srv/shared/x.qcow2': Stale file handle",
+    'Could not access KVM kernel module: Permission denied',
+  ])
+    t.ok(fault('start failed', [text]), text);
+  t.ok(fault('The ownership journal /var/lib/flotilla/journal cannot be written'));
+  t.notOk(fault('start failed', ['unsupported configuration: no such CPU model']));
+  t.notOk(fault("Could not open 'x'", [], 'disk-locked'));
+});
+
+await t.test('a held lock is tried again under one generation', async (t) => {
+  const memory = locked(now - 5_000, now - 1_000);
+  const dead: DomainView = { ...domain, active: false, state: 'shut-off', reason: 'failed' };
+  t.match(decideVm(view({ domain: dead, memory }), now).step, { do: 'start', again: true });
+  t.match(decideVm(view({ domain: null, memory }), now).step, { do: 'start', again: false });
+  const later = { ...own, gen: own.gen + 1 };
+  t.match(decideVm(view({ domain: dead, own: later, memory }), now).step, { do: 'start', again: false });
 });
 
 await t.test(
