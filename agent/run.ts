@@ -14,6 +14,7 @@ import { noGuests, noHypervisor } from './cluster/witness.js';
 import { Upkeep } from './cluster/upkeep.js';
 import { VoterLoop } from './cluster/voters.js';
 import { VoterSeat } from './cluster/voter-seat.js';
+import { ConsoleDoor } from './consoles/door.js';
 import type { AgentEnv, Log } from './env.js';
 import { FencePrograms } from './fence/fence-programs.js';
 import { Seeds } from './guest/seed.js';
@@ -33,6 +34,7 @@ import { AgentLoop } from './loop.js';
 import { NodeMachine } from './machine/machine.js';
 import { Bridges } from './net/bridges.js';
 import { certificateInfo } from './pki/certificates.js';
+import type { PeerNode } from './pki/identity.js';
 import { readTls } from './pki/store.js';
 import { imagesApp } from './pool/http.js';
 import { peerImages } from './pool/peer.js';
@@ -241,6 +243,18 @@ export async function runAgent(
     ...radio.refused(),
     ...prefixed('join', join.refused()),
     ...prefixed('http', http.refused()),
+    ...(consolesRefused === 0 ? {} : { 'console certificate': consolesRefused }),
+  });
+  const isMember = (peer: PeerNode): boolean => {
+    const s = loop.view().snapshot;
+    // Before the ledger was ever read nobody can be told from a removed node; the certificate has to do.
+    return s === null || s.nodes.get(peer.node)?.value.fingerprint === peer.fingerprint;
+  };
+  let consolesRefused = 0;
+  const consoles = new ConsoleDoor({
+    paths: (vm) => env.sockets.paths(vm),
+    isMember,
+    onRefused: () => (consolesRefused += 1),
   });
   const http = createAgentHttp({
     host: '0.0.0.0',
@@ -248,11 +262,8 @@ export async function runAgent(
     node,
     tls: () => tls,
     verifyToken: tokens.verifier(() => clock.wallMs()),
-    isMember: (peer) => {
-      const s = loop.view().snapshot;
-      // Before the ledger was ever read nobody can be told from a removed node; the certificate has to do.
-      return s === null || s.nodes.get(peer.node)?.value.fingerprint === peer.fingerprint;
-    },
+    isMember,
+    upgrade: (req, socket, head) => consoles.upgrade(req, socket, head),
     health: () => ({
       ok: loop.health().every((h) => h.ok),
       node,
@@ -333,6 +344,7 @@ export async function runAgent(
       await loop.stop();
       await keeper.stop();
       await radio.stop();
+      consoles.stop();
       await http.stop();
       machine.stop();
       await libvirt?.close();

@@ -8,6 +8,8 @@ import { errorRecord } from '../core/domain/error.js';
 import { controllerApp } from './api/app.js';
 import { HttpsUploads } from './api/uploads.js';
 import { readClusterFile, type ClusterFile, type ControllerConfig } from './config.js';
+import { HttpsConsoles } from './console-dial.js';
+import { Consoles } from './consoles.js';
 import { EventLog } from './event-log.js';
 import { ControllerServer } from './server.js';
 import { systemChance, systemClock as clock, systemRandom as random } from './system.js';
@@ -41,6 +43,12 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
   });
   const view = new View({ ledger, radio, clock, log, events: new EventLog(boot) });
   const uploads = new HttpsUploads({ tls: () => tls, port: config.agentPort });
+  const consoles = new Consoles({
+    view,
+    clock,
+    chance: systemChance,
+    agents: new HttpsConsoles({ tls: () => tls, port: config.agentPort }),
+  });
   const app = controllerApp({
     view,
     ledger,
@@ -48,11 +56,12 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
     chance: systemChance,
     log,
     uploads,
+    consoles,
     version,
     fingerprint: own.fingerprint,
     web: await readWebFiles(new URL('./flotilla-web.mjs', import.meta.url)),
   });
-  const server = new ControllerServer({ app, host: config.host, port: config.port, tls });
+  const server = new ControllerServer({ app, consoles, host: config.host, port: config.port, tls });
 
   radio.start();
   view.start();
@@ -71,6 +80,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
   clearInterval(upkeep);
   // The view first: it ends the event streams, which would hold the server.
   view.stop();
+  consoles.stop();
   await server.stop();
   uploads.close();
   await radio.stop();

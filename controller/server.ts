@@ -1,9 +1,11 @@
 import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
 import { createServer, type Server } from 'node:https';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
 import { httpsServerOptions, type TlsMaterial } from '../agent/pki/tls.js';
 import type { controllerApp } from './api/app.js';
+import type { Consoles } from './consoles.js';
 
 /** Connections at a time: people, scripts, event streams. */
 const connectionsMax = 1_024;
@@ -20,10 +22,18 @@ export class ControllerServer {
   private readonly host: string;
   private readonly wantedPort: number;
   private readonly tls: TlsMaterial;
+  private readonly consoles: Pick<Consoles, 'upgrade'>;
   private server: Server | null = null;
 
-  constructor(o: { app: ReturnType<typeof controllerApp>; host: string; port: number; tls: TlsMaterial }) {
+  constructor(o: {
+    app: ReturnType<typeof controllerApp>;
+    consoles: Pick<Consoles, 'upgrade'>;
+    host: string;
+    port: number;
+    tls: TlsMaterial;
+  }) {
     this.app = o.app;
+    this.consoles = o.consoles;
     this.host = o.host;
     this.wantedPort = o.port;
     this.tls = o.tls;
@@ -48,6 +58,10 @@ export class ControllerServer {
     server.maxConnections = connectionsMax;
     server.setTimeout(idleTimeoutMs);
     server.on('tlsClientError', () => undefined);
+    server.on('upgrade', (req: IncomingMessage, socket: Socket, head: Buffer) => {
+      socket.setTimeout(0);
+      this.consoles.upgrade(req, socket, head);
+    });
     server.listen(this.wantedPort, this.host);
     await once(server, 'listening');
     this.server = server;

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
 import { createServer, type Server } from 'node:https';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
@@ -56,6 +57,8 @@ export interface AgentHttpOptions {
   /** Prometheus text; served at `/metrics`. */
   metrics(): Promise<string> | string;
   readonly mounts: readonly Mount[];
+  /** Takes connections that become something else than HTTP; without it they are answered as any request. */
+  upgrade?(req: IncomingMessage, socket: Socket, head: Buffer): void;
   readonly clock: Pick<Clock, 'nowMs'>;
   readonly log: Log;
 }
@@ -104,6 +107,10 @@ export function createAgentHttp(o: AgentHttpOptions): AgentHttp {
       s.maxConnections = connectionsMax;
       s.setTimeout(idleTimeoutMs);
       s.on('tlsClientError', () => onRefused('tls'));
+      if (o.upgrade !== undefined)
+        s.on('upgrade', (req: IncomingMessage, socket: Socket, head: Buffer) =>
+          o.upgrade?.(req, socket, head),
+        );
       s.listen(o.port, o.host);
       await once(s, 'listening');
       server = s;

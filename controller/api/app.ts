@@ -21,6 +21,7 @@ import { inputRefused, parse } from '../../core/domain/schema.js';
 import {
   apiBodyBytesMax,
   apiRoot,
+  consoleProtocols,
   idempotencyHeader,
   idempotencyKeySchema,
   problemSchema,
@@ -34,6 +35,7 @@ import {
 import type { View } from '../view.js';
 import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-files.js';
 import { clusterHandlers, clusterView } from './cluster.js';
+import { consoleHandlers } from './consoles.js';
 import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
 import { fencingHandlers } from './fencing.js';
 import { haHandlers } from './ha.js';
@@ -149,6 +151,7 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
     ...networkHandlers(deps),
     ...opHandlers(deps),
     ...tokenHandlers(deps),
+    ...consoleHandlers(deps),
   };
   for (const name of Object.keys(rest) as RestName[]) register(app, name, handlers, log);
   document(app, deps.version);
@@ -217,7 +220,7 @@ function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, log
   );
 }
 
-/** The two routes that stream: they have no body of JSON, so they stand before its limit. */
+/** The routes that stream: they have no body of JSON, so they stand before its limit. */
 function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void {
   const { view } = deps;
   const contentPath = apiRoot + restStreams.imageContent;
@@ -249,7 +252,24 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
       'x-accel-buffering': 'no',
     });
   });
+  // Websockets come past here (ControllerServer); this is for whoever asks otherwise.
+  app.get(apiRoot + restStreams.console, () => {
+    throw new FlotillaError('bad-input', 'A console is a websocket', {
+      hint: `Ask for a ticket at POST ${apiRoot}/vms/{vm}/console and give it as a subprotocol.`,
+    });
+  });
   const registry = app.openAPIRegistry;
+  registry.registerPath({
+    method: 'get',
+    path: apiRoot + restStreams.console,
+    operationId: 'console',
+    tags: ['vms'],
+    summary: `A console as a websocket; Sec-WebSocket-Protocol: ${consoleProtocols('<ticket>').join(', ')}`,
+    responses: {
+      101: { description: 'The bytes of the console, both ways, in binary messages' },
+      ...problemAnswer,
+    },
+  });
   registry.registerPath({
     method: 'put',
     path: contentPath,

@@ -11,6 +11,8 @@ export interface Terminal {
   readonly env: NodeJS.ProcessEnv;
   out(text: string): void;
   err(text: string): void;
+  /** Bytes to the standard output, as they are. */
+  write(bytes: Uint8Array): void;
   /** Cells; null: not a terminal. */
   readonly width: number | null;
   /** Progress may be drawn. */

@@ -20,6 +20,7 @@ process.exitCode = await runCli(process.argv.slice(2), {
   env: process.env,
   out: (text) => void process.stdout.write(`${text}\n`),
   err: (text) => void process.stderr.write(text),
+  write: (bytes) => void process.stdout.write(bytes),
   width: process.stdout.isTTY ? process.stdout.columns : null,
   tty: process.stderr.isTTY,
   stdin: process.stdin,

@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { errorRecord } from '../../core/domain/error.js';
 import { version } from '../version.js';
 import { completionCommands } from './completion.js';
+import { consoleCommand } from './console.js';
 import { errorText, exitCodeOf, exitCodes } from './exit.js';
 import { haCommands } from './ha.js';
 import { imageCommands } from './image.js';
@@ -44,6 +45,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   nodeCommands(program, io);
   haCommands(program, io);
   vmCommands(program, io);
+  consoleCommand(program, io);
   imageCommands(program, io);
   ovfCommands(program, io);
   poolCommands(program, io);

@@ -228,7 +228,17 @@ export type VmState = z.output<typeof vmStateSchema>;
 
 /** What can be asked of a VM. */
 export type VmAction =
-  'start' | 'stop' | 'force-stop' | 'reboot' | 'reset' | 'pause' | 'resume' | 'migrate' | 'edit' | 'delete';
+  | 'start'
+  | 'stop'
+  | 'force-stop'
+  | 'reboot'
+  | 'reset'
+  | 'pause'
+  | 'resume'
+  | 'migrate'
+  | 'console'
+  | 'edit'
+  | 'delete';
 
 /**
  * Which action is allowed in which phase: the one table that API, GUI and agent ask.
@@ -237,12 +247,12 @@ export type VmAction =
 export const vmActions: Readonly<Record<VmPhase, readonly VmAction[]>> = {
   creating: ['delete', 'edit'],
   stopped: ['start', 'edit', 'delete'],
-  starting: ['stop', 'force-stop', 'edit'],
-  running: ['stop', 'force-stop', 'reboot', 'reset', 'pause', 'migrate', 'edit'],
-  paused: ['resume', 'stop', 'force-stop', 'reset', 'migrate', 'edit'],
-  stopping: ['force-stop', 'edit'],
+  starting: ['stop', 'force-stop', 'console', 'edit'],
+  running: ['stop', 'force-stop', 'reboot', 'reset', 'pause', 'migrate', 'console', 'edit'],
+  paused: ['resume', 'stop', 'force-stop', 'reset', 'migrate', 'console', 'edit'],
+  stopping: ['force-stop', 'console', 'edit'],
   crashed: ['start', 'edit', 'delete', 'stop', 'force-stop'],
   failed: ['start', 'stop', 'force-stop', 'edit', 'delete'],
   deleting: [],
-  unknown: ['edit', 'stop', 'start'],
+  unknown: ['edit', 'stop', 'start', 'console'],
 };

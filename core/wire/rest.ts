@@ -45,9 +45,12 @@ import {
 
 import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
 
+import { consoleAskSchema, consoleTicketSchema } from './consoles.js';
+
 export * from './rest-objects.js';
 export * from './rest-ha.js';
 export * from './rest-migrate.js';
+export * from './consoles.js';
 
 export interface RestRoute {
   readonly method: 'get' | 'post' | 'put' | 'patch' | 'delete';
@@ -292,6 +295,16 @@ export const rest = {
     status: 202,
     response: vmChangeSchema,
     idempotent: true,
+  },
+  vmConsole: {
+    method: 'post',
+    path: '/vms/{vm}/console',
+    tag: 'vms',
+    summary: 'A ticket for a console, good once and for half a minute: see the websocket /console',
+    params: at('vm'),
+    body: consoleAskSchema,
+    status: 200,
+    response: consoleTicketSchema,
   },
   vmDelete: {
     method: 'delete',
@@ -566,12 +579,14 @@ export type RestCall<N extends RestName> = {
 };
 export type RestAnswer<N extends RestName> = z.output<Rest[N]['response']>;
 
-/** The two routes that stream, which the table cannot hold: their paths. */
+/** The routes that stream, which the table cannot hold: their paths. */
 export const restStreams = {
   /** PUT, body: bytes; header `Upload-Offset` says where they belong. */
   imageContent: '/images/{image}/content',
   /** GET, text/event-stream; `Last-Event-ID` resumes. */
   events: '/events',
+  /** A websocket; the ticket is among its subprotocols: `consoleProtocols`. */
+  console: '/console',
 } as const;
 export const uploadOffsetHeader = 'upload-offset';
 export const idempotencyHeader = 'idempotency-key';

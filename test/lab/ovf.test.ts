@@ -94,6 +94,7 @@ await t.test('an OVA with a stream-optimised vmdk becomes VMs that run, in their
     env,
     out: (s) => (text += s),
     err: (s) => (text += s),
+    write: () => undefined,
     width: null,
     tty: false,
     stdin: Readable.from([]),

@@ -3,6 +3,7 @@ import type { ReactNode } from 'react';
 import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
+import { Console } from './console';
 import { useAll, useOne } from './live';
 import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
 import { OpRows, useOps } from './tasks';
@@ -37,6 +38,8 @@ function KnownVm({ row, tab }: { readonly row: VmRow; readonly tab: string | und
       tab={tab}
       tabs={[
         { id: 'summary', label: 'Summary', show: () => <Summary vm={vm} /> },
+        { id: 'screen', label: 'Screen', show: () => <Console vm={row} kind="vnc" /> },
+        { id: 'serial', label: 'Serial console', show: () => <Console vm={row} kind="serial" /> },
         { id: 'disks', label: 'Disks', show: () => <Disks vm={vm} /> },
         { id: 'networks', label: 'Networks', show: () => <Nics vm={vm} /> },
         { id: 'protection', label: 'Protection', show: () => <Protection vm={vm} /> },

@@ -28,7 +28,7 @@ export async function apiList(n: number): Promise<void> {
   const dir = await mkdtemp(path.join(tmpdir(), 'flotilla-bench-'));
   const r = await rig(['n1', 'n2', 'n3']);
   const tls = await certificate(dir);
-  const server = new ControllerServer({ app: r.app, host: '127.0.0.1', port: 0, tls });
+  const server = new ControllerServer({ app: r.app, consoles: r.consoles, host: '127.0.0.1', port: 0, tls });
   try {
     const vms = inject(r);
     await waitFor('the controller sees all VMs', async () => {

@@ -14,6 +14,7 @@ async function run(...args: string[]): Promise<Ran> {
     env: { HOME: '/nonexistent' },
     out: (s) => (out += `${s}\n`),
     err: (s) => (err += s),
+    write: () => undefined,
     width: null,
     tty: false,
     stdin: Readable.from([]),

@@ -21,6 +21,8 @@ export async function lab(makeRig: () => Promise<Rig> = rig): Promise<{
   url: string;
   env: Record<string, string>;
   run(...args: string[]): Promise<Ran>;
+  /** One that goes on until the signal. */
+  runUntil(signal: AbortSignal, ...args: string[]): { out(): string; done: Promise<Ran> };
   /** What the next command reads; `tty`: as somebody at a terminal would type it. */
   stdin(text: string, tty?: boolean): void;
   stop(): Promise<void>;
@@ -44,7 +46,13 @@ export async function lab(makeRig: () => Promise<Rig> = rig): Promise<{
   );
   const key = await readFile(file('node.key'), 'utf8');
   const r = await makeRig();
-  const server = new ControllerServer({ app: r.app, host: '127.0.0.1', port: 0, tls: { ca, cert, key } });
+  const server = new ControllerServer({
+    app: r.app,
+    consoles: r.consoles,
+    host: '127.0.0.1',
+    port: 0,
+    tls: { ca, cert, key },
+  });
   await server.start();
   await writeFile(file('ca.crt'), ca);
   await writeFile(file('token'), `${r.token}\n`, { mode: 0o600 });
@@ -58,6 +66,21 @@ export async function lab(makeRig: () => Promise<Rig> = rig): Promise<{
   };
   let input = '';
   let tty = false;
+  const runUntil = (signal: AbortSignal, ...args: string[]): { out(): string; done: Promise<Ran> } => {
+    let out = '';
+    let err = '';
+    const done = runCli(args, {
+      env,
+      out: (s) => (out += `${s}\n`),
+      err: (s) => (err += s),
+      write: (bytes) => (out += Buffer.from(bytes).toString()),
+      width: null,
+      tty,
+      stdin: Readable.from([input]),
+      signal,
+    });
+    return { out: () => out, done: done.then((code) => ({ code, out, err })) };
+  };
   return {
     r,
     dir,
@@ -67,20 +90,8 @@ export async function lab(makeRig: () => Promise<Rig> = rig): Promise<{
       input = text;
       tty = terminal;
     },
-    async run(...args) {
-      let out = '';
-      let err = '';
-      const code = await runCli(args, {
-        env,
-        out: (s) => (out += `${s}\n`),
-        err: (s) => (err += s),
-        width: null,
-        tty,
-        stdin: Readable.from([input]),
-        signal: new AbortController().signal,
-      });
-      return { code, out, err };
-    },
+    run: (...args) => runUntil(new AbortController().signal, ...args).done,
+    runUntil,
     async stop() {
       r.stop();
       await server.stop();

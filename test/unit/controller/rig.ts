@@ -1,8 +1,10 @@
+import { duplexPair, type Duplex } from 'node:stream';
 import type { HeardNode, Log, Radio } from '../../../agent/env.js';
 import type { Ledger, Write } from '../../../agent/ledger/ledger.js';
 import { apiTokenText, makeToken } from '../../../agent/pki/tokens.js';
 import { controllerApp } from '../../../controller/api/app.js';
 import type { AgentUploads } from '../../../controller/api/uploads.js';
+import { Consoles, type ConsoleDial } from '../../../controller/consoles.js';
 import { EventLog } from '../../../controller/event-log.js';
 import { systemChance, systemClock as clock } from '../../../controller/system.js';
 import { View } from '../../../controller/view.js';
@@ -279,12 +281,35 @@ export class FakeUploads implements AgentUploads {
   }
 }
 
+/** The machines' ends of consoles, by node. */
+export class FakeMachines implements ConsoleDial {
+  /** Asked for, `node path`, with the end that the test writes to and reads. */
+  readonly dialled: { readonly at: string; readonly end: Duplex }[] = [];
+  /** Nodes that do not answer. */
+  readonly silent = new Set<string>();
+  /** Leads to real ones instead. */
+  real: ((node: string, path: string, signal: AbortSignal) => Promise<Duplex>) | null = null;
+
+  async dial(node: { id: string }, path: string, signal: AbortSignal): Promise<Duplex> {
+    if (this.real !== null) return this.real(node.id, path, signal);
+    if (this.silent.has(node.id))
+      throw new FlotillaError('node-unreachable', `Node ${node.id} does not open the console`, {
+        hint: 'look',
+      });
+    const [ours, theirs] = duplexPair();
+    this.dialled.push({ at: `${node.id} ${path}`, end: theirs });
+    return ours;
+  }
+}
+
 export interface Rig {
   readonly memory: MemoryLedger;
   readonly ledger: Ledger;
   readonly radio: FakeRadio;
   readonly agents: FakeAgents;
   readonly uploads: FakeUploads;
+  readonly machines: FakeMachines;
+  readonly consoles: Consoles;
   readonly view: View;
   readonly app: ReturnType<typeof controllerApp>;
   readonly token: string;
@@ -352,8 +377,10 @@ export async function rig(
   }
   const uploads = new FakeUploads();
   const stops: (() => void)[] = [];
+  const machines = new FakeMachines();
   const controller = (client: Ledger, boot: string) => {
     const view = new View({ ledger: client, radio, clock, log: quiet, events: new EventLog(boot) });
+    const consoles = new Consoles({ view, clock, chance: systemChance, agents: machines });
     view.start();
     stops.push(() => view.stop());
     const app = controllerApp({
@@ -363,13 +390,14 @@ export async function rig(
       chance: systemChance,
       log: quiet,
       uploads,
+      consoles,
       version: '0.0.0',
       fingerprint: 'f'.repeat(64),
       web,
     });
-    return { app, view };
+    return { app, view, consoles };
   };
-  const { app, view } = controller(ledger, 'boot1');
+  const { app, view, consoles } = controller(ledger, 'boot1');
   await view.ledger.refresh();
   const agents = new FakeAgents(memory.client('agents'), radio);
   const token = apiTokenText({ id: record.id, secret });
@@ -379,6 +407,8 @@ export async function rig(
     radio,
     agents,
     uploads,
+    machines,
+    consoles,
     view,
     app,
     token,
