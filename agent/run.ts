@@ -77,7 +77,11 @@ export async function runAgent(
   const boot = random.uuid();
   const timing = timingProfiles[config.timing];
 
-  const ledger = new EtcdLedger({ endpoints: cluster.ledgerEndpoints, tls });
+  const ledger = new EtcdLedger({
+    endpoints: cluster.ledgerEndpoints,
+    tls,
+    deadlineMs: timing.ledgerCallMs,
+  });
   const members = new LedgerMembers(ledger.gateway);
   const radio = new MqttRadio({
     cluster: cluster.clusterId,

@@ -28,8 +28,8 @@ export const agentConfigSchema = z.strictObject({
   ports: portsSchema.default(portsSchema.parse({})),
   /** Joins as one that votes in the ledger and runs no VMs: it needs neither libvirt nor QEMU. */
   witness: z.boolean().default(false),
-  /** Times on which safety rests; `lab` for emulated nodes on a slow machine. */
-  timing: z.enum(['production', 'lab']).default('production'),
+  /** Times on which safety rests; `lab` for nodes that share a slow machine, `emulated` for emulated ones. */
+  timing: z.enum(['production', 'lab', 'emulated']).default('production'),
 });
 export type AgentConfig = z.output<typeof agentConfigSchema>;
 

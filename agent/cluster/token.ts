@@ -9,6 +9,9 @@ import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import { readClusterCache } from './cache.js';
 import { portsSchema, type AgentConfig } from './config.js';
 
+/** Somebody waits at a command, and can wait longer than the agent's own calls may: a node may have just booted, ms. */
+const commandDeadlineMs = 15_000;
+
 export interface TokenDeps {
   readonly config: AgentConfig;
   readonly clock: Clock;
@@ -56,7 +59,11 @@ export async function createTokenOnNode(d: TokenDeps, o: NewToken): Promise<Made
       hint: 'Found one or join one first.',
     });
   }
-  const ledger = new EtcdLedger({ endpoints: cache.ledgerEndpoints, tls: await readTls(config.stateDir) });
+  const ledger = new EtcdLedger({
+    endpoints: cache.ledgerEndpoints,
+    tls: await readTls(config.stateDir),
+    deadlineMs: commandDeadlineMs,
+  });
   try {
     const { store, meta } = await RecordStore.open(ledger);
     const made = await createToken(store, o, clock.wallMs());

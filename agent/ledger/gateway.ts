@@ -12,10 +12,10 @@ import type { TlsMaterial } from '../pki/tls.js';
 export const callDeadlineMs = 2_000;
 
 /**
- * How long one endpoint may take for a read or for the connection of a write before the next one is tried, ms.
- * Normal answers take 2 to 100 ms; with three endpoints all of them are tried within {@link callDeadlineMs}.
+ * How much of a call's deadline one endpoint may use for a read, or for the connection of a write, before the next one is
+ * tried: 650 ms of 2 s. Normal answers take 2 to 100 ms; all of three endpoints are tried within the deadline.
  */
-export const attemptMs = 650;
+const attemptShare = 0.325;
 
 /** Largest answer taken, bytes: a page of {@link pageKeys} records of 64 kB in base64 is 43 MB. */
 const answerBytesMax = 64 * 2 ** 20;
@@ -161,7 +161,8 @@ export class Gateway {
    */
   async call(path: string, body: unknown, o: CallOptions): Promise<unknown> {
     const text = JSON.stringify(body);
-    const endMs = performance.now() + (o.deadlineMs ?? this.#deadlineMs);
+    const deadlineMs = o.deadlineMs ?? this.#deadlineMs;
+    const endMs = performance.now() + deadlineMs;
     const tries = o.endpoint === undefined ? this.#endpoints.length : 1;
     let last = new AttemptError('no endpoint is known', { outcome: 'not-sent' });
     for (let i = 0; i < tries; i++) {
@@ -169,7 +170,7 @@ export class Gateway {
       const leftMs = endMs - performance.now();
       if (this.#closed || leftMs <= 0) break;
       // The last endpoint may use all the time that is left.
-      const slice = i === tries - 1 ? leftMs : Math.min(leftMs, attemptMs);
+      const slice = i === tries - 1 ? leftMs : Math.min(leftMs, deadlineMs * attemptShare);
       try {
         return await this.#attempt(endpoint, path, text, {
           connectMs: slice,

@@ -3,7 +3,7 @@
  * @see gossip-consensus 3.2; the rule F >= W + D + 1 s holds in the checked model, and breaks below it
  */
 export interface TimingProfile {
-  readonly name: 'production' | 'lab';
+  readonly name: 'production' | 'lab' | 'emulated';
   /** Lease of a live node, s. Only the speed of a failover depends on it. */
   readonly leaseTtlS: number;
   /** How often a node renews, ms: four tries per lease. */
@@ -23,6 +23,8 @@ export interface TimingProfile {
    * for a pool that is away for a moment. Safety does not rest on it.
    */
   readonly standbyGraceMs: number;
+  /** Deadline of the agent's calls to the ledger, ms. Safety does not rest on it either. */
+  readonly ledgerCallMs: number;
 }
 
 const production: TimingProfile = {
@@ -35,6 +37,7 @@ const production: TimingProfile = {
   petAgeMs: 1_000,
   fenceWaitMs: 7_000,
   standbyGraceMs: 60_000,
+  ledgerCallMs: 2_000,
 };
 
 /** Three nodes and their guests, emulated, on two cores: stalls of seconds are usual there. */
@@ -48,9 +51,24 @@ const lab: TimingProfile = {
   petAgeMs: 4_000,
   fenceWaitMs: 28_000,
   standbyGraceMs: 120_000,
+  ledgerCallMs: 2_000,
 };
 
-export const timingProfiles = { production, lab } as const;
+/** Machines that are emulated whole, with nested guests, beside other work: a handshake takes seconds there. */
+const emulated: TimingProfile = {
+  name: 'emulated',
+  leaseTtlS: 40,
+  renewEveryMs: 8_000,
+  renewDeadlineMs: 7_500,
+  renewalGoodMs: 30_000,
+  watchdogMs: 45_000,
+  petAgeMs: 9_000,
+  fenceWaitMs: 56_000,
+  standbyGraceMs: 300_000,
+  ledgerCallMs: 15_000,
+};
+
+export const timingProfiles = { production, lab, emulated } as const;
 
 /** Why a profile is not safe; empty when it is. Checked at start. */
 export function timingFaults(p: TimingProfile): string[] {

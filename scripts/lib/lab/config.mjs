@@ -17,7 +17,7 @@ const top = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '
 const build = process.env.FLOTILLA_BUILD ?? path.join(top, 'build');
 
 /** As `watchdogMs` of core/domain/timing.ts, which needs a build. */
-const watchdogSeconds = { lab: 20, production: 5 };
+const watchdogSeconds = { lab: 20, production: 5, emulated: 45 };
 
 /**
  * @param {NodeJS.ProcessEnv} env
@@ -36,7 +36,10 @@ export function configFrom(env, kind = 'lab') {
     throw new LabError(`lab ${id}: nodes and guests share ${net}.0/24`, 'set LAB_GUEST_NET');
   const timing = env.LAB_TIMING ?? 'lab';
   if (!Object.hasOwn(watchdogSeconds, timing))
-    throw new LabError(`LAB_TIMING='${timing}' is no timing profile`, 'lab or production');
+    throw new LabError(
+      `LAB_TIMING='${timing}' is no timing profile`,
+      Object.keys(watchdogSeconds).join(', '),
+    );
   const dir = path.join(build, kind, id);
   return {
     kind,
