@@ -64,11 +64,13 @@ const target = (prefix: string, n: number): string =>
 const alias = (kind: string, id: string): Node => ({ '@name': `ua-${kind}-${id}` });
 
 function diskNode(disk: HardwareDisk, dev: string, order: number | null): Node {
+  // QEMU refuses a device that is called a file.
+  const block = disk.path.startsWith('/dev/');
   return {
-    '@type': 'file',
+    '@type': block ? 'block' : 'file',
     '@device': 'disk',
     driver: { '@name': 'qemu', '@type': disk.format, '@cache': 'none', '@io': 'native', '@discard': 'unmap' },
-    source: { '@file': disk.path },
+    source: block ? { '@dev': disk.path } : { '@file': disk.path },
     target: { '@dev': dev, '@bus': disk.bus },
     ...(order === null ? {} : { boot: { '@order': String(order) } }),
     alias: alias('disk', disk.id),
@@ -291,7 +293,7 @@ export function parseDomain(xml: string): DomainFacts {
   const cdroms: (string | null)[] = [];
   let seed: string | null = null;
   for (const d of list(domain, 'devices', 'disk')) {
-    const file = str(d, 'source', '@file');
+    const file = str(d, 'source', '@file') || str(d, 'source', '@dev');
     const id = ua(d, 'disk');
     if (id !== null) {
       const bus = str(d, 'target', '@bus');

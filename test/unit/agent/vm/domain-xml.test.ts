@@ -14,7 +14,7 @@ const hardware: Hardware = {
   disks: [
     { id: 'd1', bus: 'virtio', path: '/p/d1.qcow2', format: 'qcow2' },
     { id: 'd2', bus: 'sata', path: '/p/d2.raw', format: 'raw' },
-    { id: 'd3', bus: 'scsi', path: '/p/d3.raw', format: 'raw' },
+    { id: 'd3', bus: 'scsi', path: '/dev/flotilla-1/d-3', format: 'raw' },
   ],
   cdroms: ['/i/a.iso', null],
   nics: [{ id: 'n1', mac: '02:f1:00:00:00:01', bridge: 'br0', model: 'virtio' }],
@@ -35,6 +35,11 @@ await t.test('what is written into a domain is read back: it differs in nothing'
   const facts = parseDomain(domainXml(plan));
   t.same(facts.mark, plan.mark);
   t.same(facts.hardware, hardware);
+  t.match(
+    domainXml(plan),
+    /<disk type="block" .*<source dev="\/dev\/flotilla-1\/d-3"/s,
+    'a device is no file',
+  );
   const d = diffHardware(hardware, facts.hardware);
   t.same(d, { hot: [], pendingRestart: [] });
 });
