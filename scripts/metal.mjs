@@ -11,9 +11,11 @@ import {
 } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
+import { cgroupOf } from './lib/lab/cgroup.mjs';
 import { configFrom, LabError, numberOf } from './lib/lab/config.mjs';
 import { fabricOf } from './lib/lab/fabric.mjs';
 import { forwardsOf } from './lib/lab/forwards.mjs';
+import { nodesOf } from './lib/lab/node.mjs';
 import { packPrograms, restartPrograms } from './lib/lab/programs.mjs';
 import { report, run } from './lib/lab/run.mjs';
 import { commonVerbs } from './lib/lab/verbs.mjs';
@@ -21,7 +23,8 @@ import { metalFrom } from './lib/metal/config.mjs';
 import { machinesOf } from './lib/metal/machine.mjs';
 
 const usage = `scripts/metal VERB …
-  up N                      boot machines n1 … nN (those already on stay) and wait for them
+  up N [M]                  boot machines n1 … nN (those already on stay), and M more nodes in containers, as the lab's:
+                            voters that cost little
   down [--keep]             end everything; --keep: the drives stay for the next up
   boot NODE…                power on          kill NODE…        cut the power
   exec NODE COMMAND…        run in a node, over a network of its own that no cut touches
@@ -45,24 +48,40 @@ const config = configFrom(process.env, 'metal');
 const metal = metalFrom(config, process.env);
 const fabric = fabricOf(config);
 const machines = machinesOf(config, fabric, metal);
+const cgroup = cgroupOf(config);
+const containers = nodesOf(config, cgroup, fabric);
+/** How to treat a node: only containers have a uuid of their own beside them. */
+const kindOf = (node) => (existsSync(path.join(config.nodeDir(node), 'uuid')) ? containers : machines);
+const rack = {
+  running: () => [...machines.running(), ...cgroup.running()],
+  power: (node) => kindOf(node).power(node),
+  inside: (node, command) => kindOf(node).inside(node, command),
+  ready: (node) => kindOf(node).ready(node),
+};
 const forwards = forwardsOf(config, fabric);
 
-async function bootAll(names) {
+async function bootAll(names, more = []) {
   fabric.require();
   const began = Date.now();
-  await Promise.all(names.map((node) => machines.boot(node)));
+  await Promise.all([
+    ...names.map((node) => kindOf(node).boot(node)),
+    ...more.map((node) => containers.boot(node)),
+  ]);
   await Promise.all(
-    names.map(async (node) => {
-      const state = await machines.ready(node);
+    [...names, ...more].map(async (node) => {
+      const state = await rack.ready(node);
       console.log(`${node} ${state} after ${((Date.now() - began) / 1000).toFixed(1)} s`);
     }),
   );
 }
 
-async function up(count) {
+async function up(count, more = '0') {
   const number = Number(count);
+  const contained = Number(more);
   if (!Number.isInteger(number) || number < 1 || number > 9)
     throw new LabError(`'${count}' is no number of machines`, 'scripts/metal up 3');
+  if (!Number.isInteger(contained) || contained < 0 || number + contained > 9)
+    throw new LabError(`'${more}' is no number of containers`, 'scripts/metal up 2 1');
   const root = config.root();
   const boot = metal.boot();
   if (existsSync(`/run/netns/${config.fabric}`) && !existsSync(path.join(config.dir, 'root')))
@@ -74,13 +93,16 @@ async function up(count) {
   writeFileSync(path.join(config.dir, 'root'), `${root}\n`);
   writeFileSync(path.join(config.dir, 'boot'), `${boot}\n`);
   await fabric.prepare();
-  await bootAll(Array.from({ length: number }, (_, index) => `n${index + 1}`));
+  if (contained > 0) await cgroup.prepare();
+  const names = Array.from({ length: number + contained }, (_, index) => `n${index + 1}`);
+  await bootAll(names.slice(0, number), names.slice(number));
 }
 
 /** Idempotent, and right after any half-done `up`. */
 async function down(keep) {
   for (const port of forwards.list()) await forwards.stop(port);
-  await Promise.all(machines.running().map((node) => machines.power(node)));
+  await Promise.all(rack.running().map((node) => rack.power(node)));
+  await cgroup.remove();
   await fabric.remove();
   if (keep !== '--keep') rmSync(config.dir, { recursive: true, force: true });
   else for (const name of ['root', 'boot']) rmSync(path.join(config.dir, name), { force: true });
@@ -93,11 +115,11 @@ async function down(keep) {
 
 async function push() {
   const archive = await packPrograms(config);
-  for (const node of machines.running()) {
-    await run(...machines.inside(node, ['tar', '-C', '/usr/lib/flotilla', '-xf', '-']), {
+  for (const node of rack.running()) {
+    await run(...rack.inside(node, ['tar', '-C', '/usr/lib/flotilla', '-xf', '-']), {
       input: readFileSync(archive),
     });
-    await run(...machines.inside(node, restartPrograms));
+    await run(...rack.inside(node, restartPrograms));
     console.log(`${node} has them`);
   }
   rmSync(archive);
@@ -119,8 +141,10 @@ function console_(node) {
 }
 
 function ps() {
-  for (const node of machines.running())
-    console.log(`${node} on, pid ${machines.pidOf(node)}, ${config.net}.${numberOf(node)}`);
+  for (const node of rack.running())
+    console.log(
+      `${node} on, pid ${machines.pidOf(node) ?? containers.leader(node)}, ${config.net}.${numberOf(node)}`,
+    );
   for (const port of forwards.list())
     console.log(`127.0.0.1:${port} ${forwards.works(port) ? 'forwarded' : 'dead'}`);
 }
@@ -133,8 +157,8 @@ const signal = (name) => {
   process.kill(pid, name);
 };
 const verbs = {
-  ...commonVerbs({ rack: machines, config, fabric, forwards, args }),
-  up: () => up(first),
+  ...commonVerbs({ rack, config, fabric, forwards, args }),
+  up: () => up(first, args[1]),
   down: () => down(first),
   boot: () => bootAll(args),
   console: () => console_(first),

@@ -91,9 +91,13 @@ export function fabricOf(config) {
       await nft(['-f', '-'], cutter);
     },
 
-    /** Plugs a node in: makes its cables, or only raises them. @param {string} node */
-    async plug(node) {
-      await (config.kind === 'metal' ? laySockets(node) : layCables(node));
+    /**
+     * Plugs a node in: makes its cables, or only raises them.
+     *
+     * @param {string} node @param {'cables' | 'sockets'} how - of a container, or for an emulated machine's cards
+     */
+    async plug(node, how) {
+      await (how === 'sockets' ? laySockets(node) : layCables(node));
       for (const { port } of cables(node)) await ip('link', 'set', port, 'up');
     },
 

@@ -71,7 +71,7 @@ export function nodesOf(config, cgroup, fabric) {
       await run('mkfs.ext4', ['-q', '-F', path.join(dir, 'disk.new')]);
       await run('mv', [path.join(dir, 'disk.new'), path.join(dir, 'disk.img')]);
     }
-    await fabric.plug(node);
+    await fabric.plug(node, 'cables');
     mkdirSync(group, { recursive: true });
     const log = openSync(path.join(dir, 'console.log'), 'a');
     const args = [

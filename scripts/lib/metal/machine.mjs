@@ -117,7 +117,7 @@ export function machinesOf(config, fabric, metal) {
     mkdirSync(dir, { recursive: true });
     mkdirSync(path.join(config.dir, 'share'), { recursive: true });
     await disks(node);
-    await fabric.plug(node);
+    await fabric.plug(node, 'sockets');
     const accel = await accelerator();
     const [file, first] = qemuOf(config.root());
     const log = openSync(path.join(dir, 'qemu.log'), 'a');
