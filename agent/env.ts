@@ -87,6 +87,21 @@ export interface Volumes {
   removeDisk(disk: Disk, pool: Pool): Promise<void>;
   /** Before a machine uses it: makes a volume appear that a boot left switched off. */
   openDisk(disk: Disk, pool: Pool): Promise<void>;
+  /**
+   * Before the pair is opened: this node's copy of a disk that lies on two appears. Where it is not there it is made and
+   * `format` is called, before anybody takes it for whole; null: it may not be made.
+   *
+   * @throws FlotillaError `not-found`, `no-space`, `pool-unavailable`
+   */
+  openCopy(disk: Disk, pool: Pool, format: (() => Promise<void>) | null): Promise<void>;
+  /** Writes the image of a new disk to its device, on both nodes at once. May be repeated. */
+  fillDisk(
+    disk: Disk,
+    pool: Pool,
+    from: { image: Image; pool: Pool },
+    device: string,
+    o: WorkOptions,
+  ): Promise<void>;
   diskPath(disk: Pick<Disk, 'id' | 'format'>, pool: Pool): string;
   imagePath(image: Pick<Image, 'id' | 'format'>, pool: Pool): string;
   /** Takes what was uploaded or fetches `source`, checks it, converts it, and returns the finished facts. */

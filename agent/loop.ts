@@ -10,6 +10,7 @@ import { GuestHang } from './ha/guest-hang.js';
 import { Protection } from './ha/protection.js';
 import { StandbyNotes } from './ha/standby-notes.js';
 import { failoverOps, Timelines } from './ha/timeline.js';
+import { ReplicaDesk } from './replica/replica-desk.js';
 import { OpBook } from './op-book.js';
 import { NodeLine } from './node-line.js';
 import { Snapshots, type Snapshot } from './snapshot.js';
@@ -59,6 +60,7 @@ export class AgentLoop {
   private readonly standbyNotes: StandbyNotes;
   private readonly hangs: GuestHang;
   private readonly migrations: MigrationDesk;
+  private readonly replicas: ReplicaDesk;
 
   private snapshot: Snapshot | null = null;
   private snapshotMs = -Infinity;
@@ -109,7 +111,8 @@ export class AgentLoop {
     this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
-    this.maker = new DiskMaker(env, this.ops, () => this.wake());
+    this.replicas = new ReplicaDesk(env, this.turns, () => this.wake());
+    this.maker = new DiskMaker(env, this.ops, this.replicas, () => this.wake());
     this.usage = new Usage(env, () => this.publish(this.snapshot));
     this.surroundings = new Surroundings(env, () => this.wake());
     this.vms = new VmDesk(env, {
@@ -125,6 +128,7 @@ export class AgentLoop {
       guests: this.guests,
       usage: this.usage,
       hangs: this.hangs,
+      replicas: this.replicas,
       protection: this.protection,
       snapshots: this.snapshots,
       turns: this.turns,
@@ -162,6 +166,11 @@ export class AgentLoop {
   wake(): void {
     this.rung = true;
     this.ring?.();
+  }
+
+  /** The kernel says that both copies behind that device were written while apart. */
+  splitSeen(minor: number): void {
+    this.replicas.splitSeen(minor);
   }
 
   /** The last snapshot of the ledger, and its age: pages show them with the ledger gone. */
@@ -227,6 +236,8 @@ export class AgentLoop {
       if (failoverAgain !== null) again = Math.min(again, failoverAgain);
       if (this.env.witness !== true && s.recovering === null)
         this.migrations.look(s, this.snapshotMs, this.observed);
+      if (this.env.witness !== true && s.recovering === null)
+        again = Math.min(again, this.replicas.look(s, this.observed) ?? idlePassMs);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));
       this.completed ??= now;
       if (this.env.witness !== true && s.recovering === null) {
@@ -327,6 +338,7 @@ export class AgentLoop {
       () => this.health(),
       epoch,
       this.surroundings.drives,
+      this.replicas.unusable,
     );
   }
 
@@ -350,7 +362,7 @@ export class AgentLoop {
         text: (this.hypervisorError ?? '').slice(0, 500),
       },
     ];
-    out.push(...this.surroundings.health(), ...this.failovers.health());
+    out.push(...this.surroundings.health(), ...this.failovers.health(), ...this.replicas.health());
     const recovering = this.snapshot?.recovering ?? null;
     if (recovering !== null) out.push({ part: 'recovery', ok: false, text: recovering });
     const unreadable = this.snapshot?.unreadable ?? [];

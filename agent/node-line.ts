@@ -23,6 +23,7 @@ export class NodeLine {
     health: () => Health[],
     epoch: number | null,
     drives: readonly NodeDrive[] | null = null,
+    replication: string | null = null,
   ): Promise<void> {
     const { env } = this;
     const wall = env.clock.wallMs();
@@ -50,6 +51,7 @@ export class NodeLine {
       pools: pools.slice(0, 32),
       health: health(),
       ...(drives === null ? {} : { drives: [...drives] }),
+      ...(replication === null ? {} : { replication }),
       hears: Object.fromEntries(
         env.radio.heard().flatMap((h) => (h.beatAgeMs === null ? [] : [[h.node, Math.round(h.beatAgeMs)]])),
       ),

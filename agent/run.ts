@@ -15,6 +15,8 @@ import { Upkeep } from './cluster/upkeep.js';
 import { VoterLoop } from './cluster/voters.js';
 import { VoterSeat } from './cluster/voter-seat.js';
 import { ConsoleDoor } from './consoles/door.js';
+import { Drbd } from './drbd/drbd.js';
+import { FenceDoor, FenceJudge } from './drbd/fence-door.js';
 import type { AgentEnv, Log } from './env.js';
 import { FencePrograms } from './fence/fence-programs.js';
 import { Seeds } from './guest/seed.js';
@@ -146,7 +148,7 @@ export async function runAgent(
     peers: { libvirt: (address) => tlsPeer(address, tls) },
     hypervisor,
     volumes,
-    ...(witness ? {} : { drives: new DriveList(new Lvm(), clock) }),
+    ...(witness ? {} : { drives: new DriveList(new Lvm(), clock), replication: new Drbd({ node, clock }) }),
     seeds: new Seeds({ stateDir }),
     bridges: new Bridges({ node }),
     machine: witness ? noGuests(machine) : machine,
@@ -202,6 +204,16 @@ export async function runAgent(
   };
   const ledgerSnapshots = new SnapshotKeeper({ dir: snapshotsDir(stateDir), ledger, members, clock, log });
   const loop = new AgentLoop(env, onSnapshot, alsoHealth, () => keeper.beat());
+  const { replication } = env;
+  // The kernel asks here before it lets a lonely copy be written to, so it opens before any pair does.
+  const door =
+    replication === undefined
+      ? null
+      : new FenceDoor({
+          path: path.join(runtimeDir, 'fence.sock'),
+          judge: new FenceJudge({ ...env, replication }),
+          onSplit: (minor) => loop.splitSeen(minor),
+        });
   const join = joinApp({
     config,
     cluster: () => (store === null || meta === null ? null : { store, meta: meta.value }),
@@ -302,6 +314,7 @@ export async function runAgent(
 
   meter.start();
   await http.start();
+  await door?.start();
   libvirt?.open();
   machine.start();
   // The boot probe takes seconds where KVM only seems to be there: begun now, so that the first pass finds it done.
@@ -350,6 +363,7 @@ export async function runAgent(
       await radio.stop();
       consoles.stop();
       await http.stop();
+      door?.stop();
       machine.stop();
       await libvirt?.close();
       await ledger.close();

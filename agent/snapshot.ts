@@ -9,6 +9,7 @@ import type { Pool } from '../core/domain/pool.js';
 import type { Live, TokenRecord } from '../core/domain/cluster.js';
 import { policyDefault, policySchema, type Fenced, type Policy } from '../core/domain/ha.js';
 import { recoveryText } from '../core/domain/recovery.js';
+import type { Replica } from '../core/domain/replica.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
 import {
   ledger as kinds,
@@ -36,6 +37,8 @@ export interface Snapshot {
   readonly specs: ReadonlyMap<string, Kept<VmSpec>>;
   readonly owns: ReadonlyMap<string, Kept<VmOwn>>;
   readonly disks: ReadonlyMap<string, Kept<Disk>>;
+  /** By VM. */
+  readonly replicas: ReadonlyMap<string, Kept<Replica>>;
   readonly pools: ReadonlyMap<string, Kept<Pool>>;
   readonly images: ReadonlyMap<string, Kept<Image>>;
   readonly networks: ReadonlyMap<string, Kept<Network>>;
@@ -116,6 +119,7 @@ export class Snapshots {
       vmSpec: new Map<string, Kept<VmSpec>>(),
       vmOwn: new Map<string, Kept<VmOwn>>(),
       disk: new Map<string, Kept<Disk>>(),
+      replica: new Map<string, Kept<Replica>>(),
       pool: new Map<string, Kept<Pool>>(),
       image: new Map<string, Kept<Image>>(),
       network: new Map<string, Kept<Network>>(),
@@ -177,6 +181,7 @@ export class Snapshots {
       specs: maps.vmSpec,
       owns: maps.vmOwn,
       disks: maps.disk,
+      replicas: maps.replica,
       pools: maps.pool,
       images: maps.image,
       networks: maps.network,

@@ -88,8 +88,9 @@ export class LedgerTables {
     token: new Map(),
     seen: new Map(),
     fenced: new Map(),
-    // Never read here: it has secrets.
+    // Never read here: they have secrets.
     bmc: new Map(),
+    replica: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

@@ -281,6 +281,7 @@ export class View {
       case 'meta':
       case 'token':
       case 'bmc':
+      case 'replica':
       case 'seen':
       case 'fenced':
         break;

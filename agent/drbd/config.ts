@@ -1,5 +1,5 @@
 import { FlotillaError } from '../../core/domain/error.js';
-import { replicaSchema, type Replica } from '../../core/domain/replica.js';
+import { replicaSchema, volumesOf, type Replica } from '../../core/domain/replica.js';
 import { idSchema, parse } from '../../core/domain/schema.js';
 
 /** A VM's resource. One that does not begin so is somebody else's and is never touched. */
@@ -12,8 +12,6 @@ export function vmOfResource(name: string): string | null {
   const id = idSchema.safeParse(name.startsWith(mark) ? name.slice(mark.length) : '');
   return id.success ? id.data : null;
 }
-
-export const devicePath = (minor: number): string => `/dev/drbd${minor}`;
 
 /**
  * How a pair behaves. Protocol C: a write is done when both have it. A lost peer freezes the writes until the ledger knows
@@ -65,7 +63,7 @@ export function resourceConfig(replica: Replica, me: string): string {
   const side = (n: Replica['nodes'][number]): string[] => [
     `  on ${n.node} {`,
     `    address ipv4 ${n.address}:${r.port};`,
-    ...r.volumes.map(
+    ...volumesOf(r).map(
       (v) => `    volume ${v.volume} { device minor ${v.minor}; disk ${v.below}; meta-disk internal; }`,
     ),
     '  }',

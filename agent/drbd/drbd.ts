@@ -159,7 +159,12 @@ export class Drbd implements Replication {
     o: ToolOptions = { deadlineMs: commandMs },
   ): Promise<void> {
     try {
-      await this.#run('drbdadm', ['-c', this.#path(vm), ...words, on], { ...o, finish: true });
+      await this.#run('drbdadm', ['-c', this.#path(vm), ...words, on], {
+        ...o,
+        finish: true,
+        // Its host name may be another than the node's in the cluster.
+        env: { __DRBD_NODE__: this.#o.node },
+      });
     } catch (e) {
       throw withoutSecret(e);
     }

@@ -52,7 +52,8 @@ export class Protection {
   private choose(spec: VmSpec, own: VmOwn, pools: readonly Pool[]): StandbyChoice {
     const loads = this.at?.loads;
     if (loads === undefined) return nobody;
-    const vm = { owner: own.owner, standby: own.standby, memoryMiB: spec.memoryMiB, pools };
+    const only = own.copies.find((c) => c.node !== own.owner)?.node ?? null;
+    const vm = { owner: own.owner, standby: own.standby, memoryMiB: spec.memoryMiB, pools, only };
     const choice = chooseStandby(vm, loads.nodesFor(spec.id, vm, this.heard));
     if (choice.ok) loads.promise(spec.id, vm, choice.node);
     return choice;

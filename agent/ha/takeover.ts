@@ -1,4 +1,5 @@
 import type { FailoverAction } from '../../core/decide/failover.js';
+import { staleFor } from '../../core/decide/replica.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { FailoverTimeline } from '../../core/domain/ha.js';
 import type { Op } from '../../core/domain/op.js';
@@ -35,9 +36,7 @@ export class Takeover {
     const next: VmOwn = {
       ...own,
       owner: node,
-      // Chosen anew by its owner once it runs.
-      standby: null,
-      sync: 'none',
+      ...this.copiesAfter(own),
       gen: own.gen + 1,
       state: 'running',
       fence: { armed: true, waitMs },
@@ -70,9 +69,26 @@ export class Takeover {
     const own = s.own.value;
     await this.own.swap(
       s,
-      { ...own, owner: this.env.node, standby: null, sync: 'none', gen: own.gen + 1, migration: null },
+      {
+        ...own,
+        owner: this.env.node,
+        ...this.copiesAfter(own),
+        gen: own.gen + 1,
+        migration: null,
+      },
       { compare: [...absent(a.from, a.absence.seenRevision), ...standbyAbsent(a, own), this.stays(s)] },
     );
+  }
+
+  /**
+   * The standby is chosen anew by the new owner once it runs. Where the disks have a copy here, it is the old owner,
+   * whose copy counts as stale from now on: what it wrote last nobody was told of, and it may never have come here.
+   */
+  private copiesAfter(own: VmOwn): Pick<VmOwn, 'standby' | 'sync' | 'synced' | 'syncEpoch' | 'copies'> {
+    const { sync, synced, syncEpoch, copies } =
+      own.copies.length > 0 ? staleFor(own, this.env.node) : { ...own, sync: 'none' as const };
+    const standby = own.copies.length > 0 ? own.owner : null;
+    return { standby, sync, synced, syncEpoch, copies };
   }
 
   /** This node is still of the cluster, and not leaving it: its removal has seen that it owns nothing. */

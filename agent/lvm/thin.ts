@@ -68,6 +68,25 @@ export class ThinPools {
     return thinPath(disk, pool);
   }
 
+  /**
+   * A volume that is one of two copies, with room for what DRBD notes at its end; `format` writes that before anybody
+   * takes it for whole.
+   *
+   * @param format - null: it may not be made, since it is known to have held data
+   * @throws FlotillaError `not-found`: it is not there and may not be made
+   */
+  async openCopy(disk: Disk, pool: Pool, format: (() => Promise<void>) | null): Promise<void> {
+    const { lvm } = this.#o;
+    const group = groupName(pool.id);
+    const name = volumeName(disk.id);
+    const found = this.#volume(await lvm.look(), pool, name);
+    if (found !== undefined && !found.lv_tags.includes(makingTag)) return lvm.activate(group, name);
+    if (format === null) throw gone(disk, pool);
+    await this.make({ ...disk, sizeBytes: disk.sizeBytes + notesBytes(disk.sizeBytes) }, pool);
+    await format();
+    await this.done(disk, pool);
+  }
+
   async done(disk: Disk, pool: Pool): Promise<void> {
     await this.#o.lvm.untag(groupName(pool.id), volumeName(disk.id), makingTag);
   }
@@ -75,11 +94,7 @@ export class ThinPools {
   async grow(disk: Disk, pool: Pool): Promise<void> {
     const g = await this.#ready(pool, `Disk "${disk.name}"`);
     const v = this.#volume(g, pool, volumeName(disk.id));
-    if (v === undefined) {
-      throw new FlotillaError('not-found', `Disk "${disk.name}" is not in pool "${pool.name}" here`, {
-        hint: 'Its drive may be missing: see the pool on the node’s page.',
-      });
-    }
+    if (v === undefined) throw gone(disk, pool);
     const size = Math.ceil(disk.sizeBytes / thinPieceBytes) * thinPieceBytes;
     if (v.lv_size > size) {
       throw new FlotillaError(
@@ -259,6 +274,14 @@ export class ThinPools {
     return g.volumes.find((v) => v.vg_name === groupName(pool.id) && v.lv_name === name);
   }
 }
+
+/** What DRBD 8.4 keeps behind the data: a bit for each 4 KiB, in pages, and 36 KiB. @see drbdmeta(8), internal meta data */
+const notesBytes = (bytes: number): number => Math.ceil(bytes / 2 ** 27) * 4096 + 36 * 1024;
+
+const gone = (disk: Pick<Disk, 'name'>, pool: Pick<Pool, 'name'>): FlotillaError =>
+  new FlotillaError('not-found', `Disk "${disk.name}" is not in pool "${pool.name}" here`, {
+    hint: 'Its drive may be missing: see the pool on the node’s page.',
+  });
 
 /** A drive by its serial number (as the node lists it) or its device; names like /dev/sda may change with each boot. */
 function resolve(drive: string, devices: readonly BlockDevice[]): BlockDevice | null {

@@ -152,32 +152,53 @@ export class Disks {
     from: { image: Image; pool: Pool } | null,
     o: WorkOptions,
   ): Promise<void> {
-    const { thin, qemuImg, files, turns } = this.#parts;
+    const { thin, turns } = this.#parts;
     await turns.take(`disk ${disk.id}`, async () => {
       const image = from && (await this.#catalogue.here(from.image, from.pool, pool, o));
       const path = await thin.make(disk, pool);
       if (path === null) return;
-      if (image) {
-        const virtual = await virtualSizeOf(files, image.format, image.path, `Disk "${disk.name}"`);
-        if (virtual > disk.sizeBytes)
-          throw new FlotillaError(
-            'bad-input',
-            `Disk "${disk.name}": ${disk.sizeBytes} bytes are too few for its image of ${virtual}`,
-            { hint: `Give it at least ${virtual} bytes.` },
-          );
-        await qemuImg.convert(
-          image,
-          { format: 'raw', path },
-          {
-            signal: o.signal,
-            progress: (share) => o.progress(share * 0.95, 'copying'),
-            onto: 'zeros',
-          },
-        );
-      }
+      if (image) await this.#onto(disk, image, path, o);
       await thin.done(disk, pool);
       o.progress(1, 'ready');
     });
+  }
+
+  /** Writes the image to a device that reads as zeros, or as an earlier try has left it. */
+  async fillThin(
+    disk: Disk,
+    pool: Pool,
+    from: { image: Image; pool: Pool },
+    device: string,
+    o: WorkOptions,
+  ): Promise<void> {
+    await this.#parts.turns.take(`disk ${disk.id}`, async () =>
+      this.#onto(disk, await this.#catalogue.here(from.image, from.pool, pool, o), device, o),
+    );
+  }
+
+  async #onto(
+    disk: Disk,
+    image: { path: string; format: Image['format'] },
+    path: string,
+    o: WorkOptions,
+  ): Promise<void> {
+    const { qemuImg, files } = this.#parts;
+    const virtual = await virtualSizeOf(files, image.format, image.path, `Disk "${disk.name}"`);
+    if (virtual > disk.sizeBytes)
+      throw new FlotillaError(
+        'bad-input',
+        `Disk "${disk.name}": ${disk.sizeBytes} bytes are too few for its image of ${virtual}`,
+        { hint: `Give it at least ${virtual} bytes.` },
+      );
+    await qemuImg.convert(
+      image,
+      { format: 'raw', path },
+      {
+        signal: o.signal,
+        progress: (share) => o.progress(share * 0.95, 'copying'),
+        onto: 'zeros',
+      },
+    );
   }
 
   /** Writes the image's data, and the disk's own size, to `temp`. */

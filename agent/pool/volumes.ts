@@ -91,6 +91,21 @@ export class Volumes implements VolumesContract {
     if (pool.kind === 'thin') await this.#parts.thin.activate(disk, pool);
   }
 
+  /** This node's copy of a disk that lies on two. @see ThinPools.openCopy */
+  openCopy(disk: Disk, pool: Pool, format: (() => Promise<void>) | null): Promise<void> {
+    return this.#parts.turns.take(`disk ${disk.id}`, () => this.#parts.thin.openCopy(disk, pool, format));
+  }
+
+  fillDisk(
+    disk: Disk,
+    pool: Pool,
+    from: { image: Image; pool: Pool },
+    device: string,
+    o: WorkOptions,
+  ): Promise<void> {
+    return this.#disks.fillThin(disk, pool, from, device, o);
+  }
+
   diskPath(disk: Pick<Disk, 'id' | 'format'>, pool: Pool): string {
     return pool.kind === 'thin' ? thinPath(disk, pool) : diskPath(disk, pool);
   }

@@ -1,4 +1,5 @@
 import { html } from 'hono/html';
+import { copyLine } from '../../core/domain/copy-words.js';
 import type { NodeDrive, PoolUse } from '../../core/domain/node.js';
 import type { VmPhase, VmState } from '../../core/domain/vm.js';
 import type { RadioEvent } from '../../core/wire/radio.js';
@@ -71,7 +72,7 @@ function vmRow(v: StatusView, s: VmState): Part {
   const rate = (a: number, b: number) => `${bytes(a)}/s, ${bytes(b)}/s`;
   return html`<tr>
     <th scope="row">${s.name}</th>
-    ${cell('State', html`<span class="${phaseLevel[s.phase]}">${s.phase}</span>${since}${why === '' ? '' : html`<br />${why}`}${pending}${protection(s)}`)}
+    ${cell('State', html`<span class="${phaseLevel[s.phase]}">${s.phase}</span>${since}${why === '' ? '' : html`<br />${why}`}${pending}${protection(s)}${copies(s)}`)}
     ${cell('Addresses', s.addresses.join(', '))}
     ${cell('CPU', st === null ? '' : percent(st.cpuPct, 100), 'n')}
     ${cell('Memory', st === null ? '' : `${memory(st.memoryUsedBytes)} of ${memory(st.memoryBytes)}`, 'n')}
@@ -90,6 +91,17 @@ function protection({ ha }: VmState): Part | string {
     paused: ['warn', 'HA paused'] as const,
   }[ha.state];
   return html`<br /><span class="${level}">${word}</span>${text === '' ? '' : `: ${text}`}`;
+}
+
+/** How the copies of its disks stand, where one is not in sync. */
+function copies(s: VmState): Part[] {
+  return (s.copies ?? [])
+    .filter((c) => c.state !== 'in-sync')
+    .map(
+      (c) =>
+        html`<br /><span class="${c.state === 'syncing' ? 'quiet' : 'bad'}">disk ${c.name}</span>:
+          ${copyLine(c)}`,
+    );
 }
 
 export function poolsSection(v: StatusView): Part {

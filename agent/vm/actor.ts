@@ -2,12 +2,13 @@ import type { VmStep } from '../../core/decide/vm-view.js';
 import type { HotStep } from '../../core/decide/hardware.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { FailoverPhase } from '../../core/domain/ha.js';
-import type { Disk } from '../../core/domain/disk.js';
+import { isReplicated, type Disk } from '../../core/domain/disk.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
+import { withoutCopy } from '../replica/replica-desk.js';
 import type { OpBook } from '../op-book.js';
 import { cdromXml, diskXml, domainXml, nicXml, targets } from './domain-xml.js';
 import { putDisk } from './disk-maker.js';
@@ -17,6 +18,10 @@ import { wantedHardware } from './want.js';
 
 /** How long QEMU may take to come up: a cold cache and a loaded node take seconds, a hung pool takes for ever. */
 const startDeadlineMs = 60_000;
+
+/** libvirt kills a QEMU that does not end by itself within 10 s; after this long it has, ms. */
+const killedMs = 16_000;
+const killLookMs = 250;
 
 const unarmed: VmOwn['fence'] = { armed: false, waitMs: 0 };
 
@@ -123,10 +128,31 @@ export class VmActor {
         return this.delete(s);
       case 'remove-foreign':
         env.log.warn(`removes VM ${s.id} from this node: ${s.own.value.owner} owns it`, { vm: s.id });
-        if (s.domain?.active === true) await ignoreGone(h.stop(s.id, 'destroy'));
+        if (s.domain?.active === true) await this.endForeign(s.id);
         await this.undefine(s.id);
         return this.own.record(s, s.own.value);
     }
+  }
+
+  /**
+   * Ends a machine that is no longer this node's. One whose writes are frozen in the kernel cannot die before they have
+   * ended, so they are let go, when it has certainly been told to die: nothing of it runs any more, and what it wrote is
+   * given up by {@link ReplicaDesk}. @see safety 7
+   */
+  private async endForeign(id: string): Promise<void> {
+    const { replication, clock } = this.env;
+    const ended = ignoreGone(this.env.hypervisor.stop(id, 'destroy'));
+    if (replication === undefined) return ended;
+    let over = false;
+    ended
+      .catch(() => undefined)
+      .finally(() => (over = true))
+      .catch(() => undefined);
+    const untilMs = clock.nowMs() + killedMs;
+    while (!over && clock.nowMs() < untilMs) await clock.sleep(killLookMs);
+    const pair = over ? undefined : (await replication.observe()).pairs.get(id);
+    if (pair?.suspended === true) await replication.resume(pair.volumes.map((v) => v.minor));
+    return ended;
   }
 
   private async start(s: Subject, step: Extract<VmStep, { do: 'start' }>): Promise<void> {
@@ -152,6 +178,8 @@ export class VmActor {
     if (again) await this.own.confirm(s);
     else await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false });
     if (fence.armed) await this.own.leaveTakeover(s, gen);
+    // Only the owner writes; where the other copy is out of reach the kernel asks the ledger before it agrees.
+    if (s.snapshot.replicas.has(s.id)) await env.replication?.promote(s.id);
     this.onPhase(s.id, 'disk-ready');
     // A fresh object: what libvirt remembers of the last run (why it went off) must not be taken for this one's.
     if (s.domain !== null) await this.undefine(s.id, true);
@@ -233,7 +261,9 @@ export class VmActor {
   private async openDisk(id: string, s: Subject): Promise<void> {
     const disk = s.snapshot.disks.get(id)?.value;
     const pool = disk && s.snapshot.pools.get(disk.pool)?.value;
-    if (pool !== undefined) await this.env.volumes.openDisk(disk as Disk, pool);
+    // The copies are open as long as the node is up.
+    if (pool !== undefined && !isReplicated(disk as Disk))
+      await this.env.volumes.openDisk(disk as Disk, pool);
   }
 
   /** An ISO may lie in the local pool of another node. */
@@ -286,6 +316,7 @@ export class VmActor {
     if (live === undefined || node === undefined) throw staleView(s);
     if (s.domain?.active === true) await ignoreGone(env.hypervisor.stop(s.id, 'destroy'));
     await this.undefine(s.id, true);
+    if (s.snapshot.replicas.has(s.id)) await env.replication?.demote(s.id);
     const own = s.own.value;
     const beganMs = env.clock.wallMs() - Math.round(env.clock.nowMs() - step.sinceMs);
     const op = failoverOp(env, s, {
@@ -304,9 +335,8 @@ export class VmActor {
       {
         ...own,
         owner: to,
-        // Chosen anew by its owner once it runs.
-        standby: null,
-        sync: 'none',
+        // Chosen anew by its owner once it runs; copies of disks are where they are, and the same.
+        ...(own.copies.length > 0 ? { standby: env.node } : { standby: null, sync: 'none' as const }),
         gen: own.gen + 1,
         state: 'stopped',
         fence: unarmed,
@@ -419,6 +449,8 @@ export class VmActor {
     this.own.guard(s);
     await this.undefine(s.id);
     const disks = [...s.snapshot.disks.values()].filter((d) => d.value.vm === s.id);
+    const replica = s.snapshot.replicas.get(s.id);
+    if (replica !== undefined) await env.replication?.down(s.id);
     for (const d of disks) {
       const pool = s.snapshot.pools.get(d.value.pool);
       if (pool !== undefined) await env.volumes.removeDisk(d.value, pool.value);
@@ -435,6 +467,8 @@ export class VmActor {
         n.address === null ? [] : [{ del: unique.address(n.network, n.address) }],
       ),
     ];
+    // The other node takes its copies away when it can: that may be long after.
+    if (replica !== undefined) writes.push(...withoutCopy(replica.value, env.node));
     const now = env.clock.wallMs();
     for (const k of s.snapshot.ops.values()) {
       if (k.value.subject.id !== s.id || k.value.kind !== 'vm.delete' || k.value.state === 'done') continue;
@@ -443,7 +477,13 @@ export class VmActor {
       writes.push({ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) });
     }
     const r = await env.ledger.txn(
-      [...this.own.guard(s), { key: kinds.vmSpec.key(s.id), modRevision: s.spec.modRevision }],
+      [
+        ...this.own.guard(s),
+        { key: kinds.vmSpec.key(s.id), modRevision: s.spec.modRevision },
+        ...(replica === undefined
+          ? []
+          : [{ key: kinds.replica.key(s.id), modRevision: replica.modRevision }]),
+      ],
       writes,
     );
     if (!r.done) throw staleView(s);

@@ -1,8 +1,9 @@
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import type { Disk } from '../../core/domain/disk.js';
+import { isReplicated, type Disk } from '../../core/domain/disk.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
-import type { AgentEnv } from '../env.js';
+import type { AgentEnv, WorkOptions } from '../env.js';
+import type { ReplicaDesk } from '../replica/replica-desk.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 
@@ -13,13 +14,15 @@ const atOnce = 2;
 export class DiskMaker {
   private readonly env: AgentEnv;
   private readonly ops: OpBook;
+  private readonly replicas: Pick<ReplicaDesk, 'paired' | 'fill'>;
   private readonly wake: () => void;
   private readonly jobs = new Map<string, AbortController>();
   private stopped = false;
 
-  constructor(env: AgentEnv, ops: OpBook, wake: () => void) {
+  constructor(env: AgentEnv, ops: OpBook, replicas: Pick<ReplicaDesk, 'paired' | 'fill'>, wake: () => void) {
     this.env = env;
     this.ops = ops;
+    this.replicas = replicas;
     this.wake = wake;
   }
 
@@ -60,6 +63,8 @@ export class DiskMaker {
   make(disk: Disk, s: Snapshot, op: Op | undefined): void {
     const kept = s.disks.get(disk.id);
     if (kept === undefined || this.jobs.has(disk.id) || this.jobs.size >= atOnce) return;
+    // Its two copies come first.
+    if (isReplicated(disk) && !this.replicas.paired(disk, s)) return;
     const abort = new AbortController();
     this.jobs.set(disk.id, abort);
     void this.work(kept, s, op, abort.signal).finally(() => {
@@ -84,12 +89,14 @@ export class DiskMaker {
           throw missing('image is not in the catalogue', 'Import the image again or delete the VM.');
         from = { image, pool: imagePool };
       }
-      await this.env.volumes.makeDisk(disk, pool, from, {
+      const o: WorkOptions = {
         signal,
         progress: (share, step) => {
           if (op !== undefined) this.ops.progress(op, share, step ?? `makes disk ${disk.name}`);
         },
-      });
+      };
+      if (isReplicated(disk)) await this.replicas.fill(disk, pool, from, s, o);
+      else await this.env.volumes.makeDisk(disk, pool, from, o);
       await putDisk(this.env, kept, { ...disk, state: 'ready', madeBytes: disk.sizeBytes, error: null });
     } catch (e) {
       if (this.stopped) return; // made again after the restart

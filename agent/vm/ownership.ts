@@ -104,10 +104,10 @@ export class Ownership {
   }
 }
 
-/** The shared pools of a VM whose disks are all on such; else none. */
+/** The shared pools of a VM that another node could start; else none. */
 export function sharedPools(s: Pick<Subject, 'spec' | 'snapshot'>): readonly Pool[] {
   const reach = reachOf(s.spec.value, valuesOf(s.snapshot.disks), valuesOf(s.snapshot.pools));
-  return reach.ok ? reach.pools : [];
+  return reach.ok ? reach.pools.filter((p) => p.kind === 'shared') : [];
 }
 
 /** Records without their revisions, looked up when asked for. */

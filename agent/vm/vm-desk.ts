@@ -18,6 +18,7 @@ import type { AgentEnv, KeeperState } from '../env.js';
 import type { GuestHang } from '../ha/guest-hang.js';
 import type { Protection } from '../ha/protection.js';
 import type { OpBook } from '../op-book.js';
+import type { ReplicaDesk } from '../replica/replica-desk.js';
 import type { Kept, Snapshot, Snapshots } from '../snapshot.js';
 import type { VmActor } from './actor.js';
 import type { DiskMaker } from './disk-maker.js';
@@ -53,6 +54,7 @@ export interface VmDeskParts {
   readonly guests: GuestInfo;
   readonly usage: Usage;
   readonly hangs: GuestHang;
+  readonly replicas: Pick<ReplicaDesk, 'waits' | 'making' | 'words'>;
   readonly protection: Protection;
   readonly snapshots: Snapshots;
   readonly turns: Turns;
@@ -138,6 +140,7 @@ export class VmDesk {
       recovering: s.recovering,
       domain,
       disks: this.disksOf(s).get(id) ?? [],
+      copies: { making: this.d.replicas.making(id, s), waits: this.d.replicas.waits(id, s) },
       ops: unfinished.map((k) => k.value),
       diff: this.diff(spec, domain, s),
       memory,
@@ -319,6 +322,7 @@ export class VmDesk {
       guest: this.d.guests.of(id),
       stats: this.d.usage.of(id),
       paths: env.sockets.paths(id),
+      copies: this.d.replicas.words(id, s),
       ha: this.protections.get(id) ?? { state: 'off', text: '', standby: null },
       held: heldWhy(env.keeper.state(), id, domain?.active === true),
     });

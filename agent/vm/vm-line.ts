@@ -1,6 +1,6 @@
 import type { HardwareDiff } from '../../core/decide/hardware.js';
 import type { VmDecision, VmMemory } from '../../core/decide/vm-view.js';
-import type { VmProtection, VmSpec, VmState, VmStats } from '../../core/domain/vm.js';
+import type { CopyWords, VmProtection, VmSpec, VmState, VmStats } from '../../core/domain/vm.js';
 import type { Sockets } from '../env.js';
 import type { Observed } from './domains.js';
 import type { GuestFacts } from './guest-info.js';
@@ -14,6 +14,7 @@ export interface KnownVm {
   readonly memory: VmMemory;
   readonly guest: GuestFacts | null;
   readonly stats: VmStats | null;
+  readonly copies: readonly CopyWords[];
   readonly ha: VmProtection;
   /** Why the keeper keeps its machine frozen or has killed it; null: it does not. */
   readonly held: string | null;
@@ -32,6 +33,7 @@ export function vmLine(v: KnownVm): Omit<VmState, 'node' | 'boot' | 'seq' | 'atM
     phase: decision.phase,
     reason: (v.held === null ? decision.reason : `held by the keeper: ${v.held}`).slice(0, 500),
     error: v.memory.failure?.error ?? null,
+    ...(v.copies.length === 0 ? {} : { copies: [...v.copies] }),
     ha: v.ha,
   };
   if (!active) {

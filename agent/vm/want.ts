@@ -1,5 +1,7 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { cpusMaxFor, type Hardware } from '../../core/domain/hardware.js';
+import { isReplicated } from '../../core/domain/disk.js';
+import { devicePath } from '../../core/domain/replica.js';
 import type { VmSpec } from '../../core/domain/vm.js';
 import type { Volumes } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
@@ -28,7 +30,10 @@ export function wantedHardware(spec: VmSpec, s: Snapshot, volumes: Volumes, seed
       const pool = disk && s.pools.get(disk.pool)?.value;
       if (disk === undefined) throw missing(`disk ${id}`);
       if (pool === undefined) throw missing(`pool ${disk.pool} of disk ${disk.name}`);
-      return { id, bus, path: volumes.diskPath(disk, pool), format: disk.format };
+      if (!isReplicated(disk)) return { id, bus, path: volumes.diskPath(disk, pool), format: disk.format };
+      const volume = s.replicas.get(spec.id)?.value.volumes.find((v) => v.disk === id);
+      if (volume === undefined) throw missing(`the pair of disk ${disk.name}`);
+      return { id, bus, path: devicePath(volume.minor), format: disk.format };
     }),
     cdroms: spec.cdroms.map(({ image: id }) => {
       if (id === null) return null;

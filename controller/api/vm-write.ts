@@ -1,5 +1,6 @@
 import { macFrom } from '../../core/decide/mac.js';
 import {
+  placeCopy,
   placementPolicy,
   placementText,
   refusals,
@@ -7,13 +8,16 @@ import {
   type PlacementRequest,
 } from '../../core/decide/plan/fit.js';
 import type { PlanVm } from '../../core/decide/plan/model.js';
-import { place, protectionOf, type Placement } from '../../core/decide/plan/placement.js';
+import { place, protectionOf } from '../../core/decide/plan/placement.js';
 import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
+import { newCopies, newReplica } from '../../core/decide/replica-edit.js';
+import { isReplicated } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Image } from '../../core/domain/image.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import type { Op } from '../../core/domain/op.js';
 import { poolHasNode } from '../../core/domain/pool.js';
+import type { Replica } from '../../core/domain/replica.js';
 import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../../core/wire/rest.js';
@@ -75,8 +79,9 @@ export class VmWrites {
       await this.macsFree(input.nics, ids.vm);
       const edit = createVm(ids.vm, input, await this.editContext(input.nics));
       const nodes = await this.reckonable();
-      const { node, warnings } = this.placeVm(input, edit);
+      const { node, copy, warnings } = this.placeVm(input, edit);
       const made = edit.made.map((m) => placed(m, node));
+      const replica = copy === null ? null : await this.replicaOf(ids.vm, edit, [node, copy]);
       const own: VmOwn = {
         owner: node,
         standby: null,
@@ -89,6 +94,7 @@ export class VmWrites {
         synced: [],
         syncEpoch: 0,
         failoversMs: [],
+        ...(copy === null ? {} : newCopies(node, copy)),
       };
       const op = newOp(deps, {
         id: ids.op,
@@ -107,6 +113,13 @@ export class VmWrites {
         .put(kinds.op, ids.op, op);
       const record = nodes.get(node);
       if (record !== undefined) change.promises(kinds.node.key(node), record);
+      const second = copy === null ? undefined : nodes.get(copy);
+      if (copy !== null && second !== undefined) change.promises(kinds.node.key(copy), second);
+      if (replica !== null) {
+        change.at(kinds.replica.key(ids.vm), null).put(kinds.replica, ids.vm, replica);
+        change.take(unique.replicaPort(replica.port), ids.vm);
+        for (const v of replica.volumes) change.take(unique.minor(v.minor), ids.vm);
+      }
       for (const m of made) change.put(kinds.disk, m.disk.id, m.disk);
       this.addKeys(change, edit, ids.vm);
       return { change, answer: () => ({ op, vmId: ids.vm, warnings }) };
@@ -412,6 +425,7 @@ export class VmWrites {
         name: m.disk.name,
         pool: m.pool,
         sizeBytes: m.disk.sizeBytes,
+        replicated: isReplicated(m.disk),
         image:
           m.image === null || m.disk.source.kind !== 'image'
             ? null
@@ -426,24 +440,37 @@ export class VmWrites {
   }
 
   /** @throws FlotillaError `no-node-fits`, `no-failover-room`, `no-space`, `not-found` */
-  private placeVm(input: VmCreate, edit: VmEdit): Extract<Placement, { ok: true }> {
+  private placeVm(
+    input: VmCreate,
+    edit: VmEdit,
+  ): { readonly node: string; readonly copy: string | null; readonly warnings: readonly string[] } {
     const { view } = this.deps;
     if (input.node !== undefined && view.find('node', input.node) === null)
       throw notFound('node', input.node);
     const nodes = view.clusterNodes();
     const pools = edit.made.map((m) => m.pool);
-    const shared = pools.every((p) => p.kind === 'shared');
+    const reached = edit.made.every((m) => m.pool.kind === 'shared' || isReplicated(m.disk));
+    const request = this.request(edit.spec, edit, input.node ?? null);
     const answer = place({
-      request: this.request(edit.spec, edit, input.node ?? null),
+      request,
       vm: newcomer(edit.spec, {
-        alone: !edit.spec.ha.enabled || !shared,
+        alone: !edit.spec.ha.enabled || !reached,
         on: nodes.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id),
       }),
       nodes,
       cluster: clusterOf(view),
       admission: view.ledger.policy.plan.admission,
     });
-    if (answer.ok) return answer;
+    if (answer.ok) {
+      const { node, warnings } = answer;
+      if (!edit.made.some((m) => isReplicated(m.disk))) return { node, copy: null, warnings };
+      const second = placeCopy(request, { owner: node, preferred: answer.standby }, nodes);
+      if (second.ok) return { node, copy: second.node, warnings };
+      throw refusal(
+        `VM "${input.name}" fits on ${node}, but no other node can hold its copies`,
+        second.nodes,
+      );
+    }
     const told = answer.nodes.filter((n) => n.reasons.every((r) => r.reason !== 'not-asked'));
     if (answer.code === 'no-node-fits') throw refusal(`VM "${input.name}" fits on no node`, told);
     throw noFailoverRoom(`VM "${input.name}" is not made`, answer.shortfalls, told);
@@ -464,6 +491,28 @@ export class VmWrites {
     if (shortfalls.length === 0) return [];
     if (admission === 'warn') return shortfalls.map((x) => `${x.text}. ${x.help}`);
     throw noFailoverRoom(`VM "${spec.name}" is not started`, shortfalls, []);
+  }
+
+  /** The pair of the disks that lie on two nodes, with numbers that nobody else has. */
+  private async replicaOf(
+    vm: string,
+    edit: VmEdit,
+    [a, b]: readonly [string, string],
+  ): Promise<Replica | null> {
+    const { ledger, chance, view } = this.deps;
+    const taken = async (prefix: string): Promise<Set<number>> =>
+      new Set((await ledger.list(prefix)).entries.map((e) => Number(e.key.slice(prefix.length))));
+    const node = (id: string) => ({
+      id,
+      addresses: view.ledger.tables.node.get(id)?.value.addresses ?? [],
+    });
+    return newReplica({
+      vm,
+      disks: edit.made.map((m) => m.disk),
+      nodes: [node(a), node(b)],
+      secret: chance.hex(16),
+      taken: { minors: await taken(unique.minorPrefix), ports: await taken(unique.replicaPortPrefix) },
+    });
   }
 
   /** @throws FlotillaError `no-node-fits`, `no-space`: an edit asks for more than the owner has */

@@ -51,8 +51,9 @@ export function pairs(text: string, first: string, known: readonly string[]): Re
 
 /** `--disk 10G,pool=fast,name=root,image=debian,mode=linked`. */
 export function diskOf(text: string): Record<string, unknown> {
-  const p = pairs(text, 'size', ['size', 'pool', 'name', 'bus', 'format', 'image', 'mode']);
-  const { size, ...rest } = p;
+  const p = pairs(text, 'size', ['size', 'pool', 'name', 'bus', 'format', 'image', 'mode', 'replicas']);
+  const { size, replicas, ...others } = p;
+  const rest = { ...others, ...(replicas === undefined ? {} : { replicas: wholeNumber(replicas) }) };
   return size === undefined ? rest : { ...rest, sizeBytes: parseSize(size, 'The disk’s size') };
 }
 

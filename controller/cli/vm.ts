@@ -1,4 +1,6 @@
 import { Option, type Command } from 'commander';
+import { copyLine } from '../../core/domain/copy-words.js';
+import { isReplicated } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { RestCall, VmRow, VmView } from '../../core/wire/rest.js';
@@ -227,7 +229,11 @@ function createOptions(c: Command): Command {
       .option('--size <size>', 'size of that first disk, e.g. 10G')
       .option('--linked', 'store only what differs from the image')
       .option('--pool <pool>', 'pool of that first disk')
-      .option('--disk <spec>', 'size=10G,pool=…,name=…,image=…,bus=…,format=…,mode=full|linked', collect)
+      .option(
+        '--disk <spec>',
+        'size=10G,pool=…,replicas=1|2,name=…,image=…,bus=…,format=…,mode=full|linked',
+        collect,
+      )
       .option('--nic <spec>', 'network=lan,address=…|auto|none,mac=…,model=…', collect);
   }
   return waiting(haOptions(c));
@@ -394,7 +400,7 @@ function vmFacts(v: VmView): (readonly [string, string | null])[] {
       (d) =>
         [
           `Disk ${d.name}`,
-          `${formatSize(d.sizeBytes)} ${d.format}, ${d.state}${d.error === null ? '' : `: ${d.error.message}`}`,
+          `${formatSize(d.sizeBytes)} ${d.format}, ${d.state}${d.error === null ? '' : `: ${d.error.message}`}${copiesOf(v, d)}`,
         ] as const,
     ),
     ...v.spec.cdroms.map((c, i) => [`CD drive ${i + 1}`, c.image ?? 'empty'] as const),
@@ -410,6 +416,14 @@ function vmFacts(v: VmView): (readonly [string, string | null])[] {
     ['Problems', v.problems.join('; ')],
     ['Error', v.error === null ? null : `${v.error.message} [${v.error.code}]`],
   ];
+}
+
+/** How the two copies of a disk stand; empty: it has one. */
+function copiesOf(v: VmView, d: VmView['disks'][number]): string {
+  if (!isReplicated(d)) return '';
+  const nodes = (v.own?.copies ?? []).map((c) => c.node).join(' and ');
+  const words = v.observed?.copies?.find((c) => c.disk === d.id);
+  return `; on ${nodes}, ${words === undefined ? 'its node does not say how' : copyLine(words)}`;
 }
 
 /** Without what was not given. */

@@ -52,6 +52,8 @@ export interface Arming {
 export function decideArming(spec: VmSpec, own: VmOwn, active: boolean, v: ArmingView): Arming {
   const { keeper } = v;
   const wanted = spec.ha.enabled && !v.paused && v.reach.ok;
+  // What its standby has may lack writes.
+  const behind = v.reach.ok && v.reach.copied && own.sync !== 'ok';
   const say = (state: VmProtection['state'], text = ''): VmProtection => ({
     state,
     text: text.slice(0, 500),
@@ -61,7 +63,7 @@ export function decideArming(spec: VmSpec, own: VmOwn, active: boolean, v: Armin
   const answer = (ha: VmProtection, step: ArmStep | null): Arming => ({
     ha,
     step,
-    standby: wanted && v.standby.ok ? v.standby.node : null,
+    standby: wanted && v.standby.ok && !behind ? v.standby.node : null,
     atStart: wanted && keeper?.armable.ok === true,
     inSlice: wanted,
   });
@@ -82,7 +84,8 @@ export function decideArming(spec: VmSpec, own: VmOwn, active: boolean, v: Armin
         : unprotected(why);
     if (armedAnywhere) return answer(ha, { do: 'disarm', why });
     // During a pause the standby stays, so that its end costs nothing.
-    const drop = own.standby !== null && (!spec.ha.enabled || !v.reach.ok);
+    // The node of the other copy stays what it is, HA or not.
+    const drop = own.standby !== null && own.copies.length === 0 && (!spec.ha.enabled || !v.reach.ok);
     return answer(ha, drop ? { do: 'set-standby', node: null } : null);
   }
   if (keeper === null) return answer(unprotected('the keeper of this node does not answer'), null);
@@ -120,11 +123,16 @@ function standbyStep(own: VmOwn, v: ArmingView, w: Words): Arming {
   const { standby } = v;
   if (standby.ok) {
     if (standby.node === own.standby) {
+      if (v.reach.ok && v.reach.copied && own.sync !== 'ok')
+        return w.answer(
+          w.unprotected(`the copy of its disks on ${own.standby} is not in sync: see its disks`),
+          null,
+        );
       if (!w.armable.ok && !own.fence.armed)
         return w.answer(w.unprotected(`the keeper of this node would not arm: ${w.armable.why}`), null);
       return w.answer(w.well, null);
     }
-    const patient = own.standby !== null && v.unfitMs < standbyPatienceMs;
+    const patient = own.copies.length > 0 || (own.standby !== null && v.unfitMs < standbyPatienceMs);
     const why =
       own.standby === null
         ? 'its standby is being chosen'

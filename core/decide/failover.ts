@@ -168,6 +168,8 @@ function roleOf(vm: FailoverVm, v: FailoverView, byId: ReadonlyMap<string, Failo
   if (own.owner === v.me || owner === undefined || owner.absence === null || !vm.ha.enabled) return null;
   if (!v.here.stays) return null;
   if (own.standby === v.me) return { owner, absence: owner.absence, standby: null };
+  // Nobody else has its disks.
+  if (own.copies.length > 0) return null;
   if (!v.here.runsVms) return null;
   if (own.standby === null) return { owner, absence: owner.absence, standby: null };
   const standby = byId.get(own.standby);
@@ -359,7 +361,7 @@ function blockOf(
 ): { readonly code: WaitCode; readonly text: string } | null {
   if (!v.live) return { code: 'no-lease', text: `${v.me} itself has no live lease` };
   if (v.policy.paused) return { code: 'paused', text: 'HA is paused in the whole cluster' };
-  if (vm.own.sync === 'stale')
+  if (vm.own.sync === 'stale' || (vm.own.copies.length > 0 && vm.own.sync !== 'ok'))
     return { code: 'stale', text: 'the copy here may be older than what the guest wrote: a person decides' };
   // What lies there, frozen or not, is older than the disk: it may not pass for the machine of the new owner.
   if (vm.left)

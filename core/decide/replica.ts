@@ -1,5 +1,5 @@
 import type { PairSeen, VolumeSeen } from '../domain/replica.js';
-import type { VmOwn } from '../domain/vm.js';
+import type { CopyWords, VmOwn } from '../domain/vm.js';
 
 /** What a node knows when its kernel asks whether the writes of a pair may go on without the peer. */
 export interface FenceQuestion {
@@ -93,28 +93,7 @@ export function decideSync(
   return { ...own, sync, synced, copies };
 }
 
-/** How the two copies of a disk stand, for people. */
-export type ReplicaState =
-  | 'in-sync'
-  | 'syncing'
-  | 'stale'
-  | 'inconsistent'
-  | 'diskless'
-  | 'split-brain'
-  | 'apart'
-  | 'waiting'
-  | 'unknown';
-
-export interface ReplicaWords {
-  readonly state: ReplicaState;
-  /** What it means for the VM, in a sentence. */
-  readonly text: string;
-  /** The one thing to do; empty: nothing, or it mends itself. */
-  readonly hint: string;
-  /** Share of the copying that is done, 0 to 1, and how long it takes still; null: nothing is copied, or it is not known. */
-  readonly done: number | null;
-  readonly leftS: number | null;
-}
+type Words = Omit<CopyWords, 'disk' | 'name' | 'peer'>;
 
 /**
  * @param o.peer - the node of the other copy
@@ -125,8 +104,8 @@ export function replicaWords(
   pair: PairSeen | null,
   v: VolumeSeen | undefined,
   o: { readonly peer: string; readonly split: boolean; readonly bytesPerS: number | null },
-): ReplicaWords {
-  const say = (state: ReplicaState, text: string, hint = ''): ReplicaWords => ({
+): Words {
+  const say = (state: CopyWords['state'], text: string, hint = ''): Words => ({
     state,
     text,
     hint,
@@ -139,7 +118,7 @@ export function replicaWords(
     return say(
       'split-brain',
       `the copies here and on ${peer} were both written while they were apart`,
-      'Choose which one to keep: flotilla vm repair shows both.',
+      'It mends itself where the ledger proves whose writes count; else the node pages of both say what to do.',
     );
   if (pair.suspended)
     return say(
@@ -167,7 +146,11 @@ export function replicaWords(
       `Bring ${peer} back: the copying goes on by itself.`,
     );
   if (pair.connection === 'StandAlone')
-    return say('apart', `the copies are not connected`, 'Repair it: flotilla vm repair connects them again.');
+    return say(
+      'apart',
+      `the copies are not connected`,
+      'They are connected again within seconds; if not, look at the storage network.',
+    );
   if (pair.connection !== 'Connected')
     return say(
       'stale',

@@ -1,4 +1,4 @@
-import type { Disk } from '../domain/disk.js';
+import { isReplicated, type Disk } from '../domain/disk.js';
 import type { NodeDesired, NodeKeeper, PoolUse } from '../domain/node.js';
 import { poolHasNode, type Pool } from '../domain/pool.js';
 import type { VmSpec } from '../domain/vm.js';
@@ -41,7 +41,13 @@ export interface StandbyNode {
 
 /** Where a VM's disks can be reached from. */
 export type Reach =
-  { readonly ok: true; readonly pools: readonly Pool[] } | { readonly ok: false; readonly why: string };
+  | {
+      readonly ok: true;
+      readonly pools: readonly Pool[];
+      /** A disk has a copy on the standby alone: no other node can stand by, and only while the copies are the same. */
+      readonly copied: boolean;
+    }
+  | { readonly ok: false; readonly why: string };
 
 export interface StandbyVm {
   readonly owner: string;
@@ -49,6 +55,8 @@ export interface StandbyVm {
   readonly standby: string | null;
   readonly memoryMiB: number;
   readonly pools: readonly Pool[];
+  /** The only node that can: it has the other copy of a disk. Null: any that reaches the pools. */
+  readonly only: string | null;
 }
 
 export type StandbyChoice =
@@ -59,19 +67,21 @@ export type StandbyChoice =
       readonly nodes: readonly { readonly node: string; readonly reasons: readonly string[] }[];
     };
 
-/** The shared pools of a VM, each once; or what keeps its disks on one node. */
+/** The pools of a VM that more than one node reaches its disks by, each once; or what keeps its disks on one node. */
 export function reachOf(
   spec: Pick<VmSpec, 'disks'>,
-  disks: { get(id: string): Pick<Disk, 'name' | 'pool'> | undefined },
+  disks: { get(id: string): Pick<Disk, 'name' | 'pool' | 'replicas'> | undefined },
   pools: { get(id: string): Pool | undefined },
 ): Reach {
   const found = new Map<string, Pool>();
+  let copied = false;
   for (const { disk: id } of spec.disks) {
     const disk = disks.get(id);
     if (disk === undefined) return { ok: false, why: `disk ${id} has no record in the ledger` };
     const pool = pools.get(disk.pool);
     if (pool === undefined) return { ok: false, why: `the pool of disk "${disk.name}" is not in the ledger` };
-    if (pool.kind !== 'shared') {
+    if (isReplicated(disk)) copied = true;
+    else if (pool.kind !== 'shared') {
       return {
         ok: false,
         why: `disk "${disk.name}" is on the ${pool.kind} pool "${pool.name}", which no other node reaches`,
@@ -79,7 +89,7 @@ export function reachOf(
     }
     found.set(pool.id, pool);
   }
-  return { ok: true, pools: [...found.values()].sort((a, b) => (a.id < b.id ? -1 : 1)) };
+  return { ok: true, pools: [...found.values()].sort((a, b) => (a.id < b.id ? -1 : 1)), copied };
 }
 
 /** Why a pool is no ground to start a VM on; null: it was written to of late. `ageMs` is added to the probe's age. */
@@ -148,6 +158,7 @@ export function chooseStandby(
   const refused: { node: string; reasons: readonly string[] }[] = [];
   let best: { node: string; share: number } | null = null;
   for (const n of [...nodes].sort((a, b) => (a.id < b.id ? -1 : 1))) {
+    if (vm.only !== null && n.id !== vm.only) continue;
     const reasons = standbyFaults(vm, n, p);
     if (reasons.length > 0) {
       if (n.id !== vm.owner) refused.push({ node: n.id, reasons });

@@ -1,4 +1,4 @@
-import { diskBytesMin, type Disk } from '../domain/disk.js';
+import { diskBytesMin, isReplicated, type Disk } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
 import { vmHaDefault } from '../domain/ha.js';
 import { virtualSizeBytesMax, type Image } from '../domain/image.js';
@@ -131,6 +131,16 @@ export function editVm(
   const mine = disks.filter((d) => before.disks.some((v) => v.disk === d.id) && d.state !== 'deleting');
   const removed = (patch.removeDisks ?? []).map((ref) => findDisk(who, mine, ref));
   const gone = new Set(removed.map((d) => d.id));
+  for (const d of removed) notYet(who, d, 'be removed from it');
+  for (const g of patch.growDisks ?? []) notYet(who, findDisk(who, mine, g.disk), 'grow');
+  if ((patch.addDisks ?? []).some((d) => d.replicas === 2))
+    throw new FlotillaError(
+      'unsupported',
+      `${who} exists: a disk with two copies cannot be added to it yet`,
+      {
+        hint: 'Give it one with replicas=1, or make a VM with such disks.',
+      },
+    );
   const grown = growDisks(who, mine, gone, patch.growDisks ?? []);
   const made = makeDisks(
     who,
@@ -189,9 +199,22 @@ export function editVm(
   };
 }
 
+/** @throws FlotillaError `unsupported` */
+function notYet(who: string, d: Disk, what: string): void {
+  if (isReplicated(d))
+    throw new FlotillaError(
+      'unsupported',
+      `Disk "${d.name}" of ${who} has two copies and cannot ${what} yet`,
+      {
+        hint: 'Make a VM with a disk as it is wanted, and copy inside the guests.',
+      },
+    );
+}
+
 /** A new disk put on the node that owns its VM, where the pool is each node's own. */
 export function placed(m: MadeDisk, owner: string): MadeDisk {
-  return { ...m, disk: { ...m.disk, node: m.pool.kind === 'shared' ? null : owner } };
+  const anywhere = m.pool.kind === 'shared' || isReplicated(m.disk);
+  return { ...m, disk: { ...m.disk, node: anywhere ? null : owner } };
 }
 
 /** The ledger keys by which NICs hold their MACs and addresses. */
@@ -239,11 +262,17 @@ function makeDisks(
         `${what}: a thin pool has no linked clones`,
         'Clone full: it takes only what is written.',
       );
+    if (w.replicas === 2 && !thin)
+      throw badInput(
+        `${what}: only disks on pools of kind thin have copies on two nodes, "${pool.name}" is ${pool.kind}`,
+        'Choose a thin pool, or leave the replicas out.',
+      );
     const disk: Disk = {
       id: ctx.newId(),
       name,
       vm,
       pool: pool.id,
+      ...(w.replicas === 2 ? { replicas: 2 as const } : {}),
       node: null,
       format: thin ? 'raw' : w.format,
       sizeBytes: wholeVolume(pool, diskSize(what, w.sizeBytes, image)),

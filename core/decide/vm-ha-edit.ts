@@ -1,4 +1,4 @@
-import type { Disk } from '../domain/disk.js';
+import { isReplicated, type Disk } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
 import type { VmHa } from '../domain/ha.js';
 import type { Pool } from '../domain/pool.js';
@@ -96,10 +96,12 @@ function ring(
  */
 export function checkReach(
   who: string,
-  disks: readonly Pick<Disk, 'name' | 'pool'>[],
+  disks: readonly Pick<Disk, 'name' | 'pool' | 'replicas'>[],
   pool: (id: string) => Pick<Pool, 'name' | 'kind'>,
 ): void {
-  const stuck = disks.map((d) => ({ d, p: pool(d.pool) })).filter(({ p }) => p.kind !== 'shared');
+  const stuck = disks
+    .map((d) => ({ d, p: pool(d.pool) }))
+    .filter(({ d, p }) => p.kind !== 'shared' && !isReplicated(d));
   if (stuck.length === 0) return;
   const names = stuck.map(({ d, p }) => `"${d.name}" (pool "${p.name}")`).join(', ');
   const one = stuck.length === 1;
@@ -107,7 +109,7 @@ export function checkReach(
     'unsupported',
     `HA of ${who} is not possible: no other node reaches its ${one ? 'disk' : 'disks'} ${names}`,
     {
-      hint: `Put ${one ? 'it' : 'them'} on a shared pool (make a disk there, copy inside the guest, remove the old one), or leave HA off.`,
+      hint: `Put ${one ? 'it' : 'them'} on a shared pool, or on a thin one with replicas=2 (make a disk there, copy inside the guest, remove the old one), or leave HA off.`,
       details: { disks: stuck.map(({ d, p }) => ({ disk: d.name, pool: p.name })) },
     },
   );

@@ -165,7 +165,11 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
       return finish(attempt('stopping', { do: 'settle', note, powerOff: false }));
     }
     if (broken !== undefined) return finish(answer('failed', none, { reason: broken.error?.message ?? '' }));
-    return finish(withArming(housekeeping(unready.length > 0 ? 'creating' : 'stopped', false)));
+    const rest = housekeeping(unready.length > 0 ? 'creating' : 'stopped', false);
+    const making = unready.length > 0 ? (v.copies?.making ?? null) : null;
+    return finish(
+      withArming(making === null || rest.step.do !== 'none' ? rest : { ...rest, reason: making }),
+    );
   }
 
   if (own.state === 'running' && domain !== null && domain.mark?.gen === own.gen) {
@@ -194,7 +198,10 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     if (missing !== undefined)
       return answer('failed', none, { reason: `disk ${missing.disk} has no record in the ledger` });
     if (broken !== undefined) return answer('failed', none, { reason: broken.error?.message ?? '' });
-    if (unready.length > 0) return answer('creating', none, { reason: 'its disks are being made' });
+    if (unready.length > 0)
+      return answer('creating', none, { reason: v.copies?.making ?? 'its disks are being made' });
+    const waits = v.copies?.waits ?? null;
+    if (waits !== null) return answer('starting', none, { reason: waits, againMs: 1_000 });
     if (toGrow !== undefined) return attempt('starting', { do: 'grow-disk', disk: toGrow, live: false });
     const given = yieldStep(v);
     if (given !== null) return answer('starting', given);

@@ -13,12 +13,19 @@ export const diskSourceSchema = z.discriminatedUnion('kind', [
 ]);
 export type DiskSource = z.output<typeof diskSourceSchema>;
 
+/** On how many nodes a disk lies. */
+export const replicasSchema = z.union([z.literal(1), z.literal(2)]);
+
+export const isReplicated = (disk: { readonly replicas?: 1 | 2 | undefined }): boolean => disk.replicas === 2;
+
 /** A VM's disk. Its file is `disks/<id>.<format>` in its pool. */
 export const diskSchema = z.object({
   id: idSchema,
   name: nameSchema,
   vm: idSchema,
   pool: idSchema,
+  /** 2: a copy on a second node has every write; then `node` is null. Absent: 1. Only on pools of kind `thin`. */
+  replicas: replicasSchema.optional(),
   /** The node whose directory holds it when the pool is local; null on a shared pool. */
   node: nodeIdSchema.nullable(),
   format: z.enum(['raw', 'qcow2']),

@@ -152,6 +152,8 @@ export const nodeStateSchema = z.object({
   health: z.array(healthSchema).max(32),
   /** Absent: it has not looked, or is of before pools of drives. */
   drives: z.array(nodeDriveSchema).max(64).optional(),
+  /** Why no disk can have a copy here, in words; empty: it can. Absent: it has not looked. */
+  replication: z.string().max(200).optional(),
   /** Nodes whose beat this node hears, with the age of the last, ms. */
   hears: z.record(nodeIdSchema, z.number()),
   /** Refused: wrong certificates, forged topics, unreadable payloads; counted since start, by kind. */

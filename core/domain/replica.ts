@@ -28,13 +28,28 @@ export const replicaSchema = z.looseObject({
         disk: idSchema,
         volume: z.number().int().min(0).max(63),
         minor: z.number().int().min(minorRange.first).max(minorRange.last),
+        pool: idSchema,
         /** Path of the volume below, the same on both nodes. */
         below: z.string().regex(/^\/dev\/[a-z0-9-]+\/[a-z0-9-]+$/),
+        /** Nodes that have still to take their copy away; there only where the disk or its VM is deleted. */
+        deleting: z.array(nodeIdSchema).max(2).optional(),
       }),
     )
     .max(24),
 });
 export type Replica = z.output<typeof replicaSchema>;
+export type ReplicaVolume = Replica['volumes'][number];
+
+/** What holds a VM's data, without what is being taken away. */
+export const volumesOf = (r: Replica): ReplicaVolume[] => r.volumes.filter((v) => v.deleting === undefined);
+
+export const hasCopy = (r: Replica, node: string): boolean => r.nodes.some((n) => n.node === node);
+
+export const otherNode = (r: Replica, node: string): string =>
+  r.nodes.find((n) => n.node !== node)?.node ?? '';
+
+/** The device a machine opens. */
+export const devicePath = (minor: number): string => `/dev/drbd${minor}`;
 
 /** One node's copy of one disk, in DRBD's words. */
 export const copyStates = [

@@ -188,6 +188,33 @@ export const vmProtectionSchema = z.object({
 });
 export type VmProtection = z.output<typeof vmProtectionSchema>;
 
+/** How the two copies of a disk stand, for people. */
+export const copyWordsSchema = z.object({
+  disk: idSchema,
+  name: z.string().max(63),
+  /** The node of the other copy. */
+  peer: nodeIdSchema,
+  state: z.enum([
+    'in-sync',
+    'syncing',
+    'stale',
+    'inconsistent',
+    'diskless',
+    'split-brain',
+    'apart',
+    'waiting',
+    'unknown',
+  ]),
+  /** What it means for the VM, in a sentence. */
+  text: z.string().max(300),
+  /** The one thing to do; empty: nothing, or it mends itself. */
+  hint: z.string().max(300),
+  /** Share of the copying that is done, 0 to 1, and how long it takes still; null: nothing is copied, or it is not known. */
+  done: z.number().min(0).max(1).nullable(),
+  leftS: z.number().nonnegative().nullable(),
+});
+export type CopyWords = z.output<typeof copyWordsSchema>;
+
 /** What the owner's agent says of a VM on the radio (`vm/<id>`, retained). */
 export const vmStateSchema = z.object({
   vm: idSchema,
@@ -222,6 +249,8 @@ export const vmStateSchema = z.object({
   /** Unix sockets on the node, ready to be proxied. */
   consoles: z.object({ serial: z.string().nullable(), vnc: z.string().nullable() }),
   error: errorRecordSchema.nullable(),
+  /** Of disks with two copies. */
+  copies: z.array(copyWordsSchema).max(24).optional(),
   ha: vmProtectionSchema.default({ state: 'off', text: '', standby: null }),
 });
 export type VmState = z.output<typeof vmStateSchema>;

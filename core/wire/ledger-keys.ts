@@ -10,6 +10,7 @@ import { nodeRecordSchema } from '../domain/node.js';
 import { opSchema } from '../domain/op.js';
 import { poolSchema } from '../domain/pool.js';
 import { recoverySchema } from '../domain/recovery.js';
+import { replicaSchema } from '../domain/replica.js';
 import { ledgerValueBytesMax, parse } from '../domain/schema.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
 import { epochKey, ledgerRoot, policyKey } from './key-names.js';
@@ -73,6 +74,8 @@ export const ledger = {
   fenced: kind('fenced', fencedSchema),
   /** How to power a node off from outside, with the secret: read where it is used, never kept. */
   bmc: kind('bmc', fencingDeviceSchema),
+  /** The two copies of a VM's disks, with the secret of the pair: for the agents of its two nodes alone. */
+  replica: kind('replica', replicaSchema),
 } as const;
 
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */
@@ -92,6 +95,11 @@ export const unique = {
   address: (networkId: string, address: string): string => `${ledgerRoot}address/${networkId}/${address}`,
   addressPrefix: (networkId: string): string => `${ledgerRoot}address/${networkId}/`,
   mac: (mac: string): string => `${ledgerRoot}mac/${mac}`,
+  /** A device number and a port of the pair of a VM. */
+  minor: (minor: number): string => `${ledgerRoot}minor/${minor}`,
+  minorPrefix: `${ledgerRoot}minor/`,
+  replicaPort: (port: number): string => `${ledgerRoot}replica-port/${port}`,
+  replicaPortPrefix: `${ledgerRoot}replica-port/`,
   /** A node's own address: certificates name it, so no two nodes may have one. */
   nodeAddress: (address: string): string => `${ledgerRoot}node-address/${address}`,
 } as const;

@@ -1,7 +1,7 @@
 /** What the REST API takes and answers: the objects of the table in `rest.ts`. */
 import { z } from 'zod';
 import { clusterMetaSchema, tokenRecordSchema } from '../domain/cluster.js';
-import { diskSchema } from '../domain/disk.js';
+import { diskSchema, replicasSchema } from '../domain/disk.js';
 import { errorStatus, type ErrorCode } from '../domain/error.js';
 import { vmHaSchema } from '../domain/ha.js';
 import { imageFormatSchema, imageSchema, virtualSizeBytesMax } from '../domain/image.js';
@@ -271,6 +271,8 @@ export const newDiskSchema = z
     format: z.enum(['raw', 'qcow2']).default('qcow2'),
     image: refSchema.optional(),
     mode: z.enum(['full', 'linked']).optional(),
+    /** 2, on a thin pool: every write is on two nodes before the guest is told. */
+    replicas: replicasSchema.optional(),
   })
   .meta({ id: 'NewDisk' });
 

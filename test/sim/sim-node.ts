@@ -47,6 +47,8 @@ function fakeVolumes(files: FakeFiles): Volumes {
       files.disks.set(d.id, d.sizeBytes);
     },
     openDisk: async () => undefined,
+    openCopy: no,
+    fillDisk: no,
     growDisk: async (d) => void files.disks.set(d.id, d.sizeBytes),
     removeDisk: async (d) => void files.disks.delete(d.id),
     diskPath: (d, p) => `${p.path}/disks/${d.id}.${d.format}`,

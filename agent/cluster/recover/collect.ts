@@ -108,8 +108,11 @@ export async function collect(
   const vms = [...snapshot.owns].map(([id, { value: own }]) => {
     const spec = snapshot.specs.get(id)?.value;
     const reach = spec === undefined ? null : reachOf(spec, disks, pools);
+    // Whether the other copy of a disk has every write, only its owner knows now.
     const heirs =
-      reach?.ok === true ? nodes.filter((n) => reach.pools.every((p) => poolHasNode(p, n.id))) : [];
+      reach?.ok === true && !reach.copied
+        ? nodes.filter((n) => reach.pools.every((p) => poolHasNode(p, n.id)))
+        : [];
     return {
       id,
       name: spec?.name ?? id,

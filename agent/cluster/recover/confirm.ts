@@ -1,4 +1,5 @@
 import { planRecovery, type RecoverAnswers, type RecoverPlan } from '../../../core/decide/recover.js';
+import { staleFor } from '../../../core/decide/replica.js';
 import { FlotillaError } from '../../../core/domain/error.js';
 import {
   epochKey,
@@ -10,6 +11,7 @@ import {
   recoverySchema,
   writeRecord,
 } from '../../../core/wire/ledger-keys.js';
+import type { VmOwn } from '../../../core/domain/vm.js';
 import { admittedKey } from '../../../core/wire/key-names.js';
 import { notOlder } from '../../journal/read.js';
 import type { Compare, Ledger, Write } from '../../ledger/ledger.js';
@@ -124,21 +126,33 @@ async function raiseEpoch(d: ConfirmDeps, c: Collected, seen: number): Promise<n
 
 function owned(c: Collected, m: RecoverPlan['vms'][number]): { compare: Compare; write: Write }[] {
   const own = c.snapshot.owns.get(m.id);
-  if (own === undefined || m.owner === null) return [];
+  if (own === undefined) return [];
+  const compare = { key: kinds.vmOwn.key(m.id), modRevision: own.modRevision };
+  if (m.owner === null)
+    return own.value.copies.length === 0
+      ? []
+      : [{ compare, write: putRecord(kinds.vmOwn, m.id, staleFor(own.value, own.value.owner)) }];
   const state = own.value.state === 'migrating' ? 'running' : own.value.state;
   const fence = { armed: false, waitMs: 0 };
   const next = {
     ...own.value,
     owner: m.owner,
     standby: null,
+    ...copiesAfter(own.value, m.owner),
     gen: m.gen,
     state,
     fence,
     op: null,
     fresh: m.fresh,
   };
-  const compare = { key: kinds.vmOwn.key(m.id), modRevision: own.modRevision };
   return [{ compare, write: putRecord(kinds.vmOwn, m.id, next) }];
+}
+
+/** Of two copies the owner's counts; which writes the other one lacks, the ledger of before does not tell. */
+function copiesAfter(own: VmOwn, owner: string): Partial<VmOwn> {
+  if (own.copies.length === 0) return {};
+  const standby = own.copies.find((c) => c.node !== owner)?.node ?? null;
+  return { ...staleFor(own, owner), standby };
 }
 
 async function must(ledger: Ledger, compare: readonly Compare[], writes: readonly Write[]): Promise<void> {

@@ -27,6 +27,7 @@ interface Form {
   readonly image: string;
   readonly sizeGiB: number;
   readonly pool: string;
+  readonly twice: boolean;
   readonly network: string;
   readonly user: string;
   readonly sshKeys: string;
@@ -42,6 +43,7 @@ const empty: Form = {
   image: '',
   sizeGiB: 10,
   pool: '',
+  twice: false,
   network: '',
   user: '',
   sshKeys: '',
@@ -66,6 +68,7 @@ function bodyOf(f: Form): Body {
         sizeBytes: f.sizeGiB * 2 ** 30,
         ...(f.pool === '' ? {} : { pool: f.pool }),
         ...(f.image === '' ? {} : { image: f.image }),
+        ...(f.twice ? { replicas: 2 } : {}),
       },
     ],
     nics: f.network === '' ? [] : [{ network: f.network }],
@@ -87,6 +90,7 @@ function cliOf(f: Form): string {
     `size=${f.sizeGiB}G`,
     ...(f.pool === '' ? [] : [`pool=${f.pool}`]),
     ...(f.image === '' ? [] : [`image=${f.image}`]),
+    ...(f.twice ? ['replicas=2'] : []),
   ];
   const parts = [
     `flotilla vm create ${word(f.name === '' ? 'NAME' : f.name)} --cpus ${f.cpus} --memory ${f.memoryMiB}M`,
@@ -158,6 +162,7 @@ function Machine({ f, set }: PartProps): ReactNode {
   const images = useAll('image').filter((i) => i.state === 'ready' && i.format !== 'iso');
   const pools = useAll('pool');
   const networks = useAll('network');
+  const isThin = (name: string | null): boolean => pools.find((p) => p.name === name)?.kind === 'thin';
   const least = images.find((i) => i.name === f.image)?.virtualSizeBytes ?? 0;
   return (
     <Fieldset legend="Machine">
@@ -210,9 +215,17 @@ function Machine({ f, set }: PartProps): ReactNode {
             ]}
             value={f.pool}
             allowDeselect={false}
-            onChange={(v) => set({ pool: v ?? '' })}
+            onChange={(v) => set({ pool: v ?? '', twice: isThin(v) && f.twice })}
           />
         </Group>
+        {isThin(f.pool) && (
+          <Switch
+            label="On two nodes"
+            description="Every write is on both before the guest is told: no loss of one node loses any."
+            checked={f.twice}
+            onChange={(e) => set({ twice: e.currentTarget.checked })}
+          />
+        )}
         <Select
           label="Network"
           data={[{ value: '', label: 'None' }, ...networks.map((n) => ({ value: n.name, label: n.name }))]}
@@ -253,7 +266,7 @@ function Place({ f, set }: PartProps): ReactNode {
       <Stack>
         <Switch
           label="Start it on another node when its own fails"
-          description="Needs disks on a shared pool."
+          description="Needs disks on a shared pool, or on two nodes."
           checked={f.ha}
           onChange={(e) => set({ ha: e.currentTarget.checked })}
         />

@@ -1,5 +1,7 @@
 import { Alert, Code, List, Loader, Stack, Text } from '@mantine/core';
 import type { ReactNode } from 'react';
+import { copyLine } from '../../../core/domain/copy-words';
+import { isReplicated } from '../../../core/domain/disk';
 import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
@@ -118,15 +120,23 @@ function Disks({ vm }: { readonly vm: VmView }): ReactNode {
       none="It has no disk."
       rows={vm.disks.map((d) => {
         const pool = pools.find((p) => p.id === d.pool);
+        const copies = vm.observed?.copies?.find((c) => c.disk === d.id);
         return {
           key: d.id,
           cells: [
             d.name,
             formatSize(d.sizeBytes),
             pool === undefined ? d.pool : <To to="/pools">{pool.name}</To>,
-            d.node ?? 'every node of the pool',
+            isReplicated(d)
+              ? (vm.own?.copies ?? []).map((c) => c.node).join(' and ')
+              : (d.node ?? 'every node of the pool'),
             <>
               <State of={d.state} /> {d.error?.message}
+              {copies !== undefined && (
+                <Text size="sm" c={copies.state === 'in-sync' ? 'dimmed' : 'orange'}>
+                  {copyLine(copies)}
+                </Text>
+              )}
             </>,
           ],
         };

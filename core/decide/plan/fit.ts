@@ -20,6 +20,8 @@ export interface PlacementNode {
   readonly committedMemoryMiB: number;
   readonly vms: number;
   readonly pools: readonly PoolUse[];
+  /** Why no disk can have a copy there; empty: it can. Absent: it has not said. */
+  readonly replication?: string | undefined;
   readonly health: readonly Health[];
 }
 
@@ -27,6 +29,8 @@ export interface PlacementDisk {
   readonly name: string;
   readonly pool: Pool;
   readonly sizeBytes: number;
+  /** It has a copy on a second node. */
+  readonly replicated?: boolean;
   /**
    * What it is made from. An image on another node's local pool is fetched from there: `sourceHere` says that
    * this node is heard now.
@@ -87,6 +91,7 @@ export interface PlacementReason {
     | 'no-pool'
     | 'pool-unwell'
     | 'no-space'
+    | 'no-replication'
     | 'image-out-of-reach'
     | 'rule'
     | 'no-failover-room';
@@ -103,6 +108,35 @@ export interface NodeRefusal {
 export function reserveMiB(memoryBytes: number, p: PlacementPolicy): number {
   const share = Math.floor(((memoryBytes / MiB) * p.reservePct) / 100);
   return Math.min(p.reserveMaxMiB, Math.max(p.reserveMinMiB, share));
+}
+
+/**
+ * Picks the node of the other copy of a new VM's disks: one that could run it, too.
+ *
+ * @param preferred - taken where it fits
+ */
+export function placeCopy(
+  request: PlacementRequest,
+  o: { readonly owner: string; readonly preferred: string | null },
+  nodes: readonly PlacementNode[],
+):
+  | { readonly ok: true; readonly node: string }
+  | { readonly ok: false; readonly nodes: readonly NodeRefusal[] } {
+  const disks = request.disks.filter((d) => d.replicated === true).map((d) => ({ ...d, image: null }));
+  const asked = { ...request, disks, isos: [], node: null };
+  const refused: NodeRefusal[] = [];
+  let best: { readonly id: string; readonly share: number } | null = null;
+  for (const n of [...nodes].sort((a, b) => (a.id < b.id ? -1 : 1))) {
+    if (n.id === o.owner) continue;
+    const reasons = refusals(asked, n);
+    if (reasons.length > 0) {
+      refused.push({ node: n.id, reasons });
+      continue;
+    }
+    const share = n.id === o.preferred ? -1 : (n.committedMemoryMiB * MiB) / n.memoryBytes;
+    if (best === null || share < best.share) best = { id: n.id, share };
+  }
+  return best === null ? { ok: false, nodes: refused } : { ok: true, node: best.id };
 }
 
 /** All reasons against one node; empty: it fits. */
@@ -139,6 +173,12 @@ export function refusals(
     if (!h.ok && matters) no('unwell', `${h.part}: ${h.text}`, 'Mend what the node names.');
   }
   checkMemoryAndCpus(request, node, policy, no);
+  if (request.disks.some((d) => d.replicated === true) && node.replication !== '')
+    no(
+      'no-replication',
+      `cannot hold one of two copies of a disk: ${node.replication ?? 'it has not said whether it can'}`,
+      'Choose other nodes, or make the disks with replicas=1.',
+    );
   checkPools(request, node, no);
   checkImages(request, node, no);
   return out;

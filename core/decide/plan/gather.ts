@@ -78,6 +78,7 @@ export function clusterNode(
     committedMemoryMiB: promised.memoryMiB,
     vms: promised.vms,
     pools: state?.pools ?? [],
+    replication: state?.replication,
     health: state?.health ?? [],
     live,
     accel: state?.accel ?? null,

@@ -437,6 +437,8 @@ export class ClusterNode {
         pool.disks.set(d.id, d.sizeBytes);
       },
       openDisk: async () => undefined,
+      openCopy: no,
+      fillDisk: no,
       growDisk: async (d) => {
         reach();
         await Promise.resolve();

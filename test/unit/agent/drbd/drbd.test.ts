@@ -20,8 +20,20 @@ const replica: Replica = {
     { node: 'n2', address: '10.84.200.2' },
   ],
   volumes: [
-    { disk: '22222222-2222-4222-8222-222222222220', volume: 0, minor: 1000, below: '/dev/flotilla-p/d0' },
-    { disk: '22222222-2222-4222-8222-222222222221', volume: 1, minor: 1001, below: '/dev/flotilla-p/d1' },
+    {
+      disk: '22222222-2222-4222-8222-222222222220',
+      volume: 0,
+      minor: 1000,
+      below: '/dev/flotilla-p/d0',
+      pool: vm,
+    },
+    {
+      disk: '22222222-2222-4222-8222-222222222221',
+      volume: 1,
+      minor: 1001,
+      below: '/dev/flotilla-p/d1',
+      pool: vm,
+    },
   ],
 };
 // Captured with a resource named vm1.

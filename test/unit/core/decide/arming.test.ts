@@ -40,7 +40,7 @@ const own = (o: Partial<VmOwn> = {}): VmOwn => ({
 });
 const view = (o: Partial<ArmingView> = {}): ArmingView => ({
   paused: false,
-  reach: { ok: true, pools: [] },
+  reach: { ok: true, pools: [], copied: false },
   keeper: { armed: true, armable: { ok: true, waitMs: 7_000 } },
   standby: { ok: true, node: 'n2' },
   unfitMs: 0,
@@ -133,7 +133,10 @@ await t.test(
   async (t) => {
     const anyView = fc.record({
       paused: fc.boolean(),
-      reach: fc.constantFrom({ ok: true as const, pools: [] }, { ok: false as const, why: 'local' }),
+      reach: fc.constantFrom(
+        { ok: true as const, pools: [], copied: false },
+        { ok: false as const, why: 'local' },
+      ),
       keeper: fc.constantFrom(null, unarmedKeeper, deaf, view().keeper),
       standby: fc.constantFrom(
         { ok: true as const, node: 'n2' },

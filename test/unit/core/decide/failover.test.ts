@@ -72,7 +72,7 @@ const vm = (
   wanted: true,
   running: false,
   left: false,
-  reach: { ok: true, pools: [pool] },
+  reach: { ok: true, pools: [pool], copied: false },
   ...o,
 });
 const view = (o: Partial<FailoverView> = {}): FailoverView => ({

@@ -29,7 +29,7 @@ const node = (id: string, o: Partial<StandbyNode> = {}): StandbyNode => ({
   promisedTogether: none,
   ...o,
 });
-const vm = { owner: 'n1', standby: null, memoryMiB: 1024, pools: [pool] };
+const vm = { owner: 'n1', standby: null, memoryMiB: 1024, pools: [pool], only: null };
 const nodes = [node('n1'), node('n2'), node('n3')];
 
 await t.test('the least loaded by what it owns and promised, ties by name, kept while it fits', async (t) => {
@@ -82,7 +82,7 @@ await t.test(
     ]);
     const of = (...ids: string[]) =>
       reachOf({ disks: ids.map((disk) => ({ disk, bus: 'virtio' as const })) }, disks, pools);
-    t.same(of('d'), { ok: true, pools: [pool] });
+    t.same(of('d'), { ok: true, copied: false, pools: [pool] });
     t.match(of('d', 'e'), { ok: false, why: /disk "data" is on the local pool "fast"/ });
     t.match(of('x'), { ok: false, why: /no record/ });
   },

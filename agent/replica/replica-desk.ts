@@ -1,0 +1,421 @@
+import { decideCopies, isPaired, syncedDisks, type CopiesStep } from '../../core/decide/copies.js';
+import { decideSync, replicaWords } from '../../core/decide/replica.js';
+import { errorRecord, FlotillaError } from '../../core/domain/error.js';
+import type { Health } from '../../core/domain/node.js';
+import { opFinished } from '../../core/domain/op.js';
+import {
+  devicePath,
+  hasCopy,
+  otherNode,
+  volumesOf,
+  type PairSeen,
+  type Replica,
+} from '../../core/domain/replica.js';
+import type { Disk } from '../../core/domain/disk.js';
+import type { Image } from '../../core/domain/image.js';
+import type { Pool } from '../../core/domain/pool.js';
+import type { CopyWords } from '../../core/domain/vm.js';
+import { epochKey, ledger as kinds, readRecord, unique, writeRecord } from '../../core/wire/ledger-keys.js';
+import { announce } from '../announce.js';
+import { FenceJudge } from '../drbd/fence-door.js';
+import type { AgentEnv, Replication, WorkOptions } from '../env.js';
+import type { Write } from '../ledger/ledger.js';
+import type { Kept, Snapshot } from '../snapshot.js';
+import type { Observed } from '../vm/domains.js';
+import type { Turns } from '../vm/turns.js';
+import { SyncRate } from './sync-rate.js';
+
+/** The pairs of this node are looked at so often while it has any, ms: a program is run for it. */
+const lookMs = 1_000;
+/** A node that could not hold copies is asked again after this long, ms: modules come with packages. */
+const usableAgainMs = 60_000;
+/** A failed step is tried again after this long, doubled up to the last number, ms. */
+const againMs = 2_000;
+const againMsMax = 60_000;
+/** Copies that refuse each other are connected again so often, ms. */
+const connectAgainMs = 5_000;
+/** What is done with a VM ends within seconds; looked for so often, ms. */
+const turnMs = 200;
+/** After a pair was opened its peer is waited for so long before a machine starts alone, ms: both may just have booted. */
+const meetMs = 15_000;
+
+interface Trouble {
+  readonly count: number;
+  readonly untilMs: number;
+  readonly text: string;
+}
+
+/**
+ * The copies of disks that this node has: opens them, connects them, says in the ledger when they are the same, and takes
+ * them away. Who may write is decided by the start of a machine, and by the judge behind the kernel's question.
+ */
+export class ReplicaDesk {
+  private readonly env: AgentEnv;
+  private readonly turns: Turns;
+  private readonly wake: () => void;
+  private pairs: ReadonlyMap<string, PairSeen> | null = null;
+  private unreadable: readonly string[] = [];
+  /** When the reading of {@link pairs} began. */
+  private lookedMs = -Infinity;
+  private looking = false;
+  private lookFault: string | null = null;
+  private use: { readonly text: string | null; readonly atMs: number } = { text: null, atMs: -Infinity };
+  private asking = false;
+  /** What was done last with each VM's pair ended then: an older reading says nothing. */
+  private readonly actedMs = new Map<string, number>();
+  private readonly openedMs = new Map<string, number>();
+  private readonly troubles = new Map<string, Trouble>();
+  private readonly connectMs = new Map<string, number>();
+  /** Minors of which the kernel said that both copies were written while apart. */
+  private readonly split = new Set<number>();
+  /** VMs to whose disks this node writes without a machine, and how many such works. */
+  private readonly filling = new Map<string, number>();
+  private readonly rate = new SyncRate();
+
+  constructor(env: AgentEnv, turns: Turns, wake: () => void) {
+    this.env = env;
+    this.turns = turns;
+    this.wake = wake;
+  }
+
+  /** Why no disk can have a copy here, in words; empty: it can; null: not known yet. */
+  get unusable(): string | null {
+    return this.use.text;
+  }
+
+  /** The kernel says that both copies behind that device were written while apart. */
+  splitSeen(minor: number): void {
+    this.split.add(minor);
+    this.env.log.error(`both copies behind ${devicePath(minor)} were written while they were apart`);
+    this.wake();
+  }
+
+  /**
+   * Decides and begins. Never waits.
+   *
+   * @returns ms after which to look again; null: no need
+   */
+  look(s: Snapshot, domains: ReadonlyMap<string, Observed>): number | null {
+    const { replication, clock, node } = this.env;
+    if (replication === undefined) return null;
+    this.tendUse(replication);
+    const mine = [...s.replicas].filter(([, k]) => hasCopy(k.value, node));
+    const known = new Set(mine.map(([id]) => id));
+    for (const map of [this.actedMs, this.openedMs, this.troubles, this.connectMs])
+      for (const id of map.keys()) if (!known.has(id)) map.delete(id);
+    if (mine.length === 0 || this.use.text !== '') return null;
+    if (clock.nowMs() - this.lookedMs >= lookMs) void this.observe(replication);
+    if (this.pairs !== null) for (const [id, k] of mine) this.one(id, k, s, domains);
+    return lookMs;
+  }
+
+  /** Why the disks of that VM cannot be used now, in words; null: they can, or it has no copies. */
+  waits(vm: string, s: Snapshot): string | null {
+    const replica = s.replicas.get(vm)?.value;
+    if (replica === undefined || this.env.replication === undefined) return null;
+    const trouble = this.troubles.get(vm)?.text;
+    const volumes = volumesOf(replica);
+    const pair = this.pairs?.get(vm);
+    const open = pair !== undefined && volumes.every((v) => pair.volumes.some((x) => x.volume === v.volume));
+    if (!open) {
+      if (this.use.text !== null && this.use.text !== '')
+        return `its disks cannot be opened: ${this.use.text}`;
+      return trouble ?? 'its disks are being opened';
+    }
+    const peer = otherNode(replica, this.env.node);
+    const sinceMs = this.env.clock.nowMs() - (this.openedMs.get(vm) ?? -Infinity);
+    if (pair.connection !== 'Connected' && s.lives.has(peer) && sinceMs < meetMs)
+      return `waits for the copy on ${peer}`;
+    return null;
+  }
+
+  /** What stands in the way of a new disk's copies, in words; null: nothing is known to. */
+  making(vm: string, s: Snapshot): string | null {
+    const replica = s.replicas.get(vm)?.value;
+    if (replica === undefined) return null;
+    const peer = otherNode(replica, this.env.node);
+    return this.troubles.get(vm)?.text ?? `its disks are being made here and on ${peer}`;
+  }
+
+  /** Whether both copies of a new disk are there and the same. */
+  paired(disk: Disk, s: Snapshot): boolean {
+    const replica = s.replicas.get(disk.vm)?.value;
+    return replica !== undefined && isPaired(disk.id, replica, this.pairs?.get(disk.vm) ?? null);
+  }
+
+  /** Writes a new disk's image to both copies. @throws FlotillaError `replica-refused`, and as `Volumes.fillDisk` */
+  async fill(
+    disk: Disk,
+    pool: Pool,
+    from: { image: Image; pool: Pool } | null,
+    s: Snapshot,
+    o: WorkOptions,
+  ): Promise<void> {
+    const { replication, volumes } = this.env;
+    const volume = s.replicas.get(disk.vm)?.value.volumes.find((v) => v.disk === disk.id);
+    if (replication === undefined || volume === undefined)
+      throw new FlotillaError('not-found', `Disk ${disk.name} has no pair`, { hint: 'Delete the VM.' });
+    if (from === null) return;
+    this.filling.set(disk.vm, (this.filling.get(disk.vm) ?? 0) + 1);
+    try {
+      while (!this.turns.begin(disk.vm)) await this.env.clock.sleep(turnMs, o.signal);
+      await replication.promote(disk.vm).finally(() => this.turns.end(disk.vm));
+      await volumes.fillDisk(disk, pool, from, devicePath(volume.minor), o);
+    } finally {
+      // Its end as the one that writes comes with the next look.
+      const left = (this.filling.get(disk.vm) ?? 1) - 1;
+      if (left === 0) this.filling.delete(disk.vm);
+      else this.filling.set(disk.vm, left);
+      this.acted(disk.vm);
+    }
+  }
+
+  /** How the disks of a VM of this node stand, for people. */
+  words(vm: string, s: Snapshot): CopyWords[] {
+    const replica = s.replicas.get(vm)?.value;
+    if (replica === undefined) return [];
+    const peer = otherNode(replica, this.env.node);
+    const pair = this.pairs?.get(vm) ?? null;
+    return volumesOf(replica).flatMap((v) => {
+      const disk = s.disks.get(v.disk)?.value;
+      if (disk === undefined) return [];
+      const seen = pair?.volumes.find((x) => x.volume === v.volume);
+      const bytesPerS = this.rate.of(v.minor);
+      const split = this.split.has(v.minor) && pair?.connection !== 'Connected';
+      return [
+        { disk: v.disk, name: disk.name, peer, ...replicaWords(pair, seen, { peer, split, bytesPerS }) },
+      ];
+    });
+  }
+
+  health(): Health[] {
+    const bad = (text: string): Health => ({ part: 'replicas', ok: false, text: text.slice(0, 500) });
+    const out: Health[] = [];
+    if (this.lookFault !== null) out.push(bad(this.lookFault));
+    if (this.unreadable.length > 0)
+      out.push(bad(`DRBD says what is not understood: ${this.unreadable.slice(0, 2).join(' · ')}`));
+    for (const t of [...this.troubles.values()].slice(0, 4)) out.push(bad(t.text));
+    return out;
+  }
+
+  private acted(vm: string): void {
+    this.actedMs.set(vm, this.env.clock.nowMs());
+    this.lookedMs = -Infinity;
+    this.wake();
+  }
+
+  private tendUse(replication: Replication): void {
+    const now = this.env.clock.nowMs();
+    if (this.asking || this.use.text === '' || now - this.use.atMs < usableAgainMs) return;
+    this.asking = true;
+    void replication
+      .usable()
+      .then((u) => (u.ok ? '' : u.why))
+      .catch((e: unknown) => errorRecord(e).message)
+      .then((text) => {
+        this.asking = false;
+        this.use = { text: text.slice(0, 200), atMs: this.env.clock.nowMs() };
+        this.wake();
+      });
+  }
+
+  private async observe(replication: Replication): Promise<void> {
+    if (this.looking) return;
+    this.looking = true;
+    const began = this.env.clock.nowMs();
+    try {
+      const { pairs, unreadable } = await replication.observe();
+      this.pairs = pairs;
+      this.unreadable = unreadable;
+      this.lookFault = null;
+      this.rate.take(pairs, began);
+      for (const p of pairs.values())
+        if (p.connection === 'Connected') for (const v of p.volumes) this.split.delete(v.minor);
+    } catch (e) {
+      this.pairs = null;
+      this.lookFault = `the copies of disks here cannot be seen: ${errorRecord(e).message}`;
+    } finally {
+      this.lookedMs = began;
+      this.looking = false;
+      this.wake();
+    }
+  }
+
+  private one(vm: string, k: Kept<Replica>, s: Snapshot, domains: ReadonlyMap<string, Observed>): void {
+    const { env } = this;
+    const now = env.clock.nowMs();
+    if (this.lookedMs <= (this.actedMs.get(vm) ?? -Infinity)) return;
+    if ((this.troubles.get(vm)?.untilMs ?? -Infinity) > now) return;
+    const pair = this.pairs?.get(vm) ?? null;
+    const step = decideCopies({
+      me: env.node,
+      live: env.live.compare() !== null,
+      replica: k.value,
+      own: s.owns.get(vm)?.value ?? null,
+      disks: { get: (id) => s.disks.get(id)?.value },
+      pair,
+      inUse: domains.get(vm)?.active === true || this.filling.has(vm),
+      ending: [...s.ops.values()].some(
+        ({ value: o }) => o.subject.id === vm && o.kind === 'vm.delete' && !opFinished(o),
+      ),
+    });
+    if (step.do === 'none') {
+      this.troubles.delete(vm);
+      return;
+    }
+    if (step.do === 'connect') {
+      if (now - (this.connectMs.get(vm) ?? -Infinity) < connectAgainMs) return;
+      this.connectMs.set(vm, now);
+    }
+    if (!this.turns.begin(vm)) return;
+    void this.act(vm, step, k, s, pair)
+      .then(() => this.troubles.delete(vm))
+      .catch((e: unknown) => this.failed(vm, step, e, s))
+      .finally(() => {
+        this.acted(vm);
+        this.turns.end(vm);
+      });
+  }
+
+  private failed(vm: string, step: CopiesStep, e: unknown, s: Snapshot): void {
+    const r = errorRecord(e);
+    if (r.code === 'stale-view' || r.code === 'ledger-unavailable') return;
+    const { clock, log } = this.env;
+    const name = s.specs.get(vm)?.value.name ?? vm;
+    const count = (this.troubles.get(vm)?.count ?? 0) + 1;
+    const text = `${words[step.do]} of VM "${name}": ${r.message}`;
+    if (count === 1) announce(this.env, 'warning', name, text);
+    log.warn(text, { vm, causes: r.causes });
+    const untilMs = clock.nowMs() + Math.min(againMsMax, againMs * 2 ** Math.min(count - 1, 6));
+    this.troubles.set(vm, { count, untilMs, text: text.slice(0, 300) });
+  }
+
+  private async act(
+    vm: string,
+    step: CopiesStep,
+    k: Kept<Replica>,
+    s: Snapshot,
+    pair: PairSeen | null,
+  ): Promise<void> {
+    const { env } = this;
+    const { replication } = env;
+    if (replication === undefined) return;
+    const minors = (pair?.volumes ?? []).map((v) => v.minor);
+    switch (step.do) {
+      case 'none':
+        return;
+      case 'open': {
+        for (const v of volumesOf(k.value)) {
+          const disk = s.disks.get(v.disk)?.value;
+          const pool = s.pools.get(v.pool)?.value;
+          if (disk === undefined || pool === undefined)
+            throw new FlotillaError('not-found', `disk ${v.disk} or its pool has no record`, { hint: '' });
+          const format = step.make.includes(v) ? () => replication.make(k.value, v.volume) : null;
+          await env.volumes.openCopy(disk, pool, format);
+        }
+        await replication.adjust(k.value);
+        this.openedMs.set(vm, env.clock.nowMs());
+        return;
+      }
+      case 'ask': {
+        const r = await new FenceJudge({ ...env, replication }).once(vm);
+        if (r.ok) await replication.resume(minors);
+        else await env.clock.sleep(lookMs);
+        return;
+      }
+      case 'let-go':
+        if (this.filling.has(vm)) return;
+        if (step.frozen) await replication.resume(minors);
+        return replication.demote(vm);
+      case 'connect':
+        return replication.connect(vm, { discardMine: step.discardMine });
+      case 'skip-first-sync':
+        for (const v of step.volumes) await replication.skipFirstSync(vm, v.volume);
+        return;
+      case 'note-sync':
+        return this.noteSync(vm, k, s, replication);
+      case 'drop':
+        return this.drop(vm, k, s, replication);
+    }
+  }
+
+  /** Reads own at a revision, then sees the pair, then swaps at that revision. @see safety 2 */
+  private async noteSync(vm: string, k: Kept<Replica>, s: Snapshot, replication: Replication): Promise<void> {
+    const { ledger, live, node } = this.env;
+    const mine = live.compare();
+    const kept = await ledger.get(kinds.vmOwn.key(vm));
+    if (mine === null || kept === null || s.meta === null) return;
+    const { pairs } = await replication.observe();
+    const own = readRecord(kinds.vmOwn, kept.key, kept.value);
+    const disks = syncedDisks({ replica: k.value, disks: { get: (id) => s.disks.get(id)?.value } });
+    const next = decideSync(own, node, disks, pairs.get(vm) ?? null);
+    if (next === null) return;
+    const r = await ledger.txn(
+      [
+        { key: kept.key, modRevision: kept.modRevision },
+        mine,
+        { key: epochKey, value: String(s.meta.value.epoch) },
+      ],
+      [{ put: kept.key, value: writeRecord(kinds.vmOwn, next) }],
+    );
+    if (!r.done || next.sync !== 'ok' || own.sync === 'ok') return;
+    const peer = otherNode(k.value, node);
+    announce(this.env, 'info', s.specs.get(vm)?.value.name ?? vm, `the copy on ${peer} is in sync`);
+  }
+
+  private async drop(vm: string, k: Kept<Replica>, s: Snapshot, replication: Replication): Promise<void> {
+    const { node, volumes, ledger } = this.env;
+    await replication.down(vm);
+    for (const v of k.value.volumes) {
+      const pool = s.pools.get(v.pool)?.value;
+      if (pool !== undefined) await volumes.removeDisk(goneDisk(v.disk, vm, v.pool), pool);
+    }
+    await ledger.txn(
+      [{ key: kinds.replica.key(vm), modRevision: k.modRevision }],
+      withoutCopy(k.value, node),
+    );
+  }
+}
+
+const words: Record<CopiesStep['do'], string> = {
+  none: '',
+  open: 'opening the copies',
+  ask: 'asking for the frozen writes',
+  'let-go': 'letting go of the disks',
+  connect: 'connecting the copies',
+  'skip-first-sync': 'pairing the new disks',
+  'note-sync': 'noting the copies as in sync',
+  drop: 'removing the copies',
+};
+
+/** What is written when a node has taken its copies of a deleted VM away: with the last of them the record goes, too. */
+export function withoutCopy(r: Replica, node: string): Write[] {
+  const key = kinds.replica.key(r.vm);
+  const volumes = r.volumes.map((v) => ({
+    ...v,
+    deleting: (v.deleting ?? r.nodes.map((n) => n.node)).filter((n) => n !== node),
+  }));
+  if (volumes.some((v) => v.deleting.length > 0))
+    return [{ put: key, value: writeRecord(kinds.replica, { ...r, volumes }) }];
+  return [
+    { del: key },
+    { del: unique.replicaPort(r.port) },
+    ...r.volumes.map((v) => ({ del: unique.minor(v.minor) })),
+  ];
+}
+
+/** A disk of which only its volume is left. */
+const goneDisk = (id: string, vm: string, pool: string): Disk => ({
+  id,
+  name: id,
+  vm,
+  pool,
+  replicas: 2,
+  node: null,
+  format: 'raw',
+  sizeBytes: 0,
+  madeBytes: 0,
+  source: { kind: 'blank' },
+  state: 'deleting',
+  error: null,
+});

@@ -1,0 +1,95 @@
+import type { Disk } from '../domain/disk.js';
+import { hasCopy, volumesOf, type PairSeen, type Replica, type ReplicaVolume } from '../domain/replica.js';
+import type { VmOwn } from '../domain/vm.js';
+import { decideSync, inSync } from './replica.js';
+
+/** What a node sees of the pair of one VM of which it has a copy. */
+export interface CopiesView {
+  readonly me: string;
+  /** This node holds a live lease of this boot. */
+  readonly live: boolean;
+  readonly replica: Replica;
+  /** Null: there is none, or it cannot be read. */
+  readonly own: VmOwn | null;
+  /** Of the VM. */
+  readonly disks: { get(id: string): Pick<Disk, 'id' | 'state'> | undefined };
+  /** Null: the pair is not open here. */
+  readonly pair: PairSeen | null;
+  /** Its machine is here, or something else writes to the disks on behalf of this node. */
+  readonly inUse: boolean;
+  /** It is being deleted by its owner. */
+  readonly ending: boolean;
+}
+
+export type CopiesStep =
+  | { readonly do: 'none' }
+  /** Volumes below and what is configured: as the record says. `make`: those that may be made new. */
+  | { readonly do: 'open'; readonly make: readonly ReplicaVolume[] }
+  /** Ask the ledger once more whether frozen writes may go on. */
+  | { readonly do: 'ask' }
+  /** Let the writes of a machine that is gone end, and no longer be the one that writes. */
+  | { readonly do: 'let-go'; readonly frozen: boolean }
+  | { readonly do: 'connect'; readonly discardMine: boolean }
+  /** Both copies are new: the same without copying. */
+  | { readonly do: 'skip-first-sync'; readonly volumes: readonly ReplicaVolume[] }
+  /** Say in the ledger that the copies are the same. */
+  | { readonly do: 'note-sync' }
+  /** Take the copy here away. */
+  | { readonly do: 'drop' };
+
+/** Disks of the VM that have data, and their volumes. */
+export function syncedDisks(v: Pick<CopiesView, 'replica' | 'disks'>): { disk: string; volume: number }[] {
+  return volumesOf(v.replica)
+    .filter((x) => v.disks.get(x.disk)?.state === 'ready')
+    .map(({ disk, volume }) => ({ disk, volume }));
+}
+
+/**
+ * The next step for the pair on one of its two nodes. Each is safe to repeat, and none lets anybody write: that is for the
+ * start of a machine, and the kernel asks the ledger then. @see safety 2, 7, 8
+ */
+export function decideCopies(v: CopiesView): CopiesStep {
+  const { me, replica, own, pair } = v;
+  if (!hasCopy(replica, me)) return { do: 'none' };
+  const volumes = volumesOf(replica);
+  if (volumes.length === 0)
+    return replica.volumes.some((x) => x.deleting?.includes(me) === true) ? { do: 'drop' } : { do: 'none' };
+  // An error is not an absence: without its owner's record nothing is made, opened or given up.
+  if (own === null) return { do: 'none' };
+  const mine = own.owner === me;
+  const stale = own.copies.find((c) => c.node === me)?.state === 'stale';
+  const peerWhole = own.copies.find((c) => c.node === own.owner)?.state === 'ok';
+  if (pair?.suspended === true && mine) return { do: 'ask' };
+  if (pair?.role === 'Primary' && !v.inUse && own.state !== 'migrating')
+    return { do: 'let-go', frozen: pair.suspended };
+  if (v.ending) return { do: 'none' };
+  const open = (x: ReplicaVolume): boolean => pair?.volumes.some((s) => s.volume === x.volume) === true;
+  if (pair === null || !volumes.every(open)) {
+    // What may have data is never made anew, but where the ledger says that it is out of date all the same.
+    const mayMake = (x: ReplicaVolume): boolean =>
+      v.disks.get(x.disk)?.state === 'wanted' || (!mine && stale && peerWhole);
+    return { do: 'open', make: volumes.filter(mayMake) };
+  }
+  // Nobody asked for it: both were written while apart, or one refused the other. What is written here was acknowledged
+  // to nobody where the ledger calls this copy stale and its owner's whole: the owner took over while they were the same.
+  if (pair.connection === 'StandAlone') {
+    if (mine) return { do: 'connect', discardMine: false };
+    if (pair.role === 'Secondary') return { do: 'connect', discardMine: stale && peerWhole };
+    return { do: 'none' };
+  }
+  if (!mine || !v.live) return { do: 'none' };
+  const fresh = volumes.filter((x) => {
+    const s = pair.volumes.find((y) => y.volume === x.volume);
+    const both = s?.here === 'Inconsistent' && s.there === 'Inconsistent' && s.replication === 'Established';
+    return both && pair.connection === 'Connected' && v.disks.get(x.disk)?.state === 'wanted';
+  });
+  if (fresh.length > 0) return { do: 'skip-first-sync', volumes: fresh };
+  return decideSync(own, me, syncedDisks(v), pair) === null ? { do: 'none' } : { do: 'note-sync' };
+}
+
+/** A new disk whose copies are both there and the same, so that it can be filled or used. */
+export function isPaired(disk: string, replica: Replica, pair: PairSeen | null): boolean {
+  const volume = volumesOf(replica).find((x) => x.disk === disk)?.volume;
+  const seen = pair?.volumes.find((s) => s.volume === volume);
+  return pair !== null && seen !== undefined && inSync(pair, seen);
+}

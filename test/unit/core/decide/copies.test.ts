@@ -1,0 +1,165 @@
+import t from 'tap';
+import { decideCopies, isPaired, type CopiesView } from '../../../../core/decide/copies.js';
+import type { PairSeen, Replica, VolumeSeen } from '../../../../core/domain/replica.js';
+import { vmOwnSchema, type VmOwn } from '../../../../core/domain/vm.js';
+
+const vm = '11111111-1111-4111-8111-111111111111';
+const disk = '22222222-2222-4222-8222-222222222220';
+const replica: Replica = {
+  vm,
+  port: 7800,
+  secret: '0123456789abcdef0123456789abcdef',
+  nodes: [
+    { node: 'n1', address: '10.0.1.1' },
+    { node: 'n2', address: '10.0.1.2' },
+  ],
+  volumes: [{ disk, volume: 0, minor: 1000, pool: vm, below: '/dev/flotilla-p/d0' }],
+};
+const own = (o: Partial<VmOwn> = {}): VmOwn => ({
+  ...vmOwnSchema.parse({
+    owner: 'n1',
+    standby: 'n2',
+    copies: [
+      { node: 'n1', state: 'ok', epoch: 3 },
+      { node: 'n2', state: 'ok', epoch: 3 },
+    ],
+    gen: 7,
+    state: 'running',
+    sync: 'ok',
+    synced: [disk],
+    syncEpoch: 3,
+    fence: { armed: true, waitMs: 7000 },
+    op: null,
+  }),
+  ...o,
+});
+const stale = own({
+  sync: 'stale',
+  synced: [],
+  copies: [
+    { node: 'n1', state: 'ok', epoch: 4 },
+    { node: 'n2', state: 'stale', epoch: 3 },
+  ],
+});
+const volume = (o: Partial<VolumeSeen> = {}): VolumeSeen => ({
+  volume: 0,
+  minor: 1000,
+  here: 'UpToDate',
+  there: 'UpToDate',
+  replication: 'Established',
+  sizeBytes: 1 << 30,
+  behindBytes: 0,
+  ...o,
+});
+const pair = (o: Partial<PairSeen> = {}): PairSeen => ({
+  vm,
+  role: 'Secondary',
+  peerRole: 'Secondary',
+  connection: 'Connected',
+  suspended: false,
+  volumes: [volume()],
+  ...o,
+});
+const view = (o: Partial<CopiesView> = {}): CopiesView => ({
+  me: 'n1',
+  live: true,
+  replica,
+  own: own(),
+  disks: new Map([[disk, { id: disk, state: 'ready' as const }]]),
+  pair: pair(),
+  inUse: false,
+  ending: false,
+  ...o,
+});
+const wanted = new Map([[disk, { id: disk, state: 'wanted' as const }]]);
+const fresh = pair({ volumes: [volume({ here: 'Inconsistent', there: 'Inconsistent' })] });
+const apart = pair({
+  connection: 'StandAlone',
+  volumes: [volume({ there: 'DUnknown', replication: 'Off' })],
+});
+const step = (o: Partial<CopiesView>) => decideCopies(view(o));
+
+void t.test('all is well: nothing', async (t) => {
+  t.same(step({}), { do: 'none' });
+  t.same(step({ me: 'n2' }), { do: 'none' });
+  t.same(step({ me: 'n3', pair: null }), { do: 'none' }, 'it has no copy');
+});
+
+void t.test('a copy is made new only where nothing can be lost by it', async (t) => {
+  const make = (o: Partial<CopiesView>): number | null => {
+    const s = step({ pair: null, ...o });
+    return s.do === 'open' ? s.make.length : null;
+  };
+  t.equal(make({}), 0, 'after a boot of the owner');
+  t.equal(make({ me: 'n2' }), 0, 'of a standby in sync');
+  t.equal(make({ own: stale }), 0, 'the owner never, whatever the ledger says of the other');
+  t.equal(make({ me: 'n2', own: stale }), 1, 'a stale one is of no use to anybody');
+  t.equal(make({ disks: wanted }), 1);
+  t.equal(make({ me: 'n2', disks: wanted }), 1);
+  t.equal(make({ own: null }), null, 'no record of its owner is no leave for anything');
+  t.equal(make({ ending: true }), null);
+  t.equal(make({ disks: new Map() }), 0, 'a disk without a record');
+});
+
+void t.test('the first copying is skipped by the owner, of disks that were never used', async (t) => {
+  t.match(step({ disks: wanted, pair: fresh }), { do: 'skip-first-sync' });
+  t.same(step({ disks: wanted, pair: fresh, me: 'n2' }), { do: 'none' });
+  t.same(step({ pair: fresh }), { do: 'none' }, 'a disk in use is copied');
+  t.same(step({ disks: wanted, pair: fresh, live: false }), { do: 'none' });
+  const alone = { ...fresh, connection: 'Connecting' };
+  t.same(step({ disks: wanted, pair: alone }), { do: 'none' });
+});
+
+void t.test('in sync is noted by a live owner alone', async (t) => {
+  t.same(step({ own: stale }), { do: 'note-sync' });
+  t.same(step({ own: stale, me: 'n2' }), { do: 'none' });
+  t.same(step({ own: stale, live: false }), { do: 'none' });
+  t.same(step({ own: stale, disks: wanted }), { do: 'none' }, 'nothing is on it yet');
+});
+
+void t.test(
+  'frozen writes: the owner asks again, another lets them go when its machine is gone',
+  async (t) => {
+    const frozen = pair({
+      role: 'Primary',
+      suspended: true,
+      connection: 'Connecting',
+      volumes: [volume({ there: 'DUnknown' })],
+    });
+    t.same(step({ pair: frozen, inUse: true }), { do: 'ask' });
+    t.same(step({ pair: frozen, inUse: true, me: 'n2' }), { do: 'none' }, 'a frozen machine is not woken');
+    t.same(step({ pair: frozen, me: 'n2' }), { do: 'let-go', frozen: true });
+    t.same(step({ pair: pair({ role: 'Primary' }) }), { do: 'let-go', frozen: false }, 'it was stopped');
+    t.same(step({ pair: pair({ role: 'Primary' }), inUse: true }), { do: 'none' });
+    t.same(step({ pair: frozen, own: null }), { do: 'none' });
+  },
+);
+
+void t.test(
+  'what is written apart is given up only where the ledger proves that nobody was told of it',
+  async (t) => {
+    t.same(step({ pair: apart }), { do: 'connect', discardMine: false });
+    t.same(step({ pair: apart, me: 'n2', own: stale }), { do: 'connect', discardMine: true });
+    t.same(step({ pair: apart, me: 'n2' }), { do: 'connect', discardMine: false }, 'it counts as whole');
+    const both = own({ copies: stale.copies.map((c) => ({ ...c, state: 'stale' })) });
+    t.same(step({ pair: apart, me: 'n2', own: both }), { do: 'connect', discardMine: false });
+    t.same(
+      step({ pair: { ...apart, role: 'Primary' }, me: 'n2', own: stale, inUse: true }),
+      { do: 'none' },
+      'while a machine of it is here',
+    );
+  },
+);
+
+void t.test('taken away where the VM is deleted, by each node its own', async (t) => {
+  const gone = { ...replica, volumes: replica.volumes.map((v) => ({ ...v, deleting: ['n2'] })) };
+  t.same(step({ replica: gone, own: null, me: 'n2' }), { do: 'drop' });
+  t.same(step({ replica: gone, own: null }), { do: 'none' });
+});
+
+void t.test('a new disk is there when both copies are the same', async (t) => {
+  t.equal(isPaired(disk, replica, pair()), true);
+  t.equal(isPaired(disk, replica, fresh), false);
+  t.equal(isPaired(disk, replica, null), false);
+  t.equal(isPaired(vm, replica, pair()), false);
+});
