@@ -16,8 +16,8 @@ import {
   type VolumeRow,
 } from './report.js';
 
-/** What a volume group says is read at once; a drive that hangs holds it up, ms. */
-const readMs = 20_000;
+/** What a volume group says is read at once; a drive that hangs, or a node with far too much to do, holds it up, ms. */
+const readMs = 60_000;
 /** So much of a drive's beginning must be zeros for it to count as empty. */
 const headBytes = 1024 * 1024;
 /** Making and enlarging writes metadata only, ms. */

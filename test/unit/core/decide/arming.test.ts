@@ -55,10 +55,34 @@ await t.test('all well: protected, nothing to do', async (t) => {
   t.same(a, {
     ha: { state: 'protected', text: '', standby: 'n2' },
     step: null,
+    standby: 'n2',
     atStart: true,
     inSlice: true,
   });
 });
+
+await t.test(
+  'a disk with a copy on the standby: protected only in sync, and no other node is chosen',
+  async (t) => {
+    const copies = ['n1', 'n2'].map((node) => ({ node, state: 'ok', epoch: 0 }));
+    const copied = (o: Partial<ArmingView> = {}) =>
+      view({ reach: { ok: true, pools: [], copied: true }, ...o });
+    t.match(decideArming(spec(true), own({ copies }), true, copied()), { ha: { state: 'protected' } });
+    const behind = decideArming(spec(true), own({ copies, sync: 'stale' }), true, copied());
+    t.match(behind, {
+      ha: { state: 'unprotected', text: /on n2 is not in sync/ },
+      step: null,
+      standby: null,
+    });
+    const none = { ok: false as const, nodes: [{ node: 'n2', reasons: ['is not alive'] }] };
+    const away = decideArming(spec(true), own({ copies }), true, copied({ standby: none, unfitMs: 60_000 }));
+    t.match(away, { ha: { state: 'unprotected' }, step: null });
+    t.same(
+      decideArming(spec(false), own({ copies, fence: off }), true, copied({ keeper: unarmedKeeper })).step,
+      null,
+    );
+  },
+);
 
 await t.test('HA turned on while it runs: armed, then a standby', async (t) => {
   const first = decideArming(

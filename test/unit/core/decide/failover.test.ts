@@ -409,3 +409,18 @@ await t.test(
     t.pass();
   },
 );
+
+await t.test('a disk with two copies: its standby alone takes it, and only in sync', async (t) => {
+  const copies = ['n1', 'n2'].map((node) => ({ node, state: 'ok', epoch: 0 }));
+  const plan = (o: Partial<VmOwn>, more: Partial<FailoverView> = {}): FailoverPlan =>
+    decideFailover(view({ vms: [vm('a', { copies, ...o })], ...more }), now);
+  t.same(taken(plan({})), ['a']);
+  for (const sync of ['stale', 'none'] as const) {
+    t.same(plan({ sync }).actions, [], sync);
+    t.same(waits(plan({ sync })), ['stale']);
+    t.same(plan({ sync, state: 'stopped' }).actions, [], 'not even one that is off');
+  }
+  const third = { me: 'n3' };
+  t.same(plan({}, third).actions, []);
+  t.same(plan({ standby: null }, third).actions, []);
+});
