@@ -1,16 +1,18 @@
 import { parseArgs } from 'node:util';
 import { errorRecord } from '../core/domain/error.js';
-import { readClusterCache } from './cluster/cache.js';
 import { foundCommand, joinCommand, tokenCommand } from './cluster/commands.js';
 import { recoverCommand } from './cluster/recover/commands.js';
 import { readAgentConfig } from './cluster/config.js';
+import { pending } from './cluster/pending.js';
+import { SystemdServices } from './cluster/services.js';
 import { ledgerCommand } from './snapshots/commands.js';
 import { runAgent } from './run.js';
+import { Screen } from './screen.js';
 import { journal, systemClock } from './system.js';
 import { version } from './version.js';
 
 const usage = `flotilla-agent VERB …
-  run                              the service: needs a node that founded or joined
+  run                              the service; a node that is in no cluster waits to be admitted
   found --cluster NAME             makes this node the first of a new cluster
   join [--token-file FILE] [--witness]
                                    joins a cluster; the token comes from the file or standard input
@@ -21,19 +23,20 @@ const usage = `flotilla-agent VERB …
   version
 Configuration: /etc/flotilla/agent.json`;
 
-/** A node that belongs to no cluster yet looks so often whether it does, ms. */
-const pendingMs = 1_000;
+/** Where sockets and what the console shows are. */
+const runtimeDir = '/run/flotilla';
 
 async function run(): Promise<void> {
   const log = journal();
   const config = await readAgentConfig();
-  let said = false;
-  while ((await readClusterCache(config.stateDir)) === null) {
-    if (!said)
-      log.info('this node belongs to no cluster: found one or join one (flotilla-agent found | join)');
-    said = true;
-    await systemClock.sleep(pendingMs);
-  }
+  await pending({
+    config,
+    services: new SystemdServices(),
+    clock: systemClock,
+    log,
+    screen: new Screen(runtimeDir),
+    version,
+  });
   let ending = false;
   const end = (why: string): void => {
     if (ending) return;

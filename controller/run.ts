@@ -13,6 +13,7 @@ import { Consoles } from './consoles.js';
 import { EventLog } from './event-log.js';
 import { ControllerServer } from './server.js';
 import { systemChance, systemClock as clock, systemRandom as random } from './system.js';
+import { NetworkPendingNodes } from './pending-nodes.js';
 import { version } from './version.js';
 import { View } from './view.js';
 import { readWebFiles } from './web-files.js';
@@ -49,6 +50,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
     chance: systemChance,
     agents: new HttpsConsoles({ tls: () => tls, port: config.agentPort }),
   });
+  const pending = new NetworkPendingNodes({ clock, log, port: config.agentPort });
   const app = controllerApp({
     view,
     ledger,
@@ -57,6 +59,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
     log,
     uploads,
     consoles,
+    pending,
     version,
     fingerprint: own.fingerprint,
     web: await readWebFiles(new URL('./flotilla-web.mjs', import.meta.url)),
@@ -65,6 +68,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
 
   radio.start();
   view.start();
+  pending.start();
   await server.start();
   log.info('controller is up', { version, cluster: cluster.name, port: server.port });
 
@@ -83,6 +87,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
   consoles.stop();
   await server.stop();
   uploads.close();
+  pending.stop();
   await radio.stop();
   await ledger.close();
 

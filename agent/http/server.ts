@@ -40,6 +40,8 @@ export interface HealthLine {
   readonly version: string;
   /** SHA-256 of the certificate's public key, hex. */
   readonly fingerprint: string;
+  /** Only of a node that is in no cluster. */
+  readonly state?: 'pending';
 }
 
 export interface AgentHttpOptions {

@@ -195,6 +195,28 @@ authorityKeyIdentifier = keyid`,
   });
 }
 
+/** A certificate of a node that is in no cluster yet, signed by its own key: it proves the key and nothing else. */
+export async function selfSigned(o: {
+  keyFile: string;
+  node: string;
+  address: string;
+  wallMs: number;
+}): Promise<string> {
+  const commonName = nodeIdSchema.parse(o.node);
+  return sign({
+    csr: await makeCsr({ keyFile: o.keyFile, commonName }),
+    commonName,
+    keyFile: o.keyFile,
+    caCert: null,
+    days: nodeDaysMax,
+    wallMs: o.wallMs,
+    extensions: `basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectAltName = DNS:${commonName},DNS:${commonName}.local,IP:${ipv4Schema.parse(o.address)}`,
+  });
+}
+
 /** SHA-256 of a certificate (DER), hex: how a join token names the CA. */
 export function certificateSha256(pem: string): string {
   return createHash('sha256').update(new X509Certificate(pem).raw).digest('hex');

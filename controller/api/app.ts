@@ -43,6 +43,7 @@ import { eventStream, kindsOf } from './events.js';
 import { Images } from './images.js';
 import { networkHandlers } from './networks.js';
 import { opHandlers } from './ops.js';
+import { pendingHandlers } from './pending.js';
 import { poolHandlers } from './pools.js';
 import { tokenHandlers } from './tokens.js';
 import { TokenDoor } from './token-door.js';
@@ -145,6 +146,7 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
     ...clusterHandlers(deps),
     ...haHandlers(deps),
     ...fencingHandlers(deps),
+    ...pendingHandlers(deps),
     ...vmHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),

@@ -2,6 +2,7 @@ import type { Clock, Log } from '../../agent/env.js';
 import type { Ledger } from '../../agent/ledger/ledger.js';
 import type { RestAnswer, RestBody, RestName, RestParams, RestQuery } from '../../core/wire/rest.js';
 import type { Consoles } from '../consoles.js';
+import type { PendingNodes } from '../pending-nodes.js';
 import type { View } from '../view.js';
 import type { AgentUploads } from './uploads.js';
 
@@ -21,6 +22,7 @@ export interface ApiDeps {
   readonly log: Log;
   readonly uploads: AgentUploads;
   readonly consoles: Consoles;
+  readonly pending: PendingNodes;
   readonly version: string;
 }
 

@@ -5,6 +5,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { TokenView } from '../../core/wire/rest.js';
 import { Change, commit } from './commit.js';
+import type { View } from '../view.js';
 import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 import { nameFree } from './names.js';
@@ -43,7 +44,9 @@ export function tokenHandlers(deps: ApiDeps): Some<'tokenList' | 'tokenCreate' |
           { kind: body.kind, name: body.name, ttlMs, uses },
           deps.clock.wallMs(),
         );
-        const token = join ? joinText(record.id, secret) : apiTokenText({ id: record.id, secret });
+        const token = join
+          ? joinText(view, { id: record.id, secret })
+          : apiTokenText({ id: record.id, secret });
         const change = new Change()
           .at(kinds.token.key(record.id), null)
           .at(unique.name('token', record.name), null);
@@ -65,20 +68,25 @@ export function tokenHandlers(deps: ApiDeps): Some<'tokenList' | 'tokenCreate' |
       });
     },
   };
+}
 
-  /** A join token says where to knock and whom to trust there. */
-  function joinText(id: string, secret: string): string {
-    const { meta, tables } = view.ledger;
-    const nodes = view.list('node').map((c) => c.view);
-    const node = nodes.find((n) => n.presence === 'here') ?? nodes[0];
-    const address = node === undefined ? undefined : tables.node.get(node.id)?.value.addresses[0];
-    if (meta === null || address === undefined) {
-      throw new FlotillaError('ledger-unavailable', 'The cluster record and its nodes are not known yet', {
-        hint: 'Try again in a moment.',
-      });
-    }
-    return joinTokenText({ address, port: null, id, secret, caSha256: certificateSha256(meta.ca) });
+/**
+ * The text of a join token: where to knock, and whom to trust there. A node that answers and can sign goes before.
+ *
+ * @throws FlotillaError `ledger-unavailable`
+ */
+export function joinText(view: View, bearer: { id: string; secret: string }): string {
+  const { meta, tables } = view.ledger;
+  const nodes = view.list('node').map((c) => c.view);
+  const voters = nodes.filter((n) => tables.node.get(n.id)?.value.voter === true);
+  const node = voters.find((n) => n.presence === 'here') ?? voters[0];
+  const address = node === undefined ? undefined : tables.node.get(node.id)?.value.addresses[0];
+  if (meta === null || address === undefined) {
+    throw new FlotillaError('ledger-unavailable', 'The cluster record and its nodes are not known yet', {
+      hint: 'Try again in a moment.',
+    });
   }
+  return joinTokenText({ address, port: null, ...bearer, caSha256: certificateSha256(meta.ca) });
 }
 
 const sortKey = (t: TokenView): string => t.name.normalize('NFC').toLocaleLowerCase('en');

@@ -135,15 +135,21 @@ async function ask(io: Io, name: string): Promise<void> {
   terminal.err(
     `Its VMs with HA will start on other nodes.\nIf ${name} still runs, they run twice and destroy their disks: be sure that its power is off.\nType the name of the node that is off: `,
   );
-  const lines = createInterface({ input: terminal.stdin });
+  const typed = await oneLine(io);
+  if (typed === name) return;
+  throw new FlotillaError('bad-input', `"${typed.slice(0, 64)}" is not "${name}"`, {
+    hint: 'Nothing was changed.',
+  });
+}
+
+/** The next line somebody types, without blanks at its ends. */
+export async function oneLine(io: Io): Promise<string> {
+  const lines = createInterface({ input: io.terminal.stdin });
   let typed = '';
   for await (const line of lines) {
     typed = line.trim();
     break;
   }
   lines.close();
-  if (typed === name) return;
-  throw new FlotillaError('bad-input', `"${typed.slice(0, 64)}" is not "${name}"`, {
-    hint: 'Nothing was changed.',
-  });
+  return typed;
 }

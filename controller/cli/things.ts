@@ -8,6 +8,7 @@ import type { NetworkView, NodeView, OpView, PoolView, RestCall, TokenView } fro
 import { failoverFacts, keeperText } from './ha.js';
 import { collect, specOf, wholeNumber } from './input.js';
 import { bar, opLine, waitSDefault, type Io } from './io.js';
+import { nodeAdmitCommands } from './node-admit.js';
 import { nodePowerCommands } from './node-power.js';
 import type { Column } from './table.js';
 import { defined } from './vm.js';
@@ -132,6 +133,7 @@ export function nodeCommands(program: Command, io: Io): void {
         () => `${n.id}: ${n.record.desired}${n.record.rack === null ? '' : `, rack ${n.record.rack}`}`,
       );
     });
+  nodeAdmitCommands(node, io);
   nodePowerCommands(node, io);
   node
     .command('remove')

@@ -3,6 +3,7 @@
  * document from this table, the command line and the page their client: one description, so none can drift.
  */
 import { z } from 'zod';
+import { admitSchema, admittedSchema, pendingViewSchema } from './adopt.js';
 import { opKindSchema } from '../domain/op.js';
 import { idSchema, nodeIdSchema } from '../domain/schema.js';
 import { powerSchema, vmPhaseSchema } from '../domain/vm.js';
@@ -185,6 +186,33 @@ export const rest = {
     params: at('node'),
     status: 200,
     response: confirmedOffSchema,
+  },
+  pendingList: {
+    method: 'get',
+    path: '/pending',
+    tag: 'nodes',
+    summary: 'Machines heard by multicast DNS that wait to be admitted; what they say is not proven',
+    status: 200,
+    response: z.object({ items: z.array(pendingViewSchema) }).meta({ id: 'PendingList' }),
+  },
+  pendingGet: {
+    method: 'get',
+    path: '/pending/{address}',
+    tag: 'nodes',
+    summary: 'Ask the machine at an IPv4 address whether it waits, and for the fingerprint of its key',
+    params: at('address'),
+    status: 200,
+    response: pendingViewSchema,
+  },
+  pendingAdmit: {
+    method: 'post',
+    path: '/pending/{address}/actions/admit',
+    tag: 'nodes',
+    summary: 'Admit the machine that waits there, if its key has this fingerprint: that of its console',
+    params: at('address'),
+    body: admitSchema,
+    status: 200,
+    response: admittedSchema,
   },
   haGet: {
     method: 'get',

@@ -77,6 +77,9 @@ make_boot() {
 boot_initrd() {
   local tree='' path
   kit_busybox
+  ln -s busybox "$tree/bin/chroot"
+  # Where a network loader puts the packed root.
+  mkdir "$tree/medium"
   # shellcheck disable=SC2086
   for path in $(kit_modules $BOOT_MODULES); do install -D -m 644 "$kit/$path" "$tree/${path#usr/}"; done
   cp "$kit/usr/lib/modules/$(kernel_version)"/modules.{order,builtin,builtin.modinfo} "$tree/lib/modules/$(kernel_version)/"

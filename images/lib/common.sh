@@ -42,9 +42,10 @@ sources() {
   main=$(awk -v c="$codename" '$2 == c && $3 == "main" {print $1; exit}' <<<"$targets")
   security=$(awk -v c="$codename-security" '$2 == c && $3 == "main" {print $1; exit}' <<<"$targets")
   [ -n "$main" ] || fail "apt on this machine knows no Debian mirror for $codename" "see /etc/apt/sources.list"
-  echo "deb [signed-by=$KEYRING] $main $SUITE main"
-  echo "deb [signed-by=$KEYRING] $main $SUITE-updates main"
-  [ -z "$security" ] || echo "deb [signed-by=$KEYRING] $security $SUITE-security main"
+  local parts=${COMPONENTS:-main}
+  echo "deb [signed-by=$KEYRING] $main $SUITE $parts"
+  echo "deb [signed-by=$KEYRING] $main $SUITE-updates $parts"
+  [ -z "$security" ] || echo "deb [signed-by=$KEYRING] $security $SUITE-security $parts"
 }
 
 # debian NAMES OUTPUT [OPTION..]: unpacks a Debian with these packages.

@@ -1,12 +1,13 @@
 import type { ReactNode } from 'react';
 import { formatSize } from '../../../core/domain/units';
 import { useAll } from './live';
+import { AddNode } from './node-add';
 import { Age, Page, Rows, State, To } from './parts';
 
 export function NodesPage(): ReactNode {
   const nodes = useAll('node');
   return (
-    <Page kind={`${nodes.length} in all`} name="Nodes">
+    <Page kind={`${nodes.length} in all`} name="Nodes" actions={<AddNode />}>
       <Rows
         label="Nodes"
         head={['Node', 'Presence', 'Wanted', 'VMs', 'CPU', 'Memory promised', 'Rack', 'Heard', 'To look at']}

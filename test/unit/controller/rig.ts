@@ -7,6 +7,7 @@ import type { AgentUploads } from '../../../controller/api/uploads.js';
 import { Consoles, type ConsoleDial } from '../../../controller/consoles.js';
 import { EventLog } from '../../../controller/event-log.js';
 import { systemChance, systemClock as clock } from '../../../controller/system.js';
+import type { PendingNodes } from '../../../controller/pending-nodes.js';
 import { View } from '../../../controller/view.js';
 import type { WebFiles } from '../../../controller/web-files.js';
 import { FlotillaError } from '../../../core/domain/error.js';
@@ -14,6 +15,7 @@ import type { Image } from '../../../core/domain/image.js';
 import type { NodeRecord, NodeState } from '../../../core/domain/node.js';
 import type { Op } from '../../../core/domain/op.js';
 import type { VmPhase, VmSpec, VmState } from '../../../core/domain/vm.js';
+import type { PendingView } from '../../../core/wire/adopt.js';
 import { ledger as kinds, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
 import { MemoryLedger } from '../../sim/memory-ledger.js';
 import { testCa } from './test-ca.js';
@@ -241,6 +243,35 @@ export class FakeAgents {
   }
 }
 
+/** One machine that waits at an address. */
+export class FakePending implements PendingNodes {
+  readonly machines: PendingView[] = [];
+  /** Tokens that were handed over, by address. */
+  readonly given = new Map<string, string>();
+  /** Makes the next handing over fail. */
+  fails: FlotillaError | null = null;
+
+  heard(): readonly PendingView[] {
+    return this.machines;
+  }
+
+  look(address: string): Promise<PendingView> {
+    const found = this.machines.find((m) => m.address === address);
+    if (found !== undefined) return Promise.resolve(found);
+    return Promise.reject(
+      new FlotillaError('node-unreachable', `Nothing answers at ${address}`, { hint: '' }),
+    );
+  }
+
+  async adopt(address: string, fingerprint: string, token: string): Promise<string> {
+    if (this.fails !== null) throw this.fails;
+    const { name, fingerprint: own } = await this.look(address);
+    if (own !== fingerprint) throw new FlotillaError('wrong-certificate', 'Another key', { hint: '' });
+    this.given.set(address, token);
+    return name;
+  }
+}
+
 /** Keeps uploads in memory. */
 export class FakeUploads implements AgentUploads {
   readonly files = new Map<string, Buffer>();
@@ -310,6 +341,7 @@ export interface Rig {
   readonly uploads: FakeUploads;
   readonly machines: FakeMachines;
   readonly consoles: Consoles;
+  readonly pending: FakePending;
   readonly view: View;
   readonly app: ReturnType<typeof controllerApp>;
   readonly token: string;
@@ -376,6 +408,7 @@ export async function rig(
     radio.nodes.set(n, { state: nodeState(n, [use]), vms: new Map(), silentMs: 100 });
   }
   const uploads = new FakeUploads();
+  const pending = new FakePending();
   const stops: (() => void)[] = [];
   const machines = new FakeMachines();
   const controller = (client: Ledger, boot: string) => {
@@ -391,6 +424,7 @@ export async function rig(
       log: quiet,
       uploads,
       consoles,
+      pending,
       version: '0.0.0',
       fingerprint: 'f'.repeat(64),
       web,
@@ -409,6 +443,7 @@ export async function rig(
     uploads,
     machines,
     consoles,
+    pending,
     view,
     app,
     token,
