@@ -5,6 +5,7 @@ import { announce } from './announce.js';
 import type { AgentEnv } from './env.js';
 import { Epochs } from './epochs.js';
 import { ImageWorker } from './image-worker.js';
+import { BmcTests } from './ha/bmc-tests.js';
 import { FailoverDesk, strays } from './ha/failover-desk.js';
 import { GuestHang } from './ha/guest-hang.js';
 import { Protection } from './ha/protection.js';
@@ -56,6 +57,7 @@ export class AgentLoop {
   private readonly surroundings: Surroundings;
   private readonly protection: Protection;
   private readonly failovers: FailoverDesk;
+  private readonly bmcTests: BmcTests;
   private readonly timelines: Timelines;
   private readonly standbyNotes: StandbyNotes;
   private readonly hangs: GuestHang;
@@ -106,6 +108,7 @@ export class AgentLoop {
     this.protection = new Protection(env);
     this.standbyNotes = new StandbyNotes(env);
     this.failovers = new FailoverDesk(env, ownership, this.turns, () => this.wake());
+    this.bmcTests = new BmcTests(env, () => this.wake());
     this.migrations = new MigrationDesk(env, this.ops, ownership, this.turns, () => this.wake());
     this.line = new NodeLine(env);
     this.hangs = new GuestHang(env, () => this.wake());
@@ -158,6 +161,7 @@ export class AgentLoop {
     this.maker.stop();
     this.images.stop();
     this.failovers.stop();
+    this.bmcTests.stop();
     this.wake();
     await this.running;
   }
@@ -274,6 +278,7 @@ export class AgentLoop {
       memoryBytes: this.line.memoryBytes,
       loads: this.protection.loads(s),
     });
+    this.bmcTests.look(s);
     this.standbyNotes.look(s, (id) => this.observed.has(id) || this.turns.taken(id));
     this.timelines.look(s, this.observed, (id) => this.hangs.answered(id));
     for (const id of strays(env.keeper.state()?.armed ?? [], s, this.observed, env.node)) {

@@ -1,3 +1,4 @@
+import { isOthers, type BmcTest } from '../core/domain/fencing.js';
 import type { z } from 'zod';
 import type { ClusterMeta } from '../core/domain/cluster.js';
 import type { Disk } from '../core/domain/disk.js';
@@ -49,8 +50,9 @@ export interface Snapshot {
   /** Revision at which each node's keeper last made its live key. */
   readonly seen: ReadonlyMap<string, bigint>;
   readonly fenced: ReadonlyMap<string, Kept<Fenced>>;
-  /** Nodes that can be powered off from outside. How is not kept: it has secrets. */
+  /** Nodes that can be powered off from outside, by a BMC that is not another machine's. How is not kept: secrets. */
   readonly bmcs: ReadonlySet<string>;
+  readonly bmcTests: ReadonlyMap<string, Kept<BmcTest>>;
   /** The default where nobody set one; unreadable: failovers are held, since nothing may be done on a guess. */
   readonly policy: Policy;
   /** Why nothing is done about any VM, in words: the ledger is being recovered. Null: it is not. */
@@ -126,6 +128,7 @@ export class Snapshots {
       op: new Map<string, Kept<Op>>(),
       token: new Map<string, Kept<TokenRecord>>(),
       fenced: new Map<string, Kept<Fenced>>(),
+      bmcTest: new Map<string, Kept<BmcTest>>(),
     };
     const lives = new Map<string, Kept<Live> & { createRevision: bigint }>();
     const seen = new Map<string, bigint>();
@@ -174,6 +177,7 @@ export class Snapshots {
       }
     }
     this.parsed = next;
+    for (const [node, test] of maps.bmcTest) if (isOthers(test.value)) bmcs.delete(node);
     const snapshot: Snapshot = {
       revision,
       meta,
@@ -191,6 +195,7 @@ export class Snapshots {
       seen,
       fenced: maps.fenced,
       bmcs,
+      bmcTests: maps.bmcTest,
       policy,
       recovering,
       unreadable,

@@ -51,6 +51,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['network'],
   ['op'],
   ['token'],
+  ['bmcTest'],
 ];
 
 interface Group {
@@ -91,6 +92,7 @@ export class LedgerTables {
     // Never read here: they have secrets.
     bmc: new Map(),
     replica: new Map(),
+    bmcTest: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

@@ -1,3 +1,4 @@
+import { isOthers } from '../core/domain/fencing.js';
 import type { Clock, HeardNode, Log, Radio } from '../agent/env.js';
 import type { Ledger, Write } from '../agent/ledger/ledger.js';
 import type { Disk } from '../core/domain/disk.js';
@@ -289,6 +290,7 @@ export class View {
         this.soil('vm');
         break;
       case 'node':
+      case 'bmcTest':
       case 'live':
         // Whose lease ends is who fails over.
         if (table === 'live') this.soilVmsOf(id);
@@ -522,6 +524,8 @@ export class View {
       problems.push(now === 'never-heard' ? 'was never heard by this controller' : `is ${now}`);
     if (h?.agentGone === true) problems.push('its agent ended without goodbye');
     if (!live) problems.push('does not hold its lease in the ledger: it may start nothing');
+    const bmc = this.ledger.tables.bmcTest.get(id)?.value;
+    if (isOthers(bmc)) problems.push(`its BMC is another machine's: ${bmc?.result?.text ?? ''}`);
     for (const x of h?.state?.health ?? []) if (!x.ok) problems.push(`${x.part}: ${x.text}`);
     return {
       id,

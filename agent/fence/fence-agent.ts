@@ -1,4 +1,4 @@
-import type { FenceOutcome, FenceStatus, FencingDevice } from '../../core/domain/fencing.js';
+import type { FenceIdentity, FenceOutcome, FenceStatus, FencingDevice } from '../../core/domain/fencing.js';
 
 /** Limits of one call. */
 export interface FenceCall {
@@ -20,4 +20,6 @@ export interface FenceDevice {
   off(device: FencingDevice, o: FenceCall): Promise<FenceOutcome>;
   /** Asks whether the device answers and takes these credentials. Changes nothing. */
   status(device: FencingDevice, o: FenceCall): Promise<FenceStatus>;
+  /** Asks which machine it belongs to. Changes nothing. */
+  identify(device: FencingDevice, o: FenceCall): Promise<FenceIdentity>;
 }

@@ -1,9 +1,9 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { fencingDeviceName } from '../../core/domain/fencing.js';
-import type { FenceOutcome, FenceStatus, FencingDevice } from '../../core/domain/fencing.js';
+import type { FenceIdentity, FenceOutcome, FenceStatus, FencingDevice } from '../../core/domain/fencing.js';
 import type { FenceCall, FenceDevice } from './fence-agent.js';
-import { programInput, type FenceAction } from './program-input.js';
-import { NoSystem, theOnlySystem } from './redfish-system.js';
+import { guidCommand, guidInput, programInput, type FenceAction } from './program-input.js';
+import { NoSystem, systemUuid, theOnlySystem } from './redfish-system.js';
 import { runProgram, type ProgramEnd } from './run-program.js';
 import { reasonHint } from './reason.js';
 import { lastWords } from './scrub.js';
@@ -38,6 +38,15 @@ export class FencePrograms implements FenceDevice {
     const turn = new Turn(device, o, this.#prefix);
     try {
       return { kind: 'answers', power: await turn.power() };
+    } catch (error) {
+      return { kind: 'no-answer', error: turn.refusal(error) };
+    }
+  }
+
+  async identify(device: FencingDevice, o: FenceCall): Promise<FenceIdentity> {
+    const turn = new Turn(device, o, this.#prefix);
+    try {
+      return { kind: 'answers', uuid: await turn.uuid() };
     } catch (error) {
       return { kind: 'no-answer', error: turn.refusal(error) };
     }
@@ -80,6 +89,21 @@ class Turn {
     if (end.code === 2 && said === 'Status: OFF') return 'off';
     if (end.code === 0 && said === 'Status: ON') return 'on';
     throw this.#failed('did not say whether the power is on', end);
+  }
+
+  /** Null: it gives none. */
+  async uuid(): Promise<string | null> {
+    this.#signal.throwIfAborted();
+    const device = this.#device;
+    if (device.kind === 'redfish') {
+      this.#systemUri ??= await theOnlySystem(device, this.#signal);
+      return systemUuid(device, this.#systemUri, this.#signal);
+    }
+    const command = [...this.#prefix, ...guidCommand(device)];
+    const end = await runProgram(command, { input: guidInput(device), ca: null, signal: this.#signal });
+    this.#signal.throwIfAborted();
+    if (end.code !== 0) throw this.#failed('did not say which machine it belongs to', end);
+    return /^System GUID +: *([0-9a-f-]{36}) *$/im.exec(end.stdout)?.[1] ?? null;
   }
 
   async #run(action: FenceAction): Promise<ProgramEnd> {

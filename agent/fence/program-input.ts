@@ -1,4 +1,4 @@
-import type { FencingDevice } from '../../core/domain/fencing.js';
+import type { FencingDevice, IpmiDevice } from '../../core/domain/fencing.js';
 
 export type FenceAction = 'off' | 'status';
 
@@ -51,6 +51,16 @@ export function programInput(
     ...(device.verifyTls ? [] : [['ssl_insecure', 1] as [string, number]]),
   ]);
 }
+
+/** What asks an IPMI device for its system's GUID: no fence agent does. */
+export const guidCommand = (d: IpmiDevice): readonly string[] => [
+  ipmitoolPath,
+  ...['-I', 'lanplus', '-H', d.address, '-p', String(d.port), '-U', d.user],
+  ...['-C', String(d.cipher), '-L', d.privilege.toUpperCase(), '-v', '-v', 'mc', 'guid', 'rfc4122'],
+];
+
+/** Its standard input, with the password. */
+export const guidInput = (d: IpmiDevice): string => lines(`#${d.password}`, []);
 
 function lines(first: string, options: readonly [string, string | number][]): string {
   const all = [first, ...options.map(([name, value]) => `${name}="${value}"`)];

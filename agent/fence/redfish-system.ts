@@ -10,6 +10,8 @@ const systemsSchema = z.object({
   Members: z.array(z.object({ '@odata.id': z.string().regex(/^\/[A-Za-z0-9._~:/-]+$/) })),
 });
 
+const systemSchema = z.object({ UUID: z.string().max(64).nullish() });
+
 /** Why the system is not known, in words for a hint. */
 export class NoSystem extends Error {
   readonly hint: string;
@@ -39,6 +41,17 @@ export async function theOnlySystem(device: RedfishDevice, signal: AbortSignal):
     uris.length === 0 ? 'it has no system' : `it has ${uris.length} systems: ${shown}`,
     'Give the one that is this node as systemUri.',
   );
+}
+
+/** The UUID of a system, as its BMC gives it; null: it gives none. @throws NoSystem, or what the network said */
+export async function systemUuid(
+  device: RedfishDevice,
+  uri: string,
+  signal: AbortSignal,
+): Promise<string | null> {
+  const system = systemSchema.safeParse(await get(device, uri, signal));
+  if (!system.success) throw notRedfish();
+  return system.data.UUID ?? null;
 }
 
 const notRedfish = (): NoSystem =>

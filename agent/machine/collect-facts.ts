@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { totalmem } from 'node:os';
 import si from 'systeminformation';
 import type { NodeFacts } from '../../core/domain/node.js';
@@ -17,7 +18,8 @@ const words = (...parts: string[]): string =>
  * its own: see facts-program.
  */
 export async function collectFacts(): Promise<NodeFacts> {
-  const [cpu, devices, nics, heat, os] = await Promise.all([
+  const [uuid, cpu, devices, nics, heat, os] = await Promise.all([
+    readFile('/sys/class/dmi/id/product_uuid', 'utf8').catch(() => null),
     si.cpu(),
     si.blockDevices(),
     si.networkInterfaces(),
@@ -48,6 +50,7 @@ export async function collectFacts(): Promise<NodeFacts> {
         up: n.operstate === 'up',
       })),
     temperatureC: Number.isFinite(hottest) ? hottest : null,
+    uuid: uuid === null ? null : cut(uuid, 64),
     os: words(os.distro, os.release).slice(0, 128),
     kernel: cut(os.kernel, 128),
   };

@@ -81,7 +81,8 @@ export function clusterHandlers(
         checkRemovable(view, kept.value);
         const change = new Change().at(kinds.node.key(id), kept).del(kinds.node.key(id));
         for (const a of kept.value.addresses) change.del(unique.nodeAddress(a));
-        for (const k of [kinds.seen, kinds.fenced, kinds.bmc, kinds.live]) change.del(k.key(id));
+        for (const k of [kinds.seen, kinds.fenced, kinds.bmc, kinds.bmcTest, kinds.live])
+          change.del(k.key(id));
         change.del(admittedKey(id));
         return { change, answer: (): Reply<'nodeDelete'> => ({ body: null }) };
       });

@@ -6,7 +6,7 @@ import { Change, checkIfMatch, commit, etagOf, fresh } from './commit.js';
 import type { ApiDeps, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 
-type Names = 'bmcGet' | 'bmcPut' | 'bmcDelete' | 'nodeConfirmOff';
+type Names = 'bmcGet' | 'bmcPut' | 'bmcDelete' | 'bmcTest' | 'bmcTestGet' | 'nodeConfirmOff';
 
 /** How nodes are powered off from outside, and the word of a person that one is. */
 export function fencingHandlers(deps: ApiDeps): Some<Names> {
@@ -37,7 +37,9 @@ export function fencingHandlers(deps: ApiDeps): Some<Names> {
         const change = new Change()
           .at(kinds.node.key(id), node)
           .at(kinds.bmc.key(id), kept)
-          .put(kinds.bmc, id, body);
+          .put(kinds.bmc, id, body)
+          // What was tried was another one.
+          .del(kinds.bmcTest.key(id));
         return { change, answer: () => undefined };
       });
       const now = await fresh(deps, kinds.bmc, id);
@@ -51,8 +53,29 @@ export function fencingHandlers(deps: ApiDeps): Some<Names> {
         const kept = await deps.ledger.get(kinds.bmc.key(id));
         if (kept === null) throw none(id);
         checkIfMatch(ifMatch, tag(kept), what);
-        const change = new Change().at(kinds.bmc.key(id), kept).del(kinds.bmc.key(id));
+        const change = new Change()
+          .at(kinds.bmc.key(id), kept)
+          .del(kinds.bmc.key(id))
+          .del(kinds.bmcTest.key(id));
         return { change, answer: () => ({ body: null }) };
+      });
+    },
+    async bmcTest({ params, who }) {
+      const id = await idOf(view, 'node', params.node);
+      return commit(deps, `The try of the BMC of node ${id}`, async () => {
+        const kept = await deps.ledger.get(kinds.bmc.key(id));
+        if (kept === null) throw none(id);
+        const test = { node: id, askedMs: deps.clock.wallMs(), askedBy: who.slice(0, 128), result: null };
+        const change = new Change().at(kinds.bmc.key(id), kept).put(kinds.bmcTest, id, test);
+        return { change, answer: () => ({ body: test }) };
+      });
+    },
+    async bmcTestGet({ params }) {
+      const id = await idOf(view, 'node', params.node);
+      const kept = await fresh(deps, kinds.bmcTest, id);
+      if (kept !== null) return { body: kept.value };
+      throw new FlotillaError('not-found', `The BMC of node ${id} was not tried as it is set now`, {
+        hint: `Try it: flotilla node bmc test ${id}.`,
       });
     },
     async nodeConfirmOff({ params, who }) {

@@ -1,4 +1,5 @@
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
 import { FlotillaError } from '../../core/domain/error.js';
 import { fencingDeviceName } from '../../core/domain/fencing.js';
@@ -7,6 +8,9 @@ import { wholeNumber } from './input.js';
 import type { Io } from './io.js';
 import { readText } from './session.js';
 import { defined } from './vm.js';
+
+/** A try takes two logins of a slow BMC, s. */
+const testSMax = 60;
 
 interface BmcOptions {
   kind: 'ipmi' | 'redfish';
@@ -64,6 +68,31 @@ export function nodePowerCommands(node: Command, io: Io): void {
     .action(async (name: string) => {
       const d = await (await io.client()).call('bmcGet', { params: { node: name } });
       io.facts(d, bmcFacts(d));
+    });
+  bmc
+    .command('test')
+    .description('have another node ask it for the power state, and whose BMC it is; switches nothing')
+    .argument('<node>')
+    .action(async (name: string) => {
+      const client = await io.client();
+      const params = { node: name };
+      let test = await client.call('bmcTest', { params });
+      const { askedMs } = test;
+      for (let tries = 0; test.result === null && tries < testSMax; tries++) {
+        await sleep(1_000, undefined, { signal: io.terminal.signal });
+        test = await client.call('bmcTestGet', { params });
+        if (test.askedMs !== askedMs) break;
+      }
+      const { result } = test;
+      if (result === null)
+        throw new FlotillaError('timeout', `No node has tried the BMC of ${name} within ${testSMax} s`, {
+          hint: 'A node that lives and runs VMs does it: flotilla node list.',
+        });
+      if (result.power === null || result.machine === 'other')
+        throw new FlotillaError('fence-failed', result.text, {
+          hint: `Correct it: flotilla node bmc set ${name} …`,
+        });
+      io.show(test, () => `${name}: ${result.text} (asked by ${result.by}).`);
     });
   bmc
     .command('delete')

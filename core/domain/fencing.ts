@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { FlotillaError } from './error.js';
+import { nodeIdSchema, wallMsSchema } from './schema.js';
 
 /**
  * How a node is powered off from outside: its BMC, by IPMI or by Redfish.
@@ -105,3 +106,57 @@ export type FenceOutcome =
 export type FenceStatus =
   | { readonly kind: 'answers'; readonly power: 'on' | 'off' }
   | { readonly kind: 'no-answer'; readonly error: FlotillaError };
+
+/** What a BMC said of the machine that it belongs to. */
+export type FenceIdentity =
+  /** Its system's UUID as it gives it; null: it gives none. */
+  | { readonly kind: 'answers'; readonly uuid: string | null }
+  | { readonly kind: 'no-answer'; readonly error: FlotillaError };
+
+/** `/flotilla/bmc-test/<node>`: that somebody asked for a try of the node's fencing device, and what came of it. */
+export const bmcTestSchema = z.object({
+  node: nodeIdSchema,
+  askedMs: wallMsSchema,
+  askedBy: z.string().max(128),
+  /** Null: no node has tried it yet. */
+  result: z
+    .object({
+      /** The node that asked the BMC. */
+      by: nodeIdSchema,
+      atMs: wallMsSchema,
+      /** Null: it does not answer, or takes other credentials. */
+      power: z.enum(['on', 'off']).nullable(),
+      /** Whether it is the BMC of this very machine, by the UUID that both give. `other`: it is not used. */
+      machine: z.enum(['same', 'other', 'unknown']),
+      text: z.string().max(500),
+    })
+    .nullable(),
+});
+export type BmcTest = z.output<typeof bmcTestSchema>;
+
+/** Its BMC is proven to belong to another machine: it would truly say that that one is off. */
+export const isOthers = (t: BmcTest | undefined): boolean => t?.result?.machine === 'other';
+
+/**
+ * Whether two UUIDs are those of one machine. IPMI, SMBIOS and RFC 4122 each write the same 16 bytes in an order of
+ * their own, and BMCs mix them up, so all four orders count. @returns null: one of them says nothing
+ */
+export function sameMachine(a: string, b: string): boolean | null {
+  const [x, y] = [bytes(a), bytes(b)];
+  if (x === null || y === null) return null;
+  const swapped = (u: readonly string[]): string[] => [
+    ...u.slice(0, 4).reverse(),
+    ...u.slice(4, 6).reverse(),
+    ...u.slice(6, 8).reverse(),
+    ...u.slice(8),
+  ];
+  const turned = [...x].reverse();
+  return [x, swapped(x), turned, swapped(turned)].some((u) => u.join('') === y.join(''));
+}
+
+/** Null: no UUID, or one that makers put into machines that have none. */
+function bytes(uuid: string): string[] | null {
+  const hex = uuid.toLowerCase().replace(/[^0-9a-f]/g, '');
+  if (hex.length !== 32 || /^(.)\1*$/.test(hex) || /^0{24}/.test(hex)) return null;
+  return hex.match(/../g);
+}

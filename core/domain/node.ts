@@ -107,6 +107,8 @@ export const nodeFactsSchema = z.object({
     .max(64),
   /** Hottest sensor, degrees Celsius; null where there is none. */
   temperatureC: z.number().nullable(),
+  /** The machine's UUID, as its firmware has it; null: it has none. A BMC is known by it. */
+  uuid: z.string().max(64).nullable().default(null),
   os: z.string().max(128),
   kernel: z.string().max(128),
 });

@@ -2,7 +2,7 @@ import { type z } from 'zod';
 import { clusterMetaSchema, liveSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
-import { fencingDeviceSchema } from '../domain/fencing.js';
+import { bmcTestSchema, fencingDeviceSchema } from '../domain/fencing.js';
 import { fencedSchema, policySchema, seenSchema } from '../domain/ha.js';
 import { imageSchema } from '../domain/image.js';
 import { networkSchema } from '../domain/network.js';
@@ -76,6 +76,7 @@ export const ledger = {
   bmc: kind('bmc', fencingDeviceSchema),
   /** The two copies of a VM's disks, with the secret of the pair: for the agents of its two nodes alone. */
   replica: kind('replica', replicaSchema),
+  bmcTest: kind('bmc-test', bmcTestSchema),
 } as const;
 
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */

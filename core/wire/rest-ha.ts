@@ -4,7 +4,7 @@ import { failoverTimelineSchema, fencedSchema, policySchema } from '../domain/ha
 import { nodeKeeperSchema } from '../domain/node.js';
 import { opStateSchema } from '../domain/op.js';
 import { idSchema, nodeIdSchema, wallMsSchema } from '../domain/schema.js';
-import { fencingDeviceSchema, fencingDeviceViewSchema } from '../domain/fencing.js';
+import { bmcTestSchema, fencingDeviceSchema, fencingDeviceViewSchema } from '../domain/fencing.js';
 import { freshnessSchema } from './rest-objects.js';
 
 /** The switches of the whole cluster, and whom they concern. */
@@ -98,6 +98,7 @@ export type HaView = z.output<typeof haViewSchema>;
 /** A fencing device as it is given, with its secret, which no answer ever has. */
 export const bmcPutSchema = fencingDeviceSchema.meta({ id: 'BmcPut' });
 export const bmcViewSchema = fencingDeviceViewSchema.meta({ id: 'Bmc' });
+export const bmcTestViewSchema = bmcTestSchema.meta({ id: 'BmcTest' });
 
 /** What somebody's word that a node is off has allowed. */
 export const confirmedOffSchema = z

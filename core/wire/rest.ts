@@ -37,6 +37,7 @@ import {
 
 import {
   bmcPutSchema,
+  bmcTestViewSchema,
   bmcViewSchema,
   confirmedOffSchema,
   haViewSchema,
@@ -177,6 +178,24 @@ export const rest = {
     status: 204,
     response: nothingSchema,
     etag: true,
+  },
+  bmcTest: {
+    method: 'post',
+    path: '/nodes/{node}/bmc/test',
+    tag: 'nodes',
+    summary: 'Have another node ask the BMC for its power state and for the machine it belongs to',
+    params: at('node'),
+    status: 202,
+    response: bmcTestViewSchema,
+  },
+  bmcTestGet: {
+    method: 'get',
+    path: '/nodes/{node}/bmc/test',
+    tag: 'nodes',
+    summary: 'What came of the last try of a BMC; a result of null: it is under way',
+    params: at('node'),
+    status: 200,
+    response: bmcTestViewSchema,
   },
   nodeConfirmOff: {
     method: 'post',

@@ -393,9 +393,15 @@ await scenario(
   },
 );
 
+interface FakeBmc {
+  offs: number;
+  /** Of the machine that it says it belongs to. */
+  uuid: string | null;
+}
+
 /** A BMC: what it came to, and what happened while it worked. */
-function fakeBmc(n: SimNode, o: { confirms: boolean; meanwhile?: () => void }): { offs: number } {
-  const bmc = { offs: 0 };
+function fakeBmc(n: SimNode, o: { confirms: boolean; meanwhile?: () => void }): FakeBmc {
+  const bmc: FakeBmc = { offs: 0, uuid: null };
   n.fencer = {
     off: async () => {
       bmc.offs++;
@@ -408,6 +414,7 @@ function fakeBmc(n: SimNode, o: { confirms: boolean; meanwhile?: () => void }): 
       };
     },
     status: async () => ({ kind: 'answers', power: 'on' }),
+    identify: async () => ({ kind: 'answers', uuid: bmc.uuid }),
   };
   n.ledger.poke(
     kinds.bmc.key('n2'),
@@ -418,7 +425,7 @@ function fakeBmc(n: SimNode, o: { confirms: boolean; meanwhile?: () => void }): 
 async function fenced(
   name: string,
   o: (n: SimNode) => { confirms: boolean; meanwhile?: () => void },
-  body: (n: SimNode, bmc: { offs: number }, t: Tap.Test) => Promise<void>,
+  body: (n: SimNode, bmc: FakeBmc, t: Tap.Test) => Promise<void>,
 ): Promise<void> {
   await t.test(name, async (t) => {
     const n = new SimNode();
@@ -444,6 +451,42 @@ await fenced(
     t.equal(bmc.offs, 1);
     t.match(failovers(n)[0]?.args, { fence: 'bmc' });
     t.equal(n.ledger.peek('/flotilla/fencing/n2'), null, 'the claim is given back');
+  },
+);
+
+await fenced(
+  'a BMC that is another machine’s is found out when it is tried, and not used',
+  () => ({ confirms: true }),
+  async (n, bmc, t) => {
+    const key = kinds.bmcTest.key('n2');
+    const asked = { node: 'n2', askedMs: 1, askedBy: 'somebody', result: null };
+    const result = (): unknown =>
+      (JSON.parse(n.ledger.peek(key)?.value ?? '{}') as { result: unknown }).result;
+    const tried = async (): Promise<void> => {
+      n.ledger.poke(key, JSON.stringify(asked));
+      await n.until('it is tried', () => result() !== null);
+    };
+    const facts = { cpuModel: '', cpuCores: 1, cpuMHz: 1, memoryBytes: 1, drives: [], nics: [] };
+    const uuid = '4c4c4544-0031-5610-8052-b4c04f4e3332';
+    n.heard = n.heard.map((h) => ({
+      ...h,
+      state: h.state && { ...h.state, facts: { ...facts, temperatureC: null, os: '', kernel: '', uuid } },
+    }));
+    await tried();
+    t.match(result(), { by: 'n1', power: 'on', machine: 'unknown' });
+    // The same bytes, as IPMI has them.
+    bmc.uuid = '32334e4f-c0b4-5280-1056-310044454c4c';
+    await tried();
+    t.match(result(), { machine: 'same', text: /it is the BMC of n2/ });
+    bmc.uuid = '00112233-4455-6677-8899-aabbccddeeff';
+    await tried();
+    t.match(result(), { machine: 'other', text: /it is not used/ });
+    const vm = n.createVm({ ha }, { shared: true, own: { ...atN2, fence: { armed: false, waitMs: 0 } } });
+    await n.peerDown('n2');
+    await n.clock.advance(60_000);
+    t.equal(bmc.offs, 0, 'another machine keeps its power');
+    t.equal(n.own(vm.id)?.owner, 'n2');
+    t.match(n.loop?.health().find((h) => h.part === 'failover')?.text, /confirm-off n2/);
   },
 );
 

@@ -446,7 +446,7 @@ export class SimNode {
       },
       keeper: die(this.keeper, ['arm', 'disarm', 'holds'], ['state', 'onChange']),
       journal: die({ record: async (e: JournalEntry) => void this.journal.push(e) }, ['record'], []),
-      ...(this.fencer === null ? {} : { fencer: die(this.fencer, ['off'], []) }),
+      ...(this.fencer === null ? {} : { fencer: die(this.fencer, ['off'], ['status', 'identify']) }),
       timing: timingProfiles.production,
       radio,
       peers: {

@@ -1,8 +1,8 @@
 import { Alert, Button, Group, List, SimpleGrid, Stack, Text } from '@mantine/core';
-import type { ReactNode } from 'react';
+import { useEffect, useState, type ReactNode } from 'react';
 import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { NodeDesired } from '../../../core/domain/node';
-import type { NodeView, VmRow } from '../../../core/wire/rest';
+import type { NodeView, RestAnswer, VmRow } from '../../../core/wire/rest';
 import { call, useDo } from './api';
 import { useAll, useOne } from './live';
 import { Age, Confirm, Facts, Page, Refusal, Rows, Share, State, To } from './parts';
@@ -157,6 +157,58 @@ function Summary({ node }: { readonly node: NodeView }): ReactNode {
           ['Fingerprint', <code>{node.record.fingerprint.slice(0, 16)}…</code>],
         ]}
       />
+      <Bmc node={node.id} />
+    </Stack>
+  );
+}
+
+/** A try takes two logins of a slow BMC. */
+const bmcTestMs = 60_000;
+
+/** How it is powered off from outside, and a try of that. */
+function Bmc({ node }: { readonly node: string }): ReactNode {
+  const [bmc, setBmc] = useState<RestAnswer<'bmcGet'> | null>(null);
+  const [test, setTest] = useState<RestAnswer<'bmcTestGet'> | null>(null);
+  const { busy, refused, run } = useDo();
+  const params = { node };
+  useEffect(() => {
+    setBmc(null);
+    setTest(null);
+    // None set, or never tried.
+    call('bmcGet', { params: { node } }).then(setBmc, () => undefined);
+    call('bmcTestGet', { params: { node } }).then(setTest, () => undefined);
+  }, [node]);
+  if (bmc === null) return null;
+  const tryIt = async (): Promise<void> => {
+    setTest(await call('bmcTest', { params }));
+    for (const endMs = Date.now() + bmcTestMs; Date.now() < endMs;) {
+      await new Promise((done) => setTimeout(done, 1_000));
+      const now = await call('bmcTestGet', { params });
+      setTest(now);
+      if (now.result !== null) return;
+    }
+  };
+  const result = test?.result ?? null;
+  const bad = result !== null && (result.power === null || result.machine === 'other');
+  return (
+    <Stack gap="xs">
+      <Facts
+        of={[
+          ['Fencing device', `${bmc.kind === 'ipmi' ? 'IPMI' : 'Redfish'} at ${bmc.address}`],
+          test !== null && ['Last try', result === null ? 'under way, or nobody did it' : result.text],
+        ]}
+      />
+      {bad && (
+        <Alert color="red" variant="light" title="It would not help if this node failed">
+          {result.text}
+        </Alert>
+      )}
+      <Group>
+        <Button size="xs" variant="default" loading={busy} onClick={() => void run(tryIt)}>
+          Try the fencing device
+        </Button>
+      </Group>
+      <Refusal of={refused} />
     </Stack>
   );
 }

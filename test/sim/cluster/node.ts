@@ -353,6 +353,7 @@ export class ClusterNode {
         return { kind: 'not-confirmed', error };
       },
       status: async () => Promise.resolve({ kind: 'answers', power: 'on' }),
+      identify: async () => Promise.resolve({ kind: 'answers', uuid: null }),
     };
   }
 

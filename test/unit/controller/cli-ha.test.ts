@@ -103,6 +103,18 @@ void t.test('fencing devices: the password comes from a file, and is nowhere els
   l.stdin('other-secret');
   t.equal((await set('--password-file', '-')).code, 0);
   t.equal(kept().password, 'other-secret');
+  const test = l.run('node', 'bmc', 'test', 'n2');
+  const key = '/flotilla/bmc-test/n2';
+  for (;;) {
+    const e = l.r.memory.peek(key);
+    if (e !== null) {
+      const result = { by: 'n1', atMs: 1, power: 'on', machine: 'same', text: 'it is the BMC of n2' };
+      l.r.memory.poke(key, JSON.stringify({ ...(JSON.parse(e.value) as object), result }));
+      break;
+    }
+    await new Promise((done) => setTimeout(done, 20));
+  }
+  t.match(await test, { code: 0, out: /n2: it is the BMC of n2 \(asked by n1\)/ });
   t.match(await set('--password', secret), { code: 2 });
   t.match(await set(), { code: 2, err: /--password-file/ });
   l.stdin('\n');

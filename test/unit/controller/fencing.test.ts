@@ -37,6 +37,27 @@ void t.test('a fencing device: set, shown without its secret, changed, forgotten
   t.match(await call('PUT', '/api/v1/nodes/n9/bmc', ipmi), { status: 404 });
 });
 
+void t.test('a try of a fencing device: asked for, answered by a node, gone with the device', async (t) => {
+  const r = await haRig();
+  t.teardown(() => r.stop());
+  const key = '/flotilla/bmc-test/n2';
+  t.match(await r.call('POST', `${at}/test`), { status: 404, body: { hint: /bmc set n2/ } });
+  await r.call('PUT', at, ipmi);
+  t.match(await r.call('GET', `${at}/test`), { status: 404, body: { hint: /bmc test n2/ } });
+  const asked = await r.call('POST', `${at}/test`);
+  t.match(asked, { status: 202, body: { node: 'n2', result: null } });
+  const kept = JSON.parse(r.memory.peek(key)?.value ?? '{}') as object;
+  const text = 'it belongs to the machine x, and n2 is y: it is not used';
+  const result = { by: 'n1', atMs: 1, power: 'on', machine: 'other', text };
+  r.memory.poke(key, JSON.stringify({ ...kept, result }));
+  t.match(await r.call('GET', `${at}/test`), { status: 200, body: { result } });
+  await r.view.ledger.refresh();
+  const node = await r.call('GET', '/api/v1/nodes/n2');
+  t.match((node.body as { problems: string[] }).problems.join(), /its BMC is another machine's: .* not used/);
+  await r.call('PUT', at, { ...ipmi, user: 'other' });
+  t.equal(r.memory.peek(key), null, 'what was tried was another one');
+});
+
 void t.test('hostile devices are refused without repeating what they hold', async (t) => {
   const r = await haRig();
   t.teardown(() => r.stop());

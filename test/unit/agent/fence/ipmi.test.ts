@@ -1,6 +1,6 @@
 import t from 'tap';
 import { errorRecord } from '../../../../core/domain/error.js';
-import { fencingDeviceSchema, type FencingDevice } from '../../../../core/domain/fencing.js';
+import { fencingDeviceSchema, sameMachine, type FencingDevice } from '../../../../core/domain/fencing.js';
 import { freePorts, until } from '../ledger/real-etcd.js';
 import { descendants, IpmiBmc, isAlive, Programs } from './rig.js';
 
@@ -37,6 +37,22 @@ await t.test('a node that is on is powered off, and the BMC says so', async (t) 
   t.ok(calls.includes('set power 0'));
   t.equal(calls.at(-1), 'get power', 'the last word is an answer, not an order');
   t.same(await fence.status(device, soon), { kind: 'answers', power: 'off' });
+});
+
+await t.test('it says which machine it belongs to, and hears no order', async (t) => {
+  await bmc.set('works', 'on');
+  const said = await fence.identify(device, soon);
+  t.equal(said.kind, 'answers');
+  // As the simulator was told, in whatever order of bytes it has them.
+  const uuid = said.kind === 'answers' ? said.uuid : null;
+  t.equal(sameMachine(uuid ?? '', 'a1234567-89ab-cdef-a123-456789abcdef'), true, uuid ?? 'none');
+  t.equal(sameMachine(uuid ?? '', 'b1234567-89ab-cdef-a123-456789abcdef'), false);
+  t.same(await bmc.calls(), [], 'the chassis heard nothing');
+  t.notOk((await programs.starts()).includes(password));
+  t.match(await fence.identify({ ...device, password: 'Wr0ng!' }, soon), {
+    kind: 'no-answer',
+    error: { code: 'fence-failed', hint: /user and password/ },
+  });
 });
 
 await t.test('a node that is off already is confirmed', async (t) => {

@@ -17,6 +17,8 @@ export class RedfishBmc {
   stuck = false;
   /** Is off for one look only. */
   comesBack = false;
+  /** UUID of its systems; null: it gives none. */
+  uuid: string | null = null;
   silent = false;
   junk = false;
 
@@ -35,6 +37,7 @@ export class RedfishBmc {
     this.systems.set('1', 'On');
     this.orders = [];
     this.requests = this.waiting = 0;
+    this.uuid = null;
     this.stuck = this.comesBack = this.silent = this.junk = false;
   }
 
@@ -70,7 +73,12 @@ export class RedfishBmc {
       const PowerState = this.systems.get(id);
       if (this.comesBack && PowerState === 'Off') this.systems.set(id, 'On');
       const target = `/redfish/v1/Systems/${id}/Actions/ComputerSystem.Reset`;
-      return send(200, { ...at(id), PowerState, Actions: { '#ComputerSystem.Reset': { target } } });
+      return send(200, {
+        ...at(id),
+        UUID: this.uuid,
+        PowerState,
+        Actions: { '#ComputerSystem.Reset': { target } },
+      });
     }
     const { ResetType } = JSON.parse(body) as { ResetType: string };
     this.orders.push(`${id} ${ResetType}`);

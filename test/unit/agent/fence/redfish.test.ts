@@ -56,6 +56,17 @@ await t.test('a node that is on is powered off, and the BMC says so', async (t) 
   t.same(await fence.off(device, soon), { kind: 'confirmed-off' }, 'again');
 });
 
+await t.test('it says which machine it belongs to, and hears no order', async (t) => {
+  t.same(await fence.identify(device, soon), { kind: 'answers', uuid: null });
+  bmc.uuid = '4C4C4544-0031-5610-8052-B4C04F4E3332';
+  t.same(await fence.identify(device, soon), { kind: 'answers', uuid: bmc.uuid });
+  t.same(bmc.orders, []);
+  t.match(await fence.identify({ ...device, password: 'wrong' }, soon), {
+    kind: 'no-answer',
+    error: { code: 'fence-failed', hint: /user(,| and) password/ },
+  });
+});
+
 await t.test('a BMC that says yes while the node stays on is not believed', async (t) => {
   bmc.stuck = true;
   const r = await fence.off(device, { deadlineMs: 8_000 });

@@ -166,6 +166,7 @@ await t.test('hostile words are shown as words', async (t) => {
       cpuMHz: 1,
       memoryBytes: 1,
       temperatureC: null,
+      uuid: evil,
       os: evil,
       kernel: evil,
       drives: [{ name: evil, model: evil, sizeBytes: 1 }],

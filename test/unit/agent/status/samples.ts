@@ -99,6 +99,7 @@ export function sampleView(o: Partial<StatusView> = {}): StatusView {
       drives: [{ name: '/dev/nvme0n1', model: 'SAMSUNG MZVL21T0HCLR', sizeBytes: 1.02e12 }],
       nics: [{ name: 'eno1', mac: '52:54:00:12:34:56', addresses: ['10.0.0.1'], mbit: 10_000, up: true }],
       temperatureC: 43,
+      uuid: '4c4c4544-0031-5610-8052-b4c04f4e3332',
       os: 'Debian GNU/Linux 13',
       kernel: '6.12.48',
     },
