@@ -84,6 +84,7 @@ export async function runAgent(
     tls,
     deadlineMs: timing.ledgerCallMs,
   });
+  await ledger.gateway.prefer();
   const members = new LedgerMembers(ledger.gateway);
   const radio = new MqttRadio({
     cluster: cluster.clusterId,

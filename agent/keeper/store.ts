@@ -1,6 +1,7 @@
+import { stat } from 'node:fs/promises';
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { journalFile, readJournal } from '../journal/read.js';
+import { journalFile, readJournal, type JournalRead } from '../journal/read.js';
 import { writeFileDurably } from '../pki/files.js';
 import { readIfThere } from '../pki/store.js';
 import type { KeeperStore, RunRecord } from './env.js';
@@ -10,6 +11,7 @@ export class KeeperFiles implements KeeperStore {
   readonly #runFile: string;
   readonly #stateDir: string;
   readonly #node: string;
+  #read: { readonly mark: string; readonly last: JournalRead['last'] } | null = null;
 
   constructor(o: { runtimeDir: string; stateDir: string; node: string }) {
     this.#runFile = path.join(o.runtimeDir, 'keeper.json');
@@ -44,9 +46,25 @@ export class KeeperFiles implements KeeperStore {
   }
 
   async journalGen(vm: string): Promise<number | null> {
-    const e = (await readJournal(journalFile(this.#stateDir))).last.get(vm);
+    const e = (await this.#journal()).get(vm);
     if (e === undefined) return null;
     return e.owner === this.#node ? e.gen : e.gen - 1;
+  }
+
+  /** Asked for each VM anew, since it may change at any time; read only when it did. */
+  async #journal(): Promise<JournalRead['last']> {
+    const file = journalFile(this.#stateDir);
+    const now = await stat(file, { bigint: true }).then(
+      (s) => [s.ino, s.size, s.mtimeNs].join(' '),
+      () => null,
+    );
+    if (now === null || this.#read?.mark !== now) {
+      const { last } = await readJournal(file);
+      // Marked as it was before the reading: written meanwhile, it is read again.
+      this.#read = now === null ? null : { mark: now, last };
+      return last;
+    }
+    return this.#read.last;
   }
 
   get #epochFile(): string {

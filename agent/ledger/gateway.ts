@@ -3,6 +3,7 @@ import https from 'node:https';
 import type { Socket } from 'node:net';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { TlsMaterial } from '../pki/tls.js';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /**
  * Deadline of one ledger call, ms. A member cut off from its peers holds a request for 7 s before it says so;
@@ -91,6 +92,10 @@ const refusedBeforehand = [
 /** gRPC codes that mean the request itself was judged: InvalidArgument, NotFound, AlreadyExists, PermissionDenied, ResourceExhausted, FailedPrecondition, OutOfRange, Unimplemented, Unauthenticated. */
 const judgedCodes: ReadonlySet<number> = new Set([3, 5, 6, 7, 8, 9, 11, 12, 16]);
 
+/** How long {@link Gateway.prefer} looks for a member that answers, and how far the first of the list is ahead, ms. */
+const preferMs = 700;
+const headStartMs = 100;
+
 /**
  * etcd's JSON gateway over HTTP/1.1 with several endpoints: stays with the one that answers, goes to the next on
  * error, and gives every call a deadline. Knows nothing of keys.
@@ -150,6 +155,24 @@ export class Gateway {
   /** Moves on from an endpoint that misbehaves, unless somebody already did. */
   leave(endpoint: string): void {
     if (this.current === endpoint) this.#current = (this.#current + 1) % this.#endpoints.length;
+  }
+
+  /**
+   * Has calls go first to one that answers now, the first of the list where it does: the very first call of a program
+   * should not wait for a member that is gone. Where none answers all stays as it is.
+   */
+  async prefer(): Promise<void> {
+    const { current: first } = this;
+    const others = this.#endpoints.filter((e) => e !== first);
+    const answers = async (endpoint: string, afterMs = 0): Promise<string> => {
+      if (afterMs > 0) await sleep(afterMs);
+      await this.call('/v3/kv/range', { key: 'AA==' }, { kind: 'read', endpoint, deadlineMs: preferMs });
+      return endpoint;
+    };
+    const found = await Promise.any([answers(first), ...others.map((e) => answers(e, headStartMs))]).catch(
+      () => null,
+    );
+    if (found !== null && this.current === first) this.#current = this.#endpoints.indexOf(found);
   }
 
   /**

@@ -488,6 +488,7 @@ export class VmActor {
     );
     if (!r.done) throw staleView(s);
     env.radio.unsay('vm', s.id);
+    await this.own.forget(s);
   }
 
   /** @param again - it will be defined again: UEFI variables stay */

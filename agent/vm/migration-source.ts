@@ -1,12 +1,14 @@
+import type { z } from 'zod';
 import { tooSlow } from '../../core/decide/migrate.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { MigrateArgs, MigrateReady } from '../../core/domain/migration.js';
+import type { NodeRecord } from '../../core/domain/node.js';
 import type { Op } from '../../core/domain/op.js';
 import { formatSize, formatSpan } from '../../core/domain/units.js';
 import type { VmOwn } from '../../core/domain/vm.js';
 import { ledger as kinds, readRecord, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
-import type { Compare } from '../ledger/ledger.js';
+import type { Compare, LedgerEntry } from '../ledger/ledger.js';
 import {
   LibvirtError,
   type Arrived,
@@ -39,6 +41,8 @@ interface Travel {
   back: FlotillaError | null;
   /** Ends what runs now. */
   end: (() => void) | null;
+  /** The target's record: its removal has seen that it owns nothing. */
+  target: Kept<NodeRecord> | undefined;
 }
 
 /**
@@ -83,6 +87,7 @@ export class MigrationSource {
       const modRevision = await this.own.swap(s, value, {
         compare: [
           { key: kinds.live.key(args.to), createRevision: BigInt(ready.live) },
+          ...stays(s.snapshot.nodes.get(args.to)),
           { key: kinds.op.key(op.id), modRevision: k.modRevision },
         ],
         writes: [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) }],
@@ -116,7 +121,8 @@ export class MigrationSource {
   private travel(op: Op, args: MigrateArgs, s: Subject, act: (t: Travel) => Promise<void>): void {
     if (this.travels.has(s.id) || !this.turns.begin(s.id)) return;
     const beganMs = this.env.clock.nowMs();
-    const t: Travel = { op, args, s, own: s.own, beganMs, stoodMs: null, back: null, end: null };
+    const target = s.snapshot.nodes.get(args.to);
+    const t: Travel = { op, args, s, own: s.own, beganMs, stoodMs: null, back: null, end: null, target };
     this.travels.set(s.id, t);
     void act(t)
       .catch((e: unknown) => {
@@ -274,23 +280,31 @@ export class MigrationSource {
   private async handOver(t: Travel): Promise<Arrived> {
     const { to, ready } = t.args;
     const subject = { ...t.s, own: t.own };
+    const hand = async (waitMs: number | null, live: bigint): Promise<void> => {
+      const also = alive(to, live);
+      await this.own.swap(subject, this.handed(t, waitMs), {
+        compare: [...also.compare, ...stays(t.target)],
+      });
+    };
     // Armed only as this lease's keeper has said.
     if (ready?.live !== undefined) {
       const live = BigInt(ready.live);
-      const swapped = await this.own
-        .swap(subject, this.handed(t, ready.waitMs), alive(to, live))
-        .catch(ifStale);
+      const swapped = await hand(ready.waitMs, live).then(() => true, ifStale);
       if (swapped !== null) return 'go';
     }
-    const live = await this.env.ledger.get(kinds.live.key(to));
-    if (live === null) {
-      // Its node is gone, and the copy with it or soon: the guest goes on here as if nothing had been.
+    // Its lease may be another one, or its record was written anew meanwhile.
+    const { ledger } = this.env;
+    const [live, node] = await Promise.all([ledger.get(kinds.live.key(to)), ledger.get(kinds.node.key(to))]);
+    t.target = node === null ? undefined : kept(kinds.node, node);
+    if (live === null || t.target === undefined || t.target.value.desired === 'leaving') {
+      // Its node is gone, and the copy with it or soon, or is leaving: the guest goes on here as if nothing had been.
       t.back = lost(t);
       await this.stay(t);
       return 'stay';
     }
     // It lost its lease and has another one: nobody may count on its keeper until that has armed the VM anew.
-    await this.own.swap(subject, this.handed(t, null), alive(to, live.createRevision));
+    const same = ready?.live !== undefined && BigInt(ready.live) === live.createRevision;
+    await hand(same ? ready.waitMs : null, live.createRevision);
     return 'go';
   }
 
@@ -334,13 +348,24 @@ export class MigrationSource {
 
   private async reread(id: string): Promise<Kept<Op> | null> {
     const e = await this.env.ledger.get(kinds.op.key(id));
-    return e === null ? null : { value: readRecord(kinds.op, e.key, e.value), modRevision: e.modRevision };
+    return e === null ? null : kept(kinds.op, e);
   }
 }
+
+const kept = <S extends z.ZodType>(k: { schema: S }, e: LedgerEntry): Kept<z.output<S>> => ({
+  value: readRecord(k, e.key, e.value),
+  modRevision: e.modRevision,
+});
 
 const alive = (node: string, createRevision: bigint): { compare: Compare[] } => ({
   compare: [{ key: kinds.live.key(node), createRevision }],
 });
+
+/** A node that is not leaving, as it was read: should it be removed meanwhile, the swap finds that out. */
+const stays = (node: Kept<NodeRecord> | undefined): Compare[] =>
+  node === undefined || node.value.desired === 'leaving'
+    ? []
+    : [{ key: kinds.node.key(node.value.id), modRevision: node.modRevision }];
 
 /** Null: one of the compares did not hold. */
 function ifStale(e: unknown): null {

@@ -90,6 +90,15 @@ export class Ownership {
     await this.env.journal.record({ vm: s.id, gen: own.gen, role, owner: own.owner, epoch });
   }
 
+  /** The VM is deleted: what was noted of it is history, and goes when there is too much of that. */
+  async forget(s: Subject): Promise<void> {
+    const { node, journal, log } = this.env;
+    const epoch = s.snapshot.meta?.value.epoch ?? 1;
+    await journal
+      .record({ vm: s.id, gen: s.own.value.gen + 1, role: 'none', owner: node, epoch })
+      .catch((e: unknown) => log.warn(`the journal: ${errorRecord(e).message}`));
+  }
+
   /** Counts the VM among those that freeze with this node. @throws FlotillaError `not-armable` */
   arm(s: Subject): Promise<{ readonly waitMs: number }> {
     const { volumes, keeper } = this.env;

@@ -25,9 +25,11 @@ export const transitions = [
   'fail-over-any',
   'move-stopped',
   'yield',
+  'migrate',
+  'break-off',
+  'hand-over',
 ] as const;
-/** Those of live migrations: in test/sim/migration.test.ts. */
-export type Transition = (typeof transitions)[number] | 'migrate' | 'break-off' | 'hand-over';
+export type Transition = (typeof transitions)[number];
 
 /** A node that keeps up and reaches the ledger for this long must not freeze, and one that can freeze not be reset, ms. */
 const healthyMs = 5_000;

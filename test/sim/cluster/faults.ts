@@ -19,6 +19,7 @@ export const faultKinds = [
   'one-way-cut',
   'storage-cut',
   'slow-messages',
+  'slow-ledger',
   'lost-messages',
   'late-messages',
   'silent-watches',
@@ -190,6 +191,12 @@ const faults: Readonly<Record<FaultKind, Fault>> = {
     lastsMs: some,
     global: true,
     make: (w, _n, rng) => w.voters.addWeather({ slowMs: rng.pick([100, 400, 900, 2_000]) }),
+  },
+  'slow-ledger': {
+    lastsMs: some,
+    global: true,
+    // Each renewal is two calls: now in time to pet, now too late.
+    make: (w, _n, rng) => w.voters.addWeather({ longMs: rng.between(80, 300), slowMs: 90 }),
   },
   'lost-messages': {
     lastsMs: some,

@@ -420,6 +420,22 @@ export const mutations: readonly Mutation[] = [
     },
   },
   {
+    name: 's6-handed-over-early',
+    rule: 'safety 6: own is handed over only when libvirt has reported the copy whole',
+    breaks: /^P1: .* handed over .* while it ran/,
+    edits: [
+      edit(
+        'agent/vm/migration-source.js',
+        'leavePaused: true,',
+        'leavePaused: (void this.handOver(t).catch(() => undefined), true),',
+      ),
+    ],
+    night: async (w, vm) => {
+      w.migrate(vm, standbyOf(w, vm));
+      await w.pass(20_000);
+    },
+  },
+  {
     name: 's7-freeze-unseen',
     rule: 'safety 7: frozen means seen to be frozen',
     breaks: /^P1/,

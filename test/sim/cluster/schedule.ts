@@ -32,7 +32,12 @@ const causeMs: Partial<Record<(typeof transitions)[number], number>> = {
   'fail-over-any': 10_500,
   'move-stopped': 10_500,
   yield: 8_000,
+  'break-off': 1_500,
+  'hand-over': 3_600,
 };
+
+/** Made by an owner that lives, however long they take. */
+const lively: ReadonlySet<string> = new Set(['yield', 'break-off', 'hand-over']);
 
 /** What a schedule is to bring together. */
 export interface Aim {
@@ -173,10 +178,10 @@ class Schedule {
     const early = longMs < 1_000 && this.#rng.chance(0.5);
     // Who is to act, or anybody; never the one whose end set it off.
     const lost = [
-      ...(transition === 'yield' ? [] : [own.owner]),
+      ...(lively.has(transition) ? [] : [own.owner]),
       ...(transition === 'fail-over-any' && own.standby !== null ? [own.standby] : []),
     ];
-    const acts = longMs < 1_000 || transition === 'yield' ? own.owner : (own.standby ?? own.owner);
+    const acts = longMs < 1_000 || lively.has(transition) ? own.owner : (own.standby ?? own.owner);
     const others = w.net.nodes.filter((n) => longMs < 1_000 || !lost.includes(n));
     const target = this.#rng.chance(0.6) && others.includes(acts) ? acts : this.#rng.pick(others);
     if (early) {
@@ -221,6 +226,14 @@ class Schedule {
         return lose(own === null ? [] : [own.owner]);
       case 'fail-over-any':
         return lose(own === null ? [] : [own.owner, ...(own.standby === null ? [] : [own.standby])]);
+      case 'migrate':
+      case 'hand-over':
+        return () => void this.#migrate(vm);
+      case 'break-off':
+        return () => {
+          const op = this.#migrate(vm);
+          if (op !== null) w.time.after(this.#faultRng.between(500, 2_500), () => w.cancel(op));
+        };
       case 'yield':
         return () => {
           if (own === null) return;
@@ -231,6 +244,18 @@ class Schedule {
     }
   }
 
+  /** Asks for a live migration, mostly to the standby. @returns the op; null: it does not run */
+  #migrate(vm: string): string | null {
+    const w = this.#w;
+    const own = w.own(vm);
+    if (own === null || w.spec(vm).power !== 'running') return null;
+    const others = w.net.nodes.filter((n) => n !== own.owner);
+    return w.migrate(
+      vm,
+      this.#rng.chance(0.7) ? (own.standby ?? this.#rng.pick(others)) : this.#rng.pick(others),
+    );
+  }
+
   /** Something that people do, as far as the API can write. */
   #userActs(): void {
     const w = this.#w;
@@ -238,7 +263,7 @@ class Schedule {
     const vm = this.#rng.pick([...w.vms.values()]);
     const spec = w.spec(vm);
     const node = this.#rng.pick(w.net.nodes);
-    switch (this.#rng.below(8)) {
+    switch (this.#rng.below(10)) {
       case 0:
       case 1:
         return w.action(spec.power === 'stopped' ? 'start' : 'stop', vm);
@@ -254,6 +279,9 @@ class Schedule {
       case 7:
         if (!w.node(node).host.powered) w.confirmOff(node);
         else w.policy({ hold: this.#rng.chance(0.3) });
+        return;
+      default:
+        this.#migrate(vm);
     }
   }
 

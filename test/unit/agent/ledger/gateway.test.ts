@@ -258,3 +258,20 @@ void t.test('one stream serves all who watch one prefix', async (t) => {
     () => streams[0]?.destroyed === true || streams[0]?.writableEnded === true,
   );
 });
+
+await t.test('calls go first to a member that answers, the first of the list where it does', async (t) => {
+  const range = json(200, { header: { revision: '1' } });
+  const [deaf, well, also] = await Promise.all(
+    [(): void => undefined, range, range].map((h) => new FakeMember(h).start(t)),
+  );
+  const to = async (...members: (FakeMember | undefined)[]): Promise<string> => {
+    const endpoints = members.map((m) => m?.endpoint ?? '');
+    const g = new Gateway({ endpoints, tls: null, insecureForTests: true });
+    await g.prefer();
+    g.close();
+    return g.current;
+  };
+  t.equal(await to(well, also), well?.endpoint);
+  t.equal(await to(deaf, well), well?.endpoint);
+  t.equal(await to(deaf), deaf?.endpoint, 'where none answers all stays as it is');
+});
