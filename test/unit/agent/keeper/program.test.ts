@@ -6,6 +6,7 @@ import t from 'tap';
 import { KeeperFiles } from '../../../../agent/keeper/store.js';
 import { readEndpoints, readKeeperConfig } from '../../../../agent/keeper/surroundings.js';
 import { PoolTakeovers } from '../../../../agent/keeper/takeovers.js';
+import { readAgentConfig } from '../../../../agent/cluster/config.js';
 import { timingProfiles } from '../../../../core/domain/timing.js';
 
 void t.test('the program is made of Node and of own files alone', async (t) => {
@@ -129,6 +130,12 @@ void t.test('configuration: name, times, where the cluster is', async (t) => {
   t.match(await readKeeperConfig(path.join(dir, 'short.json')), { timing: { name: 'production' } });
   await t.rejects(readKeeperConfig(path.join(dir, 'bad.json')));
   await t.rejects(readKeeperConfig(path.join(dir, 'times.json')));
+  for (const profile of Object.values(timingProfiles)) {
+    const file = path.join(dir, `${profile.name}.json`);
+    await writeFile(file, JSON.stringify({ name: 'n1', address: '10.0.0.1', timing: profile.name }));
+    t.same((await readKeeperConfig(file)).timing, profile);
+    t.equal((await readAgentConfig(file)).timing, profile.name, 'keeper and agent know the same profiles');
+  }
   t.equal(await readEndpoints(dir), null);
   await writeFile(path.join(dir, 'cluster.json'), '{"ledgerEndpoints":["https://a:1"]}');
   t.same(await readEndpoints(dir), ['https://a:1']);
