@@ -14,6 +14,7 @@ import { failoverOps, Timelines } from './ha/timeline.js';
 import { ReplicaDesk } from './replica/replica-desk.js';
 import { OpBook } from './op-book.js';
 import { NodeLine } from './node-line.js';
+import { DrainDesk } from './plan/drain-desk.js';
 import { Snapshots, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
 import { VmActor } from './vm/actor.js';
@@ -63,6 +64,7 @@ export class AgentLoop {
   private readonly hangs: GuestHang;
   private readonly migrations: MigrationDesk;
   private readonly replicas: ReplicaDesk;
+  private readonly drains: DrainDesk;
 
   private snapshot: Snapshot | null = null;
   private snapshotMs = -Infinity;
@@ -110,6 +112,7 @@ export class AgentLoop {
     this.failovers = new FailoverDesk(env, ownership, this.turns, () => this.wake());
     this.bmcTests = new BmcTests(env, () => this.wake());
     this.migrations = new MigrationDesk(env, this.ops, ownership, this.turns, () => this.wake());
+    this.drains = new DrainDesk(env, () => this.wake());
     this.line = new NodeLine(env);
     this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
@@ -242,6 +245,7 @@ export class AgentLoop {
         this.migrations.look(s, this.snapshotMs, this.observed);
       if (this.env.witness !== true && s.recovering === null)
         again = Math.min(again, this.replicas.look(s, this.observed) ?? idlePassMs);
+      again = Math.min(again, this.drains.look(s) ?? again);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));
       this.completed ??= now;
       if (this.env.witness !== true && s.recovering === null) {

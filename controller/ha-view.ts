@@ -4,7 +4,7 @@ import { failoverTotalMs } from '../core/domain/failover-words.js';
 import { failoverTimelineSchema, type Policy } from '../core/domain/ha.js';
 import type { NodeKeeper } from '../core/domain/node.js';
 import type { HaFailover, HaNode, HaView, OpView, PolicyView, VmRow } from '../core/wire/rest.js';
-import { clusterOf } from './plan-view.js';
+import { outlookOf } from './plan-view.js';
 import { contentMark } from './tables.js';
 import type { View } from './view.js';
 
@@ -98,7 +98,7 @@ export function haView(view: View): HaView {
 
 /** Standbys that could not take over what they promised, whichever one node fails. */
 function shortfalls(view: View): HaView['shortfalls'] {
-  const admission = admit(new State(clusterOf(view)));
+  const admission = admit(new State(outlookOf(view).cluster));
   return admission.ok ? [] : admission.shortfalls.map((x) => ({ ...x, vms: [...x.vms] }));
 }
 

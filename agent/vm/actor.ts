@@ -3,6 +3,8 @@ import type { HotStep } from '../../core/decide/hardware.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { FailoverPhase } from '../../core/domain/ha.js';
 import { isReplicated, type Disk } from '../../core/domain/disk.js';
+import { relocateArgsSchema } from '../../core/domain/drain.js';
+import type { Op } from '../../core/domain/op.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
@@ -126,6 +128,8 @@ export class VmActor {
         return this.yield(s, step);
       case 'delete':
         return this.delete(s);
+      case 'relocate':
+        return this.relocate(s, step.op);
       case 'remove-foreign':
         env.log.warn(`removes VM ${s.id} from this node: ${s.own.value.owner} owns it`, { vm: s.id });
         if (s.domain?.active === true) await this.endForeign(s.id);
@@ -365,6 +369,48 @@ export class VmActor {
       compare: [{ key, modRevision: s.spec.modRevision }],
       writes: [{ put: key, value: writeRecord(kinds.vmSpec, spec) }],
     });
+  }
+
+  /** Gives a VM that is off to another node. Nothing of it runs, so the new owner needs no proof but the ledger's word. */
+  private async relocate(s: Subject, op: Op): Promise<void> {
+    const { name } = s.spec.value;
+    const kept = s.snapshot.ops.get(op.id);
+    const args = relocateArgsSchema.safeParse(op.args).data;
+    if (kept === undefined) throw staleView(s);
+    const live = args === undefined ? undefined : s.snapshot.lives.get(args.to);
+    const node = args === undefined ? undefined : s.snapshot.nodes.get(args.to);
+    if (args === undefined || live === undefined || node === undefined)
+      throw new FlotillaError(
+        'node-unreachable',
+        `VM "${name}" is not relocated: ${args?.to ?? 'its target'} is not alive`,
+        { hint: 'Choose another node.' },
+      );
+    const next: Op = {
+      ...op,
+      state: 'done',
+      step: `is on ${args.to}`,
+      progress: 1,
+      updatedMs: this.env.clock.wallMs(),
+    };
+    const own: VmOwn = {
+      ...s.own.value,
+      owner: args.to,
+      standby: null,
+      sync: 'none',
+      gen: s.own.value.gen + 1,
+      fence: unarmed,
+      migration: null,
+    };
+    await this.own.swap(s, own, {
+      compare: [
+        { key: kinds.live.key(args.to), createRevision: live.createRevision },
+        { key: kinds.node.key(args.to), modRevision: node.modRevision },
+        { key: kinds.vmSpec.key(s.id), modRevision: s.spec.modRevision },
+        { key: kinds.op.key(op.id), modRevision: kept.modRevision },
+      ],
+      writes: [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, next) }],
+    });
+    this.env.radio.say('op', next, op.id);
   }
 
   private async apply(step: HotStep, s: Subject): Promise<void> {

@@ -19,6 +19,8 @@ export function stepText(step: VmStep): string | null {
       return `given over to ${step.to}: ${step.why}`;
     case 'delete':
       return 'deleted';
+    case 'relocate':
+      return 'has another owner now';
     case 'remove-foreign':
       return 'removed here: another node owns it';
     case 'reboot':

@@ -37,6 +37,7 @@ import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-fil
 import { clusterHandlers, clusterView } from './cluster.js';
 import { consoleHandlers } from './consoles.js';
 import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
+import { drainHandlers } from './drain.js';
 import { fencingHandlers } from './fencing.js';
 import { haHandlers } from './ha.js';
 import { eventStream, kindsOf } from './events.js';
@@ -147,6 +148,7 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
     ...haHandlers(deps),
     ...fencingHandlers(deps),
     ...pendingHandlers(deps),
+    ...drainHandlers(deps),
     ...vmHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),

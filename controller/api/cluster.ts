@@ -64,7 +64,7 @@ export function clusterHandlers(
         };
         if (next.desired === 'leaving' && ownsVms(view, id)) {
           throw new FlotillaError('in-use', `Node ${id} owns VMs and cannot leave`, {
-            hint: `Delete its VMs first, or set it to maintenance: flotilla vm list --node ${id}.`,
+            hint: `Move its VMs elsewhere, and let it leave then: flotilla node drain ${id} --leave.`,
           });
         }
         const change = new Change().at(kinds.node.key(id), kept).put(kinds.node, id, next);
@@ -95,7 +95,7 @@ function checkRemovable(view: View, node: NodeRecord): void {
   const { id } = node;
   if (ownsVms(view, id)) {
     throw new FlotillaError('in-use', `Node ${id} owns VMs and cannot be removed`, {
-      hint: `Delete or move them first: flotilla vm list --node ${id}.`,
+      hint: `Move them elsewhere first: flotilla node drain ${id} --leave.`,
     });
   }
   const { image, live, node: nodes } = view.ledger.tables;

@@ -1,16 +1,9 @@
-import {
-  checkMigration,
-  migrateText,
-  type MigrateCheck,
-  type MigrateCheckView,
-} from '../../core/decide/migrate-check.js';
-import { Moves } from '../../core/decide/plan/move.js';
+import { migrateText, type MigrateCheck } from '../../core/decide/migrate-check.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { migratePolicyDefault, type MigrateArgs } from '../../core/domain/migration.js';
-import { opFinished } from '../../core/domain/op.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
-import { clusterOf } from '../plan-view.js';
+import { outlookOf } from '../plan-view.js';
 import type { View } from '../view.js';
 import { Change, commit, fresh, idFromKey, requestMark } from './commit.js';
 import type { ApiDeps, Ask, Some } from './context.js';
@@ -19,29 +12,8 @@ import { newOp, repeated } from './ops.js';
 import type { VmChanged } from './vm-write.js';
 
 /** Whether that VM could migrate now, and where to. */
-export function checkOf(view: View, spec: VmSpec, own: VmOwn, node: string | null): MigrateCheck {
-  const t = view.ledger.tables;
-  const asked: MigrateCheckView = {
-    spec,
-    own,
-    phase: view.vm(spec.id)?.phase ?? 'unknown',
-    disks: view.vmDisks(spec.id).map((k) => k.value),
-    pool: (id) => t.pool.get(id)?.value,
-    ops: view.vmOps(spec.id).filter((o) => !opFinished(o)),
-    isos: spec.cdroms.flatMap(({ image: id }) => {
-      const image = id === null ? undefined : t.image.get(id)?.value;
-      const pool = image && t.pool.get(image.pool)?.value;
-      if (image === undefined || pool === undefined) return [];
-      return [{ image, pool, sourceHere: image.node === null || view.presenceOf(image.node) === 'here' }];
-    }),
-    networks: spec.nics.flatMap((n) => t.network.get(n.network)?.value ?? []),
-    nodes: view.clusterNodes(),
-    moves: new Moves(clusterOf(view)),
-    admission: view.ledger.policy.plan.admission,
-    node,
-  };
-  return checkMigration(asked);
-}
+export const checkOf = (view: View, spec: VmSpec, own: VmOwn, node: string | null): MigrateCheck =>
+  outlookOf(view).check(spec, own, { node, phase: view.vm(spec.id)?.phase ?? 'unknown' });
 
 /** Live migration: whether it can be, and the wish for it. */
 export class VmMigrations {

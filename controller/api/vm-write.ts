@@ -22,7 +22,7 @@ import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from 
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../../core/wire/rest.js';
 import type { Kept } from '../tables.js';
-import { clusterOf } from '../plan-view.js';
+import { outlookOf } from '../plan-view.js';
 import { Change, checkIfMatch, commit, fresh, idFromKey, requestMark } from './commit.js';
 import type { ApiDeps, Ask } from './context.js';
 import { idOf, notFound, poolOf, readyImage } from './lookup.js';
@@ -458,7 +458,7 @@ export class VmWrites {
         on: nodes.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id),
       }),
       nodes,
-      cluster: clusterOf(view),
+      cluster: outlookOf(view).cluster,
       admission: view.ledger.policy.plan.admission,
     });
     if (answer.ok) {
@@ -487,7 +487,7 @@ export class VmWrites {
     const { view } = this.deps;
     const { admission } = view.ledger.policy.plan;
     if (admission === 'off' || !spec.ha.enabled) return [];
-    const shortfalls = protectionOf(clusterOf(view), spec.name);
+    const shortfalls = protectionOf(outlookOf(view).cluster, spec.name);
     if (shortfalls.length === 0) return [];
     if (admission === 'warn') return shortfalls.map((x) => `${x.text}. ${x.help}`);
     throw noFailoverRoom(`VM "${spec.name}" is not started`, shortfalls, []);

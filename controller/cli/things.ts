@@ -9,6 +9,7 @@ import { failoverFacts, keeperText } from './ha.js';
 import { collect, specOf, wholeNumber } from './input.js';
 import { bar, opLine, waitSDefault, type Io } from './io.js';
 import { nodeAdmitCommands } from './node-admit.js';
+import { nodeDrainCommands } from './node-drain.js';
 import { nodePowerCommands } from './node-power.js';
 import type { Column } from './table.js';
 import { defined } from './vm.js';
@@ -134,6 +135,7 @@ export function nodeCommands(program: Command, io: Io): void {
       );
     });
   nodeAdmitCommands(node, io);
+  nodeDrainCommands(node, io);
   nodePowerCommands(node, io);
   node
     .command('remove')

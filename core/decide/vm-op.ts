@@ -51,6 +51,11 @@ export function opVerdict(
       if (!settled || v.disks.some((x) => x.state === 'deleting' || x.state === 'wanted')) return null;
       return { state: 'done', step: pending > 0 ? 'the rest comes with the next restart' : 'applied' };
     }
+    case 'vm.relocate':
+      if (op.cancelAsked || own.sync === 'stale') return { state: 'cancelled', step: `stays on ${v.me}` };
+      return wantsPower('stopped')
+        ? null
+        : { state: 'cancelled', step: 'it is to run: only what is off is relocated' };
     // These finish where they are done.
     case 'vm.failover':
     case 'vm.migrate':
@@ -58,6 +63,8 @@ export function opVerdict(
     case 'image.import':
     case 'image.delete':
     case 'disk.delete':
+    case 'node.drain':
+    case 'node.return':
       return null;
   }
 }

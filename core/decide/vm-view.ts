@@ -130,6 +130,8 @@ export type VmStep =
   | { readonly do: 'grow-disk'; readonly disk: Disk; readonly live: boolean }
   | { readonly do: 'remove-disk'; readonly disk: Disk }
   | { readonly do: 'delete' }
+  /** It is off: another node becomes its owner. */
+  | { readonly do: 'relocate'; readonly op: Op }
   /** Another node owns it by a newer generation: the copy here goes. */
   | { readonly do: 'remove-foreign' };
 

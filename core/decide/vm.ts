@@ -167,6 +167,10 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     if (broken !== undefined) return finish(answer('failed', none, { reason: broken.error?.message ?? '' }));
     const rest = housekeeping(unready.length > 0 ? 'creating' : 'stopped', false);
     const making = unready.length > 0 ? (v.copies?.making ?? null) : null;
+    const relocate = v.ops.find((o) => o.kind === 'vm.relocate' && !o.cancelAsked);
+    const may = rest.step.do === 'none' && unready.length === 0 && own.sync !== 'stale';
+    if (relocate !== undefined && may)
+      return finish(withArming(attempt('stopped', { do: 'relocate', op: relocate })));
     return finish(
       withArming(making === null || rest.step.do !== 'none' ? rest : { ...rest, reason: making }),
     );

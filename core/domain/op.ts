@@ -23,9 +23,12 @@ export const opKindSchema = z.enum([
   'vm.update',
   'vm.failover',
   'vm.migrate',
+  'vm.relocate',
   'image.import',
   'image.delete',
   'disk.delete',
+  'node.drain',
+  'node.return',
 ]);
 export type OpKind = z.output<typeof opKindSchema>;
 
@@ -39,7 +42,11 @@ export type OpState = z.output<typeof opStateSchema>;
 export const opSchema = z.object({
   id: idSchema,
   kind: opKindSchema,
-  subject: z.object({ kind: z.enum(['vm', 'image', 'disk']), id: idSchema, name: z.string() }),
+  subject: z.object({
+    kind: z.enum(['vm', 'image', 'disk', 'node']),
+    id: z.union([idSchema, nodeIdSchema]),
+    name: z.string(),
+  }),
   /** The node that acts; null: the owner of the subject. */
   node: nodeIdSchema.nullable(),
   /** Who asked: a user's or token's name. */

@@ -46,6 +46,7 @@ import {
 } from './rest-ha.js';
 
 import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
+import { drainViewSchema, nodeActivatedSchema, nodeActivateSchema, nodeDrainSchema } from './rest-plan.js';
 
 import { consoleAskSchema, consoleTicketSchema } from './consoles.js';
 
@@ -53,6 +54,7 @@ export * from './rest-objects.js';
 export * from './rest-ha.js';
 export * from './rest-migrate.js';
 export * from './consoles.js';
+export * from './rest-plan.js';
 
 export interface RestRoute {
   readonly method: 'get' | 'post' | 'put' | 'patch' | 'delete';
@@ -196,6 +198,37 @@ export const rest = {
     params: at('node'),
     status: 200,
     response: bmcTestViewSchema,
+  },
+  nodeDrainGet: {
+    method: 'get',
+    path: '/nodes/{node}/drain',
+    tag: 'nodes',
+    summary: 'Can this node go? Where each of its VMs would go, what would stay, and how far a drain is',
+    params: at('node'),
+    status: 200,
+    response: drainViewSchema,
+  },
+  nodeDrain: {
+    method: 'post',
+    path: '/nodes/{node}/actions/drain',
+    tag: 'nodes',
+    summary: 'Set a node to maintenance and move its VMs elsewhere',
+    params: at('node'),
+    body: nodeDrainSchema,
+    status: 202,
+    response: opAnswerSchema,
+    idempotent: true,
+  },
+  nodeActivate: {
+    method: 'post',
+    path: '/nodes/{node}/actions/activate',
+    tag: 'nodes',
+    summary: 'Set a node active again, and bring back what a drain took away',
+    params: at('node'),
+    body: nodeActivateSchema,
+    status: 202,
+    response: nodeActivatedSchema,
+    idempotent: true,
   },
   nodeConfirmOff: {
     method: 'post',

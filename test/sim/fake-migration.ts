@@ -27,6 +27,23 @@ const silentMs = 6_000;
 const failed = (text: string): LibvirtError =>
   new LibvirtError(text, { code: 'refused', outcome: 'refused' });
 
+/** What the client decides; a daemon whose client is gone meanwhile drops the job, and leaves both machines as they are. */
+async function decision(o: MigrateOptions, alive: () => boolean, host: FakeHost): Promise<Arrived> {
+  const said = alive()
+    ? (o.onArrived?.() ?? Promise.resolve<Arrived>('go'))
+    : Promise.resolve<Arrived>('leave');
+  let over = false;
+  const gone = async (): Promise<Arrived> => {
+    while (alive() && !over) await host.wait(sliceMs);
+    return 'leave';
+  };
+  try {
+    return await Promise.race([said, gone()]);
+  } finally {
+    over = true;
+  }
+}
+
 /**
  * A migration driven by an agent, as libvirt does its part: the machine here stands still when all is sent, `finish`
  * makes the copy whole, and whoever drives decides which of the two goes. The death of the driver before `finish` ends
@@ -98,8 +115,7 @@ export function fakeMigration(
       host.loseFinish();
       return goesOn('finish: its answer was lost', true);
     }
-    let decided: Arrived = 'leave';
-    if (alive()) decided = (await o.onArrived?.()) ?? 'go';
+    const decided = await decision(o, alive, host);
     host.jobs.delete(uuid);
     await host.wait(5);
     if (!alive() || decided === 'leave' || same() === null) throw failed('nobody decides');

@@ -1,10 +1,10 @@
 import { Alert, Button, Group, List, SimpleGrid, Stack, Text } from '@mantine/core';
 import { useEffect, useState, type ReactNode } from 'react';
 import { formatSize, formatSpan } from '../../../core/domain/units';
-import type { NodeDesired } from '../../../core/domain/node';
 import type { NodeView, RestAnswer, VmRow } from '../../../core/wire/rest';
 import { call, useDo } from './api';
 import { useAll, useOne } from './live';
+import { ActivateNode, DrainNode, DrainProgress } from './node-drain';
 import { Age, Confirm, Facts, Page, Refusal, Rows, Share, State, To } from './parts';
 
 export function NodePage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
@@ -51,29 +51,12 @@ export function NodePage({ id, tab }: { readonly id: string; readonly tab: strin
   );
 }
 
-const wish = (node: NodeView, desired: NodeDesired): Promise<unknown> =>
-  call('nodePatch', { params: { node: node.id }, body: { desired } });
-
 function NodeActions({ node, vms }: { readonly node: NodeView; readonly vms: readonly VmRow[] }): ReactNode {
-  const { busy, refused, run } = useDo();
   const { desired } = node.record;
   return (
     <>
-      {desired === 'active' ? (
-        <Confirm
-          label="Maintenance"
-          title={`Set ${node.id} to maintenance?`}
-          says="It takes no new VMs and no failovers until it is set active again."
-          yes="Set to maintenance"
-          act={() => wish(node, 'maintenance')}
-        />
-      ) : (
-        <Button size="xs" loading={busy} onClick={() => void run(() => wish(node, 'active'))}>
-          Set active
-        </Button>
-      )}
+      {desired === 'active' ? <DrainNode node={node} /> : <ActivateNode node={node} />}
       {!node.live && <ConfirmOff node={node} vms={vms} />}
-      <Refusal of={refused} />
     </>
   );
 }
@@ -108,6 +91,7 @@ function Summary({ node }: { readonly node: NodeView }): ReactNode {
   const pools = useAll('pool');
   return (
     <Stack>
+      <DrainProgress node={node} />
       {s !== null && (
         <SimpleGrid cols={{ base: 1, sm: 2 }}>
           <Share

@@ -15,7 +15,13 @@ const failedShownMs = 10 * 60_000;
 
 export const opWords = (o: OpView): string => `${o.kind.replace('.', ' ')} "${o.subject.name}"`;
 const subjectUrl = (o: OpView): string | null =>
-  o.subject.kind === 'vm' ? `/vms/${o.subject.id}` : o.subject.kind === 'image' ? '/images' : null;
+  o.subject.kind === 'vm'
+    ? `/vms/${o.subject.id}`
+    : o.subject.kind === 'image'
+      ? '/images'
+      : o.subject.kind === 'node'
+        ? `/nodes/${o.subject.id}`
+        : null;
 
 /** Always there: what runs, how far it is, and what failed of late. */
 export function TaskStrip(): ReactNode {

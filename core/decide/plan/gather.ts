@@ -129,9 +129,11 @@ export function planCluster(
       standby: kept && standby !== null && standby !== owner && ids.has(standby) ? standby : '',
       apart: [],
       ...(kept ? {} : { alone: true as const }),
-      on: reach.ok
-        ? running.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id)
-        : [owner],
+      on: !reach.ok
+        ? [owner]
+        : reach.copied
+          ? [...new Set([owner, ...own.copies.map((c) => c.node)])]
+          : running.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id),
     });
   }
   return { nodes: running.map(planNode), vms: out, rules };

@@ -29,7 +29,8 @@ export const transitions = [
   'break-off',
   'hand-over',
 ] as const;
-export type Transition = (typeof transitions)[number];
+/** That of drains: in test/sim/drain.test.ts. */
+export type Transition = (typeof transitions)[number] | 'relocate';
 
 /** A node that keeps up and reaches the ledger for this long must not freeze, and one that can freeze not be reset, ms. */
 const healthyMs = 5_000;
@@ -408,7 +409,8 @@ export class Checks {
         what = a.standby === b.owner ? 'fail-over' : 'fail-over-any';
         this.#mayTake(vm, a, b);
       } else if (by === a.owner) {
-        what = 'yield';
+        // A person wants it off: it only changes its owner. Else it is given over by who cannot start it.
+        what = this.#world.spec(vm).power === 'stopped' ? 'relocate' : 'yield';
         this.rules.yielded(vm, a, b);
       } else what = 'move-stopped';
     } else if (a.state !== b.state) what = b.state === 'running' ? 'start' : 'stop';

@@ -126,7 +126,8 @@ export class RuleChecks {
     if (this.#world.nodes.get(a.owner)?.host.exists(vm) === true)
       this.#report('P1', `${a.owner} gave VM ${vm} to ${b.owner} with a machine of it left`);
     if (a.sync === 'stale') this.#report('R5', `${a.owner} gave VM ${vm} to a copy that is stale`);
-    if (this.#world.currentPolicy().hold && this.#world.time.nowMs - this.#world.policyMs > planMs)
+    const moved = this.#world.spec(vm).power === 'stopped';
+    if (!moved && this.#world.currentPolicy().hold && this.#world.time.nowMs - this.#world.policyMs > planMs)
       this.#report('safety 15', `${a.owner} gave VM ${vm} over while failovers are held`);
   }
 

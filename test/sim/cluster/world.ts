@@ -1,5 +1,6 @@
 import type { KeeperEnv } from '../../../agent/keeper/env.js';
 import type { Ledger } from '../../../agent/ledger/ledger.js';
+import { drainArgs } from '../../../core/domain/drain.js';
 import type { NodeRecord } from '../../../core/domain/node.js';
 import { policyDefault, vmHaDefault, type Policy } from '../../../core/domain/ha.js';
 import type { Op, OpKind } from '../../../core/domain/op.js';
@@ -376,6 +377,17 @@ export class World {
     return this.#ask('vm.migrate', vm, { from: this.own(vm)?.owner ?? to, to, policy });
   }
 
+  /** Empties a node, or brings back what an operation took from it. @returns the op */
+  drain(
+    node: string,
+    o: { readonly restart?: boolean; readonly leave?: boolean; readonly back?: string } = {},
+  ): string {
+    const vms = o.back === undefined ? [] : (drainArgs(this.op(o.back))?.vms ?? []);
+    this.desired(node, o.back === undefined ? 'maintenance' : 'active');
+    const args = { node, restart: o.restart === true, leave: o.leave === true, vms };
+    return this.#ask(o.back === undefined ? 'node.drain' : 'node.return', node, args, 'node');
+  }
+
   cancel(op: string): void {
     this.voters.store.poke(kinds.op.key(op), JSON.stringify({ ...this.op(op), cancelAsked: true }));
   }
@@ -392,13 +404,13 @@ export class World {
     this.voters.store.poke(kinds.op.key(id), JSON.stringify({ ...this.op(id), state: 'done' }));
   }
 
-  #ask(kind: OpKind, subject: string, args: Op['args'] = {}): string {
+  #ask(kind: OpKind, subject: string, args: Op['args'] = {}, of: 'vm' | 'node' = 'vm'): string {
     const id = this.rng.uuid();
     const now = this.wallMs;
     const op: Op = {
       id,
       kind,
-      subject: { kind: 'vm', id: subject, name: this.names.get(subject) ?? 'vm' },
+      subject: { kind: of, id: subject, name: this.names.get(subject) ?? subject },
       node: null,
       askedBy: 'somebody',
       args,

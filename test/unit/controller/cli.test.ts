@@ -99,6 +99,9 @@ void t.test('a VM from the command line, with tables, JSON, a spec, and exit cod
   t.match(await l.run('status'), { code: 0, out: /3 nodes/ });
   t.match(await l.run('node', 'list'), { code: 0, out: /n3 +here/ });
   t.match(await l.run('node', 'set', 'n3', '--desired', 'maintenance'), { code: 0 });
+  t.match(await l.run('node', 'drain', 'n1', '--check'), { code: 0, out: /Node n1 can go/ });
+  t.match(await l.run('node', 'drain', 'n1', '--no-wait'), { code: 0 });
+  t.match(await l.run('node', 'active', 'n3'), { code: 0, out: /n3 is active/ });
   t.match(await l.run('pool', 'list'), { code: 0, out: /local +local +all/ });
   t.match(await l.run('op', 'list'), { code: 0, out: /vm\.delete/ });
   t.match(await l.run('events', '--kinds', 'node'), { code: 0, out: /3 nodes/ });

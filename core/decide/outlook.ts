@@ -1,0 +1,160 @@
+import type { Disk } from '../domain/disk.js';
+import type { Policy } from '../domain/ha.js';
+import type { Image } from '../domain/image.js';
+import type { Network } from '../domain/network.js';
+import type { NodePresence, NodeRecord, NodeState } from '../domain/node.js';
+import { opFinished, type Op } from '../domain/op.js';
+import type { Pool } from '../domain/pool.js';
+import type { VmOwn, VmPhase, VmSpec, VmState } from '../domain/vm.js';
+import { checkMigration, type MigrateCheck } from './migrate-check.js';
+import {
+  clusterNode,
+  loadOf,
+  planCluster,
+  promisedBy,
+  type ClusterNode,
+  type OwnedVm,
+} from './plan/gather.js';
+import type { LoadVector, PlanCluster } from './plan/model.js';
+import { Moves } from './plan/move.js';
+import { reachOf } from './standby.js';
+
+type Kept<T> = ReadonlyMap<string, { readonly value: T }>;
+
+/** What the ledger holds, as far as decisions about nodes need it. */
+export interface OutlookRecords {
+  readonly nodes: Kept<NodeRecord>;
+  readonly specs: Kept<VmSpec>;
+  readonly owns: Kept<VmOwn>;
+  readonly disks: Kept<Disk>;
+  readonly pools: Kept<Pool>;
+  readonly images: Kept<Image>;
+  readonly networks: Kept<Network>;
+  readonly ops: Kept<Op>;
+  readonly policy: Policy;
+  live(node: string): boolean;
+}
+
+/** What is heard on the radio. */
+export interface OutlookHeard {
+  node(id: string): { readonly presence: NodePresence; readonly state: NodeState | null } | undefined;
+  /** What its owner says of a VM; null: nothing. */
+  vm(id: string, owner: string): VmState | null;
+}
+
+export interface OutlookOptions {
+  /** A node that is looked at as if it were in maintenance. */
+  readonly emptied?: string;
+  /** Smoothed loads; by default what was heard last. */
+  readonly load?: (vm: string) => LoadVector | null;
+}
+
+/** Ledger and radio as one picture for all decisions about which node a VM is on: agents and controllers see the same. */
+export class Outlook {
+  readonly nodes: readonly ClusterNode[];
+  readonly cluster: PlanCluster;
+  private readonly r: OutlookRecords;
+  private readonly h: OutlookHeard;
+  private disksOf: Map<string, Disk[]> | null = null;
+  private opsOf: Map<string, Op[]> | null = null;
+
+  constructor(r: OutlookRecords, h: OutlookHeard, o: OutlookOptions = {}) {
+    this.r = r;
+    this.h = h;
+    const promised = promisedBy(
+      [...r.owns].map(([id, own]) => ({ own: own.value, spec: r.specs.get(id)?.value })),
+    );
+    this.nodes = [...r.nodes.values()].map(({ value: n }) =>
+      clusterNode(
+        n.id === o.emptied && n.desired === 'active' ? { ...n, desired: 'maintenance' } : n,
+        h.node(n.id),
+        r.live(n.id),
+        promised.get(n.id),
+      ),
+    );
+    this.cluster = planCluster(this.nodes, this.owned(o.load));
+  }
+
+  /** The cluster for a plan of moves, each time afresh. */
+  moves(): Moves {
+    return new Moves(this.cluster);
+  }
+
+  /** What a VM does, as its owner says; `unknown` where that one is not heard. */
+  phase(id: string, own: VmOwn): VmPhase {
+    const presence = this.h.node(own.owner)?.presence ?? 'never-heard';
+    if (presence === 'silent' || presence === 'never-heard') return 'unknown';
+    return this.h.vm(id, own.owner)?.phase ?? 'unknown';
+  }
+
+  openOps(vm: string): readonly Op[] {
+    if (this.opsOf === null) {
+      this.opsOf = new Map();
+      for (const { value: op } of this.r.ops.values())
+        if (!opFinished(op)) this.opsOf.set(op.subject.id, [...(this.opsOf.get(op.subject.id) ?? []), op]);
+    }
+    return this.opsOf.get(vm) ?? [];
+  }
+
+  disks(vm: string): readonly Disk[] {
+    if (this.disksOf === null) {
+      this.disksOf = new Map();
+      for (const { value: d } of this.r.disks.values())
+        this.disksOf.set(d.vm, [...(this.disksOf.get(d.vm) ?? []), d]);
+    }
+    return this.disksOf.get(vm) ?? [];
+  }
+
+  /**
+   * Whether a VM could migrate now, and where to.
+   *
+   * @param o.node - the only node wanted; null: any
+   * @param o.moves - a plan under way; left as it is
+   */
+  check(
+    spec: VmSpec,
+    own: VmOwn,
+    o: { readonly node: string | null; readonly phase?: VmPhase; readonly moves?: Moves },
+  ): MigrateCheck {
+    const { images, pools, networks, policy } = this.r;
+    return checkMigration({
+      spec,
+      own,
+      phase: o.phase ?? this.phase(spec.id, own),
+      disks: this.disks(spec.id),
+      pool: (id) => pools.get(id)?.value,
+      ops: this.openOps(spec.id),
+      isos: spec.cdroms.flatMap(({ image: id }) => {
+        const image = id === null ? undefined : images.get(id)?.value;
+        const pool = image && pools.get(image.pool)?.value;
+        if (image === undefined || pool === undefined) return [];
+        const sourceHere = image.node === null || this.h.node(image.node)?.presence === 'here';
+        return [{ image, pool, sourceHere }];
+      }),
+      networks: spec.nics.flatMap((n) => networks.get(n.network)?.value ?? []),
+      nodes: this.nodes,
+      moves: o.moves ?? this.moves(),
+      admission: policy.plan.admission,
+      node: o.node,
+    });
+  }
+
+  private *owned(load: OutlookOptions['load']): Iterable<OwnedVm> {
+    const [disks, pools] = [valuesOf(this.r.disks), valuesOf(this.r.pools)];
+    for (const [id, { value: own }] of this.r.owns) {
+      const spec = this.r.specs.get(id)?.value;
+      if (spec === undefined) continue;
+      const stats = this.h.vm(id, own.owner)?.stats ?? null;
+      yield {
+        spec,
+        own,
+        load: load !== undefined ? load(id) : stats === null ? null : loadOf(spec, stats),
+        reach: reachOf(spec, disks, pools),
+      };
+    }
+  }
+}
+
+const valuesOf = <T>(kept: Kept<T>): { get(id: string): T | undefined } => ({
+  get: (id) => kept.get(id)?.value,
+});

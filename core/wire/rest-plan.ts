@@ -1,0 +1,59 @@
+/** What the REST API takes and answers about emptying nodes. */
+import { z } from 'zod';
+import { drainVmSchema } from '../domain/drain.js';
+import { idSchema, nodeIdSchema } from '../domain/schema.js';
+import { opViewSchema } from './rest-objects.js';
+
+export const nodeDrainSchema = z
+  .strictObject({
+    /** A VM that cannot move while it runs may be shut down and started elsewhere. */
+    restart: z.boolean().default(false),
+    /** Then it is set to leave the cluster. */
+    leave: z.boolean().default(false),
+  })
+  .meta({ id: 'NodeDrain' });
+
+export const nodeActivateSchema = z
+  .strictObject({
+    /** The VMs that its last drain took away come back, as far as they are where that took them. */
+    bringBack: z.boolean().default(false),
+  })
+  .meta({ id: 'NodeActivate' });
+
+export const nodeActivatedSchema = z
+  .object({
+    /** Brings the VMs back; null: nothing is to come back. */
+    op: opViewSchema.nullable(),
+  })
+  .meta({ id: 'NodeActivated' });
+
+/** Could this node go now, what would become of each VM, and how far an operation that empties it is. */
+export const drainViewSchema = z
+  .object({
+    node: nodeIdSchema,
+    canGo: z.boolean(),
+    sentence: z.string(),
+    vms: z.array(
+      z.object({
+        vm: idSchema,
+        name: z.string(),
+        /** It moves while it runs; being off it gets another owner; it is shut down and started there; not. */
+        how: z.enum(['migrate', 'relocate', 'restart', 'wait', 'stays']),
+        to: nodeIdSchema.nullable(),
+        text: z.string(),
+        memoryMiB: z.number(),
+      }),
+    ),
+    /** Names of VMs that it stands by for, and that no other node could. */
+    bare: z.array(z.string()),
+    /** Names of images of which it has the only file. */
+    images: z.array(z.string()),
+    /** The operation under way. */
+    op: opViewSchema.nullable(),
+    /** How far that is with each VM. */
+    moves: z.array(drainVmSchema.extend({ name: z.string() })),
+    /** Until it is done, at the pace so far, seconds; null: not known. */
+    etaS: z.number().nullable(),
+  })
+  .meta({ id: 'Drain' });
+export type DrainAnswer = z.output<typeof drainViewSchema>;

@@ -1,0 +1,80 @@
+import t from 'tap';
+import { drainArgs } from '../../../core/domain/drain.js';
+import type { DrainAnswer, OpView } from '../../../core/wire/rest.js';
+import { armed, haRig, made, vmOf } from './ha-rig.js';
+import { GiB } from './rig.js';
+
+const disks = [{ pool: 'shared', sizeBytes: GiB }];
+
+void t.test('can this node go? each VM with where it would go, or what keeps it', async (t) => {
+  const r = await haRig();
+  t.teardown(() => r.stop());
+  const look = async () => (await r.call('GET', '/api/v1/nodes/n1/drain')).body as DrainAnswer;
+  t.match(await look(), { canGo: true, sentence: /Node n1 can go: it owns no VM/, vms: [], op: null });
+  await made(r, { name: 'web', disks, node: 'n1', power: 'running', ha: { enabled: true } });
+  await armed(r, 'web', 'n2');
+  await made(r, { name: 'off', disks, node: 'n1' });
+  t.match(await look(), {
+    canGo: true,
+    sentence: /1 VM would move while running; 1 VM is off and would get another owner/,
+  });
+  await made(r, { name: 'bound', disks: [{ pool: 'local', sizeBytes: GiB }], node: 'n1', power: 'running' });
+  await armed(r, 'bound', 'n1');
+  const d = await look();
+  t.match(d, { canGo: false, sentence: /cannot go as it is: .*1 VM runs and cannot leave it/ });
+  const how = Object.fromEntries(d.vms.map((v) => [v.name, v.how]));
+  t.same(how, { web: 'migrate', off: 'relocate', bound: 'stays' });
+  t.match(d.vms.find((v) => v.name === 'bound')?.text, /local pool "local", which no other node reaches/);
+  for (const n of ['n2', 'n3']) {
+    const said = r.radio.nodes.get(n);
+    if (said !== undefined) said.state = { ...said.state, accel: 'kvm' };
+  }
+  r.radio.news();
+  r.view.fold();
+  t.match(
+    (await look()).vms.find((v) => v.name === 'web'),
+    { how: 'restart', text: /KVM/ },
+  );
+});
+
+void t.test(
+  'a drain sets the node to maintenance and is one operation, however often it is asked for',
+  async (t) => {
+    const r = await haRig();
+    t.teardown(() => r.stop());
+    r.agents.stuck.add('node.drain').add('node.return');
+    const web = await made(r, { name: 'web', disks, node: 'n1' });
+    const ask = () => r.call('POST', '/api/v1/nodes/n1/actions/drain', { leave: true });
+    const first = await ask();
+    t.match(first, {
+      status: 202,
+      body: { op: { kind: 'node.drain', subject: { kind: 'node', id: 'n1' } } },
+    });
+    t.equal(((await ask()).body as { op: OpView }).op.id, (first.body as { op: OpView }).op.id);
+    t.match((await r.call('GET', '/api/v1/nodes/n1')).body, {
+      record: { desired: 'maintenance' },
+    });
+    const { op } = first.body as { op: OpView };
+    t.match(drainArgs(op), { node: 'n1', leave: true, restart: false, vms: [] });
+    t.match(await r.call('POST', '/api/v1/nodes/n1/actions/activate', {}), {
+      status: 409,
+      body: { code: 'wrong-state', hint: /op cancel/ },
+    });
+    t.match(await r.call('POST', '/api/v1/nodes/n9/actions/drain', {}), { status: 404 });
+
+    // As agents end it: the VM is elsewhere.
+    const own = (await vmOf(r, 'web')).own;
+    r.memory.poke(`/flotilla/vm/${web.id}/own`, JSON.stringify({ ...own, owner: 'n2' }));
+    const vms = [{ vm: web.id, state: 'moved', to: 'n2', tries: 0, restart: false, text: '' }];
+    r.memory.poke(
+      `/flotilla/op/${op.id}`,
+      JSON.stringify({ ...op, state: 'done', args: { ...op.args, vms } }),
+    );
+    await r.view.ledger.refresh();
+    const back = await r.call('POST', '/api/v1/nodes/n1/actions/activate', { bringBack: true });
+    t.match(back, { status: 202, body: { op: { kind: 'node.return', args: { vms: [{ vm: web.id }] } } } });
+    t.match((await r.call('GET', '/api/v1/nodes/n1')).body, { record: { desired: 'active' } });
+    const none = await r.call('POST', '/api/v1/nodes/n2/actions/activate', { bringBack: true });
+    t.match(none, { status: 202, body: { op: null } });
+  },
+);
