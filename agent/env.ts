@@ -35,6 +35,36 @@ export interface Log {
   error(text: string, fields?: Record<string, unknown>): void;
 }
 
+/** The two slots of an appliance's boot drive, as they stand. */
+export interface SlotState {
+  /** `medium`: started from a stick, a CD or the network. */
+  readonly booted: 'a' | 'b' | 'medium';
+  readonly good: 'a' | 'b';
+  /** Written and not yet found well. */
+  readonly onTrial: 'a' | 'b' | null;
+  /** The kernel's id of this boot. */
+  readonly boot: string;
+}
+
+/** Updates of the appliance: a new version goes into the other slot, is tried, and is left again when it does not get well. */
+export interface Slots {
+  /** Null: this node has none. */
+  state(): Promise<SlotState | null>;
+  /**
+   * Writes an image into the slot that is not booted, and reads it back.
+   *
+   * @returns that slot
+   * @throws FlotillaError `checksum-mismatch`, `tool-failed`
+   */
+  write(file: string, sha256: string, signal: AbortSignal): Promise<'a' | 'b'>;
+  /** The other slot is booted next, on trial. */
+  tryNext(): Promise<void>;
+  /** The booted slot is the good one. */
+  good(): Promise<void>;
+  /** Restarts the machine. Comes back before it does. */
+  restart(): Promise<void>;
+}
+
 /** The node's drives. */
 export interface Drives {
   /** @throws FlotillaError `tool-failed`, `timeout` */
@@ -314,6 +344,8 @@ export interface AgentEnv {
   readonly peers: Peers;
   readonly hypervisor: Hypervisor;
   readonly volumes: Volumes;
+  /** Absent: this node is not updated from here. */
+  readonly slots?: Slots;
   /** Absent: its drives are not looked at. */
   readonly drives?: Drives;
   /** Absent: this node has no copies of other nodes' disks, and holds none. */

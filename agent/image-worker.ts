@@ -32,7 +32,7 @@ export class ImageWorker {
   look(s: Snapshot): void {
     for (const kept of s.ops.values()) {
       const op = kept.value;
-      if (op.subject.kind !== 'image' || op.node !== this.env.node || opFinished(op)) continue;
+      if (!op.kind.startsWith('image.') || op.node !== this.env.node || opFinished(op)) continue;
       const job = this.jobs.get(op.id);
       if (job !== undefined) {
         if (op.cancelAsked) job.abort();

@@ -12,6 +12,7 @@ import { Protection } from './ha/protection.js';
 import { StandbyNotes } from './ha/standby-notes.js';
 import { failoverOps, Timelines } from './ha/timeline.js';
 import { ReplicaDesk } from './replica/replica-desk.js';
+import { UpdateDesk } from './slots/update-desk.js';
 import { OpBook } from './op-book.js';
 import { NodeLine } from './node-line.js';
 import { DrainDesk } from './plan/drain-desk.js';
@@ -52,6 +53,7 @@ export class AgentLoop {
   private readonly line: NodeLine;
   private readonly ops: OpBook;
   private readonly images: ImageWorker;
+  private readonly updates: UpdateDesk | null;
   private readonly guests: GuestInfo;
   private readonly maker: DiskMaker;
   private readonly usage: Usage;
@@ -116,6 +118,8 @@ export class AgentLoop {
     this.line = new NodeLine(env);
     this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
+    this.updates =
+      env.slots === undefined ? null : new UpdateDesk(env, env.slots, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
     this.replicas = new ReplicaDesk(env, this.turns, () => this.wake());
     this.maker = new DiskMaker(env, this.ops, this.replicas, () => this.wake());
@@ -163,6 +167,7 @@ export class AgentLoop {
     for (const u of this.unhook) u();
     this.maker.stop();
     this.images.stop();
+    this.updates?.stop();
     this.failovers.stop();
     this.bmcTests.stop();
     this.wake();
@@ -256,6 +261,7 @@ export class AgentLoop {
           this.failovers.waits.some((w) => w.code === 'no-pool'),
         );
       }
+      this.updates?.look(s, this.observed.size);
       await this.ops.trim(s).catch(() => undefined);
     }
     if (this.hypervisorError === null) {

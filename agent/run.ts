@@ -44,6 +44,7 @@ import { DriveList } from './lvm/drives.js';
 import { Lvm } from './lvm/lvm.js';
 import { Volumes } from './pool/volumes.js';
 import { MqttRadio } from './radio/mqtt-radio.js';
+import { BootSlots } from './slots/slots.js';
 import { SnapshotKeeper } from './snapshots/keep.js';
 import { snapshotsDir } from './snapshots/shelf.js';
 import { AgentMeter } from './status/agent-use.js';
@@ -51,10 +52,13 @@ import { FailoverCount } from './status/failover-count.js';
 import { metricsText } from './status/metrics.js';
 import { statusPage } from './status/page.js';
 import type { StatusView } from './status/view.js';
+import { Screen } from './screen.js';
 import type { Snapshot } from './snapshot.js';
 import { ConsoleSockets, systemClock as clock, systemRandom as random } from './system.js';
 import { version } from './version.js';
 
+/** How often it is looked whether the console of the machine shows what is, ms. */
+const screenMs = 5_000;
 /** Until the ledger answers for the first time it is asked again so often, ms. */
 const openAgainMs = 1_000;
 
@@ -150,6 +154,7 @@ export async function runAgent(
     hypervisor,
     volumes,
     ...(witness ? {} : { drives: new DriveList(new Lvm(), clock), replication: new Drbd({ node, clock }) }),
+    slots: new BootSlots(),
     seeds: new Seeds({ stateDir }),
     bridges: new Bridges({ node }),
     machine: witness ? noGuests(machine) : machine,
@@ -204,6 +209,19 @@ export async function runAgent(
     ];
   };
   const ledgerSnapshots = new SnapshotKeeper({ dir: snapshotsDir(stateDir), ledger, members, clock, log });
+  const screen = new Screen(runtimeDir);
+  const showScreen = (): void => {
+    const bad = loop.health().filter((h) => !h.ok);
+    const [first] = bad;
+    screen.show({
+      state: 'member',
+      config,
+      fingerprint: own.fingerprint,
+      cluster: cluster.name,
+      ok: first === undefined,
+      sentence: first === undefined ? 'all is well' : `${first.part}: ${first.text}`,
+    });
+  };
   const loop = new AgentLoop(env, onSnapshot, alsoHealth, () => keeper.beat());
   const { replication } = env;
   // The kernel asks here before it lets a lonely copy be written to, so it opens before any pair does.
@@ -327,6 +345,7 @@ export async function runAgent(
   loop.start();
   upkeep.start();
   ledgerSnapshots.start();
+  const screenTimer = setInterval(showScreen, screenMs);
   log.info(`agent ${version} of node ${node} in cluster "${cluster.name}"`, { boot });
 
   const stopping = new AbortController();
@@ -355,6 +374,7 @@ export async function runAgent(
   return {
     async stop() {
       stopping.abort();
+      clearInterval(screenTimer);
       await opened;
       await upkeep.stop();
       await ledgerSnapshots.stop();

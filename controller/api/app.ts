@@ -44,6 +44,7 @@ import { eventStream, kindsOf } from './events.js';
 import { Images } from './images.js';
 import { networkHandlers } from './networks.js';
 import { opHandlers } from './ops.js';
+import { nodeUpdateHandlers } from './node-update.js';
 import { pendingHandlers } from './pending.js';
 import { poolHandlers } from './pools.js';
 import { tokenHandlers } from './tokens.js';
@@ -149,6 +150,7 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
     ...fencingHandlers(deps),
     ...pendingHandlers(deps),
     ...drainHandlers(deps),
+    ...nodeUpdateHandlers(deps),
     ...vmHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),

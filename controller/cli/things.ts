@@ -10,6 +10,7 @@ import { collect, specOf, wholeNumber } from './input.js';
 import { bar, opLine, waitSDefault, type Io } from './io.js';
 import { nodeAdmitCommands } from './node-admit.js';
 import { nodeDrainCommands } from './node-drain.js';
+import { nodeUpdateCommand } from './node-update.js';
 import { nodePowerCommands } from './node-power.js';
 import type { Column } from './table.js';
 import { defined } from './vm.js';
@@ -136,6 +137,7 @@ export function nodeCommands(program: Command, io: Io): void {
     });
   nodeAdmitCommands(node, io);
   nodeDrainCommands(node, io);
+  nodeUpdateCommand(node, io);
   nodePowerCommands(node, io);
   node
     .command('remove')

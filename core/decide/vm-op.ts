@@ -62,6 +62,7 @@ export function opVerdict(
     case 'vm.delete':
     case 'image.import':
     case 'image.delete':
+    case 'node.update':
     case 'disk.delete':
     case 'node.drain':
     case 'node.return':

@@ -24,6 +24,7 @@ export const opKindSchema = z.enum([
   'vm.failover',
   'vm.migrate',
   'vm.relocate',
+  'node.update',
   'image.import',
   'image.delete',
   'disk.delete',

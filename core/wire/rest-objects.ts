@@ -386,6 +386,9 @@ export const vmActionSchema = z.enum([
   'resume',
 ] as const);
 
+/** The image to update to: one of `images/build image`, in the catalogue. */
+export const nodeUpdateSchema = z.strictObject({ image: refSchema }).meta({ id: 'NodeUpdate' });
+
 export const nodePatchSchema = z
   .strictObject({
     rack: nodeRecordSchema.shape.rack.optional(),
