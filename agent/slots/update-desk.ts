@@ -106,9 +106,13 @@ export class UpdateDesk {
     const image = s.images.get(op.subject.id)?.value;
     const pool = image && s.pools.get(image.pool)?.value;
     if (image === undefined || pool === undefined || image.state !== 'ready' || image.sha256 === null) {
-      throw new FlotillaError('not-found', `The image "${op.subject.name}" is not in the catalogue, or not ready`, {
-        hint: 'flotilla image list',
-      });
+      throw new FlotillaError(
+        'not-found',
+        `The image "${op.subject.name}" is not in the catalogue, or not ready`,
+        {
+          hint: 'flotilla image list',
+        },
+      );
     }
     this.#ops.progress(op, 0.1, 'fetches the image');
     const { signal } = this.#stopping;
@@ -123,9 +127,13 @@ export class UpdateDesk {
     const { node, version } = this.#env;
     if (state.booted === wanted)
       return this.#ops.finish(kept, 'done', `runs version ${version} from slot ${wanted}`);
-    throw new FlotillaError('tool-failed', `${node} went back to slot ${state.booted}: ${wanted} did not get well`, {
-      hint: 'It runs the version it had. See the console of a machine that starts the other slot by hand.',
-    });
+    throw new FlotillaError(
+      'tool-failed',
+      `${node} went back to slot ${state.booted}: ${wanted} did not get well`,
+      {
+        hint: 'It runs the version it had. See the console of a machine that starts the other slot by hand.',
+      },
+    );
   }
 
   async #fresh(id: string): Promise<Kept<Op> | null> {

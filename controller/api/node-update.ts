@@ -24,10 +24,15 @@ export function nodeUpdateHandlers(deps: ApiDeps): Some<'nodeUpdate'> {
         const image = await fresh(deps, kinds.image, imageId);
         if (image === null) throw notFound('image', ask.body.image);
         if (image.value.state !== 'ready' || image.value.format !== 'iso') {
-          throw new FlotillaError('image-refused', `Image "${image.value.name}" is no image of the appliance`, {
-            hint: 'Import build/image/flotilla.iso, and wait until it is ready.',
-          });
+          throw new FlotillaError(
+            'image-refused',
+            `Image "${image.value.name}" is no image of the appliance`,
+            {
+              hint: 'Import build/image/flotilla.iso, and wait until it is ready.',
+            },
+          );
         }
+        await view.ledger.refresh('op', 'vmOwn');
         const other = [...view.ledger.tables.op.values()].find(
           (o) => o.value.kind === 'node.update' && !opFinished(o.value),
         );

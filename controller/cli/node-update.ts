@@ -11,7 +11,10 @@ export function nodeUpdateCommand(node: Command, io: Io): void {
     .description('write an image of the appliance into the other slot of a node, and restart into it')
     .argument('[node]')
     .requiredOption('--image <image>', 'of "images/build image", imported into the catalogue')
-    .option('--all', 'every node in turn; stops at the first that does not get well, and goes on when given again')
+    .option(
+      '--all',
+      'every node in turn; stops at the first that does not get well, and goes on when given again',
+    )
     .action(async (name: string | undefined, o: WaitOptions & { image: string; all?: true }) => {
       const client = await io.client();
       if ((name === undefined) === (o.all !== true))

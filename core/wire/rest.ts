@@ -155,7 +155,8 @@ export const rest = {
     method: 'post',
     path: '/nodes/{node}/actions/update',
     tag: 'nodes',
-    summary: 'Write an image of the appliance into the other slot of a node without running VMs, and restart into it',
+    summary:
+      'Write an image of the appliance into the other slot of a node without running VMs, and restart into it',
     params: at('node'),
     body: nodeUpdateSchema,
     status: 202,

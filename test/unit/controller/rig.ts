@@ -166,7 +166,7 @@ export class FakeAgents {
   }
 
   private async act(op: Op): Promise<void> {
-    if (op.subject.kind === 'image') await this.image(op);
+    if (op.kind.startsWith('image.')) await this.image(op);
     else await this.vm(op);
   }
 
