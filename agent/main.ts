@@ -7,6 +7,7 @@ import { pending } from './cluster/pending.js';
 import { SystemdServices } from './cluster/services.js';
 import { ledgerCommand } from './snapshots/commands.js';
 import { runAgent } from './run.js';
+import { BootSlots } from './slots/slots.js';
 import { Screen } from './screen.js';
 import { journal, systemClock } from './system.js';
 import { version } from './version.js';
@@ -35,6 +36,7 @@ async function run(): Promise<void> {
     clock: systemClock,
     log,
     screen: new Screen(runtimeDir),
+    slots: new BootSlots(),
     version,
   });
   let ending = false;

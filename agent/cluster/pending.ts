@@ -5,7 +5,7 @@ import { html } from 'hono/html';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { parse } from '../../core/domain/schema.js';
 import { adoptRequestSchema } from '../../core/wire/adopt.js';
-import type { Clock, Log } from '../env.js';
+import type { Clock, Log, Slots } from '../env.js';
 import { createAgentHttp } from '../http/server.js';
 import { stylesheetPath } from '../http/style.js';
 import { selfSigned } from '../pki/certificates.js';
@@ -37,6 +37,7 @@ export interface PendingDeps {
   readonly clock: Clock;
   readonly log: Log;
   readonly screen: Pick<Screen, 'show'>;
+  readonly slots: Pick<Slots, 'state' | 'good'>;
   readonly version: string;
 }
 
@@ -111,6 +112,12 @@ export async function pending(d: PendingDeps): Promise<void> {
   await http.start();
   const { name, address, ports } = config;
   const endBeacon = startBeacon({ name, address, port: ports.agent, fingerprint, version: d.version });
+  // To wait is all that is asked of it: a version on trial that gets here is a good one.
+  const slot = await d.slots.state().catch(() => null);
+  if (slot !== null && slot.onTrial !== null && slot.onTrial === slot.booted)
+    await d.slots
+      .good()
+      .catch((error: unknown) => log.warn('the slots of this node', { error: String(error) }));
   try {
     let nextTryMs = 0;
     while ((await readClusterCache(config.stateDir)) === null || joining !== null) {

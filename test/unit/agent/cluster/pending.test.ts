@@ -25,6 +25,7 @@ async function waiting(t: { testdir(): string; teardown(f: () => void): void }, 
   const config = r.nodeConfig(name, '127.0.0.1', await freePort());
   const shown: ScreenState[] = [];
   const log = new KeptLog();
+  const foundGood: string[] = [];
   const begin = (): Promise<void> =>
     pending({
       config,
@@ -32,6 +33,10 @@ async function waiting(t: { testdir(): string; teardown(f: () => void): void }, 
       clock: r.clock,
       log,
       screen: { show: (s: ScreenState) => void shown.push(s) },
+      slots: {
+        state: () => Promise.resolve({ booted: 'b', good: 'a', onTrial: 'b', boot: 'x' } as const),
+        good: () => Promise.resolve(void foundGood.push('b')),
+      },
       version: '0.1.0',
     });
   const nodes = new NetworkPendingNodes({ clock: r.clock, log: r.log, port: config.ports.agent });
@@ -42,13 +47,13 @@ async function waiting(t: { testdir(): string; teardown(f: () => void): void }, 
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   };
-  return { r, config, shown, log, begin, nodes, look };
+  return { r, config, shown, log, foundGood, begin, nodes, look };
 }
 
 void t.test(
   'a node waits, shows its fingerprint, and is admitted with a token given to its key',
   async (t) => {
-    const { r, config, shown, log, begin, nodes, look } = await waiting(t, 'n7');
+    const { r, config, shown, log, foundGood, begin, nodes, look } = await waiting(t, 'n7');
     const ended = begin();
     const seen = await look();
     t.match(seen, { name: 'n7', address: '127.0.0.1', version: '0.1.0' });
@@ -59,6 +64,7 @@ void t.test(
     await t.rejects(nodes.adopt('127.0.0.1', seen.fingerprint, 'no token'), { code: 'bad-input' });
     t.equal(await nodes.adopt('127.0.0.1', seen.fingerprint, token), 'n7');
     await ended;
+    t.same(foundGood, ['b'], 'a version on trial that waits is a good one');
     t.match(await readClusterCache(config.stateDir), { name: 'test', node: 'n7' });
     t.equal((await r.store.read(kinds.node, 'n7'))?.value.fingerprint, seen.fingerprint);
     t.notMatch(log.lines.join('\n'), token.split('.').at(-2) ?? '', 'the secret is in no log');
