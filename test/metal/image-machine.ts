@@ -8,6 +8,9 @@ import { freePort, waitFor } from '../lab/harness.js';
 const top = fileURLToPath(new URL('../../../..', import.meta.url));
 const build = process.env['FLOTILLA_BUILD'] ?? path.join(top, 'build');
 
+/** What `images/build image` made. */
+export const imageDir = (): string => realpathSync(path.join(build, 'image'));
+
 /** What an emulated machine without KVM on a busy host may need from power-on to the end of its start, ms. */
 export const bootLimitMs = 900_000;
 
@@ -76,7 +79,7 @@ export class ImageMachine {
       ...['-netdev', `user,id=net${user},hostfwd=tcp:127.0.0.1:${this.#port}-:7443`],
       ...['-device', `virtio-net-pci,netdev=net${net === undefined ? ',romfile=' : ',bootindex=9'}`],
       ...['-object', 'rng-random,id=rng,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng'],
-      ...['-serial', 'stdio', '-no-reboot'],
+      ...['-serial', 'stdio'],
     ];
     const lib = path.join(root, 'usr/lib/x86_64-linux-gnu');
     const child = spawn(
