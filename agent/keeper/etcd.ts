@@ -1,5 +1,6 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import type { TimingProfile } from '../../core/domain/timing.js';
+import { b64, txnJson } from '../ledger/etcd-json.js';
 import { AttemptError, Gateway } from '../ledger/gateway.js';
 import type { Compare, LedgerEntry, TxnResult, Write } from '../ledger/ledger.js';
 import type { TlsMaterial } from '../pki/tls.js';
@@ -8,7 +9,6 @@ import type { KeeperLedger } from './env.js';
 /** An endpoint that has not answered within this share of the deadline gets company. Normal answers take 2 to 100 ms. */
 const hedgeShare = 0.2;
 
-const b64 = (s: string): string => Buffer.from(s, 'utf8').toString('base64');
 const text = (s: unknown): string => Buffer.from(typeof s === 'string' ? s : '', 'base64').toString('utf8');
 
 interface Endpoint {
@@ -97,7 +97,7 @@ export class KeeperEtcd implements KeeperLedger {
   }
 
   async txn(compare: readonly Compare[], writes: readonly Write[]): Promise<TxnResult> {
-    const body = { compare: compare.map(compareJson), success: writes.map(writeJson) };
+    const body = txnJson(compare, writes);
     const answer = object(await this.#write('/v3/kv/txn', body));
     const revision = object(answer['header'])['revision'];
     if (typeof revision !== 'string') throw unreadable('a transaction');
@@ -154,21 +154,6 @@ function entry(kv: Record<string, unknown>): LedgerEntry {
     modRevision: BigInt(changed),
     lease: typeof lease === 'string' ? lease : '0',
   };
-}
-
-function compareJson(c: Compare): Record<string, string> {
-  const base = { key: b64(c.key), result: 'EQUAL' };
-  if ('modRevision' in c) return { ...base, target: 'MOD', mod_revision: c.modRevision.toString() };
-  if ('createRevision' in c)
-    return { ...base, target: 'CREATE', create_revision: c.createRevision.toString() };
-  return { ...base, target: 'VALUE', value: b64(c.value) };
-}
-
-function writeJson(w: Write): Record<string, unknown> {
-  if ('del' in w) return { request_delete_range: { key: b64(w.del) } };
-  if (!('put' in w)) throw new TypeError('the keeper deletes no prefix');
-  const lease = w.lease === undefined ? {} : { lease: w.lease };
-  return { request_put: { key: b64(w.put), value: b64(w.value), ...lease } };
 }
 
 /** Anything that is not an object has no fields: whoever needs one says that the answer cannot be read. */

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { TlsMaterial } from '../pki/tls.js';
+import { b64, txnJson } from './etcd-json.js';
 import { AttemptError, Gateway, type GatewayOptions } from './gateway.js';
 import type { Compare, Ledger, LedgerEntry, Listing, TxnResult, Write } from './ledger.js';
 import { checkTxn, prefixEnd } from './ledger.js';
@@ -33,7 +34,6 @@ const txnSchema = z.object({ header: headerSchema, succeeded: z.boolean().defaul
 const grantSchema = z.object({ ID: int64, TTL: int64 });
 const keepAliveSchema = z.object({ result: z.object({ ID: int64, TTL: int64.default('0') }) });
 
-export const b64 = (s: string): string => Buffer.from(s, 'utf8').toString('base64');
 const text = (s: string): string => Buffer.from(s, 'base64').toString('utf8');
 
 /**
@@ -72,23 +72,6 @@ function entry(kv: z.output<typeof kvSchema>): LedgerEntry {
     modRevision: BigInt(kv.mod_revision),
     lease: kv.lease,
   };
-}
-
-function compareJson(c: Compare): Record<string, string> {
-  const base = { key: b64(c.key), result: 'EQUAL' };
-  if ('modRevision' in c) return { ...base, target: 'MOD', mod_revision: c.modRevision.toString() };
-  if ('createRevision' in c)
-    return { ...base, target: 'CREATE', create_revision: c.createRevision.toString() };
-  return { ...base, target: 'VALUE', value: b64(c.value) };
-}
-
-function writeJson(w: Write): Record<string, unknown> {
-  if ('put' in w) {
-    const lease = w.lease === undefined ? {} : { lease: w.lease };
-    return { request_put: { key: b64(w.put), value: b64(w.value), ...lease } };
-  }
-  if ('del' in w) return { request_delete_range: { key: b64(w.del) } };
-  return { request_delete_range: { key: b64(w.delPrefix), range_end: b64(prefixEnd(w.delPrefix)) } };
 }
 
 /**
@@ -175,7 +158,7 @@ export class EtcdLedger implements Ledger {
 
   async txn(compare: readonly Compare[], writes: readonly Write[]): Promise<TxnResult> {
     checkTxn(compare, writes);
-    const body = { compare: compare.map(compareJson), success: writes.map(writeJson) };
+    const body = txnJson(compare, writes);
     try {
       const r = readAnswer(txnSchema, await this.#call('/v3/kv/txn', body, 'write'), 'a transaction');
       return { done: r.succeeded, revision: BigInt(r.header.revision) };

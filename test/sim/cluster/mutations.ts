@@ -357,8 +357,8 @@ export const mutations: readonly Mutation[] = [
       ),
       edit(
         'agent/vm/actor.js',
-        "if (s.domain?.active === true)\n            await ignoreGone(env.hypervisor.stop(s.id, 'destroy'));\n        await this.undefine(s.id, true);\n        const own",
-        'const own',
+        "if (s.domain?.active === true)\n            await ignoreGone(env.hypervisor.stop(s.id, 'destroy'));\n        await this.undefine(s.id, true);\n        if",
+        'if',
       ),
     ],
     night: async (w, vm) => {
