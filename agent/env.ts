@@ -196,6 +196,8 @@ export interface Replication {
   /** Another node has the other copy from now on, which is copied whole; meanwhile there is one copy only. */
   replacePeer(replica: Replica): Promise<void>;
   disconnect(vm: string): Promise<void>;
+  /** Breaks the connection without a word, so that neither copy counts as out of date for it. */
+  cutOff(vm: string): Promise<void>;
   /** @param o.discardMine - what was written here while apart is given up: after a split brain */
   connect(vm: string, o: { readonly discardMine: boolean }): Promise<void>;
   /** Lets frozen writes end, of a machine that was killed. */
@@ -303,6 +305,8 @@ export interface Sockets {
 
 /** The node itself. */
 export interface Machine {
+  /** Nothing of that VM can run here any more: no process of it is there, or each has been told to die at once. */
+  isDead(vmId: string): Promise<boolean>;
   /** Accelerator by a boot probe, cached for this boot of the machine. */
   accel(): Promise<Accel>;
   /** Slow facts, cached; null until first read. Never waits. */

@@ -27,6 +27,7 @@ export function noHypervisor(): Hypervisor {
 /** The machine of a witness: nobody asks it to try whether it could run guests. */
 export function noGuests(machine: Machine): Machine {
   return {
+    isDead: (vm) => machine.isDead(vm),
     facts: () => machine.facts(),
     use: () => machine.use(),
     accel: () =>

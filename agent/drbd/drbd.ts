@@ -105,6 +105,10 @@ export class Drbd implements Replication {
     return this.#adm(vm, ['disconnect']);
   }
 
+  cutOff(vm: string): Promise<void> {
+    return this.#adm(vm, ['--', '--force', 'disconnect']);
+  }
+
   connect(vm: string, o: { readonly discardMine: boolean }): Promise<void> {
     return this.#adm(vm, o.discardMine ? ['--', '--discard-my-data', 'connect'] : ['connect']);
   }

@@ -12,6 +12,7 @@ import {
 } from '../../core/domain/node.js';
 import { parse } from '../../core/domain/schema.js';
 import type { Clock, Log, Machine } from '../env.js';
+import { isDead } from './processes.js';
 import { bootProbe } from './boot-probe.js';
 import { parseLoadAvg1, parseMeminfo, parseStat, type CpuTimes } from './proc.js';
 
@@ -69,6 +70,10 @@ export class NodeMachine implements Machine {
 
   facts(): NodeFacts | null {
     return this.#facts;
+  }
+
+  isDead(vmId: string): Promise<boolean> {
+    return isDead(vmId, this.#root);
   }
 
   /** Of the collecting of facts: the machine itself is well as long as this is asked. */

@@ -325,6 +325,14 @@ export class ReplicaDesk {
       }
       case 'let-go':
         if (this.filling.has(vm)) return;
+        if (step.frozen && !(await env.machine.isDead(vm)))
+          throw new FlotillaError(
+            'wrong-state',
+            'its machine here does not die, and its writes stay frozen',
+            {
+              hint: 'Another node owns the VM. If it stays so, power this node off and on.',
+            },
+          );
         if (step.frozen) await replication.resume(minors);
         return replication.demote(vm);
       case 'connect':

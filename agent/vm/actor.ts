@@ -21,9 +21,9 @@ import { wantedHardware } from './want.js';
 /** How long QEMU may take to come up: a cold cache and a loaded node take seconds, a hung pool takes for ever. */
 const startDeadlineMs = 60_000;
 
-/** libvirt kills a QEMU that does not end by itself within 10 s; after this long it has, ms. */
-const killedMs = 16_000;
-const killLookMs = 250;
+/** A machine ends within this, ms; one that does not may hang in a write that is frozen. */
+const quickEndMs = 3_000;
+const endLookMs = 250;
 
 const unarmed: VmOwn['fence'] = { armed: false, waitMs: 0 };
 
@@ -139,24 +139,46 @@ export class VmActor {
   }
 
   /**
+   * Makes this node the one that writes. A former owner whose lease is gone, but which is still connected and writes, is
+   * frozen: it is cut off, as it would refuse for as long as it does not hear the ledger. What it writes from then on
+   * nobody is told of. Only after its time was waited out, which is what made its copy stale and this node the owner.
+   */
+  private async openCopy(s: Subject): Promise<void> {
+    const { replication, log } = this.env;
+    const peer = s.own.value.copies.find((c) => c.node !== this.env.node);
+    if (replication === undefined) return;
+    if (peer?.state === 'stale' && !s.snapshot.lives.has(peer.node)) {
+      const pair = (await replication.observe()).pairs.get(s.id);
+      if (pair?.connection === 'Connected' && pair.peerRole === 'Primary') {
+        log.warn(
+          `VM "${s.spec.value.name}": its disks are cut off from ${peer.node}, which is frozen with them`,
+        );
+        await replication.cutOff(s.id);
+      }
+    }
+    await replication.promote(s.id);
+  }
+
+  /**
    * Ends a machine that is no longer this node's. One whose writes are frozen in the kernel cannot die before they have
-   * ended, so they are let go, when it has certainly been told to die: nothing of it runs any more, and what it wrote is
-   * given up by {@link ReplicaDesk}. @see safety 7
+   * ended, so they are let go once it has been told to die for certain: nothing of it runs any more, and what it wrote
+   * {@link ReplicaDesk} gives up. Until then they stay frozen. @see safety 7
    */
   private async endForeign(id: string): Promise<void> {
-    const { replication, clock } = this.env;
+    const { replication, clock, machine } = this.env;
     const ended = ignoreGone(this.env.hypervisor.stop(id, 'destroy'));
     if (replication === undefined) return ended;
     let over = false;
-    ended
-      .catch(() => undefined)
-      .finally(() => (over = true))
-      .catch(() => undefined);
-    const untilMs = clock.nowMs() + killedMs;
-    while (!over && clock.nowMs() < untilMs) await clock.sleep(killLookMs);
-    const pair = over ? undefined : (await replication.observe()).pairs.get(id);
-    if (pair?.suspended === true) await replication.resume(pair.volumes.map((v) => v.minor));
-    return ended;
+    const watched = ended.finally(() => (over = true));
+    watched.catch(() => undefined);
+    const quickMs = clock.nowMs() + quickEndMs;
+    while (!over) {
+      await clock.sleep(endLookMs);
+      if (over || clock.nowMs() < quickMs || !(await machine.isDead(id))) continue;
+      const pair = (await replication.observe()).pairs.get(id);
+      if (pair?.suspended === true) await replication.resume(pair.volumes.map((v) => v.minor));
+    }
+    return watched;
   }
 
   private async start(s: Subject, step: Extract<VmStep, { do: 'start' }>): Promise<void> {
@@ -183,7 +205,7 @@ export class VmActor {
     else await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false });
     if (fence.armed) await this.own.leaveTakeover(s, gen);
     // Only the owner writes; where the other copy is out of reach the kernel asks the ledger before it agrees.
-    if (s.snapshot.replicas.has(s.id)) await env.replication?.promote(s.id);
+    if (s.snapshot.replicas.has(s.id)) await this.openCopy(s);
     this.onPhase(s.id, 'disk-ready');
     // A fresh object: what libvirt remembers of the last run (why it went off) must not be taken for this one's.
     if (s.domain !== null) await this.undefine(s.id, true);

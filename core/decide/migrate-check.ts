@@ -1,4 +1,4 @@
-import type { Disk } from '../domain/disk.js';
+import { isReplicated, type Disk } from '../domain/disk.js';
 import type { AdmissionMode } from '../domain/ha.js';
 import type { Op } from '../domain/op.js';
 import type { Pool } from '../domain/pool.js';
@@ -119,6 +119,12 @@ function vmBlockers(v: MigrateCheckView): MigrateBlocker[] {
       );
     else if (disk.state !== 'ready')
       no('disk-not-ready', `its disk "${disk.name}" is ${disk.state}`, 'Wait until it is made.');
+    else if (isReplicated(disk))
+      no(
+        'copied-disk',
+        `its disk "${disk.name}" lies on two nodes, and VMs with such disks do not migrate while they run yet`,
+        'Stop it, or leave it where it is: when its node fails it starts on the other one.',
+      );
     else if (on.kind !== 'shared')
       no(
         'local-disk',

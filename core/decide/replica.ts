@@ -73,7 +73,8 @@ export function decideSync(
   disks: readonly { readonly disk: string; readonly volume: number }[],
   pair: PairSeen | null,
 ): VmOwn | null {
-  if (own.owner !== me || pair === null || disks.length === 0) return null;
+  // A former owner that still writes, frozen or not, has to let go first.
+  if (own.owner !== me || pair === null || pair.peerRole === 'Primary' || disks.length === 0) return null;
   const synced = disks
     .filter((d) => {
       const v = pair.volumes.find((x) => x.volume === d.volume);

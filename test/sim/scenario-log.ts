@@ -42,6 +42,13 @@ const kinds: Readonly<Record<string, readonly [RegExp, string][]>> = {
   ],
   arming: [[/^(n\d) agent: (\w+: (?:armed|disarmed).*)$/, '$1: $2']],
   keepers: [[/^(n\d keeper: (?:run|ice|thaw) → .*)$/, '$1']],
+  copies: [
+    [
+      /^(n\d) agent: (\w+: the copy on n\d is in sync|the other copy of the disks of VM \w+ is stale.*)$/,
+      '$1: $2',
+    ],
+    [/^(the copies of \w+ refuse each other: .*)$/, '$1'],
+  ],
   kills: [[/^(n\d keeper: VM .*)$/, '$1']],
   faults: [[/^(n\d keeper: (?!(?:run|ice|thaw) → |VM |keeper ).*)$/, '$1']],
 };

@@ -18,6 +18,8 @@ interface VmLine {
   readonly ha: Partial<VmSpec['ha']>;
   /** Names of VMs that come first. */
   readonly after: readonly string[];
+  /** The node of the second copy of its disk; null: it is on a shared pool. */
+  readonly copy: string | null;
 }
 
 /** A scenario file, read. The format: test/sim/scenarios/README.md */
@@ -124,12 +126,20 @@ export function parseScenario(text: string): Scenario {
 }
 
 function vmLine(name: string, node: string, options = ''): VmLine {
-  const vm = { name, node, o: {} as VmLine['o'], ha: {} as VmLine['ha'], after: [] as string[] };
+  const vm = {
+    name,
+    node,
+    o: {} as VmLine['o'],
+    ha: {} as VmLine['ha'],
+    after: [] as string[],
+    copy: null as string | null,
+  };
   for (const option of options.split(', ').filter((x) => x !== '')) {
     const [, word = '', value = ''] = /^(.*?)(?: (\S+))?$/.exec(option) ?? [];
     const n = Number(value);
     if (word === 'priority') vm.ha = { ...vm.ha, priority: n };
     else if (word === 'after') vm.after.push(value);
+    else if (word === 'copy on') vm.copy = value;
     else if (option === 'without HA') vm.ha = { ...vm.ha, enabled: false };
     else if (option === 'off') vm.o = { ...vm.o, power: 'stopped' };
     else if (word === 'restarts per hour') vm.ha = { ...vm.ha, restartsPerHourMax: n };
@@ -154,13 +164,19 @@ export interface Outcome {
  * @param seed - another than the file's: then times and order of lines are not looked at, only the promises and the end
  */
 export async function runScenario(s: Scenario, seed: number | null = null): Promise<Outcome> {
-  const w = new World({ seed: seed ?? s.seed, nodes: s.nodes, voters: s.voters, log: seed === null });
+  const w = new World({
+    seed: seed ?? s.seed,
+    nodes: s.nodes,
+    voters: s.voters,
+    log: seed === null,
+    copies: s.vms.some((v) => v.copy !== null),
+  });
   for (const does of s.before) does(w);
   w.boot();
   await w.pass(5_000);
   for (const v of s.vms) {
     const after = v.after.map((name) => w.vms.get(name) ?? '');
-    w.createVm(v.name, v.node, { ...v.o, ha: { ...vmHaDefault, enabled: true, ...v.ha, after } });
+    w.createVm(v.name, v.node, { ...v.o, ha: { ...vmHaDefault, enabled: true, ...v.ha, after } }, v.copy);
   }
   await w.pass(settleMs - 5_000);
   const begun = w.lines.length;

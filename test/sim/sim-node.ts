@@ -487,6 +487,7 @@ export class SimNode {
       },
       machine: {
         accel: async () => 'tcg',
+        isDead: async (vm) => this.host.domains.get(vm)?.active !== true,
         facts: () => null,
         use: async () => ({
           cpus: 4,

@@ -60,6 +60,17 @@ interface Expectation {
 const handedOver = ({ owner, gen, migration: m }: VmOwn): boolean =>
   m?.handedOver === true && m.to === owner && m.gen + 1 === gen;
 
+const copiesOf = ({ sync, synced, syncEpoch, copies, ...rest }: VmOwn): [string, string] => [
+  JSON.stringify(rest),
+  JSON.stringify({ sync, synced, syncEpoch, copies }),
+];
+
+/** Nothing but what is said of copies differs: that leaves the generation as it is. */
+const onlyCopies = (a: VmOwn, b: VmOwn): boolean => {
+  const [[restA, saidA], [restB, saidB]] = [copiesOf(a), copiesOf(b)];
+  return restA === restB && saidA !== saidB;
+};
+
 /** Looks after every step whether the promises hold. */
 export class Checks {
   dirty = false;
@@ -197,6 +208,7 @@ export class Checks {
     const policy = w.currentPolicy();
     const able =
       own.fence.armed &&
+      (own.copies.length === 0 || own.sync === 'ok') &&
       spec.power === 'running' &&
       !policy.hold &&
       !policy.paused &&
@@ -394,7 +406,22 @@ export class Checks {
     }
   }
 
+  /** Safety 2: what is said of copies is the owner's to say, and "in sync" is true in the moment it is written. */
+  #copiesSaid(vm: string, a: VmOwn, b: VmOwn, by: string): void {
+    if (by !== a.owner)
+      this.report('safety 2', `${by} speaks of the copies of VM ${vm}, which ${a.owner} owns`);
+    if (b.sync === 'stale' && b.syncEpoch <= a.syncEpoch)
+      this.report('safety 2', `a copy of VM ${vm} is called stale in no new epoch`);
+    const lacks = b.sync === 'ok' ? (this.#world.copies?.lacks(vm) ?? []) : [];
+    if (lacks.length > 0)
+      this.report('P2', `VM ${vm} is called in sync, but ${lacks.join(' and ')} lacks writes`);
+  }
+
   #transition(vm: string, a: VmOwn, b: VmOwn, by: string): Transition | null {
+    if (b.gen === a.gen && onlyCopies(a, b)) {
+      this.#copiesSaid(vm, a, b, by);
+      return null;
+    }
     if (b.gen !== a.gen + 1)
       this.report('P1', `generation of VM ${vm} went from ${a.gen} to ${b.gen}: not one step`);
     let what: Transition | null = null;

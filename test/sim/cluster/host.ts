@@ -112,11 +112,15 @@ export class SimHost {
     });
   }
 
+  /** Opens the disk of a VM that has copies on two nodes. @returns false: it has none */
+  opensCopy: (vm: string) => boolean = () => false;
+
   /** Ran before each start, to refuse what this host cannot do. */
   refuseStart: (vm: string, paused: boolean) => void = () => undefined;
 
   #beforeStart(vm: string, paused: boolean): void {
     this.refuseStart(vm, paused);
+    if (this.opensCopy(vm)) return;
     if (this.startFault !== null)
       throw new LibvirtError(this.startFault, { code: 'refused', outcome: 'refused' });
     if (this.pool.unreachable.has(this.node))

@@ -16,6 +16,7 @@ import type { FenceDevice } from '../../../agent/fence/fence-agent.js';
 import { fakeHypervisor } from '../fake-hypervisor.js';
 import type { FakePeer } from '../fake-migration.js';
 import type { MemoryRadio, RadioHub } from '../memory-radio.js';
+import type { SimCopies } from './copies.js';
 import { SimHost, type SharedPool } from './host.js';
 import { SimLedger, type SimVoters } from './ledger.js';
 import type { Rng } from './rng.js';
@@ -35,6 +36,8 @@ export interface NodeParts {
   readonly hub: RadioHub;
   readonly pool: SharedPool;
   readonly nodes: readonly string[];
+  /** Disks on two nodes; null: the cluster has none. */
+  readonly copies: SimCopies | null;
   readonly agentTiming: TimingProfile;
   readonly keeperTiming: TimingProfile;
   /** Told when power goes off or comes on. */
@@ -274,6 +277,7 @@ export class ClusterNode {
     };
     const client = new SimLedger(voters, this.id, process, agentDeadlineMs);
     const ledger = this.#p.agentLedger(this.nextSchema ? nextSchema(client) : client, this.id);
+    const replication = this.#p.copies?.driver(this.id, process, () => env);
     const env: AgentEnv = {
       node: this.id,
       boot,
@@ -283,6 +287,7 @@ export class ClusterNode {
       log: this.#log(process, 'agent'),
       timing: this.#p.agentTiming,
       ledger: process.guard(ledger),
+      ...(replication === undefined ? {} : { replication: process.guard(replication) }),
       ...(this.#p.bmc ? { fencer: process.guard(this.#fencer()) } : {}),
       live: this.#liveness(process),
       keeper: process.guard(this.#link()),
@@ -304,6 +309,7 @@ export class ClusterNode {
       },
       machine: {
         accel: async () => 'tcg',
+        isDead: async (vm) => this.host.libvirt.domains.get(vm)?.active !== true,
         facts: () => null,
         use: async () => ({
           cpus: 4,
@@ -429,7 +435,7 @@ export class ClusterNode {
     };
     return {
       probe: async (p) => {
-        const ok = !pool.unreachable.has(this.id);
+        const ok = p.kind === 'thin' || !pool.unreachable.has(this.id);
         return { pool: p.id, totalBytes: 1e12, freeBytes: 5e11, ok, text: ok ? '' : 'it does not answer' };
       },
       makeDisk: async (d) => {
@@ -438,7 +444,7 @@ export class ClusterNode {
         pool.disks.set(d.id, d.sizeBytes);
       },
       openDisk: async () => undefined,
-      openCopy: no,
+      openCopy: async () => undefined,
       fillDisk: no,
       growDisk: async (d) => {
         reach();

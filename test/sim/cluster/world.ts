@@ -5,11 +5,14 @@ import type { NodeRecord } from '../../../core/domain/node.js';
 import { policyDefault, vmHaDefault, type Policy } from '../../../core/domain/ha.js';
 import type { Op, OpKind } from '../../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
+import type { Replica } from '../../../core/domain/replica.js';
+import { newCopies } from '../../../core/decide/replica-edit.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
 import { epochKey, ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
 import { fakePeer } from '../fake-migration.js';
 import { RadioHub } from '../memory-radio.js';
 import { Checks } from './checks.js';
+import { SimCopies } from './copies.js';
 import { SharedPool, type HostRules } from './host.js';
 import { SimVoters } from './ledger.js';
 import type { Trouble } from './faults.js';
@@ -37,6 +40,8 @@ export interface WorldOptions {
   readonly locks?: number | null;
   /** QEMU takes its time to come to life, as it does. */
   readonly slowStarts?: boolean;
+  /** VMs may have disks on two nodes. */
+  readonly copies?: boolean;
   /** Keeps the log; without it only counts. */
   readonly log?: boolean;
 }
@@ -49,6 +54,9 @@ export class World {
   readonly voters: SimVoters;
   readonly hub: RadioHub;
   readonly pool = new SharedPool();
+  readonly copies: SimCopies | null;
+  /** Nodes between which blocks do not travel; and whether they have a network of their own for them. */
+  readonly storage = { cut: false, own: false };
   readonly nodes = new Map<string, ClusterNode>();
   readonly checks: Checks;
   readonly lines: string[] = [];
@@ -59,6 +67,7 @@ export class World {
   readonly fenceWaitMs: number;
   readonly standbyGraceMs: number;
   readonly #poolId: string;
+  readonly #drivesId: string;
   readonly #keepLog: boolean;
 
   constructor(o: WorldOptions) {
@@ -73,7 +82,21 @@ export class World {
       clock: { nowMs: () => time.nowMs, wallMs: () => this.wallMs },
     });
     this.net.onChange = () => this.#networkChanged();
+    this.copies =
+      o.copies !== true
+        ? null
+        : new SimCopies({
+            time,
+            uuid: () => rng.uuid(),
+            chance: () => rng.below(1_000) / 1_000,
+            powered: (n) => this.node(n).host.powered,
+            reaches: (a, b) => !this.storage.cut && (this.storage.own || this.#bothWays(a, b)),
+            executes: (n, vm) => this.node(n).host.executes(vm),
+            report: (promise, text) => this.checks.report(promise, text),
+            say: (text) => this.say(text),
+          });
     this.#poolId = rng.uuid();
+    this.#drivesId = o.copies === true ? rng.uuid() : '';
     const found = {
       schema: 1 as const,
       id: rng.uuid(),
@@ -107,6 +130,18 @@ export class World {
         reservePct: 5,
       }),
     );
+    if (o.copies === true)
+      this.voters.store.poke(
+        kinds.pool.key(this.#drivesId),
+        writeRecord(kinds.pool, {
+          id: this.#drivesId,
+          name: 'drives',
+          kind: 'thin',
+          path: '/dev/flotilla-drives',
+          nodes: null,
+          reservePct: 5,
+        }),
+      );
     this.pool.enforcesLocks = o.locks !== null;
     const production = timingProfiles.production;
     this.fenceWaitMs = production.fenceWaitMs;
@@ -119,11 +154,13 @@ export class World {
         hub: this.hub,
         pool: this.pool,
         nodes: ids,
+        copies: this.copies,
         agentTiming: { ...production, ...o.agentTiming },
         keeperTiming: { ...production, ...o.keeperTiming },
         power: (n, on) => {
           if (on) this.hub.startBroker(n);
           else this.hub.stopBroker(n);
+          if (!on) this.copies?.powerOff(n);
           this.net.power(n, on);
         },
         peer: (from, address) => {
@@ -144,6 +181,11 @@ export class World {
       });
       Object.assign(node.host.rules, o.rules ?? {});
       node.host.lockLeaseMs = o.locks ?? 0;
+      node.host.opensCopy = (vm) => {
+        if (this.copies?.has(vm) !== true) return false;
+        this.copies.open(id, vm);
+        return true;
+      };
       if (o.slowStarts === true) node.host.libvirt.startMs = () => rng.between(200, 900);
       if (o.bmc === true) this.#giveBmc(id);
       this.nodes.set(id, node);
@@ -280,7 +322,7 @@ export class World {
   /* ---- what users do: written as the API does ---------------------------------------------------- */
 
   /** A VM with its disk made already, off. */
-  createVm(name: string, owner: string, o: Partial<VmSpec> = {}): string {
+  createVm(name: string, owner: string, o: Partial<VmSpec> = {}, copy: string | null = null): string {
     const id = this.rng.uuid();
     const disk = this.rng.uuid();
     const { store } = this.voters;
@@ -293,9 +335,10 @@ export class World {
         id: disk,
         name: 'root',
         vm: id,
-        pool: this.#poolId,
+        pool: copy === null ? this.#poolId : this.#drivesId,
+        ...(copy === null ? {} : { replicas: 2 as const }),
         node: null,
-        format: 'qcow2',
+        format: copy === null ? 'qcow2' : 'raw',
         sizeBytes: 2 ** 30,
         madeBytes: 2 ** 30,
         source: { kind: 'blank' },
@@ -336,11 +379,31 @@ export class World {
       synced: [],
       syncEpoch: 0,
       failoversMs: [],
+      ...(copy === null ? {} : newCopies(owner, copy)),
     };
+    if (copy !== null) this.#addCopies(id, disk, [owner, copy]);
     store.poke(unique.name('vm', name), id);
     store.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, own));
     store.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));
     return id;
+  }
+
+  #bothWays(a: string, b: string): boolean {
+    return this.net.reaches(a, b) && this.net.reaches(b, a);
+  }
+
+  #addCopies(vm: string, disk: string, nodes: readonly [string, string]): void {
+    if (this.copies === null) throw new Error('this world has no disks on two nodes');
+    const minor = 1_000 + this.vms.size;
+    const replica: Replica = {
+      vm,
+      port: 7_800 + this.vms.size,
+      secret: '0'.repeat(32),
+      nodes: nodes.map((node) => ({ node, address: `10.0.0.${node.slice(1)}` })),
+      volumes: [{ disk, volume: 0, minor, pool: this.#drivesId, below: '/dev/flotilla-drives/d' }],
+    };
+    this.voters.store.poke(kinds.replica.key(vm), writeRecord(kinds.replica, replica));
+    this.copies.add(vm, minor, nodes);
   }
 
   /** @param text - another one than that in the ledger now */

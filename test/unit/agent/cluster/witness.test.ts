@@ -34,6 +34,11 @@ void t.test('where there is no hypervisor there are no domains, and nothing happ
   await heard;
   t.same(events, []);
   await t.rejects(h.start('x'), { code: 'unsupported' });
-  const machine = noGuests({ accel: async () => 'kvm', facts: () => null, use: async () => ({}) as never });
+  const machine = noGuests({
+    isDead: async () => true,
+    accel: async () => 'kvm',
+    facts: () => null,
+    use: async () => ({}) as never,
+  });
   await t.rejects(machine.accel(), { code: 'unsupported' });
 });

@@ -195,3 +195,9 @@ void t.test('in words', async (t) => {
   const w = replicaWords(pair({ volumes: [copying] }), copying, { ...o, bytesPerS: 50 });
   t.match(w, { state: 'syncing', done: 0.75, leftS: 5 });
 });
+
+void t.test('nothing is in sync with a copy that another node writes to', async (t) => {
+  const stale = own({ sync: 'stale', synced: [] });
+  t.ok(decideSync(stale, 'n1', both, pair()));
+  t.equal(decideSync(stale, 'n1', both, pair({ role: 'Secondary', peerRole: 'Primary' })), null);
+});

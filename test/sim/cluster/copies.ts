@@ -1,0 +1,391 @@
+import { FenceJudge, verdicts, type Verdict } from '../../../agent/drbd/fence-door.js';
+import type { AgentEnv, Replication } from '../../../agent/env.js';
+import { FlotillaError } from '../../../core/domain/error.js';
+import type { PairSeen, Replica } from '../../../core/domain/replica.js';
+import type { Process, SimTime } from './time.js';
+
+/** The kernels look at their links, and guests write, so often, ms. */
+const tickMs = 250;
+/** What differs is copied within this, ms. */
+const syncMs = 3_000;
+/** A question is answered within this by an agent, or it is a no, ms. @see fence-door.ts */
+const questionMs = 50_000;
+
+/** One node's copy of a VM's disk. Its first part outlives the power. */
+interface Copy {
+  /** The last write on it. */
+  data: number;
+  whole: boolean;
+  /** Which history its data is of; the one it went on from alone, where it did. */
+  history: string;
+  parent: string | null;
+  /** It was written to when its node lost its power. */
+  crashed: boolean;
+  open: boolean;
+  /** It has seen its peer, or was told by the ledger, since it was opened: else it is only `Consistent`. */
+  sure: boolean;
+  primary: boolean;
+  frozen: boolean;
+  /** Not connected because the two refused each other. */
+  refused: boolean;
+  discards: boolean;
+  /** The kernel's question about the lost peer is under way. */
+  asking: boolean;
+}
+
+interface Pair {
+  readonly vm: string;
+  readonly minor: number;
+  readonly copies: ReadonlyMap<string, Copy>;
+  connected: boolean;
+  /** Who copies to whom, and until when. */
+  sync: { readonly to: string; readonly untilMs: number } | null;
+  /** The last write that the guest was told is done. */
+  told: number;
+}
+
+interface Door {
+  alive(): boolean;
+  ask(vm: string): Promise<Verdict>;
+}
+
+export interface CopiesParts {
+  readonly time: SimTime;
+  readonly uuid: () => string;
+  readonly chance: () => number;
+  powered(node: string): boolean;
+  /** The way between two nodes for their disks works. */
+  reaches(a: string, b: string): boolean;
+  /** The guest runs on that node in this moment. */
+  executes(node: string, vm: string): boolean;
+  report(promise: string, text: string): void;
+  say(text: string): void;
+}
+
+/** The kernels' DRBD of a simulated cluster: pairs of disks, their links, freezes and questions. One volume a VM. */
+export class SimCopies {
+  readonly #p: CopiesParts;
+  readonly #pairs = new Map<string, Pair>();
+  /** Who answers the kernel of a node; none: no agent is there. */
+  readonly #doors = new Map<string, Door>();
+  #ticking = false;
+
+  constructor(p: CopiesParts) {
+    this.#p = p;
+  }
+
+  has(vm: string): boolean {
+    return this.#pairs.has(vm);
+  }
+
+  /** Nodes whose copy lacks what the guest was told of. */
+  lacks(vm: string): string[] {
+    const { copies, told } = this.#pair(vm);
+    return [...copies].filter(([, c]) => !c.whole || c.data < told).map(([n]) => n);
+  }
+
+  /** Two copies of a new disk, alike. */
+  add(vm: string, minor: number, nodes: readonly [string, string]): void {
+    const history = this.#p.uuid();
+    const copy = (): Copy => ({
+      data: 0,
+      whole: true,
+      history,
+      parent: null,
+      crashed: false,
+      open: false,
+      sure: false,
+      primary: false,
+      frozen: false,
+      refused: false,
+      discards: false,
+      asking: false,
+    });
+    const copies = new Map(nodes.map((n) => [n, copy()]));
+    this.#pairs.set(vm, { vm, minor, copies, connected: false, sync: null, told: 0 });
+    if (!this.#ticking) this.#tick();
+    this.#ticking = true;
+  }
+
+  /** A machine opens the disk on that node. @throws Error it is not the one that writes */
+  open(node: string, vm: string): void {
+    const c = this.#copy(node, vm);
+    if (!c.primary || !c.open) throw new Error(`the disk of ${vm} is not open for writing on ${node}`);
+    const { told } = this.#pair(vm);
+    if (c.data < told || !c.whole)
+      this.#p.report(
+        c.whole ? 'P2' : 'P3',
+        `VM ${vm} starts on ${node} from a copy that has ${c.data} of ${told} writes that its guest was told of`,
+      );
+  }
+
+  powerOff(node: string): void {
+    for (const pair of this.#pairs.values()) {
+      const c = pair.copies.get(node);
+      if (c === undefined) continue;
+      // What was on its way when the power went may be on this disk alone; nobody was told.
+      if (c.primary && this.#p.chance() < 0.5) c.data++;
+      c.crashed = c.primary;
+      Object.assign(c, {
+        open: false,
+        sure: false,
+        primary: false,
+        frozen: false,
+        refused: false,
+        asking: false,
+      });
+      pair.connected = false;
+    }
+  }
+
+  #pair(vm: string): Pair {
+    const p = this.#pairs.get(vm);
+    if (p === undefined) throw new Error(`VM ${vm} has no copies`);
+    return p;
+  }
+
+  #copy(node: string, vm: string): Copy {
+    const c = this.#pair(vm).copies.get(node);
+    if (c === undefined) throw new Error(`${node} has no copy of ${vm}`);
+    return c;
+  }
+
+  #other(node: string, pair: Pair): readonly [string, Copy] {
+    for (const [n, c] of pair.copies) if (n !== node) return [n, c];
+    throw new Error('a pair of one');
+  }
+
+  #tick(): void {
+    for (const pair of this.#pairs.values()) {
+      this.#link(pair);
+      this.#write(pair);
+    }
+    this.#p.time.after(tickMs, () => this.#tick());
+  }
+
+  #link(pair: Pair): void {
+    const [[a, x], [b, y]] = [...pair.copies] as [[string, Copy], [string, Copy]];
+    const up = x.open && y.open && !x.refused && !y.refused && this.#p.reaches(a, b);
+    if (up && !pair.connected) this.#connect(pair, [a, x], [b, y]);
+    else if (!up && pair.connected) {
+      pair.connected = false;
+      pair.sync = null;
+      for (const [node, c] of pair.copies) if (c.primary) this.#freeze(pair, node, c);
+    }
+    if (pair.sync !== null && this.#p.time.nowMs >= pair.sync.untilMs) {
+      const target = this.#copy(pair.sync.to, pair.vm);
+      const [, source] = this.#other(pair.sync.to, pair);
+      Object.assign(target, {
+        data: source.data,
+        whole: true,
+        sure: true,
+        history: source.history,
+        parent: null,
+      });
+      source.parent = null;
+      pair.sync = null;
+    }
+  }
+
+  #connect(pair: Pair, [a, x]: readonly [string, Copy], [b, y]: readonly [string, Copy]): void {
+    const to = (node: string): void => {
+      const target = this.#copy(node, pair.vm);
+      target.whole = false;
+      pair.sync = { to: node, untilMs: this.#p.time.nowMs + syncMs };
+    };
+    if (x.primary && y.primary) {
+      x.refused = y.refused = true;
+      return;
+    }
+    if (x.history === y.history) {
+      if (!x.whole) to(a);
+      else if (!y.whole) to(b);
+      // Who was written to when the power went has what the other may lack.
+      else if (x.data !== y.data) to(x.crashed || x.primary ? b : a);
+    } else if (x.parent === y.history) to(b);
+    else if (y.parent === x.history) to(a);
+    else if (x.discards && !x.primary) to(a);
+    else if (y.discards && !y.primary) to(b);
+    else {
+      this.#p.say(`the copies of ${pair.vm} refuse each other: both were written while apart`);
+      x.refused = y.refused = true;
+      x.discards = y.discards = false;
+      return;
+    }
+    pair.connected = true;
+    for (const c of [x, y]) {
+      if (c.whole) c.sure = true;
+      Object.assign(c, { frozen: false, discards: false, crashed: false });
+    }
+  }
+
+  #freeze(pair: Pair, node: string, c: Copy): void {
+    if (c.frozen) return;
+    c.frozen = true;
+    void this.#ask(pair, node, c).then((yes) => {
+      if (yes && c.frozen && !pair.connected) this.#alone(c);
+    });
+  }
+
+  /** The kernel asks who sits behind the door, again and again where nobody does. */
+  async #ask(pair: Pair, node: string, c: Copy): Promise<boolean> {
+    c.asking = true;
+    const untilMs = this.#p.time.nowMs + questionMs;
+    while (c.open && this.#p.powered(node) && this.#p.time.nowMs < untilMs) {
+      const answer = await this.#answer(node, pair.vm);
+      if (answer !== null) {
+        c.asking = false;
+        return answer === verdicts.fenced;
+      }
+      await new Promise<void>((r) => this.#p.time.after(500, () => r()));
+    }
+    c.asking = false;
+    return false;
+  }
+
+  /** Null: nobody is behind the door, or who was has died over it. */
+  async #answer(node: string, vm: string): Promise<Verdict | null> {
+    const door = this.#doors.get(node);
+    if (door === undefined) return null;
+    let over = false;
+    const gone = new Promise<null>((resolve) => {
+      const look = (): void => {
+        if (over) return;
+        if (!door.alive() || this.#doors.get(node) !== door) resolve(null);
+        else this.#p.time.after(500, look);
+      };
+      look();
+    });
+    return Promise.race([door.ask(vm), gone]).finally(() => (over = true));
+  }
+
+  /** It goes on without its peer: another history from here. */
+  #alone(c: Copy): void {
+    c.frozen = false;
+    c.sure = true;
+    c.parent ??= c.history;
+    c.history = this.#p.uuid();
+  }
+
+  #write(pair: Pair): void {
+    for (const [node, c] of pair.copies) {
+      if (!c.primary || c.frozen || !this.#p.executes(node, pair.vm)) continue;
+      const n = Math.max(c.data, pair.told) + 1;
+      const [other, peer] = this.#other(node, pair);
+      c.data = n;
+      if (pair.connected && (pair.sync === null || pair.sync.to === other))
+        peer.data = peer.whole ? n : peer.data;
+      pair.told = n;
+    }
+  }
+
+  /** What the agent of a node drives. */
+  driver(node: string, process: Process, env: () => AgentEnv): Replication {
+    const seen = (pair: Pair, c: Copy): PairSeen => {
+      const [other, peer] = this.#other(node, pair);
+      const here = !c.whole ? 'Inconsistent' : c.sure ? 'UpToDate' : 'Consistent';
+      const there = !pair.connected ? 'DUnknown' : peer.whole ? 'UpToDate' : 'Inconsistent';
+      const syncing = pair.sync?.to === other ? 'SyncSource' : 'SyncTarget';
+      return {
+        vm: pair.vm,
+        role: c.primary ? 'Primary' : 'Secondary',
+        peerRole: pair.connected ? (peer.primary ? 'Primary' : 'Secondary') : 'Unknown',
+        connection: pair.connected ? 'Connected' : c.refused ? 'StandAlone' : 'Connecting',
+        suspended: c.frozen,
+        volumes: [
+          {
+            volume: 0,
+            minor: pair.minor,
+            here,
+            there,
+            replication: !pair.connected ? 'Off' : pair.sync === null ? 'Established' : syncing,
+            sizeBytes: 2 ** 30,
+            behindBytes: pair.sync === null ? 0 : 2 ** 20,
+          },
+        ],
+      };
+    };
+    const mine = (vm: string): Copy => {
+      const c = this.#copy(node, vm);
+      if (!c.open) throw new FlotillaError('tool-failed', `${vm} is not open here`, { hint: '' });
+      return c;
+    };
+    const wait = (ms: number): Promise<void> => process.clock.sleep(ms);
+    const no = (): never => {
+      throw new Error('the simulated copies do not know this call');
+    };
+    const refused = (why: string): FlotillaError =>
+      new FlotillaError('replica-refused', 'The copy here may not be written to', { hint: why });
+    const replication: Replication = {
+      usable: async () => ({ ok: true }),
+      observe: async () => {
+        const pairs = new Map<string, PairSeen>();
+        for (const pair of this.#pairs.values()) {
+          const c = pair.copies.get(node);
+          if (c?.open === true) pairs.set(pair.vm, seen(pair, c));
+        }
+        await wait(10);
+        return { pairs, unreadable: [] };
+      },
+      make: no,
+      adjust: async (r: Replica) => {
+        await wait(50);
+        this.#copy(node, r.vm).open = true;
+      },
+      skipFirstSync: no,
+      promote: async (vm) => {
+        await wait(20);
+        const c = mine(vm);
+        const pair = this.#pair(vm);
+        const [other, peer] = this.#other(node, pair);
+        if (pair.connected && peer.primary) throw refused(`${other} has it open`);
+        if (!c.whole && !pair.connected) throw refused('it is half copied');
+        if (!pair.connected) {
+          if (!(await this.#ask(pair, node, c))) throw refused('the ledger does not say so');
+          this.#alone(c);
+        }
+        c.primary = true;
+      },
+      demote: async (vm) => {
+        await wait(20);
+        const c = mine(vm);
+        if (this.#p.executes(node, vm)) throw new FlotillaError('in-use', 'held open', { hint: '' });
+        c.primary = false;
+        c.frozen = false;
+      },
+      allowTwoPrimaries: no,
+      replacePeer: no,
+      disconnect: no,
+      cutOff: async (vm) => {
+        await wait(20);
+        mine(vm).refused = true;
+        this.#link(this.#pair(vm));
+      },
+      connect: async (vm, o) => {
+        await wait(20);
+        Object.assign(mine(vm), { refused: false, discards: o.discardMine });
+      },
+      resume: async (minors) => {
+        await wait(10);
+        for (const pair of this.#pairs.values()) {
+          const c = pair.copies.get(node);
+          if (c === undefined || !minors.includes(pair.minor) || !c.frozen) continue;
+          if (this.#p.executes(node, pair.vm) === false) c.data++;
+          this.#alone(c);
+        }
+      },
+      down: async (vm) => {
+        await wait(20);
+        Object.assign(this.#copy(node, vm), { open: false, primary: false, frozen: false });
+      },
+    };
+    this.#doors.set(node, {
+      alive: () => process.alive,
+      ask: (vm) =>
+        new Promise<Verdict>((resolve) => {
+          process.enter(() => void new FenceJudge({ ...env(), replication }).judge(vm).then(resolve));
+        }),
+    });
+    return replication;
+  }
+}
