@@ -1,0 +1,83 @@
+import t from 'tap';
+import type { VmView } from '../../../core/wire/rest.js';
+import { ledger as kinds, readRecord, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
+import { GiB, rig } from './rig.js';
+
+const pool = '00000000-0000-4000-8000-00000000000b';
+
+void t.test(
+  'a disk on two nodes: owner and standby, a pair of its own, and its secret with nobody else',
+  async (t) => {
+    const r = await rig();
+    t.teardown(() => r.stop());
+    r.memory.poke(
+      kinds.pool.key(pool),
+      writeRecord(kinds.pool, {
+        id: pool,
+        name: 'fast',
+        kind: 'thin',
+        path: '/dev/flotilla-00000000',
+        nodes: ['n1', 'n2'],
+        reservePct: 5,
+        drives: [],
+      }),
+    );
+    r.memory.poke(unique.name('pool', 'fast'), pool);
+    await r.view.ledger.refresh();
+    const use = { pool, totalBytes: 100 * GiB, freeBytes: 80 * GiB, ok: true, text: '', ageMs: 1 };
+    const say = (replication: Record<string, string>): void => {
+      for (const [n, heard] of r.radio.nodes) {
+        const state = { ...heard.state, pools: [...heard.state.pools, use] };
+        const text = replication[n];
+        r.radio.nodes.set(n, {
+          ...heard,
+          state: text === undefined ? state : { ...state, replication: text },
+        });
+      }
+      r.radio.news();
+    };
+    const create = (name: string, disk: Record<string, unknown>) =>
+      r.call('POST', '/api/v1/vms', { name, memoryMiB: 64, disks: [{ sizeBytes: GiB, ...disk }] });
+
+    say({ n1: '', n2: 'the kernel of this node has no DRBD' });
+    const none = await create('db', { pool: 'fast', replicas: 2 });
+    t.equal(none.status, 409);
+    t.match(none.body, { code: 'no-node-fits', message: /no DRBD/ });
+    t.match((await create('db', { replicas: 2 })).body, {
+      code: 'bad-input',
+      message: /only disks on pools of kind thin/,
+    });
+
+    say({ n1: '', n2: '' });
+    const made = await create('db', { pool: 'fast', replicas: 2 });
+    t.equal(made.status, 202);
+    const { vm } = made.body as { vm: VmView };
+    const [owner, standby] = [vm.node ?? '', vm.own?.standby ?? ''];
+    t.same([owner, standby].sort(), ['n1', 'n2']);
+    t.match(vm.own, {
+      sync: 'stale',
+      copies: [
+        { node: owner, state: 'ok' },
+        { node: standby, state: 'stale' },
+      ],
+    });
+    t.match(vm.disks[0], { replicas: 2, node: null, format: 'raw' });
+    const kept = r.memory.peek(kinds.replica.key(vm.id));
+    const pair = readRecord(kinds.replica, kept?.key ?? '', kept?.value ?? '');
+    t.equal(r.memory.peek(unique.minor(pair.volumes[0]?.minor ?? 0))?.value, vm.id);
+    t.equal(r.memory.peek(unique.replicaPort(pair.port))?.value, vm.id);
+
+    const other = await create('db2', { pool: 'fast', replicas: 2 });
+    t.equal(other.status, 202, 'its numbers are others');
+    for (const path of [`vms/${vm.id}`, 'vms', 'ops', 'disks', 'nodes', 'cluster']) {
+      const { body } = await r.call('GET', `/api/v1/${path}`);
+      t.notOk(JSON.stringify(body).includes(pair.secret), path);
+    }
+    t.match(
+      (await r.call('PATCH', '/api/v1/vms/db', { growDisks: [{ disk: 'disk0', sizeBytes: 2 * GiB }] })).body,
+      {
+        code: 'unsupported',
+      },
+    );
+  },
+);
