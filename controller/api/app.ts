@@ -37,6 +37,7 @@ import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-fil
 import { clusterHandlers, clusterView } from './cluster.js';
 import { consoleHandlers } from './consoles.js';
 import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
+import { balanceHandlers } from './balance.js';
 import { drainHandlers } from './drain.js';
 import { fencingHandlers } from './fencing.js';
 import { haHandlers } from './ha.js';
@@ -151,6 +152,7 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
     ...pendingHandlers(deps),
     ...drainHandlers(deps),
     ...nodeUpdateHandlers(deps),
+    ...balanceHandlers(deps),
     ...vmHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),

@@ -4,6 +4,7 @@ import { version } from '../version.js';
 import { completionCommands } from './completion.js';
 import { consoleCommand } from './console.js';
 import { errorText, exitCodeOf, exitCodes } from './exit.js';
+import { balanceCommands } from './balance.js';
 import { haCommands } from './ha.js';
 import { imageCommands } from './image.js';
 import { Io, type Terminal } from './io.js';
@@ -44,6 +45,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   statusCommand(program, io);
   nodeCommands(program, io);
   haCommands(program, io);
+  balanceCommands(program, io);
   vmCommands(program, io);
   consoleCommand(program, io);
   imageCommands(program, io);

@@ -30,11 +30,7 @@ export const vmHaDefault: VmHa = {
 export const admissionModeSchema = z.enum(['off', 'warn', 'enforce']);
 export type AdmissionMode = z.output<typeof admissionModeSchema>;
 
-/** What the cluster does by itself about VMs on badly loaded nodes: nothing, say so, or move them. */
-export const balanceModeSchema = z.enum(['off', 'recommend', 'automatic']);
-export type BalanceMode = z.output<typeof balanceModeSchema>;
-
-const planDefault = { admission: 'enforce', balance: 'recommend' } as const;
+const planDefault = { admission: 'enforce' } as const;
 
 /** `/flotilla/policy`: switches for the whole cluster that people set. Absent: {@link policyDefault}. */
 export const policySchema = z.object({
@@ -47,7 +43,7 @@ export const policySchema = z.object({
     unsafeWithoutWatchdog: z.boolean(),
   }),
   /** Records of before there was a planner have none. */
-  plan: z.object({ admission: admissionModeSchema, balance: balanceModeSchema }).default(planDefault),
+  plan: z.object({ admission: admissionModeSchema }).default(planDefault),
 });
 export type Policy = z.output<typeof policySchema>;
 export const policyDefault: Policy = {

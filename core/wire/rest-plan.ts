@@ -56,4 +56,25 @@ export const drainViewSchema = z
     etaS: z.number().nullable(),
   })
   .meta({ id: 'Drain' });
+/** Live migrations that would even the cluster out; each is asked for as any other migration. */
+export const balanceViewSchema = z
+  .object({
+    sentence: z.string(),
+    moves: z.array(
+      z.object({
+        vm: idSchema,
+        name: z.string(),
+        from: nodeIdSchema,
+        to: nodeIdSchema,
+        why: z.string(),
+        /** The imbalance before and after it; lower is better. */
+        before: z.number(),
+        after: z.number(),
+        /** What is copied. */
+        memoryMiB: z.number(),
+      }),
+    ),
+  })
+  .meta({ id: 'Balance' });
+export type BalanceAnswer = z.output<typeof balanceViewSchema>;
 export type DrainAnswer = z.output<typeof drainViewSchema>;

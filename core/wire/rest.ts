@@ -47,7 +47,13 @@ import {
 } from './rest-ha.js';
 
 import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
-import { drainViewSchema, nodeActivatedSchema, nodeActivateSchema, nodeDrainSchema } from './rest-plan.js';
+import {
+  balanceViewSchema,
+  drainViewSchema,
+  nodeActivatedSchema,
+  nodeActivateSchema,
+  nodeDrainSchema,
+} from './rest-plan.js';
 
 import { consoleAskSchema, consoleTicketSchema } from './consoles.js';
 
@@ -278,6 +284,14 @@ export const rest = {
     body: admitSchema,
     status: 200,
     response: admittedSchema,
+  },
+  balanceGet: {
+    method: 'get',
+    path: '/balance',
+    tag: 'cluster',
+    summary: 'Live migrations that would even the cluster out, each with why, before, after and cost',
+    status: 200,
+    response: balanceViewSchema,
   },
   haGet: {
     method: 'get',

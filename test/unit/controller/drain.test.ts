@@ -78,3 +78,32 @@ void t.test(
     t.match(none, { status: 202, body: { op: null } });
   },
 );
+
+void t.test('balance: a busy node would give a VM away, each move with why', async (t) => {
+  const r = await haRig();
+  t.teardown(() => r.stop());
+  t.match((await r.call('GET', '/api/v1/balance')).body, { moves: [], sentence: /is even/ });
+  for (const name of ['web', 'db', 'mail']) {
+    const { id } = await made(r, { name, disks, node: 'n1', cpus: 4, power: 'running' });
+    await armed(r, name, 'n2');
+    const line = r.radio.nodes.get('n1')?.vms.get(id);
+    const stats = {
+      atMs: 1,
+      cpuPct: 60,
+      memoryUsedBytes: GiB,
+      memoryBytes: GiB,
+      diskReadBps: 0,
+      diskWriteBps: 0,
+      netRxBps: 0,
+      netTxBps: 0,
+    };
+    if (line !== undefined) r.radio.nodes.get('n1')?.vms.set(id, { ...line, stats });
+  }
+  r.radio.news();
+  r.view.fold();
+  const { body } = await r.call('GET', '/api/v1/balance');
+  t.match(body, {
+    sentence: /moves would even/,
+    moves: [{ from: 'n1', why: /n1 has 90 % of its CPUs busy/ }],
+  });
+});
