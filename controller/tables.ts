@@ -52,6 +52,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['op'],
   ['token'],
   ['bmcTest'],
+  ['user'],
 ];
 
 interface Group {
@@ -87,6 +88,7 @@ export class LedgerTables {
     network: new Map(),
     op: new Map(),
     token: new Map(),
+    user: new Map(),
     seen: new Map(),
     fenced: new Map(),
     // Never read here: they have secrets.

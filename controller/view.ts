@@ -214,7 +214,7 @@ export class View {
   }
 
   /** Finds the id of what a person named, in what is known now. */
-  find(kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'node', ref: string): string | null {
+  find(kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node', ref: string): string | null {
     const table = kind === 'vm' ? 'vmSpec' : kind;
     const records = this.ledger.tables[table] as ReadonlyMap<string, Kept<unknown>>;
     if (records.has(ref)) return ref;
@@ -281,6 +281,7 @@ export class View {
     switch (table) {
       case 'meta':
       case 'token':
+      case 'user':
       case 'bmc':
       case 'replica':
       case 'seen':

@@ -32,6 +32,8 @@ export const pagePaths = [
   '/ha/*',
   '/ops/*',
   '/tokens/*',
+  '/users/*',
+  '/me/*',
 ];
 
 /** Scripts of this origin only; styles that the component library makes carry the nonce of this very answer. */

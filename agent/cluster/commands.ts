@@ -30,20 +30,26 @@ export function parseTtl(text: string): number | null {
   });
 }
 
-const foundUsage = 'flotilla-agent found --cluster NAME [--config FILE]';
+const foundUsage = 'flotilla-agent found --cluster NAME [--admin-password-file FILE] [--config FILE]';
 
 /** `found --cluster NAME`: founds a cluster of this node. @returns what is printed, as JSON */
 export async function foundCommand(
   argv: readonly string[],
-): Promise<{ clusterId: string; apiToken: string }> {
+): Promise<{ clusterId: string; apiToken: string; adminUser: 'admin'; adminPassword: string }> {
   const { values } = options(foundUsage, () =>
-    parseArgs({ args: [...argv], options: { cluster: { type: 'string' }, ...configOption } }),
+    parseArgs({
+      args: [...argv],
+      options: { cluster: { type: 'string' }, 'admin-password-file': { type: 'string' }, ...configOption },
+    }),
   );
   if (values.cluster === undefined) throw usage(foundUsage);
   const config = await readAgentConfig(values.config ?? agentConfigFile);
   const services = new SystemdServices();
-  const r = await found({ config, services, clock: systemClock, random: systemRandom, log }, values.cluster);
-  return { clusterId: r.clusterId, apiToken: r.apiToken };
+  const file = values['admin-password-file'];
+  const password = file === undefined ? null : (await readFile(file, 'utf8')).trim();
+  const deps = { config, services, clock: systemClock, random: systemRandom, log };
+  const r = await found(deps, values.cluster, password);
+  return { clusterId: r.clusterId, apiToken: r.apiToken, adminUser: 'admin', adminPassword: r.adminPassword };
 }
 
 const joinUsage =

@@ -5,6 +5,7 @@ import type { ClusterMeta } from '../../core/domain/cluster.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import { idSchema, nameSchema, parse } from '../../core/domain/schema.js';
+import { passwordSchema, type User } from '../../core/domain/user.js';
 import {
   epochKey,
   ledger as kinds,
@@ -21,6 +22,7 @@ import { absent, putRecord } from '../ledger/records.js';
 import { certificateInfo, makeCa, makeCsr, signNode } from '../pki/certificates.js';
 import { ensurePrivateKey } from '../pki/keys.js';
 import { pkiPaths, readIfThere, readTls, writePublic, writeSecret } from '../pki/store.js';
+import { hashPassword, madeUpPassword } from '../pki/password.js';
 import { apiTokenText, makeToken, parseApiToken, secretSha256 } from '../pki/tokens.js';
 import { readClusterCache, writeClusterCache } from './cache.js';
 import type { AgentConfig } from './config.js';
@@ -49,9 +51,13 @@ export interface Founded {
   readonly clusterId: string;
   readonly name: string;
   readonly apiToken: string;
+  /** Of the user `admin`: made up, unless one was given. */
+  readonly adminPassword: string;
 }
 
 /** The founder's API token, 0600: whoever can read it is root on this node anyway. */
+/** The first user's password, 0600, until somebody changes it and removes the file. */
+export const adminPasswordFile = (stateDir: string): string => path.join(stateDir, 'admin-password');
 export const adminTokenFile = (stateDir: string): string => path.join(stateDir, 'admin-token');
 
 /**
@@ -60,7 +66,12 @@ export const adminTokenFile = (stateDir: string): string => path.join(stateDir, 
  *
  * @throws FlotillaError `already-founded`, `ledger-unavailable`, `tool-failed`
  */
-export async function found(d: FoundDeps, clusterName: string): Promise<Founded> {
+export async function found(
+  d: FoundDeps,
+  clusterName: string,
+  password: string | null = null,
+): Promise<Founded> {
+  if (password !== null) parse(passwordSchema, password, 'the password of the first admin');
   const { config, clock } = d;
   const { stateDir } = config;
   const name = parse(nameSchema, clusterName, 'the name of the cluster');
@@ -98,7 +109,7 @@ export async function found(d: FoundDeps, clusterName: string): Promise<Founded>
   )(endpoint);
   try {
     await untilAnswers(ledger, clock);
-    const apiToken = await writeFirstRecords(d, ledger, plan, ca);
+    const { apiToken, adminPassword } = await writeFirstRecords(d, ledger, plan, { ca, password });
     await installMosquitto(config);
     await d.services.enable('flotilla-mosquitto');
     await writeClusterCache(stateDir, {
@@ -112,7 +123,7 @@ export async function found(d: FoundDeps, clusterName: string): Promise<Founded>
     });
     await rm(planFile(stateDir), { force: true });
     d.log.info('founded a cluster', { cluster: name, clusterId: plan.clusterId });
-    return { clusterId: plan.clusterId, name, apiToken };
+    return { clusterId: plan.clusterId, name, apiToken, adminPassword };
   } finally {
     await ledger.close();
   }
@@ -180,13 +191,13 @@ async function untilAnswers(ledger: Ledger, clock: Clock): Promise<void> {
   }
 }
 
-/** Meta, epoch, this node and the first API token in one transaction; the token's file is written before. */
+/** Meta, epoch, this node, the first API token and the first user in one transaction; the secrets' files are written before. */
 async function writeFirstRecords(
   d: FoundDeps,
   ledger: Ledger,
   plan: z.output<typeof planSchema>,
-  ca: string,
-): Promise<string> {
+  { ca, password }: { ca: string; password: string | null },
+): Promise<{ apiToken: string; adminPassword: string }> {
   const { config, clock } = d;
   const file = adminTokenFile(config.stateDir);
   const wallMs = clock.wallMs();
@@ -195,6 +206,20 @@ async function writeFirstRecords(
   const bearer = kept ?? { id: made.record.id, secret: made.secret };
   const token = { ...made.record, id: bearer.id, sha256: secretSha256(bearer.secret) };
   await writeSecret(file, `${apiTokenText(bearer)}\n`);
+  const passwordFile = adminPasswordFile(config.stateDir);
+  const adminPassword = ((await readIfThere(passwordFile)) ?? '').trim() || (password ?? madeUpPassword());
+  await writeSecret(passwordFile, `${adminPassword}\n`);
+  const user: User = {
+    id: d.random.uuid(),
+    name: 'admin',
+    role: 'admin',
+    operates: [],
+    disabled: false,
+    password: await hashPassword(adminPassword),
+    totp: null,
+    createdMs: wallMs,
+    passwordMs: wallMs,
+  };
 
   const meta: ClusterMeta = {
     schema: 1,
@@ -224,6 +249,8 @@ async function writeFirstRecords(
       { put: unique.nodeAddress(config.address), value: node.id },
       putRecord(kinds.token, token.id, token),
       { put: unique.name('token', token.name), value: token.id },
+      putRecord(kinds.user, user.id, user),
+      { put: unique.name('user', user.name), value: user.id },
     ],
   );
   if (!r.done) {
@@ -236,5 +263,5 @@ async function writeFirstRecords(
       });
     }
   }
-  return apiTokenText(bearer);
+  return { apiToken: apiTokenText(bearer), adminPassword };
 }

@@ -67,7 +67,8 @@ export async function createTokenOnNode(d: TokenDeps, o: NewToken): Promise<Made
   try {
     const { store, meta } = await RecordStore.open(ledger);
     const made = await createToken(store, o, clock.wallMs());
-    const { name, kind, expiresMs, usesLeft } = made.record;
+    const { name, expiresMs, usesLeft } = made.record;
+    const { kind } = o;
     const base = { id: made.id, name, kind, expiresMs, uses: usesLeft };
     if (kind === 'api') return { ...base, token: apiTokenText(made) };
     const address = await signerAddress(store, config);

@@ -2,12 +2,30 @@ import type { HttpBindings } from '@hono/node-server';
 import type { Context, MiddlewareHandler } from 'hono';
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie';
 import { FlotillaError } from '../../core/domain/error.js';
+import type { Role } from '../../core/domain/user.js';
 import { peerNode, type PeerNode } from '../pki/identity.js';
 
 /** Who asks: a node by its certificate, or a bearer of an API token. */
 export type Identity =
   | { readonly kind: 'node'; readonly node: string; readonly fingerprint: string }
-  | { readonly kind: 'token'; readonly id: string; readonly name: string };
+  | {
+      readonly kind: 'token';
+      readonly id: string;
+      readonly name: string;
+      /** What it may, where that is looked at: at a controller. */
+      readonly rights?: Rights;
+      /** It came with the browser's cookie: a page of another site may be behind a change. */
+      readonly byCookie: boolean;
+    };
+
+export interface Rights {
+  readonly role: Role;
+  /** VMs where it is an operator in any case. */
+  readonly operates: readonly string[];
+  /** The id of the user whose it is. */
+  readonly user: string | null;
+  readonly session: boolean;
+}
 
 export interface ApiToken {
   readonly id: string;
@@ -15,7 +33,7 @@ export interface ApiToken {
 }
 
 export type TokenAnswer =
-  | { readonly ok: true; readonly name: string }
+  | { readonly ok: true; readonly name: string; readonly rights?: Rights }
   | { readonly ok: false; readonly code: 'token-unknown' | 'token-expired' };
 
 /** Says whether an API token is good; see TokenCache for the one that works without the ledger. */
@@ -121,7 +139,7 @@ async function bearerOf(c: Context<AuthEnv>, o: AuthOptions): Promise<Identity |
   const token = parseApiToken(header.replace(/^Bearer +/i, ''));
   const answer =
     token === null ? ({ ok: false, code: 'token-unknown' } as const) : await o.verifyToken(token);
-  if (token !== null && answer.ok) return { kind: 'token', id: token.id, name: answer.name };
+  if (token !== null && answer.ok) return known(token, answer, false);
   o.onRefused('token');
   throw badToken(answer.ok ? 'token-unknown' : answer.code);
 }
@@ -131,11 +149,17 @@ async function cookieOf(c: Context<AuthEnv>, o: AuthOptions): Promise<Identity |
   if (text === undefined) return null;
   const token = parseApiToken(text);
   const answer = token === null ? null : await o.verifyToken(token);
-  if (token !== null && answer?.ok === true) return { kind: 'token', id: token.id, name: answer.name };
+  if (token !== null && answer?.ok === true) return known(token, answer, true);
   o.onRefused('token');
   endSession(c);
   return null;
 }
+
+const known = (
+  { id }: ApiToken,
+  { name, rights }: Extract<TokenAnswer, { ok: true }>,
+  byCookie: boolean,
+): Identity => ({ kind: 'token', id, name, byCookie, ...(rights === undefined ? {} : { rights }) });
 
 export function badToken(code: 'token-unknown' | 'token-expired'): FlotillaError {
   return code === 'token-expired'

@@ -1,12 +1,15 @@
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
+import { getCookie } from 'hono/cookie';
 import { html } from 'hono/html';
 import { FlotillaError, type ErrorCode } from '../../core/domain/error.js';
 import {
   badToken,
   endSession,
   parseApiToken,
+  sessionCookie,
   startSession,
+  type ApiToken,
   type AuthEnv,
   type TokenVerifier,
 } from './auth.js';
@@ -28,6 +31,17 @@ export interface LoginOptions {
   readonly stylesheet: string;
   nowMs(): number;
   onRefused(kind: 'token'): void;
+  /** Where people may also come with name and password: at a controller. */
+  readonly users?: {
+    /** @returns the session's token @throws FlotillaError `login-refused`, `code-wanted`, `rate-limited` */
+    login(ask: {
+      user: string;
+      password: string;
+      code: string | null;
+      from: string;
+    }): Promise<ApiToken | null>;
+    logout(tokenId: string): Promise<void>;
+  };
 }
 
 /**
@@ -52,14 +66,14 @@ export function loginApp(o: LoginOptions): Hono<AuthEnv> {
           <main class="narrow">
             <h1>${o.title}</h1>
             <form method="post" action="/login">
-              <label for="token">API token</label>
+              ${o.users === undefined ? '' : nameFields}
+              <label for="token">${o.users === undefined ? 'API token' : 'Or an API token'}</label>
               <input
                 id="token"
                 name="token"
                 type="password"
-                required
-                autofocus
-                autocomplete="current-password"
+                ${o.users === undefined ? html`required autofocus` : ''}
+                autocomplete="off"
                 spellcheck="false"
                 maxlength="512"
                 ${problem === null ? '' : html`aria-describedby="problem" aria-invalid="true"`}
@@ -68,7 +82,8 @@ export function loginApp(o: LoginOptions): Hono<AuthEnv> {
               <button type="submit">Log in</button>
             </form>
             <p class="quiet">
-              The first token was printed when the cluster was founded. Another:
+              The first ${o.users === undefined ? 'token' : 'password and token'}
+              ${o.users === undefined ? 'was' : 'were'} printed when the cluster was founded. A token:
               <code>flotilla-agent token create --kind api</code> on any node.
             </p>
           </main>
@@ -99,8 +114,24 @@ export function loginApp(o: LoginOptions): Hono<AuthEnv> {
         'retry-after': `${s}`,
       });
     }
-    const given = (await c.req.parseBody())['token'];
-    const token = typeof given === 'string' ? parseApiToken(given) : null;
+    const form = await c.req.parseBody();
+    const field = (name: string): string => {
+      const value = form[name];
+      return typeof value === 'string' ? value : '';
+    };
+    if (o.users !== undefined && field('token') === '') {
+      try {
+        const code = field('code').replaceAll(' ', '') || null;
+        const ask = { user: field('user').slice(0, 64), password: field('password'), code, from: address };
+        const session = await o.users.login(ask);
+        if (session !== null) startSession(c, session);
+        return c.redirect(o.home, 303);
+      } catch (error) {
+        if (!(error instanceof FlotillaError)) throw error;
+        return refuse(error);
+      }
+    }
+    const token = parseApiToken(field('token'));
     const answer = token === null ? null : await o.verifyToken(token);
     if (token === null || answer?.ok !== true) {
       limit.failed(address, o.nowMs());
@@ -111,12 +142,34 @@ export function loginApp(o: LoginOptions): Hono<AuthEnv> {
     return c.redirect(o.home, 303);
   });
 
-  app.post('/logout', (c) => {
+  app.post('/logout', async (c) => {
+    const site = c.req.header('sec-fetch-site');
+    const session = parseApiToken(getCookie(c, sessionCookie) ?? '');
+    // The cookie alone says whose it is; a made-up one ends nothing, since its secret must be right.
+    if (o.users !== undefined && session !== null && (site === undefined || site === 'same-origin')) {
+      const answer = await o.verifyToken(session);
+      if (answer.ok) await o.users.logout(session.id);
+    }
     endSession(c);
     return c.redirect('/login', 303);
   });
   return app;
 }
+
+const nameFields = html`<label for="user">Name</label>
+  <input
+    id="user"
+    name="user"
+    autofocus
+    autocomplete="username"
+    spellcheck="false"
+    autocapitalize="none"
+    maxlength="64"
+  />
+  <label for="password">Password</label>
+  <input id="password" name="password" type="password" autocomplete="current-password" maxlength="256" />
+  <label for="code">Code, if you set up a second factor</label>
+  <input id="code" name="code" inputmode="numeric" autocomplete="one-time-code" maxlength="8" />`;
 
 function tooLarge(): never {
   const code: ErrorCode = 'too-large';

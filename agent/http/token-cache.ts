@@ -33,7 +33,7 @@ export class TokenCache {
 
   /** The ledger's token records, all kinds, as last read. Call it after each successful listing. */
   async update(records: readonly TokenRecord[]): Promise<void> {
-    const api = records.filter((r) => r.kind === 'api').slice(0, tokensMax);
+    const api = records.filter((r) => r.kind !== 'join').slice(0, tokensMax);
     this.#take(api);
     const text = JSON.stringify(api);
     if (text === this.#text) return;

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { TokenRecord } from '../../core/domain/cluster.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { ipv4Schema, nameSchema } from '../../core/domain/schema.js';
+import type { Role } from '../../core/domain/user.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import { absent, putRecord, unchanged, type RecordStore, type Stored } from '../ledger/records.js';
 import type { Write } from '../ledger/ledger.js';
@@ -79,19 +80,23 @@ export const bearerSchema = z.object({
   secret: z.string().regex(secretPattern),
 });
 
-export interface NewToken {
-  readonly kind: TokenRecord['kind'];
+export interface NewToken<K extends TokenRecord['kind'] = 'join' | 'api'> {
+  readonly kind: K;
   /** Null: one is made up. */
   readonly name: string | null;
   /** Null: does not expire. */
   readonly ttlMs: number | null;
   /** Null: any number of uses. */
   readonly uses: number | null;
+  /** Nothing: admin. */
+  readonly role?: Role;
+  /** Nothing: nobody's. */
+  readonly user?: string | null;
 }
 
 /** A token to be written: its record, and the writes that do so. */
 export function makeToken(
-  o: NewToken,
+  o: NewToken<TokenRecord['kind']>,
   wallMs: number,
 ): { record: TokenRecord; secret: string; writes: Write[] } {
   const secret = newSecret();
@@ -100,6 +105,8 @@ export function makeToken(
     id,
     name: nameSchema.parse(o.name ?? `${o.kind}-${id}`),
     kind: o.kind,
+    role: o.role ?? 'admin',
+    user: o.user ?? null,
     sha256: secretSha256(secret),
     expiresMs: o.ttlMs === null ? null : wallMs + o.ttlMs,
     usesLeft: o.uses,

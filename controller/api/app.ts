@@ -6,6 +6,7 @@ import { HTTPException } from 'hono/http-exception';
 import { z } from 'zod';
 import {
   authenticate,
+  parseApiToken,
   requireIdentity,
   sessionCookie,
   type AuthEnv,
@@ -16,8 +17,9 @@ import { loginApp } from '../../agent/http/login.js';
 import { problemResponse } from '../../agent/http/problem.js';
 import { css, stylesheetPath } from '../../agent/http/style.js';
 import type { PeerNode } from '../../agent/pki/identity.js';
-import { FlotillaError } from '../../core/domain/error.js';
+import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { inputRefused, parse } from '../../core/domain/schema.js';
+import { accessOf, streamAccess } from '../../core/wire/access.js';
 import {
   apiBodyBytesMax,
   apiRoot,
@@ -34,6 +36,7 @@ import {
 } from '../../core/wire/rest.js';
 import type { View } from '../view.js';
 import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-files.js';
+import { authorize } from './access.js';
 import { clusterHandlers, clusterView } from './cluster.js';
 import { consoleHandlers } from './consoles.js';
 import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
@@ -47,12 +50,14 @@ import { networkHandlers } from './networks.js';
 import { opHandlers } from './ops.js';
 import { nodeUpdateHandlers } from './node-update.js';
 import { pendingHandlers } from './pending.js';
+import { LoginDesk } from './login-desk.js';
 import { poolHandlers } from './pools.js';
 import { tokenHandlers } from './tokens.js';
 import { TokenDoor } from './token-door.js';
+import { userHandlers } from './users.js';
 import { vmHandlers } from './vms.js';
 
-export interface ApiOptions extends ApiDeps {
+export interface ApiOptions extends Omit<ApiDeps, 'desk' | 'door'> {
   /** What `/healthz` tells everyone. */
   readonly fingerprint: string;
   /** The web page. */
@@ -65,10 +70,12 @@ interface Env {
 }
 
 /** The controller's whole HTTP side: API, event stream, login and the web page. */
-export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
-  const { view, log } = deps;
+export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
+  const { view, log } = options;
+  const door = new TokenDoor(view, options.clock);
+  const desk = new LoginDesk(options);
+  const deps = { ...options, door, desk };
   const app = new OpenAPIHono<Env>({ defaultHook: (result) => refuseInvalid(result) });
-  const door = new TokenDoor(view, deps.clock);
   const refused: Record<string, number> = {};
   const onRefused = (kind: string): void => {
     refused[kind] = (refused[kind] ?? 0) + 1;
@@ -119,6 +126,10 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
     stylesheet: stylesheetPath,
     nowMs: () => deps.clock.nowMs(),
     onRefused,
+    users: {
+      login: async (ask) => parseApiToken((await desk.login(ask)).token),
+      logout: (id) => desk.logout(id),
+    },
   });
   app.route('/', login as never);
   for (const path of pagePaths) {
@@ -130,7 +141,7 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
   app.get('/assets/:name', (c) => fileResponse(deps.web, `assets/${c.req.param('name')}`, c) ?? c.notFound());
   app.get('/icon.svg', (c) => fileResponse(deps.web, 'icon.svg', c) ?? c.notFound());
 
-  app.use(`${apiRoot}/*`, auth, requireIdentity('node-or-token'), sameSite);
+  app.use(`${apiRoot}/*`, auth, loggedIn, sameSite);
   const images = new Images(deps);
   streams(app, deps, images);
   app.use(
@@ -160,8 +171,9 @@ export function controllerApp(deps: ApiOptions): OpenAPIHono<Env> {
     ...opHandlers(deps),
     ...tokenHandlers(deps),
     ...consoleHandlers(deps),
+    ...userHandlers(deps),
   };
-  for (const name of Object.keys(rest) as RestName[]) register(app, name, handlers, log);
+  for (const name of Object.keys(rest) as RestName[]) register(app, name, handlers, deps);
   document(app, deps.version);
   return app;
 }
@@ -180,14 +192,28 @@ function tellCluster(view: View, version: string): void {
 }
 
 /** One row of the table as a route. */
-function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, log: ApiDeps['log']): void {
+function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, deps: ApiDeps): void {
   const r: RestRoute = rest[name];
+  const access = accessOf(name);
   const route = createRoute({
     method: r.method,
     path: apiRoot + r.path,
     operationId: name,
     tags: [r.tag],
     summary: r.summary,
+    'x-flotilla-access': access,
+    ...(access === 'open' ? { security: [] } : {}),
+    // Before the request is judged: whoever may not, is not told what would be wrong with it.
+    middleware: (async (c: Context<Env>, next: () => Promise<void>) => {
+      const who = c.get('identity');
+      try {
+        authorize(deps.view, who, access, r.params === undefined ? undefined : c.req.param('vm'));
+      } catch (error) {
+        if (r.method !== 'get') audit(deps.log, c, name, errorRecord(error).code);
+        throw error;
+      }
+      await next();
+    }) as never,
     request: {
       ...(r.params === undefined ? {} : { params: r.params }),
       ...(r.query === undefined ? {} : { query: r.query }),
@@ -214,12 +240,18 @@ function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, log
         query: r.query === undefined ? undefined : valid('query'),
         body: r.body === undefined ? undefined : valid('json'),
         who: nameOf(c.get('identity')),
+        identity: c.get('identity'),
+        from: c.env.incoming.socket.remoteAddress ?? '',
         ifMatch: ifMatchOf(c.req.header('if-match')),
         idempotencyKey: keyOf(c.req.header(idempotencyHeader)),
         signal: c.req.raw.signal,
       } satisfies Record<keyof Ask<RestName>, unknown>;
-      const reply = await handle(ask);
-      if (r.method !== 'get') log.info('changed', { what: name, who: ask.who, ...paramsForLog(ask.params) });
+      const written = r.method !== 'get' && access !== 'open';
+      const reply = await handle(ask).catch((error: unknown) => {
+        if (written) audit(deps.log, c, name, errorRecord(error).code);
+        throw error;
+      });
+      if (written) audit(deps.log, c, name, 'done');
       const headers = reply.etag === undefined ? {} : { etag: reply.etag };
       if (r.status === 204) return c.body(null, 204, headers);
       const text = 'json' in reply ? reply.json : JSON.stringify(reply.body);
@@ -233,6 +265,7 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
   const { view } = deps;
   const contentPath = apiRoot + restStreams.imageContent;
   app.put(contentPath.replaceAll(/\{(.+?)\}/g, ':$1'), async (c) => {
+    authorize(view, c.get('identity'), streamAccess.imageContent, undefined);
     const image = parse(refSchema, c.req.param('image'), 'The image in the path');
     const text = c.req.header(uploadOffsetHeader) ?? '0';
     if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(Number(text))) {
@@ -249,6 +282,7 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     return c.json(answer);
   });
   app.get(apiRoot + restStreams.events, (c) => {
+    authorize(view, c.get('identity'), streamAccess.events, undefined);
     const stream = eventStream(view, {
       lastEventId: c.req.header('last-event-id') ?? c.req.query('lastEventId'),
       kinds: kindsOf(c.req.query('kinds')),
@@ -271,6 +305,7 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     method: 'get',
     path: apiRoot + restStreams.console,
     operationId: 'console',
+    'x-flotilla-access': streamAccess.console,
     tags: ['vms'],
     summary: `A console as a websocket; Sec-WebSocket-Protocol: ${consoleProtocols('<ticket>').join(', ')}`,
     responses: {
@@ -282,6 +317,7 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     method: 'put',
     path: contentPath,
     operationId: 'imageContent',
+    'x-flotilla-access': streamAccess.imageContent,
     tags: ['images'],
     summary: 'Send the bytes of an image, from an offset on; broken off, it goes on where it was',
     request: {
@@ -304,6 +340,7 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     method: 'get',
     path: apiRoot + restStreams.events,
     operationId: 'events',
+    'x-flotilla-access': streamAccess.events,
     tags: ['events'],
     summary: 'All changes as they come; Last-Event-ID resumes, else a snapshot comes first',
     request: {
@@ -374,6 +411,7 @@ function document(app: OpenAPIHono<Env>, version: string): void {
           'pools',
           'networks',
           'ops',
+          'users',
           'tokens',
           'events',
         ].map((name) => ({ name })),
@@ -391,16 +429,32 @@ function isMember(deps: ApiDeps, peer: PeerNode): boolean {
 const nameOf = (who: Identity | null): string =>
   who === null ? 'nobody' : who.kind === 'node' ? `node ${who.node}` : who.name;
 
-/** A page of another site, or of another port here, may not change anything with this browser's cookie. */
+/** Nobody finds out without a login what there is. @throws FlotillaError `unauthenticated` */
+async function loggedIn(c: Context<Env>, next: () => Promise<void>): Promise<void> {
+  const open = c.req.method === 'POST' && c.req.path === apiRoot + rest.login.path;
+  if (open) await next();
+  else await requireIdentity('node-or-token')(c as never, next);
+}
+
+/**
+ * A page of another site, or of another port here, may not change anything with this browser's cookie. Besides the
+ * cookie being `SameSite=Strict`: the browser must say that the page is ours, and one that says nothing is refused.
+ */
 async function sameSite(c: Context<Env>, next: () => Promise<void>): Promise<void> {
   const site = c.req.header('sec-fetch-site');
-  if (c.req.method !== 'GET' && site !== undefined && site !== 'same-origin' && site !== 'none') {
+  const origin = c.req.header('origin');
+  const who = c.get('identity');
+  const unsaid = who?.kind === 'token' && who.byCookie && site !== 'same-origin' && origin !== ownOrigin(c);
+  const other = site !== undefined && site !== 'same-origin' && site !== 'none';
+  if (c.req.method !== 'GET' && c.req.method !== 'HEAD' && (unsaid || other)) {
     throw new FlotillaError('forbidden', 'This request came from another site', {
       hint: 'Make changes from the controller’s own page, or with an API token.',
     });
   }
   await next();
 }
+
+const ownOrigin = (c: Context<Env>): string => `https://${c.req.header('host') ?? new URL(c.req.url).host}`;
 
 /** `"7"`, `W/"7"` or `7`; null: none, or any. */
 function ifMatchOf(header: string | undefined): string | null {
@@ -412,8 +466,17 @@ function keyOf(header: string | undefined): string | null {
   return header === undefined ? null : parse(idempotencyKeySchema, header, 'The header Idempotency-Key');
 }
 
-const paramsForLog = (params: unknown): Record<string, unknown> =>
-  params === undefined ? {} : { params: params };
+/** A line in the journal of this node: who did what, from where, and what came of it. Bodies have secrets, and stay out. */
+function audit(log: ApiDeps['log'], c: Context<Env>, what: string, result: string): void {
+  const params = c.req.param() as Record<string, string>;
+  log.info('audit', {
+    who: nameOf(c.get('identity')),
+    what,
+    ...(Object.keys(params).length === 0 ? {} : { params }),
+    from: c.env.incoming.socket.remoteAddress ?? '',
+    result,
+  });
+}
 
 /** @throws FlotillaError `bad-input`, `unknown-field` */
 function refuseInvalid(result: {

@@ -1,9 +1,12 @@
 import type { Clock, Log } from '../../agent/env.js';
 import type { Ledger } from '../../agent/ledger/ledger.js';
 import type { RestAnswer, RestBody, RestName, RestParams, RestQuery } from '../../core/wire/rest.js';
+import type { Identity } from '../../agent/http/auth.js';
 import type { Consoles } from '../consoles.js';
 import type { PendingNodes } from '../pending-nodes.js';
 import type { View } from '../view.js';
+import type { LoginDesk } from './login-desk.js';
+import type { TokenDoor } from './token-door.js';
 import type { AgentUploads } from './uploads.js';
 
 /** Chance, as far as the API needs it: ids, secrets, MACs. */
@@ -23,6 +26,8 @@ export interface ApiDeps {
   readonly uploads: AgentUploads;
   readonly consoles: Consoles;
   readonly pending: PendingNodes;
+  readonly desk: LoginDesk;
+  readonly door: TokenDoor;
   readonly version: string;
 }
 
@@ -33,6 +38,9 @@ export interface Ask<N extends RestName> {
   readonly body: RestBody<N>;
   /** A user's or token's name, for the op and the log. */
   readonly who: string;
+  readonly identity: Identity | null;
+  /** The address it came from. */
+  readonly from: string;
   /** The tag of If-Match; null: none, or `*`. */
   readonly ifMatch: string | null;
   readonly idempotencyKey: string | null;

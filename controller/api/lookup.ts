@@ -3,7 +3,7 @@ import type { Image } from '../../core/domain/image.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { View } from '../view.js';
 
-export type Kind = 'vm' | 'pool' | 'image' | 'network' | 'token' | 'node';
+export type Kind = 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node';
 
 const words: Record<Kind, string> = {
   vm: 'VM',
@@ -11,6 +11,7 @@ const words: Record<Kind, string> = {
   image: 'image',
   network: 'network',
   token: 'token',
+  user: 'user',
   node: 'node',
 };
 

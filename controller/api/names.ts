@@ -10,6 +10,7 @@ const words: Record<Named, string> = {
   image: 'an image',
   network: 'a network',
   token: 'a token',
+  user: 'a user',
 };
 
 /**

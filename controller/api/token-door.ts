@@ -1,6 +1,7 @@
 import type { Clock } from '../../agent/env.js';
-import type { ApiToken, TokenAnswer } from '../../agent/http/auth.js';
+import type { ApiToken, Rights, TokenAnswer } from '../../agent/http/auth.js';
 import { secretMatches } from '../../agent/pki/tokens.js';
+import { lesserRole, mayAs } from '../../core/domain/user.js';
 import type { View } from '../view.js';
 
 /** A token nobody knows makes the ledger be read at most so often, ms. */
@@ -23,17 +24,40 @@ export class TokenDoor {
     this.view.freshness();
     const { tables } = this.view.ledger;
     if (!tables.token.has(token.id) && this.clock.nowMs() - this.lookedMs > lookAgainMs) {
-      // It may have been made on a node a moment ago.
+      // It may have been made on a node, or by another controller, a moment ago.
       this.lookedMs = this.clock.nowMs();
       await this.view.ledger.refresh('token').catch(() => undefined);
     }
     const record = tables.token.get(token.id)?.value;
     // The same work for an unknown id, so that the time does not tell.
     const matches = secretMatches(record ?? nobody, token.secret);
-    if (record === undefined || !matches || record.kind !== 'api')
+    if (record === undefined || !matches || record.kind === 'join')
       return { ok: false, code: 'token-unknown' };
     if (record.expiresMs !== null && record.expiresMs <= this.clock.wallMs())
       return { ok: false, code: 'token-expired' };
-    return { ok: true, name: record.name };
+    const rights = this.rightsOf(token.id);
+    if (rights === null) return { ok: false, code: 'token-unknown' };
+    const user = rights.user === null ? undefined : tables.user.get(rights.user)?.value.name;
+    const name = user === undefined ? record.name : rights.session ? user : `${user}/${record.name}`;
+    return { ok: true, name, rights };
+  }
+
+  /** What the bearer of that token may now; null: nothing, since it or its user is gone. */
+  rightsOf(id: string): Rights | null {
+    const { tables } = this.view.ledger;
+    const record = tables.token.get(id)?.value;
+    if (record === undefined || (record.expiresMs !== null && record.expiresMs <= this.clock.wallMs()))
+      return null;
+    const session = record.kind === 'session';
+    if (record.user === null) return { role: record.role, operates: [], user: null, session };
+    const user = tables.user.get(record.user)?.value;
+    if (user === undefined || user.disabled) return null;
+    return {
+      // A session is as its user is now.
+      role: session ? user.role : lesserRole(user.role, record.role),
+      operates: session || mayAs(record.role, 'operator') ? user.operates : [],
+      user: user.id,
+      session,
+    };
   }
 }

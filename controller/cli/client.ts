@@ -24,7 +24,8 @@ const againMs = 300;
 export interface Target {
   /** `https://host:port`. */
   readonly server: string;
-  readonly token: string;
+  /** Null: only to log in. */
+  readonly token: string | null;
   /** The cluster's CA, PEM; null: the system's. */
   readonly ca: string | null;
 }
@@ -80,7 +81,8 @@ export class ApiClient {
 
   /** All pages of a list. */
   async *all<
-    N extends 'vmList' | 'opList' | 'nodeList' | 'imageList' | 'poolList' | 'networkList' | 'tokenList',
+    N extends
+      'vmList' | 'opList' | 'nodeList' | 'imageList' | 'poolList' | 'networkList' | 'tokenList' | 'userList',
   >(name: N, query: RestCall<N>['query']): AsyncGenerator<RestAnswer<N>> {
     let after: string | null = null;
     do {
@@ -164,7 +166,10 @@ export class ApiClient {
       method: o.method,
       path: o.path,
       timeout: o.timeoutMs ?? answerMs,
-      headers: { ...o.headers, authorization: `Bearer ${this.target.token}` },
+      headers: {
+        ...o.headers,
+        ...(this.target.token === null ? {} : { authorization: `Bearer ${this.target.token}` }),
+      },
       ...(o.signal === undefined ? {} : { signal: o.signal }),
     };
     return new Promise((resolve, reject) => {

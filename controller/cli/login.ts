@@ -3,11 +3,15 @@ import type { Command } from 'commander';
 import { FlotillaError } from '../../core/domain/error.js';
 import { ApiClient } from './client.js';
 import type { Io } from './io.js';
+import { askSecret, readPassword } from './secret.js';
 import { checkServer, lookAtCa, readText, readToken, saveSession } from './session.js';
 
 interface LoginOptions {
   server: string;
-  tokenFile: string;
+  user?: string;
+  passwordFile?: string;
+  code?: string;
+  tokenFile?: string;
   ca?: string;
   fingerprint?: string;
 }
@@ -15,16 +19,25 @@ interface LoginOptions {
 export function loginCommand(program: Command, io: Io): void {
   program
     .command('login')
-    .description('keep a server and a token for the commands that follow')
+    .description('log in, and keep server and session (12 h) or token for the commands that follow')
     .requiredOption('--server <url>', 'a controller, e.g. https://n1:8443')
-    .requiredOption('--token-file <file>', 'a file with an API token; tokens never stand on the command line')
+    .option('--user <name>', 'log in by name and password, which is asked for')
+    .option('--password-file <file>', 'where the password is, - for the standard input')
+    .option('--code <digits>', 'of the second factor; asked for where it is wanted')
+    .option('--token-file <file>', 'a file with an API token; tokens never stand on the command line')
     .option('--ca <file>', 'the cluster’s CA; else its fingerprint is shown and asked about')
     .option('--fingerprint <sha256>', 'the fingerprint of the CA that is expected, for scripts')
     .action(async (o: LoginOptions) => {
       const server = checkServer(o.server);
-      const token = await readToken(o.tokenFile);
+      if ((o.user === undefined) === (o.tokenFile === undefined)) {
+        throw new FlotillaError('bad-input', 'Say who logs in', {
+          hint: 'Give --user NAME or --token-file FILE.',
+        });
+      }
       const ca =
         o.ca === undefined ? await trusted(io, server, o.fingerprint) : await readText(o.ca, 'The CA');
+      const token =
+        o.tokenFile === undefined ? await session(io, { ...o, server, ca }) : await readToken(o.tokenFile);
       const client = new ApiClient({ server, token, ca });
       try {
         const c = await client.call('clusterGet', {});
@@ -38,6 +51,27 @@ export function loginCommand(program: Command, io: Io): void {
         client.close();
       }
     });
+}
+
+/** A session's token, by name and password. */
+async function session(io: Io, o: LoginOptions & { ca: string }): Promise<string> {
+  const password =
+    o.passwordFile === undefined
+      ? await askSecret(io.terminal, `Password of ${o.user}: `)
+      : await readPassword(io, o.passwordFile);
+  const client = new ApiClient({ server: o.server, token: null, ca: o.ca });
+  const login = async (code: string | undefined): Promise<string> => {
+    const body = { user: o.user ?? '', password, ...(code === undefined ? {} : { code }) };
+    return (await client.call('login', { body })).token;
+  };
+  try {
+    return await login(o.code).catch(async (error: unknown) => {
+      if (!(error instanceof FlotillaError) || error.code !== 'code-wanted' || !io.terminal.tty) throw error;
+      return login(await askSecret(io.terminal, 'Code of the second factor: '));
+    });
+  } finally {
+    client.close();
+  }
 }
 
 async function trusted(io: Io, server: string, expected: string | undefined): Promise<string> {

@@ -19,6 +19,7 @@ import {
   statusCommand,
   tokenCommands,
 } from './things.js';
+import { userCommands } from './users.js';
 import { vmCommands } from './vm.js';
 
 /**
@@ -54,6 +55,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   networkCommands(program, io);
   opCommands(program, io);
   tokenCommands(program, io);
+  userCommands(program, io);
   eventsCommand(program, io);
   loginCommand(program, io);
   completionCommands(program, io);

@@ -1,5 +1,5 @@
 import { X509Certificate, createHash } from 'node:crypto';
-import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
 import { connect } from 'node:tls';
@@ -35,6 +35,11 @@ export async function saveSession(env: NodeJS.ProcessEnv, target: Target): Promi
   return file;
 }
 
+/** Forgets what `flotilla login` kept. */
+export async function forgetSession(env: NodeJS.ProcessEnv): Promise<void> {
+  await rm(sessionFile(env), { force: true });
+}
+
 /**
  * Whom to talk to: the environment first, else what `flotilla login` kept.
  *
@@ -49,7 +54,7 @@ export async function readTarget(env: NodeJS.ProcessEnv): Promise<Target> {
   const ca = caFile === undefined ? (saved?.ca ?? null) : await readText(caFile, 'The CA');
   if (server !== undefined && token !== undefined) return { server: checkServer(server), token, ca };
   throw new FlotillaError('unauthenticated', 'You are not logged in', {
-    hint: 'flotilla login --server https://NODE:8443 --token-file FILE; or set FLOTILLA_SERVER and FLOTILLA_TOKEN_FILE.',
+    hint: 'flotilla login --server https://NODE:8443 --user NAME; or set FLOTILLA_SERVER and FLOTILLA_TOKEN_FILE.',
   });
 }
 

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
 import type { NodeDrive } from '../../core/domain/node.js';
+import { roleSchema, type Role } from '../../core/domain/user.js';
 import type { PoolDrive } from '../../core/domain/pool.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
@@ -493,6 +494,7 @@ const tokenColumns: readonly Column<TokenView>[] = [
   { head: 'ID', text: (k) => k.id },
   { head: 'NAME', text: (k) => k.name },
   { head: 'KIND', text: (k) => k.kind },
+  { head: 'ROLE', text: (k) => (k.kind === 'join' ? '' : k.role) },
   { head: 'USES LEFT', text: (k) => (k.usesLeft === null ? 'any' : String(k.usesLeft)), right: true },
   {
     head: 'EXPIRES',
@@ -523,11 +525,16 @@ export function tokenCommands(program: Command, io: Io): void {
     .description('make a token; its text goes to the standard output this once')
     .argument('<name>')
     .addOption(new Option('--kind <kind>').choices(['join', 'api']).default('join'))
+    .addOption(
+      new Option('--role <role>', 'what an API token may; as much as you, unless told').choices(
+        roleSchema.options,
+      ),
+    )
     .option('--ttl <time>', 'how long it is good, e.g. 7d; never: for ever')
     .option('--uses <n>', 'join tokens: how many nodes; 1 unless told', wholeNumber)
-    .action(async (name: string, o: { kind: 'join' | 'api'; ttl?: string; uses?: number }) => {
+    .action(async (name: string, o: { kind: 'join' | 'api'; role?: Role; ttl?: string; uses?: number }) => {
       const ttlS = o.ttl === undefined ? undefined : o.ttl === 'never' ? null : parseSeconds(o.ttl, '--ttl');
-      const body = { name, kind: o.kind, ...defined({ ttlS, uses: o.uses }) };
+      const body = { name, kind: o.kind, ...defined({ ttlS, uses: o.uses, role: o.role }) };
       const made = await (await io.client()).call('tokenCreate', { body });
       io.show(made, () => made.token);
     });

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { roleSchema } from './user.js';
 import { idSchema, nameSchema, nodeIdSchema, wallMsSchema } from './schema.js';
 
 /** `/flotilla/meta`: what the cluster is. Written once at founding. */
@@ -20,7 +21,12 @@ export type ClusterMeta = z.output<typeof clusterMetaSchema>;
 export const tokenRecordSchema = z.object({
   id: z.string().regex(/^[a-z0-9]{8}$/),
   name: nameSchema,
-  kind: z.enum(['join', 'api']),
+  /** `session`: an API token that a login made. */
+  kind: z.enum(['join', 'api', 'session']),
+  /** What an API token may at most; those of before there were roles: everything. */
+  role: roleSchema.default('admin'),
+  /** Whose it is: it may no more than that user, and ends with it. Null: nobody's. */
+  user: idSchema.nullable().default(null),
   /** SHA-256 of the secret part, hex. The secret has 256 random bits, so a plain hash is enough. */
   sha256: z.string().regex(/^[0-9a-f]{64}$/),
   /** Wall clock; null: does not expire. */

@@ -7,6 +7,8 @@ export const errorStatus = {
   'unknown-field': 400,
   'too-large': 413,
   unauthenticated: 401,
+  'login-refused': 401,
+  'code-wanted': 401,
   'wrong-certificate': 403,
   forbidden: 403,
   'rate-limited': 429,

@@ -12,6 +12,7 @@ import { poolSchema } from '../domain/pool.js';
 import { recoverySchema } from '../domain/recovery.js';
 import { replicaSchema } from '../domain/replica.js';
 import { ledgerValueBytesMax, parse } from '../domain/schema.js';
+import { userSchema } from '../domain/user.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
 import { epochKey, ledgerRoot, policyKey } from './key-names.js';
 
@@ -70,6 +71,8 @@ export const ledger = {
   network: kind('network', networkSchema),
   op: kind('op', opSchema),
   token: kind('token', tokenRecordSchema),
+  /** With hashes of passwords and secrets of second factors: no view has them. */
+  user: kind('user', userSchema),
   seen: kind('seen', seenSchema),
   fenced: kind('fenced', fencedSchema),
   /** How to power a node off from outside, with the secret: read where it is used, never kept. */
@@ -91,7 +94,7 @@ export const fencingKey = (node: string): string => `${ledgerRoot}fencing/${node
  */
 export const unique = {
   /** Names compare without case, in NFC. */
-  name: (of: 'vm' | 'pool' | 'image' | 'network' | 'token', name: string): string =>
+  name: (of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user', name: string): string =>
     `${ledgerRoot}name/${of}/${name.normalize('NFC').toLocaleLowerCase('en')}`,
   address: (networkId: string, address: string): string => `${ledgerRoot}address/${networkId}/${address}`,
   addressPrefix: (networkId: string): string => `${ledgerRoot}address/${networkId}/`,

@@ -1,5 +1,6 @@
 /** What the REST API takes and answers: the objects of the table in `rest.ts`. */
 import { z } from 'zod';
+import { roleSchema } from '../domain/user.js';
 import { clusterMetaSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema, replicasSchema } from '../domain/disk.js';
 import { errorStatus, type ErrorCode } from '../domain/error.js';
@@ -500,6 +501,8 @@ export const tokenCreateSchema = z
       .max(10 * 365 * 86_400)
       .nullable()
       .optional(),
+    /** What an API token may; nothing: as much as who makes it. */
+    role: roleSchema.optional(),
     /** How often it may be used; null: any number. Join tokens: once, unless said. */
     uses: z.number().int().min(1).max(10_000).nullable().optional(),
   })

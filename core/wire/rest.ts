@@ -55,6 +55,20 @@ import {
   nodeDrainSchema,
 } from './rest-plan.js';
 
+import type { Access } from './access.js';
+
+import {
+  loggedInSchema,
+  loginSchema,
+  meSchema,
+  passwordChangeSchema,
+  totpNewSchema,
+  totpPutSchema,
+  userCreateSchema,
+  userPatchSchema,
+  userViewSchema,
+} from './rest-users.js';
+
 import { consoleAskSchema, consoleTicketSchema } from './consoles.js';
 
 export * from './rest-objects.js';
@@ -62,6 +76,7 @@ export * from './rest-ha.js';
 export * from './rest-migrate.js';
 export * from './consoles.js';
 export * from './rest-plan.js';
+export * from './rest-users.js';
 
 export interface RestRoute {
   readonly method: 'get' | 'post' | 'put' | 'patch' | 'delete';
@@ -77,6 +92,8 @@ export interface RestRoute {
   readonly response: z.ZodType;
   /** The answer carries an ETag, and a change takes If-Match. */
   readonly etag?: true;
+  /** Where it is not what `accessOf` gives to routes of its kind. */
+  readonly access?: Access;
   /** A create that takes an Idempotency-Key: sent twice, it makes one. */
   readonly idempotent?: true;
 }
@@ -177,6 +194,7 @@ export const rest = {
     params: at('node'),
     status: 200,
     response: bmcViewSchema,
+    access: 'admin',
     etag: true,
   },
   bmcPut: {
@@ -637,6 +655,115 @@ export const rest = {
     status: 202,
     response: opViewSchema,
   },
+  login: {
+    method: 'post',
+    path: '/login',
+    tag: 'users',
+    summary: 'A session, by name and password',
+    body: loginSchema,
+    status: 200,
+    response: loggedInSchema,
+    access: 'open',
+  },
+  meGet: {
+    method: 'get',
+    path: '/me',
+    tag: 'users',
+    summary: 'Who asks, and what that one may',
+    status: 200,
+    response: meSchema,
+    access: 'self',
+  },
+  logout: {
+    method: 'post',
+    path: '/me/logout',
+    tag: 'users',
+    summary: 'End this session',
+    status: 204,
+    response: nothingSchema,
+    access: 'self',
+  },
+  mePassword: {
+    method: 'put',
+    path: '/me/password',
+    tag: 'users',
+    summary: 'Change one’s own password; other sessions end',
+    body: passwordChangeSchema,
+    status: 204,
+    response: nothingSchema,
+    access: 'self',
+  },
+  totpNew: {
+    method: 'get',
+    path: '/me/second-factor',
+    tag: 'users',
+    summary: 'A fresh secret for an authenticator; nothing is kept of it yet',
+    status: 200,
+    response: totpNewSchema,
+    access: 'self',
+  },
+  totpPut: {
+    method: 'put',
+    path: '/me/second-factor',
+    tag: 'users',
+    summary: 'Turn one’s own second factor on or off',
+    body: totpPutSchema,
+    status: 200,
+    response: meSchema,
+    access: 'self',
+  },
+  userList: {
+    method: 'get',
+    path: '/users',
+    tag: 'users',
+    summary: 'All users',
+    query: strict(pageQuery),
+    status: 200,
+    response: pageOf(userViewSchema),
+    access: 'admin',
+  },
+  userGet: {
+    method: 'get',
+    path: '/users/{user}',
+    tag: 'users',
+    summary: 'One user',
+    params: at('user'),
+    status: 200,
+    response: userViewSchema,
+    access: 'admin',
+    etag: true,
+  },
+  userCreate: {
+    method: 'post',
+    path: '/users',
+    tag: 'users',
+    summary: 'Make a user',
+    body: userCreateSchema,
+    status: 201,
+    response: userViewSchema,
+    etag: true,
+  },
+  userPatch: {
+    method: 'patch',
+    path: '/users/{user}',
+    tag: 'users',
+    summary: 'Change a user’s rights, password or second factor',
+    params: at('user'),
+    body: userPatchSchema,
+    status: 200,
+    response: userViewSchema,
+    etag: true,
+  },
+  userDelete: {
+    method: 'delete',
+    path: '/users/{user}',
+    tag: 'users',
+    summary: 'Delete a user with all sessions and tokens',
+    params: at('user'),
+    status: 204,
+    response: nothingSchema,
+    etag: true,
+  },
   tokenList: {
     method: 'get',
     path: '/tokens',
@@ -645,6 +772,7 @@ export const rest = {
     query: strict(pageQuery),
     status: 200,
     response: pageOf(tokenViewSchema),
+    access: 'self',
   },
   tokenCreate: {
     method: 'post',
@@ -654,6 +782,7 @@ export const rest = {
     body: tokenCreateSchema,
     status: 201,
     response: tokenMadeSchema,
+    access: 'self',
   },
   tokenDelete: {
     method: 'delete',
@@ -663,6 +792,7 @@ export const rest = {
     params: at('token'),
     status: 204,
     response: nothingSchema,
+    access: 'self',
   },
 } as const satisfies Record<string, RestRoute>;
 

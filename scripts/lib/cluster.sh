@@ -55,7 +55,7 @@ in_a_cluster() { in_node "$1" test -e $STATE/cluster.json; }
 found_cluster() {
   in_a_cluster n1 && return
   say "founding the cluster \"$CLUSTER\" on n1"
-  # The answer has the token of the first user; the node keeps it in a file of root's.
+  # The answer has token and password of the first user; the node keeps them in files of root's.
   in_node n1 node $PROGRAM/flotilla-agent.mjs found --cluster "$CLUSTER" >/dev/null 2>"$LAB_DIR/found.log" \
     || { tail -n 5 "$LAB_DIR/found.log" >&2; fail 'n1 did not found a cluster' 'scripts/lab exec n1 journalctl -u flotilla-etcd -e'; }
 }
@@ -117,12 +117,13 @@ await_voters() {
   await 120 "$wanted voters of the ledger" enough_voters "$wanted"
 }
 
-# What a client on this machine needs: where, whom to believe, and the token of the first user. Root's only.
+# What a client on this machine needs: where, whom to believe, and token and password of the first user. Root's only.
 keep_access() {
   local dir=$LAB_DIR/access
   install -d -m 0700 "$dir"
   in_node n1 cat $STATE/pki/ca.crt >"$dir/ca.crt"
   in_node n1 cat $STATE/admin-token >"$dir/token"
+  in_node n1 sh -c "cat $STATE/admin-password || true" >"$dir/password" 2>/dev/null
   echo "https://127.0.0.1:$PORT" >"$dir/server"
   [ -e "$dir/demo-key" ] || ssh-keygen -q -t ed25519 -N '' -C demo -f "$dir/demo-key"
 }
@@ -184,7 +185,7 @@ farewell() {
   say 'all is up'
   cat <<TEXT
 
-The page:          https://127.0.0.1:$PORT/   (token to log in: $LAB_DIR/access/token)
+The page:          https://127.0.0.1:$PORT/   (log in as admin; the password is in $LAB_DIR/access/password)
 The demo VM:       $DEMO_ADDRESS, seen from here at 127.0.0.1 port $SSH_PORT
 
 Try next:

@@ -6,6 +6,7 @@ import { readWebFiles } from '../../controller/web-files.js';
 import { lab } from '../unit/controller/cli-rig.js';
 import { armed, haRig, keeper, lost, made } from '../unit/controller/ha-rig.js';
 import { GiB } from '../unit/controller/rig.js';
+import { person } from '../unit/controller/people.js';
 import { barriers, looks, openBrowser, openContext, screenshot, sideScroll, type Look } from './browser.js';
 
 /** The page against a real controller on a ledger in memory, with agents that end what is asked. */
@@ -30,6 +31,8 @@ await r.call('POST', '/api/v1/networks', {
   subnet: '10.1.0.0/24',
   range: ['10.1.0.10', '10.1.0.99'],
 });
+
+await person(r, 'vera', 'viewer');
 
 /** A node is gone, failovers are held, a keeper would not arm, and somebody allowed what is unsafe. */
 async function trouble(): Promise<void> {
@@ -84,7 +87,7 @@ async function open(
   const page = await context.newPage();
   const complaints: string[] = [];
   page.on('console', (m) => {
-    if (m.type() === 'error') complaints.push(m.text());
+    if (m.type() === 'error') complaints.push(`${m.text()} ${m.location().url}`);
   });
   page.on('pageerror', (e) => complaints.push(e.message));
   await page.goto(l.url);
@@ -115,6 +118,8 @@ await t.test(
       ['ha', '/ha', 'The only VM with HA is protected.'],
       ['ops', '/ops', 'vm create "plain"'],
       ['tokens', '/tokens', 'admin'],
+      ['users', '/users', 'vera'],
+      ['me', '/me', 'You came with a token'],
     ] as const;
     for (const look of [looks[0], looks[3]]) {
       await page.setViewportSize({ width: look.width, height: look.height });

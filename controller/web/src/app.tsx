@@ -18,6 +18,9 @@ import { formatSpan } from '../../../core/domain/units';
 import { HaPage } from './ha';
 import { ImagesPage } from './images';
 import { useAll, useCluster, useLink } from './live';
+import { useAsked } from './api';
+import { MeContext } from './may';
+import { MePage } from './me';
 import { NetworksPage } from './networks';
 import { NodePage } from './node';
 import { NodesPage } from './nodes';
@@ -27,6 +30,7 @@ import { PoolsPage } from './pools';
 import { Search } from './search';
 import { OpsPage, TaskStrip } from './tasks';
 import { TokensPage } from './tokens';
+import { UsersPage } from './users';
 import { VmPage } from './vm';
 import { NewVmPage } from './vm-new';
 import { VmsPage } from './vms';
@@ -42,82 +46,93 @@ const places: readonly (readonly [string, string])[] = [
   ['/ops', 'Operations'],
   ['/tokens', 'Access'],
 ];
+const adminPlaces: typeof places = [['/users', 'Users']];
 
 export function App(): ReactNode {
   const [menu, { toggle, close }] = useDisclosure();
   const [search, setSearch] = useState(false);
   const [at] = useLocation();
   const cluster = useCluster();
+  const [mark, setMark] = useState(0);
+  const { value: me } = useAsked('meGet', {}, mark);
+  const shown = me?.role === 'admin' ? [...places, ...adminPlaces] : places;
   useHotkeys([['mod+K', () => setSearch(true)]], []);
   useEffect(close, [at, close]);
   return (
-    <AppShell
-      header={{ height: 50 }}
-      navbar={{ width: 230, breakpoint: 'sm', collapsed: { mobile: !menu } }}
-      footer={{ height: 38 }}
-      padding="md"
-    >
-      <a className="skip" href="#content">
-        To the content
-      </a>
-      <AppShell.Header>
-        <Group h="100%" px="md" justify="space-between" wrap="nowrap">
-          <Group gap="sm" wrap="nowrap">
-            <Burger opened={menu} onClick={toggle} hiddenFrom="sm" size="sm" aria-label="Menu" />
-            <Anchor component={Link} href="/" fw={700} c="inherit" underline="never">
-              {cluster?.meta?.name ?? 'Flotilla'}
-            </Anchor>
-            <LinkMark />
-          </Group>
-          <Group gap="xs" wrap="nowrap">
-            <Button size="xs" variant="default" onClick={() => setSearch(true)}>
-              Search{' '}
-              <Kbd ml={6} size="xs" visibleFrom="sm">
-                Ctrl K
-              </Kbd>
-            </Button>
-            <form method="post" action="/logout">
-              <Button size="xs" variant="subtle" type="submit">
-                Log out
+    <MeContext value={me}>
+      <AppShell
+        header={{ height: 50 }}
+        navbar={{ width: 230, breakpoint: 'sm', collapsed: { mobile: !menu } }}
+        footer={{ height: 38 }}
+        padding="md"
+      >
+        <a className="skip" href="#content">
+          To the content
+        </a>
+        <AppShell.Header>
+          <Group h="100%" px="md" justify="space-between" wrap="nowrap">
+            <Group gap="sm" wrap="nowrap">
+              <Burger opened={menu} onClick={toggle} hiddenFrom="sm" size="sm" aria-label="Menu" />
+              <Anchor component={Link} href="/" fw={700} c="inherit" underline="never">
+                {cluster?.meta?.name ?? 'Flotilla'}
+              </Anchor>
+              <LinkMark />
+            </Group>
+            <Group gap="xs" wrap="nowrap">
+              <Button size="xs" variant="default" onClick={() => setSearch(true)}>
+                Search{' '}
+                <Kbd ml={6} size="xs" visibleFrom="sm">
+                  Ctrl K
+                </Kbd>
               </Button>
-            </form>
+              {me !== null && (
+                <Anchor component={Link} href="/me" size="sm" visibleFrom="xs">
+                  {me.name}
+                </Anchor>
+              )}
+              <form method="post" action="/logout">
+                <Button size="xs" variant="subtle" type="submit">
+                  Log out
+                </Button>
+              </form>
+            </Group>
           </Group>
-        </Group>
-      </AppShell.Header>
-      <AppShell.Navbar p="xs" aria-label="Sections">
-        <ScrollArea type="auto">
-          {places.map(([to, label]) => (
-            <NavLink
-              key={to}
-              component={Link}
-              href={to}
-              label={label}
-              active={to === '/' ? at === '/' : at.startsWith(to)}
-              aria-current={at === to ? 'page' : undefined}
-            />
-          ))}
-          <Tree />
-        </ScrollArea>
-      </AppShell.Navbar>
-      <AppShell.Main id="content">
-        {cluster === null ? (
-          <Group>
-            <Loader size="sm" aria-hidden="true" />
-            <Text role="status">Asking the controller for the cluster…</Text>
-          </Group>
-        ) : (
-          <Pages />
-        )}
-      </AppShell.Main>
-      <AppShell.Footer>
-        <TaskStrip />
-      </AppShell.Footer>
-      <Search opened={search} close={() => setSearch(false)} />
-    </AppShell>
+        </AppShell.Header>
+        <AppShell.Navbar p="xs" aria-label="Sections">
+          <ScrollArea type="auto">
+            {shown.map(([to, label]) => (
+              <NavLink
+                key={to}
+                component={Link}
+                href={to}
+                label={label}
+                active={to === '/' ? at === '/' : at.startsWith(to)}
+                aria-current={at === to ? 'page' : undefined}
+              />
+            ))}
+            <Tree />
+          </ScrollArea>
+        </AppShell.Navbar>
+        <AppShell.Main id="content">
+          {cluster === null ? (
+            <Group>
+              <Loader size="sm" aria-hidden="true" />
+              <Text role="status">Asking the controller for the cluster…</Text>
+            </Group>
+          ) : (
+            <Pages meChanged={() => setMark(mark + 1)} />
+          )}
+        </AppShell.Main>
+        <AppShell.Footer>
+          <TaskStrip />
+        </AppShell.Footer>
+        <Search opened={search} close={() => setSearch(false)} />
+      </AppShell>
+    </MeContext>
   );
 }
 
-function Pages(): ReactNode {
+function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
   return (
     <Switch>
       <Route path="/" component={OverviewPage} />
@@ -132,6 +147,10 @@ function Pages(): ReactNode {
       <Route path="/ha" component={HaPage} />
       <Route path="/ops" component={OpsPage} />
       <Route path="/tokens" component={TokensPage} />
+      <Route path="/users" component={UsersPage} />
+      <Route path="/me">
+        <MePage changed={meChanged} />
+      </Route>
       <Route>
         <Alert color="yellow" title="Nothing is here">
           The address may be of something that was deleted.{' '}

@@ -5,6 +5,7 @@ import type { HaView, RestCall } from '../../../core/wire/rest';
 import { call, useAsked, useDo } from './api';
 import { useAll } from './live';
 import { Confirm, Page, Refusal, Rows, State, To } from './parts';
+import { May } from './may';
 
 export function HaPage(): ReactNode {
   const vms = useAll('vm');
@@ -118,13 +119,15 @@ function Switches({ ha, changed }: { readonly ha: HaView; readonly changed: () =
             onChange={() => void run(() => set({ paused: false }))}
           />
         ) : (
-          <Confirm
-            label="Pause protection"
-            title="Pause protection of the whole cluster?"
-            says={`${policy.armed} VMs are disarmed: nothing freezes and nothing fails over until the pause ends. For work on switches.`}
-            yes="Pause"
-            act={() => set({ paused: true })}
-          />
+          <May role="admin">
+            <Confirm
+              label="Pause protection"
+              title="Pause protection of the whole cluster?"
+              says={`${policy.armed} VMs are disarmed: nothing freezes and nothing fails over until the pause ends. For work on switches.`}
+              yes="Pause"
+              act={() => set({ paused: true })}
+            />
+          </May>
         )}
         <Switch
           label="Hold failovers until somebody lets go"

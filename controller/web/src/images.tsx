@@ -4,11 +4,20 @@ import { formatSize } from '../../../core/domain/units';
 import { call, newKey, saw, useDo } from './api';
 import { useAll } from './live';
 import { Confirm, Page, Refusal, Rows, State } from './parts';
+import { May } from './may';
 
 export function ImagesPage(): ReactNode {
   const images = useAll('image');
   return (
-    <Page kind="What disks are made from" name="Images" actions={<FetchImage />}>
+    <Page
+      kind="What disks are made from"
+      name="Images"
+      actions={
+        <May role="operator">
+          <FetchImage />
+        </May>
+      }
+    >
       <Rows
         label="Images"
         head={['Image', 'State', 'Kind', 'Stored', 'Disk size', 'Pool', '']}
@@ -24,14 +33,16 @@ export function ImagesPage(): ReactNode {
             formatSize(i.sizeBytes),
             formatSize(i.virtualSizeBytes),
             `${i.poolName ?? '?'}${i.node === null ? '' : ` on ${i.node}`}`,
-            <Confirm
-              label="Delete"
-              danger
-              title={`Delete image "${i.name}"?`}
-              says="Disks that are full copies of it stay; linked ones keep it from being deleted."
-              yes="Delete"
-              act={async () => saw('op', (await call('imageDelete', { params: { image: i.id } })).op)}
-            />,
+            <May role="operator">
+              <Confirm
+                label="Delete"
+                danger
+                title={`Delete image "${i.name}"?`}
+                says="Disks that are full copies of it stay; linked ones keep it from being deleted."
+                yes="Delete"
+                act={async () => saw('op', (await call('imageDelete', { params: { image: i.id } })).op)}
+              />
+            </May>,
           ],
         }))}
       />

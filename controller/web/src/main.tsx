@@ -18,6 +18,7 @@ const theme = createTheme({
   cursorType: 'pointer',
   respectReducedMotion: true,
   autoContrast: true,
+  components: { Modal: { defaultProps: { closeButtonProps: { 'aria-label': 'Close' } } } },
 });
 
 /** The library's pale texts are too pale to read: words on paper and on badges get 4.5 to 1 and more. */

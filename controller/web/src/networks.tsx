@@ -3,11 +3,20 @@ import { useState, type ReactNode } from 'react';
 import { call, newKey, useDo } from './api';
 import { useAll } from './live';
 import { Confirm, Page, Refusal, Rows } from './parts';
+import { May } from './may';
 
 export function NetworksPage(): ReactNode {
   const networks = useAll('network');
   return (
-    <Page kind="Bridges on every node" name="Networks" actions={<NewNetwork />}>
+    <Page
+      kind="Bridges on every node"
+      name="Networks"
+      actions={
+        <May role="admin">
+          <NewNetwork />
+        </May>
+      }
+    >
       <Rows
         label="Networks"
         head={['Network', 'Bridge', 'Uplink', 'Subnet', 'Hands out', 'Cards', '']}
@@ -21,15 +30,17 @@ export function NetworksPage(): ReactNode {
             n.subnet ?? 'none',
             n.range === null ? 'nothing' : `${n.range[0]} to ${n.range[1]}`,
             n.nics,
-            <Confirm
-              label="Delete"
-              danger
-              disabled={n.nics > 0}
-              title={`Delete network "${n.name}"?`}
-              says="No VM uses it. Its bridge goes from every node."
-              yes="Delete"
-              act={() => call('networkDelete', { params: { network: n.id } })}
-            />,
+            <May role="admin">
+              <Confirm
+                label="Delete"
+                danger
+                disabled={n.nics > 0}
+                title={`Delete network "${n.name}"?`}
+                says="No VM uses it. Its bridge goes from every node."
+                yes="Delete"
+                act={() => call('networkDelete', { params: { network: n.id } })}
+              />
+            </May>,
           ],
         }))}
       />

@@ -6,6 +6,7 @@ import { call, useDo } from './api';
 import { useAll, useOne } from './live';
 import { ActivateNode, DrainNode, DrainProgress } from './node-drain';
 import { Age, Confirm, Facts, Page, Refusal, Rows, Share, State, To } from './parts';
+import { May } from './may';
 
 export function NodePage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
   const node = useOne('node', id);
@@ -26,7 +27,11 @@ export function NodePage({ id, tab }: { readonly id: string; readonly tab: strin
           {node.record.desired !== 'active' && <State of={node.record.desired} />}
         </Group>
       }
-      actions={<NodeActions node={node} vms={vms} />}
+      actions={
+        <May role="admin">
+          <NodeActions node={node} vms={vms} />
+        </May>
+      }
       note={
         node.problems.length > 0 && (
           <Alert color="yellow" variant="light">

@@ -5,6 +5,7 @@ import { formatSize } from '../../../core/domain/units';
 import type { Concern } from '../../../core/wire/rest';
 import { useAll, useCluster } from './live';
 import { Page, Share, To } from './parts';
+import { May } from './may';
 import { OpRows, useOps } from './tasks';
 
 const opsShown = 8;
@@ -20,9 +21,12 @@ export function OverviewPage(): ReactNode {
       kind="Cluster"
       name={c.meta?.name ?? 'Flotilla'}
       actions={
-        <Button component={Link} href="/vms/new" size="xs">
-          New VM
-        </Button>
+        <May role="operator">
+          {' '}
+          <Button component={Link} href="/vms/new" size="xs">
+            New VM
+          </Button>
+        </May>
       }
     >
       <Alert

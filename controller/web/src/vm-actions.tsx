@@ -4,6 +4,7 @@ import { useLocation } from 'wouter';
 import { vmActions, type VmAction } from '../../../core/domain/vm';
 import type { RestCall, VmRow } from '../../../core/wire/rest';
 import { call, newKey, Refused, saw, useDo } from './api';
+import { useMay } from './may';
 import { Confirm, Refusal } from './parts';
 import { MigrateVm } from './vm-migrate';
 
@@ -36,6 +37,8 @@ const act = async (v: VmRow, action: Posted, key?: string): Promise<void> => {
 /** What can be done with a VM in its state, from the same table that the server asks. */
 export function VmActions({ vm }: { readonly vm: VmRow }): ReactNode {
   const { busy, refused, run } = useDo();
+  const may = useMay('operator', vm.id);
+  if (!may) return null;
   const plain = (['start', 'resume'] as const).filter((a) => allowed(vm, a));
   const asked = (['stop', 'reboot'] as const).filter((a) => allowed(vm, a));
   return (

@@ -7,6 +7,7 @@ import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
 import { Console } from './console';
 import { useAll, useOne } from './live';
+import { useMay } from './may';
 import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
 import { OpRows, useOps } from './tasks';
 import { VmActions } from './vm-actions';
@@ -25,6 +26,7 @@ export function VmPage({ id, tab }: { readonly id: string; readonly tab: string 
 
 function KnownVm({ row, tab }: { readonly row: VmRow; readonly tab: string | undefined }): ReactNode {
   const { id } = row;
+  const may = useMay('operator', id);
   // Asked anew as the stream says that it changed: it carries rows, the page wants everything.
   const { value: vm, refused } = useAsked('vmGet', { params: { vm: id } }, row);
   if (vm === null)
@@ -40,12 +42,18 @@ function KnownVm({ row, tab }: { readonly row: VmRow; readonly tab: string | und
       tab={tab}
       tabs={[
         { id: 'summary', label: 'Summary', show: () => <Summary vm={vm} /> },
-        { id: 'screen', label: 'Screen', show: () => <Console vm={row} kind="vnc" /> },
-        { id: 'serial', label: 'Serial console', show: () => <Console vm={row} kind="serial" /> },
+        ...(may
+          ? [
+              { id: 'screen', label: 'Screen', show: () => <Console vm={row} kind="vnc" /> },
+              { id: 'serial', label: 'Serial console', show: () => <Console vm={row} kind="serial" /> },
+            ]
+          : []),
         { id: 'disks', label: 'Disks', show: () => <Disks vm={vm} /> },
         { id: 'networks', label: 'Networks', show: () => <Nics vm={vm} /> },
         { id: 'protection', label: 'Protection', show: () => <Protection vm={vm} /> },
-        { id: 'settings', label: 'Settings', show: () => <EditVm key={vm.generation} vm={vm} /> },
+        ...(may
+          ? [{ id: 'settings', label: 'Settings', show: () => <EditVm key={vm.generation} vm={vm} /> }]
+          : []),
         { id: 'operations', label: 'Operations', show: () => <Ops id={id} /> },
       ]}
     />

@@ -7,6 +7,7 @@ import { formatSize } from '../../../core/domain/units';
 import type { VmRow } from '../../../core/wire/rest';
 import { useAll } from './live';
 import { Page, State, To } from './parts';
+import { May } from './may';
 import { BulkAction } from './vm-actions';
 import { deleteSaved, readSaved, saveFilter } from './saved';
 
@@ -58,9 +59,12 @@ export function VmsPage(): ReactNode {
       actions={
         <>
           <SavedFilters query={q.toString()} />
-          <Button component={Link} href="/vms/new" size="xs">
-            New VM
-          </Button>
+          <May role="operator">
+            {' '}
+            <Button component={Link} href="/vms/new" size="xs">
+              New VM
+            </Button>
+          </May>
         </>
       }
     >
@@ -115,7 +119,9 @@ export function VmsPage(): ReactNode {
         </Text>
         {chosen.length > 0 &&
           (['start', 'stop', 'reboot', 'force-stop'] as const).map((a) => (
-            <BulkAction key={a} action={a} vms={chosen} done={() => setPicked(new Set())} />
+            <May key={a} role="operator">
+              <BulkAction action={a} vms={chosen} done={() => setPicked(new Set())} />
+            </May>
           ))}
       </Group>
       <VmGrid vms={shown} picked={picked} pick={setPicked} />

@@ -340,6 +340,8 @@ export interface Rig {
   readonly agents: FakeAgents;
   readonly uploads: FakeUploads;
   readonly machines: FakeMachines;
+  /** The lines of the audit. */
+  readonly audit: Record<string, unknown>[];
   readonly consoles: Consoles;
   readonly pending: FakePending;
   readonly view: View;
@@ -411,6 +413,11 @@ export async function rig(
   const pending = new FakePending();
   const stops: (() => void)[] = [];
   const machines = new FakeMachines();
+  const audit: Record<string, unknown>[] = [];
+  const keep = (text: string, fields?: Record<string, unknown>): void => {
+    if (text === 'audit' && fields !== undefined) audit.push(fields);
+  };
+  const log: Log = { ...quiet, info: keep, warn: keep };
   const controller = (client: Ledger, boot: string) => {
     const view = new View({ ledger: client, radio, clock, log: quiet, events: new EventLog(boot) });
     const consoles = new Consoles({ view, clock, chance: systemChance, agents: machines });
@@ -421,7 +428,7 @@ export async function rig(
       ledger: client,
       clock,
       chance: systemChance,
-      log: quiet,
+      log,
       uploads,
       consoles,
       pending,
@@ -442,6 +449,7 @@ export async function rig(
     agents,
     uploads,
     machines,
+    audit,
     consoles,
     pending,
     view,
@@ -461,7 +469,7 @@ export async function rig(
 /** One request, in process. */
 export async function callApp(
   app: ReturnType<typeof controllerApp>,
-  token: string,
+  token: string | null,
   method: string,
   path: string,
   body?: unknown,
@@ -473,7 +481,7 @@ export async function callApp(
     {
       method,
       headers: {
-        authorization: `Bearer ${token}`,
+        ...(token === null ? {} : { authorization: `Bearer ${token}` }),
         ...(body === undefined || raw ? {} : { 'content-type': 'application/json' }),
         ...headers,
       },

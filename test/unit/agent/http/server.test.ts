@@ -139,6 +139,7 @@ await t.test('bearer tokens', async (t) => {
     kind: 'token',
     id: 'abcd1234',
     name: 'admin',
+    byCookie: false,
   });
   t.equal(code(await call('/v1/peer/who', bearer(good))), 'forbidden');
   const before = http.refused()['token'] ?? 0;

@@ -11,6 +11,8 @@ const record = (o: Partial<TokenRecord> = {}): TokenRecord => ({
   id: 'abcd1234',
   name: 'admin',
   kind: 'api',
+  role: 'admin',
+  user: null,
   sha256: createHash('sha256').update(secret).digest('hex'),
   expiresMs: null,
   usesLeft: null,

@@ -1,0 +1,249 @@
+import type { Identity } from '../../agent/http/auth.js';
+import { hashPassword } from '../../agent/pki/password.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import { usersMax, type User } from '../../core/domain/user.js';
+import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
+import type { Me, UserView } from '../../core/wire/rest.js';
+import { newTotpSecret, totpUri } from '../totp.js';
+import type { View } from '../view.js';
+import { Change, checkIfMatch, commit, etagOf } from './commit.js';
+import { contentMark, type Kept } from '../tables.js';
+import type { ApiDeps, Reply, Some } from './context.js';
+import { idOf, notFound } from './lookup.js';
+import { nameFree } from './names.js';
+import { pageOfViews } from './page.js';
+
+const shown = ({ password: _, totp, ...rest }: User): UserView => ({ ...rest, secondFactor: totp !== null });
+
+export function meOf(view: View, who: Identity | null): Me {
+  if (who?.kind !== 'token' || who.rights === undefined)
+    return {
+      name: who?.kind === 'node' ? `node ${who.node}` : 'nobody',
+      via: 'certificate',
+      role: 'admin',
+      operates: [],
+      user: null,
+    };
+  const { role, operates, user, session } = who.rights;
+  const record = user === null ? undefined : view.ledger.tables.user.get(user)?.value;
+  return {
+    name: who.name,
+    via: session ? 'session' : 'token',
+    role,
+    operates: [...operates],
+    user: record === undefined ? null : shown(record),
+  };
+}
+
+type Names =
+  | 'login'
+  | 'meGet'
+  | 'logout'
+  | 'mePassword'
+  | 'totpNew'
+  | 'totpPut'
+  | 'userList'
+  | 'userGet'
+  | 'userCreate'
+  | 'userPatch'
+  | 'userDelete';
+
+export function userHandlers(deps: ApiDeps): Some<Names> {
+  const { view, desk } = deps;
+  const { tables } = view.ledger;
+
+  return {
+    async login({ body, from }) {
+      const { token, record, user } = await desk.login({ ...body, code: body.code ?? null, from });
+      const me = {
+        name: user.name,
+        via: 'session' as const,
+        role: user.role,
+        operates: user.operates,
+        user: shown(user),
+      };
+      return { body: { token, expiresMs: record.expiresMs ?? 0, me } };
+    },
+    async meGet({ identity }) {
+      return { body: meOf(view, identity) };
+    },
+    async logout({ identity }) {
+      if (identity?.kind === 'token') await desk.logout(identity.id);
+      return { body: null };
+    },
+    async mePassword({ identity, body, from }) {
+      const me = self(identity);
+      await desk.confirm(me.value, body.old, from);
+      const password = await hashPassword(body.new);
+      await change(
+        me.value.id,
+        null,
+        (u) => ({ ...u, password, passwordMs: deps.clock.wallMs() }),
+        tokenOf(identity),
+      );
+      return { body: null };
+    },
+    async totpNew({ identity }) {
+      const me = self(identity);
+      const secret = newTotpSecret();
+      const cluster = view.ledger.meta?.name ?? '';
+      return { body: { secret, uri: totpUri(secret, { user: me.value.name, cluster }) } };
+    },
+    async totpPut({ identity, body, from }) {
+      const me = self(identity);
+      await desk.confirm(me.value, body.password, from);
+      if (body.secret !== null) {
+        desk.useCode(me.value, body.secret, body.code ?? '', () => {
+          const hint = 'Is the clock of the authenticator right? Each code is good once.';
+          return new FlotillaError('bad-input', 'The code is not one of that secret', { hint });
+        });
+      }
+      await change(me.value.id, null, (u) => ({ ...u, totp: body.secret }), tokenOf(identity));
+      return { body: meOf(view, identity) };
+    },
+
+    async userList({ query }) {
+      view.freshness();
+      const users = [...tables.user.values()].map((k) => shown(k.value));
+      users.sort((a, b) => (a.name < b.name ? -1 : 1));
+      return pageOfViews(view, users, query, (u) => u.name);
+    },
+    async userGet({ params }) {
+      const id = await idOf(view, 'user', params.user);
+      const kept = tables.user.get(id);
+      if (kept === undefined) throw notFound('user', params.user);
+      return answer(kept);
+    },
+    async userCreate({ body }) {
+      view.freshness();
+      const operates = await vmsOf(body.operates ?? []);
+      const password = await hashPassword(body.password);
+      const wallMs = deps.clock.wallMs();
+      const user: User = {
+        id: deps.chance.uuid(),
+        name: body.name,
+        role: body.role,
+        operates,
+        disabled: false,
+        password,
+        totp: null,
+        createdMs: wallMs,
+        passwordMs: wallMs,
+      };
+      return commit(deps, `User "${body.name}"`, async () => {
+        if (tables.user.size >= usersMax) {
+          throw new FlotillaError('ledger-full', `There are ${usersMax} users, the most a cluster keeps`, {
+            hint: 'Delete those who are gone: flotilla user list.',
+          });
+        }
+        await nameFree(deps, 'user', user.name);
+        const made = new Change()
+          .at(kinds.user.key(user.id), null)
+          .put(kinds.user, user.id, user)
+          .take(unique.name('user', user.name), user.id);
+        return { change: made, answer: (): Reply<'userCreate'> => ({ body: shown(user) }) };
+      });
+    },
+    async userPatch({ params, body, identity, ifMatch }) {
+      const id = await idOf(view, 'user', params.user);
+      if (
+        id === userOf(identity) &&
+        (body.disabled === true || (body.role !== undefined && body.role !== 'admin'))
+      )
+        throw notOneself();
+      const operates = body.operates === undefined ? undefined : await vmsOf(body.operates);
+      const password = body.password === undefined ? undefined : await hashPassword(body.password);
+      const kept = await change(
+        id,
+        ifMatch,
+        (u) => ({
+          ...u,
+          ...(body.role === undefined ? {} : { role: body.role }),
+          ...(body.disabled === undefined ? {} : { disabled: body.disabled }),
+          ...(operates === undefined ? {} : { operates }),
+          ...(password === undefined ? {} : { password, passwordMs: deps.clock.wallMs() }),
+          ...(body.secondFactor === undefined ? {} : { totp: null }),
+        }),
+        id === userOf(identity) ? tokenOf(identity) : null,
+      );
+      return answer(kept);
+    },
+    async userDelete({ params, identity, ifMatch }) {
+      const id = await idOf(view, 'user', params.user);
+      if (id === userOf(identity)) throw notOneself();
+      return commit(deps, `User "${params.user}"`, async () => {
+        await view.ledger.refresh('user');
+        const kept = tables.user.get(id);
+        if (kept === undefined) throw notFound('user', params.user);
+        checkIfMatch(ifMatch, contentMark(kept), `User "${kept.value.name}"`);
+        const gone = new Change()
+          .at(kinds.user.key(id), kept)
+          .del(kinds.user.key(id))
+          .del(unique.name('user', kept.value.name));
+        takeTokens(gone, id, () => true);
+        return { change: gone, answer: (): Reply<'userDelete'> => ({ body: null }) };
+      });
+    },
+  };
+
+  function answer(kept: Kept<User>): Reply<'userGet'> {
+    return { body: shown(kept.value), etag: etagOf(contentMark(kept)) };
+  }
+
+  /** A session's or own token's user. @throws FlotillaError `forbidden` */
+  function self(identity: Identity | null): Kept<User> {
+    const id = userOf(identity);
+    const kept = id === null ? undefined : tables.user.get(id);
+    if (kept !== undefined && identity?.kind === 'token' && identity.rights?.session === true) return kept;
+    throw new FlotillaError('forbidden', 'This is for who logged in with name and password', {
+      hint: 'A token has neither. Admins change others: flotilla user edit.',
+    });
+  }
+
+  /** Writes a user anew; a changed password ends the other sessions, being disabled all of them and the tokens. */
+  async function change(
+    id: string,
+    ifMatch: string | null,
+    edit: (u: User) => User,
+    keep: string | null,
+  ): Promise<Kept<User>> {
+    await commit(deps, 'The user', async () => {
+      await view.ledger.refresh('user');
+      const kept = tables.user.get(id);
+      if (kept === undefined) throw notFound('user', id);
+      checkIfMatch(ifMatch, contentMark(kept), `User "${kept.value.name}"`);
+      const next = edit(kept.value);
+      const c = new Change().at(kinds.user.key(id), kept).put(kinds.user, id, next);
+      if (next.disabled) takeTokens(c, id, () => true);
+      else if (next.passwordMs !== kept.value.passwordMs)
+        takeTokens(c, id, (t) => t.kind === 'session' && t.id !== keep);
+      return { change: c, answer: () => undefined };
+    });
+    const now = tables.user.get(id);
+    if (now === undefined) throw notFound('user', id);
+    return now;
+  }
+
+  function takeTokens(c: Change, user: string, which: (t: { id: string; kind: string }) => boolean): void {
+    for (const { value: t } of tables.token.values()) {
+      if (t.user !== user || !which(t)) continue;
+      c.del(kinds.token.key(t.id));
+      if (t.kind !== 'session') c.del(unique.name('token', t.name));
+    }
+  }
+
+  async function vmsOf(refs: readonly string[]): Promise<string[]> {
+    const ids: string[] = [];
+    for (const ref of refs) ids.push(await idOf(view, 'vm', ref));
+    return [...new Set(ids)];
+  }
+}
+
+const userOf = (who: Identity | null): string | null =>
+  who?.kind === 'token' ? (who.rights?.user ?? null) : null;
+const tokenOf = (who: Identity | null): string | null => (who?.kind === 'token' ? who.id : null);
+
+const notOneself = (): FlotillaError =>
+  new FlotillaError('wrong-state', 'Nobody takes the rights of an admin from themselves', {
+    hint: 'Another admin can: so there is always one.',
+  });

@@ -1,0 +1,188 @@
+import { Button, Checkbox, Modal, NativeSelect, Stack, TextInput } from '@mantine/core';
+import { useContext, useState, type ReactNode } from 'react';
+import { roleSchema, type Role } from '../../../core/domain/user';
+import type { UserView } from '../../../core/wire/rest';
+import { call, useAsked, useDo } from './api';
+import { useAll } from './live';
+import { MeContext } from './may';
+import { Secret } from './me';
+import { Confirm, Page, Refusal, Rows } from './parts';
+
+const roleWords: Readonly<Record<Role, string>> = {
+  viewer: 'Viewer: looks',
+  operator: 'Operator: handles VMs and images',
+  admin: 'Admin: everything',
+};
+const roles = roleSchema.options.map((value) => ({ value, label: roleWords[value] }));
+
+export function UsersPage(): ReactNode {
+  const [again, setAgain] = useState(0);
+  const changed = (): void => setAgain(again + 1);
+  const me = useContext(MeContext);
+  const { value, refused } = useAsked('userList', { query: {} }, again);
+  return (
+    <Page kind="Who may use the cluster" name="Users" actions={<UserForm of={null} changed={changed} />}>
+      <Refusal of={refused} />
+      <Rows
+        label="Users"
+        head={['Name', 'Role', 'Operates', 'Second factor', 'State', '']}
+        none="There is none: everybody comes with a token."
+        rows={(value?.items ?? []).map((u) => ({
+          key: u.id,
+          cells: [
+            u.name,
+            u.role,
+            u.operates.length === 0 ? '' : `${u.operates.length} VMs`,
+            u.secondFactor ? 'on' : 'off',
+            u.disabled ? 'disabled' : 'enabled',
+            <>
+              <UserForm key={JSON.stringify(u)} of={u} changed={changed} />{' '}
+              {u.id !== me?.user?.id && (
+                <Confirm
+                  label="Delete"
+                  danger
+                  title={`Delete user "${u.name}"?`}
+                  says="All sessions and tokens of this user end now."
+                  yes="Delete"
+                  act={() => call('userDelete', { params: { user: u.id } })}
+                  done={changed}
+                />
+              )}
+            </>,
+          ],
+        }))}
+      />
+    </Page>
+  );
+}
+
+/** Makes a user, or changes one. */
+function UserForm({
+  of,
+  changed,
+}: {
+  readonly of: UserView | null;
+  readonly changed: () => void;
+}): ReactNode {
+  const [open, setOpen] = useState(false);
+  const [name, setName] = useState('');
+  const [role, setRole] = useState<Role>(of?.role ?? 'viewer');
+  const [operates, setOperates] = useState<readonly string[]>(of?.operates ?? []);
+  const [password, setPassword] = useState('');
+  const [disabled, setDisabled] = useState(of?.disabled ?? false);
+  const [noFactor, setNoFactor] = useState(false);
+  const { busy, refused, run, clear } = useDo();
+  const vms = useAll('vm');
+  const save = async (): Promise<void> => {
+    const rights = { role, operates: [...operates] };
+    if (of === null) await call('userCreate', { body: { name, password, ...rights } });
+    else
+      await call('userPatch', {
+        params: { user: of.id },
+        body: {
+          ...rights,
+          disabled,
+          ...(password === '' ? {} : { password }),
+          ...(noFactor ? { secondFactor: false as const } : {}),
+        },
+      });
+  };
+  return (
+    <>
+      <Button size="xs" {...(of === null ? {} : { variant: 'default' })} onClick={() => setOpen(true)}>
+        {of === null ? 'New user' : 'Change'}
+      </Button>
+      <Modal
+        opened={open}
+        onClose={() => {
+          setOpen(false);
+          clear();
+        }}
+        title={of === null ? 'New user' : `User "${of.name}"`}
+      >
+        <form
+          onSubmit={(e) => {
+            e.preventDefault();
+            void run(save).then((ok) => {
+              if (!ok) return;
+              setOpen(false);
+              setPassword('');
+              changed();
+            });
+          }}
+        >
+          <Stack>
+            {of === null && (
+              <TextInput
+                label="Name"
+                required
+                autoComplete="off"
+                value={name}
+                onChange={(e) => setName(e.currentTarget.value)}
+              />
+            )}
+            <NativeSelect
+              label="Role in the whole cluster"
+              data={roles}
+              value={role}
+              onChange={(e) => setRole(roleSchema.parse(e.currentTarget.value))}
+            />
+            {role === 'viewer' && vms.length > 0 && (
+              <label>
+                Operator of these VMs (several with Ctrl)
+                <select
+                  multiple
+                  size={Math.min(8, vms.length)}
+                  className="many"
+                  value={operates}
+                  onChange={(e) => setOperates([...e.currentTarget.selectedOptions].map((x) => x.value))}
+                >
+                  {vms.map((v) => (
+                    <option key={v.id} value={v.id}>
+                      {v.name}
+                    </option>
+                  ))}
+                </select>
+              </label>
+            )}
+            {of === null ? (
+              <Secret
+                label="Password, 10 characters or more"
+                value={password}
+                set={setPassword}
+                autoComplete="new-password"
+              />
+            ) : (
+              <>
+                <TextInput
+                  label="New password"
+                  description="Empty: as it is. A new one ends the sessions."
+                  type="password"
+                  autoComplete="new-password"
+                  value={password}
+                  onChange={(e) => setPassword(e.currentTarget.value)}
+                />
+                <Checkbox
+                  label="Disabled: sessions and tokens end, no login is taken"
+                  checked={disabled}
+                  onChange={(e) => setDisabled(e.currentTarget.checked)}
+                />
+                {of.secondFactor && (
+                  <Checkbox
+                    label="Turn the second factor off: the authenticator was lost"
+                    checked={noFactor}
+                    onChange={(e) => setNoFactor(e.currentTarget.checked)}
+                  />
+                )}
+              </>
+            )}
+            <Refusal of={refused} />
+            <Button type="submit" loading={busy}>
+              {of === null ? 'Make it' : 'Save'}
+            </Button>
+          </Stack>
+        </form>
+      </Modal>
+    </>
+  );
+}

@@ -1,0 +1,154 @@
+import t from 'tap';
+import type { Access } from '../../../core/wire/access.js';
+import { mayAs } from '../../../core/domain/user.js';
+import { made } from './ha-rig.js';
+import { person, session } from './people.js';
+import { callApp, rig } from './rig.js';
+
+/**
+ * Every route of the document, as everybody: a new route is in by itself. Requests are made so that they come to
+ * nothing where they are let in (no such object, an empty body, an outdated tag).
+ */
+interface Route {
+  readonly name: string;
+  readonly method: string;
+  readonly path: string;
+  readonly access: Access;
+}
+
+const r = await rig();
+t.teardown(() => r.stop());
+const doc = (await r.call('GET', '/api/v1/openapi.json')).body as {
+  paths: Record<string, Record<string, { operationId: string; 'x-flotilla-access': Access }>>;
+};
+const routes: Route[] = Object.entries(doc.paths).flatMap(([path, methods]) =>
+  Object.entries(methods).map(([method, o]) => ({
+    name: o.operationId,
+    method: method.toUpperCase(),
+    path,
+    access: o['x-flotilla-access'],
+  })),
+);
+// What ends the session that asks comes last.
+routes.sort((a, b) => Number(a.name === 'logout') - Number(b.name === 'logout'));
+const namesWhere = (is: (x: Route) => boolean): string[] =>
+  routes
+    .filter(is)
+    .map((x) => x.name)
+    .sort();
+
+await made(r, { name: 'web', node: 'n1' });
+await made(r, { name: 'other', node: 'n2' });
+await person(r, 'vera', 'viewer');
+await person(r, 'olga', 'operator');
+await person(r, 'wilma', 'viewer', ['web']);
+await person(r, 'anna', 'admin');
+
+async function ask(x: Route, token: string | null, vm = 'x'): Promise<{ status: number; code: string }> {
+  const path = x.path.replaceAll('{vm}', vm).replaceAll(/\{.+?\}/g, 'x');
+  const res = await r.app.request(
+    `https://c${path}`,
+    {
+      method: x.method,
+      headers: {
+        'if-match': '"0"',
+        ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+        ...(x.method === 'GET' ? {} : { 'content-type': 'application/json' }),
+      },
+      ...(x.method === 'GET' ? {} : { body: '{}' }),
+    },
+    { incoming: { socket: { remoteAddress: '10.0.0.9' } } },
+  );
+  if (res.headers.get('content-type')?.includes('event-stream') === true) {
+    await res.body?.cancel();
+    return { status: res.status, code: '' };
+  }
+  const text = await res.text();
+  const body = (text === '' ? {} : JSON.parse(text)) as { code?: string };
+  return { status: res.status, code: body.code ?? '' };
+}
+
+await t.test('each route says who may, and what viewers may beside looking is named here', (t) => {
+  t.ok(routes.length > 50);
+  for (const x of routes) t.ok(['open', 'self', 'viewer', 'operator', 'admin'].includes(x.access), x.name);
+  t.same(
+    namesWhere((x) => x.method !== 'GET' && !['operator', 'admin'].includes(x.access)),
+    ['login', 'logout', 'mePassword', 'tokenCreate', 'tokenDelete', 'totpPut'],
+  );
+  t.same(
+    namesWhere((x) => x.method === 'GET' && x.access === 'admin'),
+    ['bmcGet', 'userGet', 'userList'],
+  );
+  t.same(
+    namesWhere((x) => x.access === 'open'),
+    ['login'],
+  );
+  t.end();
+});
+
+await t.test('without a session, and with a token of another cluster, nothing', async (t) => {
+  const before = r.memory.revision;
+  const flipped = `${r.token.slice(0, -1)}${r.token.endsWith('A') ? 'B' : 'A'}`;
+  for (const x of routes) {
+    const none = await ask(x, null);
+    t.equal(none.status, x.access === 'open' ? 400 : 401, `${x.name} without`);
+    for (const token of [`flt-api.aaaaaaaa.${'A'.repeat(43)}`, flipped, 'x'])
+      t.match(await ask(x, token), { status: 403, code: 'token-unknown' }, `${x.name} with a foreign token`);
+  }
+  t.equal(r.memory.revision, before);
+  const health = await r.app.request('https://c/healthz', {}, { incoming: { socket: {} } });
+  t.same(Object.keys((await health.json()) as object), ['ok', 'part', 'version', 'fingerprint']);
+  const page = await r.app.request('https://c/', {}, { incoming: { socket: {} } });
+  t.equal(page.headers.get('location'), '/login');
+});
+
+for (const [user, role] of [
+  ['vera', 'viewer'],
+  ['olga', 'operator'],
+  ['anna', 'admin'],
+] as const) {
+  await t.test(`as ${role}: by session and by token`, async (t) => {
+    const mine = await session(r, user);
+    const scoped = await callApp(r.app, mine, 'POST', '/api/v1/tokens', { name: `of ${user}`, kind: 'api' });
+    for (const token of [(scoped.body as { token: string }).token, mine]) {
+      for (const x of routes) {
+        const may = x.access === 'open' || x.access === 'self' || mayAs(role, x.access);
+        const before = r.memory.revision;
+        const a = await ask(x, token);
+        // Tokens have no password to change: refused for that, not for the role.
+        const own = x.access === 'self' && a.code === 'forbidden';
+        if (may) t.ok(own || ![401, 403].includes(a.status), `${x.name}: ${a.status} ${a.code}`);
+        else {
+          t.match(a, { status: 403, code: 'forbidden' }, x.name);
+          t.equal(r.memory.revision, before, `${x.name} wrote nothing`);
+        }
+        t.ok(a.status < 500, `${x.name}: ${a.status} ${a.code}`);
+      }
+    }
+    t.equal((await callApp(r.app, mine, 'GET', '/api/v1/me')).status, 403, 'after the logout it is over');
+  });
+}
+
+await t.test('who operates one VM does so there only', async (t) => {
+  const token = await session(r, 'wilma');
+  for (const x of routes.filter((y) => y.path.includes('{vm}') && y.access === 'operator')) {
+    t.not((await ask(x, token, 'web')).status, 403, `${x.name} of her own`);
+    t.match(await ask(x, token, 'other'), { status: 403, code: 'forbidden' }, `${x.name} of another`);
+  }
+  const others = routes.filter((y) => !y.path.includes('{vm}') && ['operator', 'admin'].includes(y.access));
+  for (const x of others) t.match(await ask(x, token), { status: 403, code: 'forbidden' }, x.name);
+  t.equal((await r.call('GET', '/api/v1/vms/web')).status, 200);
+});
+
+await t.test('what was refused is in the audit, with who and from where', (t) => {
+  t.ok(
+    r.audit.some(
+      (l) =>
+        l['who'] === 'vera' &&
+        l['what'] === 'vmCreate' &&
+        l['from'] === '10.0.0.9' &&
+        l['result'] === 'forbidden',
+    ),
+  );
+  t.end();
+});
