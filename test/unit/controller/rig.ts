@@ -298,7 +298,7 @@ export class FakeUploads implements AgentUploads {
     const parts = [file];
     let length = file.length;
     try {
-      for await (const part of o.body ?? new ReadableStream<Uint8Array>()) {
+      for await (const part of o.body ?? []) {
         parts.push(Buffer.from(part));
         length += part.length;
         if (limit !== null && length >= limit)
