@@ -164,8 +164,11 @@ function Bmc({ node }: { readonly node: string }): ReactNode {
     setBmc(null);
     setTest(null);
     // None set, or never tried.
-    call('bmcGet', { params: { node } }).then(setBmc, () => undefined);
-    call('bmcTestGet', { params: { node } }).then(setTest, () => undefined);
+    const ask = async (): Promise<void> => {
+      setBmc(await call('bmcGet', { params: { node } }));
+      setTest(await call('bmcTestGet', { params: { node } }));
+    };
+    ask().catch(() => undefined);
   }, [node]);
   if (bmc === null) return null;
   const tryIt = async (): Promise<void> => {
