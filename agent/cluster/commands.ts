@@ -1,12 +1,14 @@
 import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { FlotillaError } from '../../core/domain/error.js';
-import type { Log } from '../env.js';
+import type { Clock, Log } from '../env.js';
+import { certificateSha256 } from '../pki/certificates.js';
+import { readTls } from '../pki/store.js';
 import { joinTtlMs } from '../pki/tokens.js';
 import { journal, systemClock, systemRandom } from '../system.js';
-import { agentConfigFile, readAgentConfig } from './config.js';
+import { agentConfigFile, readAgentConfig, type AgentConfig } from './config.js';
 import { found } from './found.js';
-import { join } from './join.js';
+import { fetchCa, join } from './join.js';
 import { SystemdServices } from './services.js';
 import { createTokenOnNode } from './token.js';
 import { options, usage } from './usage.js';
@@ -30,6 +32,32 @@ export function parseTtl(text: string): number | null {
   });
 }
 
+/** The agent of a node that waited to be admitted takes its new place within seconds. */
+const servedMs = 30_000;
+const servedAgainMs = 200;
+
+/**
+ * Until the agent of this node serves as one of the cluster: with the token that is made next others come to it, and would be
+ * told that it is of another. One that does not run is waited for in vain, and no fault.
+ */
+async function untilServed(config: AgentConfig, ca: string, clock: Clock): Promise<void> {
+  const endMs = clock.nowMs() + servedMs;
+  const caSha256 = certificateSha256(ca);
+  for (;;) {
+    const at = { address: config.address, port: config.ports.agent, caSha256 };
+    const served = await fetchCa(at).then(
+      () => true,
+      () => false,
+    );
+    if (served) return;
+    if (clock.nowMs() >= endMs) {
+      log.warn(`the agent of ${config.name} does not serve yet: systemctl status flotilla-agent`);
+      return;
+    }
+    await clock.sleep(servedAgainMs);
+  }
+}
+
 const foundUsage = 'flotilla-agent found --cluster NAME [--admin-password-file FILE] [--config FILE]';
 
 /** `found --cluster NAME`: founds a cluster of this node. @returns what is printed, as JSON */
@@ -49,6 +77,7 @@ export async function foundCommand(
   const password = file === undefined ? null : (await readFile(file, 'utf8')).trim();
   const deps = { config, services, clock: systemClock, random: systemRandom, log };
   const r = await found(deps, values.cluster, password);
+  await untilServed(config, (await readTls(config.stateDir)).ca, systemClock);
   return { clusterId: r.clusterId, apiToken: r.apiToken, adminUser: 'admin', adminPassword: r.adminPassword };
 }
 
