@@ -28,6 +28,8 @@ const program = '/usr/lib/flotilla/flotilla-agent.mjs';
 /** A cluster of the shipped programs on lab nodes, and its API as a client sees it. */
 export class LabCluster {
   readonly lab: Lab;
+  /** The node that founds the cluster. Beside emulated machines it is one in a container: a voter that costs little. */
+  founder = 'n1';
   #port = 0;
   readonly #ports = new Map<string, number>();
   #token = '';
@@ -37,26 +39,35 @@ export class LabCluster {
     this.lab = new Lab(o);
   }
 
-  /** Boots the nodes, founds the cluster on n1, joins the others, starts a controller on n1. */
+  /**
+   * Boots the nodes, founds the cluster, joins the others, starts a controller on the founder. Where they are emulated
+   * machines, one more node in a container founds it and is then kept empty.
+   */
   async up(nodes: number): Promise<void> {
     const { lab } = this;
+    const metal = lab.kind === 'metal';
+    if (metal) this.founder = `n${nodes + 1}`;
+    const { founder } = this;
     await lab.down();
-    await lab.up(nodes);
-    const founded = JSON.parse(await lab.sh('n1', `node ${program} found --cluster test 2>/dev/null`)) as {
+    await lab.up(nodes, metal ? 1 : 0);
+    const founded = JSON.parse(await lab.sh(founder, `node ${program} found --cluster test 2>/dev/null`)) as {
       apiToken: string;
     };
     this.#token = founded.apiToken;
-    this.#ca = await lab.sh('n1', 'cat /var/lib/flotilla/pki/ca.crt');
-    for (let i = 2; i <= nodes; i++) {
-      // n1's agent opens its door once it has reached the ledger.
-      await waitFor(`n${i} joins`, async () => {
-        const token = await lab.sh('n1', `node ${program} token create 2>/dev/null`);
-        await lab.sh(`n${i}`, `echo ${token} | node ${program} join >/dev/null 2>&1`);
+    this.#ca = await lab.sh(founder, 'cat /var/lib/flotilla/pki/ca.crt');
+    // The founder's agent opens its door once it has reached the ledger.
+    const joins = (node: string): Promise<boolean> =>
+      waitFor(`${node} joins`, async () => {
+        const token = await lab.sh(founder, `node ${program} token create 2>/dev/null`);
+        await lab.sh(node, `echo ${token} | node ${program} join >/dev/null 2>&1`);
         return true;
       });
-    }
-    await this.controllerOn('n1');
-    await this.untilHere(nodes);
+    const others = Array.from({ length: nodes }, (_, i) => `n${i + 1}`).filter((n) => n !== founder);
+    if (metal) await Promise.all(others.map(joins));
+    else for (const node of others) await joins(node);
+    await this.controllerOn(founder);
+    await this.untilHere(nodes + (metal ? 1 : 0));
+    if (metal) await this.must('PATCH', `nodes/${founder}`, { desired: 'maintenance' });
   }
 
   /** Waits until the controller hears so many nodes, and the ledger holds their leases. */

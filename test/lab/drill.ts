@@ -6,8 +6,8 @@ import type { Op } from '../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../core/domain/timing.js';
 import type { VmOwn, VmProtection } from '../../core/domain/vm.js';
 import { LabCluster, type SeenVm } from './cluster.js';
-import { waitFor, type Lab } from './harness.js';
-import { tinyImage, WitnessEar } from './witness.js';
+import { waitFor, type Lab, type LabOptions } from './harness.js';
+import { bareImage, tinyImage, WitnessEar } from './witness.js';
 
 type Change = { op: Op; vm: { id: string } };
 
@@ -23,6 +23,7 @@ export class Drills {
   readonly lab: Lab;
   readonly ear: WitnessEar;
   readonly timing: TimingProfile;
+  /** Nodes that VMs run on; with emulated machines the founder is one more. */
   readonly nodes: readonly string[];
   /** Ids of the VMs by name. */
   readonly ids = new Map<string, string>();
@@ -36,9 +37,10 @@ export class Drills {
   }
 
   /** Nodes that are all voters, the pool `shared`, a network that the ear is in, the image of the witness. */
-  static async up(o: { id: string; net: string; guestNet: string; nodes?: number }): Promise<Drills> {
-    const { nodes = 3, ...lab } = o;
-    const d = new Drills(new LabCluster({ timing: 'production', ...lab }), nodes);
+  static async up(o: LabOptions & { readonly nodes?: number }): Promise<Drills> {
+    const metal = o.kind === 'metal';
+    const { nodes = metal ? 2 : 3, ...lab } = o;
+    const d = new Drills(new LabCluster({ timing: metal ? 'lab' : 'production', ...lab }), nodes);
     try {
       await d.furnish();
     } catch (e) {
@@ -51,7 +53,9 @@ export class Drills {
   private async furnish(): Promise<void> {
     const { c, nodes } = this;
     await c.up(nodes.length);
-    await c.must('POST', 'pools', { name: 'shared', kind: 'shared', path: '/srv/shared' });
+    const metal = this.lab.kind === 'metal';
+    const shared = { name: 'shared', kind: 'shared', path: '/srv/shared' };
+    await c.must('POST', 'pools', metal ? { ...shared, nodes } : shared);
     const { guestNet } = this.lab;
     await c.must('POST', 'networks', {
       name: 'lan',
@@ -65,7 +69,8 @@ export class Drills {
       const { body } = await c.get<{ items: { use: { ok: boolean }[] }[] }>('pools');
       return body.items.every((p) => p.use.length === nodes.length && p.use.every((u) => u.ok));
     });
-    await c.image('tiny', 'shared', tinyImage());
+    if (metal) await c.image('bare', 'shared', bareImage());
+    else await c.image('tiny', 'shared', tinyImage());
     await this.ear.start();
     await this.allThere();
   }
@@ -77,22 +82,34 @@ export class Drills {
 
   /** Makes a witness with HA, and waits until it counts. One guest boots at a time. */
   async witness(name: string, node: string): Promise<void> {
+    await this.guest(name, node, {
+      ...(this.lab.kind === 'metal'
+        ? { disks: [{ name: 'root', pool: 'shared', image: 'bare', mode: 'full' }] }
+        : {
+            disks: [{ name: 'root', pool: 'shared', image: 'tiny', mode: 'linked' }],
+            cloudInit: { hostname: name, userData: this.ear.userData },
+          }),
+      // As many as come: it fails over more often here than in a year elsewhere.
+      ha: { enabled: true, restartsPerHourMax: 100 },
+    });
+    await this.untilProtected(name);
+  }
+
+  /** Makes a VM that speaks to the ear, and waits until it counts. */
+  async guest(name: string, node: string, spec: Record<string, unknown>): Promise<void> {
     const { op, vm } = await this.c.must<Change>('POST', 'vms', {
       name,
       node,
       memoryMiB: 96,
-      disks: [{ name: 'root', pool: 'shared', image: 'tiny', mode: 'linked' }],
       nics: [{ network: 'lan' }],
-      cloudInit: { hostname: name, userData: this.ear.userData },
       power: 'running',
-      // As many as come: it fails over more often here than in a year elsewhere.
-      ha: { enabled: true, restartsPerHourMax: 100 },
+      ...spec,
     });
     this.ids.set(name, vm.id);
+    this.ear.names.set(vm.id, name);
     const end = await this.c.opEnd(op);
     if (end.state !== 'done') throw new Error(`VM ${name}: ${JSON.stringify(end.error)}`);
     await this.goesOn(name);
-    await this.untilProtected(name);
   }
 
   id(name: string): string {
@@ -122,14 +139,19 @@ export class Drills {
     );
   }
 
+  /** Nodes that vote, all of them. */
+  get voters(): readonly string[] {
+    return [...new Set([...this.nodes, this.c.founder])];
+  }
+
   /** All nodes alive, heard, armable, and voters that hold the whole ledger. */
   async allThere(): Promise<void> {
-    await this.c.untilHere(this.nodes.length);
+    await this.c.untilHere(this.voters.length);
     await waitFor(
       'all are voters',
       async () => {
         const { body } = await this.c.get<{ items: { record: { voter: boolean } }[] }>('nodes');
-        return body.items.filter((n) => n.record.voter).length === this.nodes.length;
+        return body.items.filter((n) => n.record.voter).length === this.voters.length;
       },
       { limitMs: 120_000 },
     );
@@ -137,10 +159,11 @@ export class Drills {
   }
 
   private async votersWell(): Promise<boolean> {
-    const checks = this.nodes.map((n) => `https://${this.lab.address(n)}:2379`).join(',');
+    const checks = this.voters.map((n) => `https://${this.lab.address(n)}:2379`).join(',');
     const [first = ''] = await this.lab.nodes();
+    const asked = this.lab.kind === 'metal' ? this.c.founder : first;
     return (
-      (await this.lab.exec(first, 'sh', '-euc', `${etcdctl} --endpoints ${checks} endpoint health`)).code ===
+      (await this.lab.exec(asked, 'sh', '-euc', `${etcdctl} --endpoints ${checks} endpoint health`)).code ===
       0
     );
   }

@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { TimingProfile } from '../../core/domain/timing.js';
 
 /** What a program said, and how it ended. */
 export interface Outcome {
@@ -90,7 +91,7 @@ export interface LabOptions {
 
 type Kind = 'lab' | 'metal';
 
-type Timing = 'lab' | 'production';
+type Timing = TimingProfile['name'];
 
 /** A rack of nodes on this machine, as `scripts/lab` or `scripts/metal` makes it. */
 export class Lab {
@@ -133,9 +134,13 @@ export class Lab {
     return stdout;
   }
 
-  /** Boots n1 to nN and returns when systemd in each of them has started everything. */
-  async up(nodes: number): Promise<void> {
-    await this.must('up', String(nodes));
+  /**
+   * Boots n1 to nN and returns when systemd in each of them has started everything.
+   *
+   * @param contained - with machines: so many more nodes in containers
+   */
+  async up(nodes: number, contained = 0): Promise<void> {
+    await this.must('up', String(nodes), ...(contained > 0 ? [String(contained)] : []));
   }
 
   /** Ends everything; right after any half-done `up`, and twice. */
