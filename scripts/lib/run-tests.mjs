@@ -1,7 +1,8 @@
-// run-tests.mjs TIER..: runs the compiled tests of each tier, shows progress, counts, and says it in one line.
+// run-tests.mjs [--full] TIER..: runs the compiled tests of each tier, shows progress, counts, and says it in one line.
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import { existsSync, mkdirSync, createWriteStream, readdirSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { appendFileSync, existsSync, mkdirSync, createWriteStream, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
 /**
@@ -16,11 +17,35 @@ function files(dir) {
   const out = [];
   for (const e of readdirSync(dir, { withFileTypes: true })) {
     const p = path.join(dir, e.name);
+    if (e.name === 'full' && !full) continue;
     if (e.isDirectory()) out.push(...files(p));
     else if (e.name.endsWith('.test.js')) out.push(p);
   }
   return out.sort();
 }
+
+const full = process.argv.includes('--full');
+/** Longest time of a file that only `--full` runs, s. */
+const fullTimeout = 3 * 3600;
+const fullLog = 'build/test/full.log';
+/** Stands in the log: what passed with other programs says nothing about these. */
+const programs = (() => {
+  const hash = createHash('sha256');
+  if (existsSync('build/dist'))
+    for (const name of readdirSync('build/dist').sort())
+      if (name.endsWith('.mjs')) hash.update(readFileSync(path.join('build/dist', name)));
+  return hash.digest('hex').slice(0, 12);
+})();
+/** Files of `--full` that have passed with these programs. */
+const done = new Set(
+  existsSync(fullLog)
+    ? readFileSync(fullLog, 'utf8')
+        .split('\n')
+        .map((line) => line.split(' '))
+        .filter(([, of, what]) => of === programs && what === 'ok')
+        .map((words) => words[3])
+    : [],
+);
 
 let passed = 0;
 let failed = 0;
@@ -30,9 +55,11 @@ mkdirSync('build/test', { recursive: true });
 async function runFile(file, tier) {
   const name = file.replace(/^build\/js\/test\//, '');
   const began = Date.now();
+  const isFull = name.includes('/full/');
+  const timeoutS = isFull ? fullTimeout : timeouts[tier];
   const child = spawn(process.execPath, ['--enable-source-maps', file], {
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, TAP_TIMEOUT: String(timeouts[tier]) },
+    env: { ...process.env, TAP_TIMEOUT: String(timeoutS) },
     detached: true,
   });
   const lines = [];
@@ -47,7 +74,7 @@ async function runFile(file, tier) {
     // First asked, so that it can clean up after itself.
     child.kill('SIGTERM');
     killing = setTimeout(() => process.kill(-child.pid, 'SIGKILL'), 20_000);
-  }, timeouts[tier] * 1000);
+  }, timeoutS * 1000);
   const code = await new Promise((resolve) => child.on('close', (c, signal) => resolve(c ?? signal)));
   clearTimeout(timer);
   clearTimeout(killing);
@@ -77,7 +104,7 @@ async function runFile(file, tier) {
       details = subtest ? 0 : 25;
     } else if (!subtest) ok++;
   }
-  if (late) shown.push(`not within ${timeouts[tier]} s`);
+  if (late) shown.push(`not within ${timeoutS} s`);
   if ((code !== 0 || late) && notOk === 0) notOk = 1; // it crashed, hung, or left something running
   if (ok === 0 && notOk === 0) {
     notOk = 1;
@@ -89,10 +116,17 @@ async function runFile(file, tier) {
     `${notOk > 0 ? 'FAIL' : 'ok  '}   ${name}  ${ok} checks, ${seconds} s${skipped > 0 ? `, ${skipped} SKIPPED` : ''}`,
   );
   for (const line of shown) console.log(`       ${line}`);
+  if (isFull) {
+    const ended = notOk > 0 ? 'FAIL' : 'ok';
+    appendFileSync(
+      fullLog,
+      `${new Date().toISOString()} ${programs} ${ended} ${name} ${ok} checks ${seconds} s\n`,
+    );
+  }
   return { ok, notOk, lines };
 }
 
-for (const tier of process.argv.slice(2)) {
+for (const tier of process.argv.slice(2).filter((word) => word !== '--full')) {
   const dir = `build/js/test/${tier}`;
   const list = existsSync(dir) ? files(dir) : [];
   if (tier === 'unit') list.unshift('build/js/test/tidy.test.js');
@@ -103,7 +137,8 @@ for (const tier of process.argv.slice(2)) {
   let ok = 0;
   let notOk = run.length === 0 ? 1 : 0;
   const log = createWriteStream(`build/test/${tier}.tap`);
-  const queue = [...run];
+  const queue = run.filter((f) => !done.has(f.replace(/^build\/js\/test\//, '')));
+  if (queue.length < run.length) console.error(`test   ${run.length - queue.length} have passed before`);
   const worker = async () => {
     for (let f = queue.shift(); f !== undefined; f = queue.shift()) {
       const r = await runFile(f, tier);

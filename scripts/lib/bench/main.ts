@@ -8,6 +8,7 @@ import { apiList } from './api-list.js';
 import { balanceLarge, balancePlans } from './balance.js';
 import { Cluster } from './cluster.js';
 import { coldStart } from './cold-start.js';
+import { disk } from './disk.js';
 import { failover, plannedMove } from './failover.js';
 import { freeze, keeper } from './keeper.js';
 import { libvirtClient } from './libvirt-client.js';
@@ -42,6 +43,7 @@ const alone: Readonly<Record<string, () => Promise<void>>> = {
   'api-list': () => apiList(quick ? 100 : 500),
   up: () => up(quick ? 1 : 3),
   'up-fresh': upFresh,
+  disk: () => disk(quick ? 3 : 21, quick ? 100 : 300),
   'ova-import': () => ovaImport(quick ? 1 : 5),
   'balance-plans': () => Promise.resolve(balancePlans(quick ? 1 : 5)),
   'balance-large': () => Promise.resolve(balanceLarge(quick ? 5 : 50)),

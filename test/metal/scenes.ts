@@ -1,0 +1,210 @@
+import t, { type Test } from 'tap';
+import { migrateArgs } from '../../core/domain/migration.js';
+import type { Op } from '../../core/domain/op.js';
+import { Drills } from '../lab/drill.js';
+import { waitFor } from '../lab/harness.js';
+
+/** Who may die in the middle of a migration, and whether the whole machine goes. */
+export const victims = ['source', 'target', 'agent of the source', 'agent of the target'] as const;
+export type Victim = (typeof victims)[number];
+
+/**
+ * What is done to a VM with HA on two emulated machines, and what must be true afterwards. Each scene is a test of its own;
+ * one that fails says what the nodes did, and leaves all mended for the next.
+ */
+export class Scenes {
+  /** The VM that all is done to. */
+  static readonly vm = 'web';
+  readonly d: Drills;
+
+  private constructor(d: Drills) {
+    this.d = d;
+  }
+
+  /** Brings the machines up, and a VM with HA on n1; takes them down when the tests end. */
+  static async open(id: string): Promise<Scenes> {
+    const d = await Drills.up({ kind: 'metal', id });
+    t.teardown(() => d.down());
+    const s = new Scenes(d);
+    await s.scene('a VM with HA on emulated machines is armed, on the chip set’s watchdog', async (t) => {
+      await d.witness(Scenes.vm, 'n1');
+      t.match(await d.lab.sh('n1', 'cat /sys/class/watchdog/watchdog0/identity'), /^i6300ESB/);
+      t.equal(await d.lab.sh('n1', 'cat /sys/class/watchdog/watchdog0/state'), 'active');
+    });
+    return s;
+  }
+
+  scene(name: string, act: (t: Test) => Promise<void>): Promise<unknown> {
+    const { d } = this;
+    return t.test(name, async (t) => {
+      const began = Date.now();
+      try {
+        await act(t);
+      } catch (e) {
+        t.comment(await d.words().catch(String));
+        await d.lab.heal();
+        await d.lab.must('boot', ...d.nodes);
+        await d.allThere();
+        throw e;
+      } finally {
+        t.comment(`${Math.round((Date.now() - began) / 1000)} s`);
+        t.same(d.violations(), [], 'no VM twice, no flushed write lost');
+      }
+    });
+  }
+
+  /** What the keeper must do for its machine is left undone: the watchdog resets it. */
+  watchdogBites(name: string, silence: (owner: string) => Promise<unknown>): Promise<unknown> {
+    return this.scene(name, async (t) => {
+      const owner = await this.owner();
+      const before = await this.bootOf(owner);
+      await this.takenFrom(t, owner, async () => {
+        await silence(owner);
+        await waitFor(`${owner} boots again`, async () => (await this.bootOf(owner)) !== before, {
+          everyMs: 1_000,
+        });
+      });
+      await this.settled();
+    });
+  }
+
+  keeperHangs(): Promise<unknown> {
+    const { d } = this;
+    return this.watchdogBites(
+      'the keeper hangs: the watchdog resets the machine, the VM comes back elsewhere',
+      async (owner) => d.signal(owner, await d.pidOf(owner, 'flotilla-keeper'), 'STOP'),
+    );
+  }
+
+  /** systemd keeps the device open, so the death itself neither pets nor disarms it. */
+  keeperStaysDead(): Promise<unknown> {
+    return this.watchdogBites(
+      'the keeper dies and nobody starts it again: the watchdog was kept open, and bites',
+      (owner) =>
+        this.d.lab.sh(
+          owner,
+          'systemctl mask -q --runtime flotilla-keeper; systemctl kill -s KILL flotilla-keeper',
+        ),
+    );
+  }
+
+  powerLoss(): Promise<unknown> {
+    return this.scene('its owner loses power: it comes back elsewhere with all it had flushed', async (t) => {
+      const owner = await this.owner();
+      await this.takenFrom(t, owner, () => this.d.lab.kill(owner));
+      await this.d.lab.boot(owner);
+      await this.settled();
+    });
+  }
+
+  /** @param how - `mute`: what the owner sends is lost; `deaf`: what is sent to it */
+  cut(how: 'mute' | 'deaf'): Promise<unknown> {
+    const { lab, voters } = this.d;
+    return this.scene(
+      `its owner is ${how}: the VM comes back elsewhere, the old one gives it up`,
+      async (t) => {
+        const owner = await this.owner();
+        await this.takenFrom(t, owner, async () => {
+          if (how === 'mute') await lab.cut(owner, 'one-way');
+          else for (const v of voters) if (v !== owner) await lab.cut(v, owner, 'one-way');
+        });
+        await lab.heal();
+        await this.settled();
+      },
+    );
+  }
+
+  thereAndBack(): Promise<unknown> {
+    const { d } = this;
+    return this.scene('it moves there and back while it runs, and its guest notices nothing', async (t) => {
+      const home = await this.owner();
+      const boot = d.bootOf(Scenes.vm);
+      for (const to of [this.other(home), home]) {
+        const end = await d.c.opEnd((await this.migrate(to)).op);
+        t.match(end, { state: 'done', error: null }, JSON.stringify(end));
+        t.comment(JSON.stringify(migrateArgs(end)?.result));
+        t.equal(await d.ownerOf(Scenes.vm), to);
+        await d.goesOn(Scenes.vm);
+        t.equal(d.bootOf(Scenes.vm), boot, 'the same boot');
+        await this.settled();
+      }
+    });
+  }
+
+  /** @param afterMs - after the migration was asked for */
+  moment(victim: Victim, afterMs: number): Promise<unknown> {
+    const { d } = this;
+    return this.scene(
+      `a migration loses its ${victim} ${afterMs} ms after it began: one machine is left`,
+      async (t) => {
+        const from = await this.owner();
+        const struck = victim.endsWith('source') ? from : this.other(from);
+        const { op } = await this.migrate(this.other(from));
+        const asked = d.ear.nowMs;
+        await waitFor('its moment', () => d.ear.nowMs - asked >= afterMs, { everyMs: 20 });
+        if (victim.startsWith('agent'))
+          await d.signal(struck, await d.pidOf(struck, 'flotilla-agent'), 'KILL');
+        else {
+          await d.lab.kill(struck);
+          await d.lab.boot(struck);
+        }
+        const end = await d.c.opEnd(op);
+        t.ok(['done', 'failed', 'cancelled'].includes(end.state), `${end.state}: ${end.error?.message}`);
+        await this.settled();
+      },
+    );
+  }
+
+  private migrate(node: string): Promise<{ op: Op }> {
+    return this.d.c.must<{ op: Op }>('POST', `vms/${Scenes.vm}/migrate`, { node });
+  }
+
+  /** Its owner, once it is protected. */
+  private async owner(): Promise<string> {
+    await this.d.untilProtected(Scenes.vm);
+    return this.d.ownerOf(Scenes.vm);
+  }
+
+  private other(node: string): string {
+    return this.d.nodes.find((n) => n !== node) ?? '';
+  }
+
+  private bootOf(node: string): Promise<string> {
+    return this.d.lab.sh(node, 'cat /proc/sys/kernel/random/boot_id');
+  }
+
+  /** After that is done to its owner, the VM boots on the other machine. */
+  private async takenFrom(t: Test, owner: string, act: () => Promise<unknown>): Promise<void> {
+    const { d } = this;
+    const [boot, ops] = [d.bootOf(Scenes.vm), await d.failoverOps(Scenes.vm)];
+    await act();
+    const line = await d.takenOver(Scenes.vm, ops);
+    t.comment(JSON.stringify(line.phasesMs));
+    await d.bootsAfter(Scenes.vm, boot);
+    t.equal(await d.ownerOf(Scenes.vm), this.other(owner));
+  }
+
+  /** All nodes are there, and one machine runs, on the node that owns it. */
+  private async settled(): Promise<void> {
+    const { d } = this;
+    await d.allThere();
+    await waitFor('one machine, where it is owned', async () => {
+      const lists = d.nodes.map(async (n) => (await d.machines(n, Scenes.vm)).map(() => n));
+      const [found, owner] = [(await Promise.all(lists)).flat(), await d.ownerOf(Scenes.vm)];
+      if (found.join() !== owner) throw new Error(`machines on ${found.join()}, owned by ${owner}`);
+      return true;
+    });
+    await d.goesOn(Scenes.vm);
+  }
+}
+
+/** Numbers from 0 to below 1, the same for the same seed. @see mulberry32 */
+export function drawnFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let x = Math.imul(state ^ (state >>> 15), 1 | state);
+    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
+    return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
