@@ -81,7 +81,7 @@ export class Drills {
   }
 
   /** Makes a witness with HA, and waits until it counts. One guest boots at a time. */
-  async witness(name: string, node: string): Promise<void> {
+  async witness(name: string, node: string, more: Record<string, unknown> = {}): Promise<void> {
     await this.guest(name, node, {
       ...(this.lab.kind === 'metal'
         ? { disks: [{ name: 'root', pool: 'shared', image: 'bare', mode: 'full' }] }
@@ -91,6 +91,7 @@ export class Drills {
           }),
       // As many as come: it fails over more often here than in a year elsewhere.
       ha: { enabled: true, restartsPerHourMax: 100 },
+      ...more,
     });
     await this.untilProtected(name);
   }

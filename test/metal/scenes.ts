@@ -16,22 +16,54 @@ export class Scenes {
   /** The VM that all is done to. */
   static readonly vm = 'web';
   readonly d: Drills;
+  /** Its disk has a copy on each machine; else it is on storage that both see. */
+  readonly copies: boolean;
 
-  private constructor(d: Drills) {
+  private constructor(d: Drills, copies: boolean) {
     this.d = d;
+    this.copies = copies;
   }
 
   /** Brings the machines up, and a VM with HA on n1; takes them down when the tests end. */
-  static async open(id: string): Promise<Scenes> {
+  static async open(id: string, { copies = false } = {}): Promise<Scenes> {
     const d = await Drills.up({ kind: 'metal', id });
     t.teardown(() => d.down());
-    const s = new Scenes(d);
+    const s = new Scenes(d, copies);
+    if (copies) await s.makePool();
     await s.scene('a VM with HA on emulated machines is armed, on the chip set’s watchdog', async (t) => {
-      await d.witness(Scenes.vm, 'n1');
+      const disks = [{ name: 'root', pool: 'fast', image: 'bare', mode: 'full', replicas: 2 }];
+      await d.witness(Scenes.vm, 'n1', copies ? { disks } : {});
+      await s.inSync();
       t.match(await d.lab.sh('n1', 'cat /sys/class/watchdog/watchdog0/identity'), /^i6300ESB/);
       t.equal(await d.lab.sh('n1', 'cat /sys/class/watchdog/watchdog0/state'), 'active');
     });
     return s;
+  }
+
+  /** Of a blank drive of each machine. */
+  private async makePool(): Promise<void> {
+    const { c, nodes } = this.d;
+    const drives = nodes.map((node) => ({ node, drive: 'drive1' }));
+    await c.must('POST', 'pools', { name: 'fast', kind: 'thin', drives });
+    await waitFor('the pool is well on both', async () => {
+      const { body } = await c.get<{
+        items: { name: string; use: { ok: boolean; text: string }[] }[];
+      }>('pools');
+      const uses = body.items.find((p) => p.name === 'fast')?.use ?? [];
+      const sick = uses.find((u) => !u.ok);
+      if (sick !== undefined) throw new Error(sick.text);
+      return uses.length === nodes.length;
+    });
+  }
+
+  /** Waits until the ledger says that both copies are the same; at once where there is but one. */
+  async inSync(): Promise<void> {
+    if (!this.copies) return;
+    await waitFor('its copies are in sync', async () => {
+      const { sync } = await this.d.own(Scenes.vm, this.d.c.founder);
+      if (sync !== 'ok') throw new Error(`they are ${sync}`);
+      return true;
+    });
   }
 
   scene(name: string, act: (t: Test) => Promise<void>): Promise<unknown> {
@@ -109,6 +141,46 @@ export class Scenes {
           else for (const v of voters) if (v !== owner) await lab.cut(v, owner, 'one-way');
         });
         await lab.heal();
+        await this.settled();
+      },
+    );
+  }
+
+  /** Of a VM with copies: blocks cannot travel, all else can. It goes on alone, and they are made the same again. */
+  storageCut(): Promise<unknown> {
+    const { d } = this;
+    return this.scene(
+      'the storage network of its owner is cut: it goes on, and its copies meet again',
+      async (t) => {
+        const owner = await this.owner();
+        const boot = d.bootOf(Scenes.vm);
+        await d.lab.cut(owner, 'storage');
+        await waitFor(
+          'the ledger calls the other copy stale',
+          async () => (await d.own(Scenes.vm, d.c.founder)).sync === 'stale',
+        );
+        await d.goesOn(Scenes.vm);
+        await d.lab.heal();
+        await this.settled();
+        t.equal(d.bootOf(Scenes.vm), boot, 'the same boot');
+        t.equal(await d.ownerOf(Scenes.vm), owner);
+      },
+    );
+  }
+
+  /** Of a VM with copies: only blocks can travel. */
+  managementCut(): Promise<unknown> {
+    const { d } = this;
+    return this.scene(
+      'all but the storage network of its owner is cut: the VM comes back, once',
+      async (t) => {
+        const owner = await this.owner();
+        const boot = d.bootOf(Scenes.vm);
+        await d.lab.cut(owner);
+        await waitFor('the other node owns it', async () => (await d.ownerOf(Scenes.vm)) !== owner);
+        await d.lab.heal();
+        await d.bootsAfter(Scenes.vm, boot);
+        t.equal(await d.ownerOf(Scenes.vm), this.other(owner));
         await this.settled();
       },
     );
@@ -195,6 +267,7 @@ export class Scenes {
       return true;
     });
     await d.goesOn(Scenes.vm);
+    await this.inSync();
   }
 }
 

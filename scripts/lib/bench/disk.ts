@@ -15,7 +15,7 @@ const replica: Replica = {
   port: 7800,
   secret: 'b'.repeat(32),
   nodes: ['n1', 'n2'].map((node) => ({ node, address: storage(node) })),
-  volumes: [{ volume: 0, disk: vm, minor: 1000, below: volume('below') }],
+  volumes: [{ volume: 0, disk: vm, pool: vm, minor: 1000, below: volume('below') }],
 };
 
 /**
