@@ -95,7 +95,7 @@ ${resourceConfig(replica, node).replace(/^global.*\n/, '')}END
   await Promise.all(['n1', 'n2'].map(make));
   const state = (): Promise<string> => lab.sh('n1', `drbdadm cstate ${name}; drbdadm dstate ${name}`);
   await waitFor('they are connected', async () => (await state()).startsWith('Connected'));
-  await lab.sh('n1', `drbdadm -- --clear-bitmap new-current-uuid ${name} && drbdadm primary ${name}`);
+  await lab.sh('n1', `drbdadm -- --clear-bitmap new-current-uuid ${name}/0 && drbdadm primary ${name}`);
   await waitFor('both are up to date', async () => (await state()).endsWith('UpToDate/UpToDate'));
 }
 
