@@ -1,5 +1,5 @@
 import type { FailoverTimeline } from '../../core/domain/ha.js';
-import type { Op } from '../../core/domain/op.js';
+import { queuedOp, type Op } from '../../core/domain/op.js';
 import type { VmOwn } from '../../core/domain/vm.js';
 import type { AgentEnv } from '../env.js';
 import type { Subject } from '../vm/ownership.js';
@@ -13,22 +13,15 @@ export function failoverOp(
   s: Subject,
   o: { readonly askedBy: string; readonly step: string; readonly args: FailoverTimeline },
 ): Op {
-  const wallMs = env.clock.wallMs();
-  return {
+  const asked = {
     id: env.random.uuid(),
     kind: 'vm.failover',
     subject: { kind: 'vm', id: s.id, name: s.spec.value.name },
     node: null,
     askedBy: o.askedBy,
     args: o.args,
-    state: 'running',
-    step: o.step,
-    progress: null,
-    cancelAsked: false,
-    createdMs: wallMs,
-    updatedMs: wallMs,
-    error: null,
-  };
+  } as const;
+  return { ...queuedOp(asked, env.clock.wallMs()), state: 'running', step: o.step };
 }
 
 /** Its last failovers, with one more. */

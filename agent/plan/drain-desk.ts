@@ -2,7 +2,7 @@ import { decideDrain, type DrainAct, type DrainStep, type DrainSubject } from '.
 import { drainArgs, type DrainArgs } from '../../core/domain/drain.js';
 import { errorRecord } from '../../core/domain/error.js';
 import { migratePolicyDefault } from '../../core/domain/migration.js';
-import { opFinished, type Op, type OpKind } from '../../core/domain/op.js';
+import { opFinished, queuedOp, type Op } from '../../core/domain/op.js';
 import type { VmSpec } from '../../core/domain/vm.js';
 import { epochKey, ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
@@ -170,27 +170,22 @@ export class DrainDesk {
       writes.push({ put: kinds.vmSpec.key(a.vm), value: writeRecord(kinds.vmSpec, next) });
     }
     const { clock, random } = this.env;
-    const nowMs = clock.wallMs();
-    const made: Op = {
-      id: random.uuid(),
-      kind: `vm.${a.do}` satisfies OpKind,
-      subject: { kind: 'vm', id: a.vm, name: spec.value.name },
-      node: null,
-      askedBy: `${op.kind} of ${op.subject.name}`.slice(0, 128),
-      args:
-        a.do === 'migrate'
-          ? { from: a.from, to: a.to, policy: migratePolicyDefault, for: op.id }
-          : a.do === 'relocate'
-            ? { from: a.from, to: a.to, for: op.id }
-            : { for: op.id },
-      state: 'queued',
-      step: '',
-      progress: null,
-      cancelAsked: false,
-      createdMs: nowMs,
-      updatedMs: nowMs,
-      error: null,
-    };
+    const made = queuedOp(
+      {
+        id: random.uuid(),
+        kind: `vm.${a.do}`,
+        subject: { kind: 'vm', id: a.vm, name: spec.value.name },
+        node: null,
+        askedBy: `${op.kind} of ${op.subject.name}`,
+        args:
+          a.do === 'migrate'
+            ? { from: a.from, to: a.to, policy: migratePolicyDefault, for: op.id }
+            : a.do === 'relocate'
+              ? { from: a.from, to: a.to, for: op.id }
+              : { for: op.id },
+      },
+      clock.wallMs(),
+    );
     compare.push({ key: kinds.op.key(made.id), createRevision: 0n });
     writes.push({ put: kinds.op.key(made.id), value: writeRecord(kinds.op, made) });
     return made.id;

@@ -1,5 +1,5 @@
 import { FlotillaError } from '../../core/domain/error.js';
-import { opFinished, type Op, type OpKind } from '../../core/domain/op.js';
+import { opFinished, queuedOp, type Op, type OpKind } from '../../core/domain/op.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { OpView } from '../../core/wire/rest.js';
 import type { View } from '../view.js';
@@ -29,22 +29,8 @@ export function newOp(
       hint: 'Wait until some are done, or cancel some: flotilla op list.',
     });
   }
-  const nowMs = deps.clock.wallMs();
-  return {
-    id: o.id,
-    kind: o.kind,
-    subject: o.subject,
-    node: o.node,
-    askedBy: o.who.slice(0, 128),
-    args: o.args ?? {},
-    state: 'queued',
-    step: '',
-    progress: null,
-    cancelAsked: false,
-    createdMs: nowMs,
-    updatedMs: nowMs,
-    error: null,
-  };
+  const { who, args = {}, ...rest } = o;
+  return queuedOp({ ...rest, askedBy: who, args }, deps.clock.wallMs());
 }
 
 /**

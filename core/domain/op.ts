@@ -65,6 +65,22 @@ export const opSchema = z.object({
 });
 export type Op = z.output<typeof opSchema>;
 
+/** An operation as it begins. @param wallMs - now */
+export const queuedOp = (
+  o: Pick<Op, 'id' | 'kind' | 'subject' | 'node' | 'askedBy' | 'args'>,
+  wallMs: number,
+): Op => ({
+  ...o,
+  askedBy: o.askedBy.slice(0, 128),
+  state: 'queued',
+  step: '',
+  progress: null,
+  cancelAsked: false,
+  createdMs: wallMs,
+  updatedMs: wallMs,
+  error: null,
+});
+
 export const opFinished = (op: Pick<Op, 'state'>): boolean =>
   op.state === 'done' || op.state === 'failed' || op.state === 'cancelled';
 

@@ -151,28 +151,6 @@ export class Scenes {
     );
   }
 
-  /** Of a VM with copies: blocks cannot travel, all else can. It goes on alone, and they are made the same again. */
-  storageCut(): Promise<unknown> {
-    const { d } = this;
-    return this.scene(
-      'the storage network of its owner is cut: it goes on, and its copies meet again',
-      async (t) => {
-        const owner = await this.owner();
-        const boot = d.bootOf(Scenes.vm);
-        await d.lab.cut(owner, 'storage');
-        await waitFor(
-          'the ledger calls the other copy stale',
-          async () => (await d.own(Scenes.vm, d.c.founder)).sync === 'stale',
-        );
-        await d.goesOn(Scenes.vm);
-        await d.lab.heal();
-        await this.settled();
-        t.equal(d.bootOf(Scenes.vm), boot, 'the same boot');
-        t.equal(await d.ownerOf(Scenes.vm), owner);
-      },
-    );
-  }
-
   /** Of a VM with copies: only blocks can travel. */
   managementCut(): Promise<unknown> {
     const { d } = this;

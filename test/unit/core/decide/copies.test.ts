@@ -1,9 +1,9 @@
 import t from 'tap';
 import { decideCopies, isPaired, type CopiesView } from '../../../../core/decide/copies.js';
-import type { PairSeen, Replica, VolumeSeen } from '../../../../core/domain/replica.js';
+import type { Replica } from '../../../../core/domain/replica.js';
 import { vmOwnSchema, type VmOwn } from '../../../../core/domain/vm.js';
+import { pair, vm, volume } from './pairs.js';
 
-const vm = '11111111-1111-4111-8111-111111111111';
 const disk = '22222222-2222-4222-8222-222222222220';
 const replica: Replica = {
   vm,
@@ -40,25 +40,6 @@ const stale = own({
     { node: 'n1', state: 'ok', epoch: 4 },
     { node: 'n2', state: 'stale', epoch: 3 },
   ],
-});
-const volume = (o: Partial<VolumeSeen> = {}): VolumeSeen => ({
-  volume: 0,
-  minor: 1000,
-  here: 'UpToDate',
-  there: 'UpToDate',
-  replication: 'Established',
-  sizeBytes: 1 << 30,
-  behindBytes: 0,
-  ...o,
-});
-const pair = (o: Partial<PairSeen> = {}): PairSeen => ({
-  vm,
-  role: 'Secondary',
-  peerRole: 'Secondary',
-  connection: 'Connected',
-  suspended: false,
-  volumes: [volume()],
-  ...o,
 });
 const view = (o: Partial<CopiesView> = {}): CopiesView => ({
   me: 'n1',

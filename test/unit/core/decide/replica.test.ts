@@ -2,8 +2,8 @@ import t from 'tap';
 import { decideFence, decideSync, replicaWords } from '../../../../core/decide/replica.js';
 import type { PairSeen, VolumeSeen } from '../../../../core/domain/replica.js';
 import { vmOwnSchema, type VmOwn } from '../../../../core/domain/vm.js';
+import { pair as open, volume } from './pairs.js';
 
-const vm = '11111111-1111-4111-8111-111111111111';
 const d0 = '22222222-2222-4222-8222-222222222220';
 const d1 = '22222222-2222-4222-8222-222222222221';
 
@@ -25,25 +25,8 @@ const own = (o: Partial<VmOwn> = {}): VmOwn => ({
   }),
   ...o,
 });
-const volume = (o: Partial<VolumeSeen> = {}): VolumeSeen => ({
-  volume: 0,
-  minor: 1000,
-  here: 'UpToDate',
-  there: 'UpToDate',
-  replication: 'Established',
-  sizeBytes: 1 << 30,
-  behindBytes: 0,
-  ...o,
-});
-const pair = (o: Partial<PairSeen> = {}): PairSeen => ({
-  vm,
-  role: 'Primary',
-  peerRole: 'Secondary',
-  connection: 'Connected',
-  suspended: false,
-  volumes: [volume(), volume({ volume: 1, minor: 1001 })],
-  ...o,
-});
+const pair = (o: Partial<PairSeen> = {}): PairSeen =>
+  open({ role: 'Primary', volumes: [volume(), volume({ volume: 1, minor: 1001 })], ...o });
 const lost = pair({
   connection: 'Connecting',
   suspended: true,

@@ -1,0 +1,26 @@
+import type { PairSeen, VolumeSeen } from '../../../../core/domain/replica.js';
+
+export const vm = '11111111-1111-4111-8111-111111111111';
+
+/** A volume whose copies are the same. */
+export const volume = (o: Partial<VolumeSeen> = {}): VolumeSeen => ({
+  volume: 0,
+  minor: 1000,
+  here: 'UpToDate',
+  there: 'UpToDate',
+  replication: 'Established',
+  sizeBytes: 1 << 30,
+  behindBytes: 0,
+  ...o,
+});
+
+/** A connected pair of one such volume that nobody writes to. */
+export const pair = (o: Partial<PairSeen> = {}): PairSeen => ({
+  vm,
+  role: 'Secondary',
+  peerRole: 'Secondary',
+  connection: 'Connected',
+  suspended: false,
+  volumes: [volume()],
+  ...o,
+});
