@@ -11,6 +11,7 @@ import type { Live, TokenRecord } from '../core/domain/cluster.js';
 import { policyDefault, policySchema, type Fenced, type Policy } from '../core/domain/ha.js';
 import { recoveryText } from '../core/domain/recovery.js';
 import type { Replica } from '../core/domain/replica.js';
+import type { Vapp } from '../core/domain/vapp.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
 import {
   ledger as kinds,
@@ -44,6 +45,7 @@ export interface Snapshot {
   readonly images: ReadonlyMap<string, Kept<Image>>;
   readonly networks: ReadonlyMap<string, Kept<Network>>;
   readonly ops: ReadonlyMap<string, Kept<Op>>;
+  readonly vapps: ReadonlyMap<string, Kept<Vapp>>;
   readonly tokens: ReadonlyMap<string, Kept<TokenRecord>>;
   /** Nodes that are alive now; `createRevision` is the incarnation. */
   readonly lives: ReadonlyMap<string, Kept<Live> & { readonly createRevision: bigint }>;
@@ -126,6 +128,7 @@ export class Snapshots {
       image: new Map<string, Kept<Image>>(),
       network: new Map<string, Kept<Network>>(),
       op: new Map<string, Kept<Op>>(),
+      vapp: new Map<string, Kept<Vapp>>(),
       token: new Map<string, Kept<TokenRecord>>(),
       fenced: new Map<string, Kept<Fenced>>(),
       bmcTest: new Map<string, Kept<BmcTest>>(),
@@ -190,6 +193,7 @@ export class Snapshots {
       images: maps.image,
       networks: maps.network,
       ops: maps.op,
+      vapps: maps.vapp,
       tokens: maps.token,
       lives,
       seen,

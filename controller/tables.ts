@@ -53,6 +53,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['token'],
   ['bmcTest'],
   ['user'],
+  ['vapp'],
 ];
 
 interface Group {
@@ -95,6 +96,9 @@ export class LedgerTables {
     bmc: new Map(),
     replica: new Map(),
     bmcTest: new Map(),
+    vapp: new Map(),
+    // Never read here: it has secrets.
+    vappSecret: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

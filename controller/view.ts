@@ -286,6 +286,8 @@ export class View {
       case 'replica':
       case 'seen':
       case 'fenced':
+      case 'vapp':
+      case 'vappSecret':
         break;
       case 'policy':
         this.soil('vm');

@@ -11,6 +11,7 @@ const words: Record<Named, string> = {
   network: 'a network',
   token: 'a token',
   user: 'a user',
+  vapp: 'a vApp',
 };
 
 /**

@@ -66,6 +66,11 @@ export function opVerdict(
     case 'disk.delete':
     case 'node.drain':
     case 'node.return':
+    case 'vapp.deploy':
+    case 'vapp.update':
+    case 'vapp.start':
+    case 'vapp.stop':
+    case 'vapp.delete':
       return null;
   }
 }

@@ -25,9 +25,14 @@ export const networkSchema = z
     dns: z.array(ipv4Schema).max(3),
     /** First and last address handed out, both included. */
     range: z.tuple([ipv4Schema, ipv4Schema]).nullable(),
+    /** Isolated, and one network on all nodes: its bridges are joined by a VXLAN of this number. */
+    vni: z.number().int().min(1).max(16_777_215).optional(),
+    /** The vApp that it was made for and is deleted with. */
+    vapp: idSchema.optional(),
   })
   .superRefine((n, ctx) => {
     const bad = (path: string, message: string) => ctx.addIssue({ code: 'custom', path: [path], message });
+    if (n.vni !== undefined && n.uplink !== null) bad('uplink', 'an isolated network has none');
     if (n.subnet === null) {
       if (n.range !== null) bad('range', 'needs a subnet');
       if (n.gateway !== null) bad('gateway', 'needs a subnet');

@@ -30,6 +30,11 @@ export const opKindSchema = z.enum([
   'disk.delete',
   'node.drain',
   'node.return',
+  'vapp.deploy',
+  'vapp.update',
+  'vapp.start',
+  'vapp.stop',
+  'vapp.delete',
 ]);
 export type OpKind = z.output<typeof opKindSchema>;
 
@@ -44,7 +49,7 @@ export const opSchema = z.object({
   id: idSchema,
   kind: opKindSchema,
   subject: z.object({
-    kind: z.enum(['vm', 'image', 'disk', 'node']),
+    kind: z.enum(['vm', 'image', 'disk', 'node', 'vapp']),
     id: z.union([idSchema, nodeIdSchema]),
     name: z.string(),
   }),

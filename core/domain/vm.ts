@@ -11,6 +11,7 @@ import {
 } from './schema.js';
 import { vmHaDefault, vmHaSchema } from './ha.js';
 import { errorRecordSchema } from './op.js';
+import { vmVappSchema } from './vapp.js';
 
 /** What the user wants the VM's power to be. */
 export const powerSchema = z.enum(['running', 'paused', 'stopped']);
@@ -99,6 +100,8 @@ export const vmSpecSchema = z.object({
   onCrash: z.enum(['restart', 'stop']),
   /** Records of before there was HA have none. */
   ha: vmHaSchema.default(vmHaDefault),
+  /** The vApp it is a member of. */
+  vapp: vmVappSchema.optional(),
 });
 export type VmSpec = z.output<typeof vmSpecSchema>;
 

@@ -13,6 +13,7 @@ import { recoverySchema } from '../domain/recovery.js';
 import { replicaSchema } from '../domain/replica.js';
 import { ledgerValueBytesMax, parse } from '../domain/schema.js';
 import { userSchema } from '../domain/user.js';
+import { vappSchema, vappSecretSchema } from '../domain/vapp.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
 import { epochKey, ledgerRoot, policyKey } from './key-names.js';
 
@@ -80,6 +81,9 @@ export const ledger = {
   /** The two copies of a VM's disks, with the secret of the pair: for the agents of its two nodes alone. */
   replica: kind('replica', replicaSchema),
   bmcTest: kind('bmc-test', bmcTestSchema),
+  vapp: kind('vapp', vappSchema),
+  /** Read where a guest is told of them, never kept. */
+  vappSecret: kind('vapp-secret', vappSecretSchema),
 } as const;
 
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */
@@ -94,11 +98,13 @@ export const fencingKey = (node: string): string => `${ledgerRoot}fencing/${node
  */
 export const unique = {
   /** Names compare without case, in NFC. */
-  name: (of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user', name: string): string =>
+  name: (of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'vapp', name: string): string =>
     `${ledgerRoot}name/${of}/${name.normalize('NFC').toLocaleLowerCase('en')}`,
   address: (networkId: string, address: string): string => `${ledgerRoot}address/${networkId}/${address}`,
   addressPrefix: (networkId: string): string => `${ledgerRoot}address/${networkId}/`,
   mac: (mac: string): string => `${ledgerRoot}mac/${mac}`,
+  /** A number of an isolated network. */
+  vni: (vni: number): string => `${ledgerRoot}vni/${vni}`,
   /** A device number and a port of the pair of a VM. */
   minor: (minor: number): string => `${ledgerRoot}minor/${minor}`,
   minorPrefix: `${ledgerRoot}minor/`,
