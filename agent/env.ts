@@ -184,7 +184,15 @@ export interface Replication {
   }>;
   /** Makes the volume below a copy that holds nothing yet. What was in it is lost. */
   make(replica: Replica, volume: number): Promise<void>;
-  /** Brings the pair into the state of its record. Never during a migration: it ends {@link allowTwoPrimaries}. */
+  /**
+   * Whether {@link adjust} would break the connection that there is: the record names another peer or address than it was
+   * made with. Nothing is changed. @throws FlotillaError `tool-failed`: the record cannot be followed here
+   */
+  reconnects(replica: Replica): Promise<boolean>;
+  /**
+   * Brings the pair into the state of its record. Never during a migration: it ends {@link allowTwoPrimaries}. Where it
+   * {@link reconnects} the connection must be broken before, as who writes or as the other: {@link disconnect}, {@link cutOff}.
+   */
   adjust(replica: Replica): Promise<void>;
   /** Calls both copies of a volume the same without copying: only where both were made new for it. The kernel checks that. */
   skipFirstSync(vm: string, volume: number): Promise<void>;
@@ -193,8 +201,7 @@ export interface Replication {
   demote(vm: string): Promise<void>;
   /** For the moments of a live migration. */
   allowTwoPrimaries(vm: string, on: boolean): Promise<void>;
-  /** Another node has the other copy from now on, which is copied whole; meanwhile there is one copy only. */
-  replacePeer(replica: Replica): Promise<void>;
+  /** Says goodbye to the peer, which then counts as out of date, so that no writes freeze. */
   disconnect(vm: string): Promise<void>;
   /** Breaks the connection without a word, so that neither copy counts as out of date for it. */
   cutOff(vm: string): Promise<void>;

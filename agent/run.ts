@@ -1,3 +1,4 @@
+import { networkInterfaces } from 'node:os';
 import path from 'node:path';
 import { watchSet } from '../core/decide/watch-set.js';
 import { errorRecord } from '../core/domain/error.js';
@@ -135,6 +136,7 @@ export async function runAgent(
   let store: RecordStore | null = null;
   let meta: Snapshot['meta'] = null;
   let voters: VoterLoop | null = null;
+  let addresses: readonly string[] = [];
 
   const env: AgentEnv = {
     node,
@@ -173,6 +175,11 @@ export async function runAgent(
     if (s.meta === null) return;
     if (store !== null && store.epoch !== null && s.meta.value.epoch !== store.epoch) o.onOtherEpoch();
     const nodes = [...s.nodes.values()].map((k) => k.value);
+    const now = s.nodes.get(node)?.value.addresses ?? [];
+    if (now.join() !== addresses.join()) {
+      addresses = now;
+      upkeep.soon();
+    }
     const next = refreshedCache(cluster, s.meta.value, nodes, ports);
     if (next === cluster) return;
     cluster = next;
@@ -194,6 +201,18 @@ export async function runAgent(
     if (s === null || s.meta === null || s.nodes.has(node)) return [];
     return [{ part: 'membership', ok: false, text: 'this node was removed from the cluster: switch it off' }];
   };
+  /** An address that the ledger names and no card has: copies of disks would wait for it. */
+  const addressless = (): Health[] => {
+    const have = new Set(Object.values(networkInterfaces()).flatMap((l) => (l ?? []).map((a) => a.address)));
+    return addresses
+      .slice(1)
+      .filter((a) => !have.has(a))
+      .map((a) => ({
+        part: 'storage network',
+        ok: false,
+        text: `no card of this node has its storage address ${a}`,
+      }));
+  };
   const alsoHealth = (): Health[] => {
     const fault = upkeep.fault();
     const seat = voters?.state;
@@ -205,6 +224,7 @@ export async function runAgent(
       ...ledgerSnapshots.health(),
       ...(portFault === null ? [] : [{ part: 'migration', ok: false, text: portFault.slice(0, 500) }]),
       ...membership(),
+      ...addressless(),
       ...(seat === undefined || seat.ok ? [] : [{ part: 'voters', ok: false, text: seat.text }]),
     ];
   };
@@ -323,6 +343,7 @@ export async function runAgent(
     clock,
     log,
     voters: () => cluster.ledgerEndpoints.map((e) => new URL(e).hostname),
+    addresses: () => addresses,
     onTls: (renewed) => {
       tls = renewed;
       own = certificateInfo(tls.cert);

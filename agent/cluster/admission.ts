@@ -6,7 +6,7 @@ import type { Clock } from '../env.js';
 import { absent, changeTriesMax, putRecord, unchanged, type RecordStore } from '../ledger/records.js';
 import { checkCsr, signNode, type Ca } from '../pki/certificates.js';
 import { checkToken } from '../pki/tokens.js';
-import type { Ports } from './config.js';
+import { addressesOf, type Ports } from './config.js';
 import { clientUrl } from './etcd-settings.js';
 import type { JoinAnswer, JoinRequest } from './join-wire.js';
 
@@ -53,7 +53,8 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
       );
     }
     // Signed before it is written: a signer that fails has admitted nobody.
-    const subject = { node: request.name, addresses: [request.address] };
+    const addresses = addressesOf(request);
+    const subject = { node: request.name, addresses };
     cert ??= await signNode(d.ca, request.csr, subject, d.clock.wallMs());
     if (again)
       return answer(
@@ -64,7 +65,7 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
       );
     const record: NodeRecord = {
       id: request.name,
-      addresses: [request.address],
+      addresses,
       voter: false,
       desired: 'active',
       rack: null,
@@ -72,19 +73,22 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
       fingerprint,
       joinedMs: d.clock.wallMs(),
     };
-    const addressKey = unique.nodeAddress(request.address);
+    const keys = addresses.map((a) => unique.nodeAddress(a));
     const left = token.value.usesLeft;
     const r = await d.store.txn(
-      [unchanged(token), absent(kinds.node.key(request.name)), absent(addressKey)],
+      [unchanged(token), absent(kinds.node.key(request.name)), ...keys.map(absent)],
       [
         putRecord(kinds.token, token.id, { ...token.value, usesLeft: left === null ? null : left - 1 }),
         putRecord(kinds.node, record.id, record),
-        { put: addressKey, value: record.id },
+        ...keys.map((put) => ({ put, value: record.id })),
       ],
     );
     if (r.done) return answer(d, request, cert, [...nodes.items.map((n) => n.value), record]);
-    const holder = await d.store.ledger.get(addressKey);
-    if (holder !== null && holder.value !== request.name) throw addressTaken(request.address, holder.value);
+    for (const [i, key] of keys.entries()) {
+      const holder = await d.store.ledger.get(key);
+      if (holder !== null && holder.value !== request.name)
+        throw addressTaken(addresses[i] ?? '', holder.value);
+    }
   }
   throw new FlotillaError('edit-conflict', `The admission of ${request.name} lost ${changeTriesMax} races`, {
     hint: 'Many nodes join at once: try again.',
@@ -98,7 +102,8 @@ const isSame = (node: NodeRecord, request: JoinRequest, fingerprint: string): bo
 
 /**
  * The address goes into the certificate, so it must be the one the request comes from: else whoever holds a token
- * could get a certificate for the address of a voter.
+ * could get a certificate for the address of a voter. One of the storage network must only be nobody else's: it is used for
+ * this node alone.
  */
 function checkAddress(request: JoinRequest, from: string): void {
   const source = from.startsWith('::ffff:') ? from.slice('::ffff:'.length) : from;
@@ -118,8 +123,10 @@ function checkFree(
       hint: 'Give this machine another name. If it replaces a dead one, remove that node first.',
     });
   }
-  const holder = nodes.find((n) => n.addresses.includes(request.address));
-  if (holder !== undefined) throw addressTaken(request.address, holder.id);
+  for (const a of addressesOf(request)) {
+    const holder = nodes.find((n) => n.addresses.includes(a));
+    if (holder !== undefined) throw addressTaken(a, holder.id);
+  }
   if (names.length >= nodesMax) {
     throw new FlotillaError('wrong-state', `The cluster has ${nodesMax} nodes, the most it takes`, {
       hint: 'Found another cluster.',

@@ -24,6 +24,8 @@ export const agentConfigSchema = z.strictObject({
   name: nodeIdSchema,
   /** Its address on the management network: peers reach it there. */
   address: ipv4Schema,
+  /** Its address on the storage network, where copies of disks travel; absent: they take the management network. */
+  storageAddress: ipv4Schema.optional(),
   stateDir: z.string().startsWith('/').max(200).default('/var/lib/flotilla'),
   ports: portsSchema.default(portsSchema.parse({})),
   /** Joins as one that votes in the ledger and runs no VMs: it needs neither libvirt nor QEMU. */
@@ -32,6 +34,12 @@ export const agentConfigSchema = z.strictObject({
   timing: z.enum(['production', 'lab', 'emulated']).default('production'),
 });
 export type AgentConfig = z.output<typeof agentConfigSchema>;
+
+/** What a node is reached at when it founds or joins: its record and its certificate have these, in this order. */
+export const addressesOf = (c: Pick<AgentConfig, 'address' | 'storageAddress'>): string[] =>
+  c.storageAddress === undefined || c.storageAddress === c.address
+    ? [c.address]
+    : [c.address, c.storageAddress];
 
 export const agentConfigFile = '/etc/flotilla/agent.json';
 

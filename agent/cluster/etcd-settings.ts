@@ -29,6 +29,13 @@ export const clientUrl = (address: string, ports: Pick<Ports, 'ledger'>): string
   `https://${address}:${ports.ledger}`;
 
 /**
+ * Where a voter listens for its clients: everywhere, so that a storage network that is there later, or is missing, takes
+ * nothing to start anew and keeps nothing from starting. Nodes that share a machine keep to their loopback address.
+ */
+export const clientListen = (address: string, ports: Pick<Ports, 'ledger'>): string =>
+  clientUrl(address.startsWith('127.') ? address : '0.0.0.0', ports);
+
+/**
  * Settings of a voter's etcd, as its environment. Clients and peers alike must show a certificate of the cluster's CA.
  *
  * @see etcd 3.5 configuration flags
@@ -37,11 +44,10 @@ export function voterSettings(o: VoterOptions): Record<string, string> {
   const pki = pkiPaths(o.stateDir);
   const client = clientUrl(o.address, o.ports);
   const peer = peerUrl(o.address, o.ports);
-  const local = o.address.startsWith('127.') ? '' : `,${clientUrl('127.0.0.1', o.ports)}`;
   return {
     ETCD_NAME: o.node,
     ETCD_DATA_DIR: etcdDir(o.stateDir),
-    ETCD_LISTEN_CLIENT_URLS: client + local,
+    ETCD_LISTEN_CLIENT_URLS: clientListen(o.address, o.ports),
     ETCD_ADVERTISE_CLIENT_URLS: client,
     ETCD_LISTEN_PEER_URLS: peer,
     ETCD_INITIAL_ADVERTISE_PEER_URLS: peer,

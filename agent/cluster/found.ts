@@ -25,7 +25,7 @@ import { pkiPaths, readIfThere, readTls, writePublic, writeSecret } from '../pki
 import { hashPassword, madeUpPassword } from '../pki/password.js';
 import { apiTokenText, makeToken, parseApiToken, secretSha256 } from '../pki/tokens.js';
 import { readClusterCache, writeClusterCache } from './cache.js';
-import type { AgentConfig } from './config.js';
+import { addressesOf, type AgentConfig } from './config.js';
 import { clientUrl, etcdEnvFile, peerUrl, settingsText, voterSettings } from './etcd-settings.js';
 import { installMosquitto } from './mosquitto.js';
 import type { Services } from './services.js';
@@ -88,7 +88,7 @@ export async function found(
   const ca = await ensureCa(plan.clusterId, stateDir, clock.wallMs());
   await ensurePrivateKey(p.nodeKey);
   const csr = await makeCsr({ keyFile: p.nodeKey, commonName: config.name });
-  const subject = { node: config.name, addresses: [config.address] };
+  const subject = { node: config.name, addresses: addressesOf(config) };
   await writePublic(p.nodeCert, await signNode({ cert: ca, keyFile: p.caKey }, csr, subject, clock.wallMs()));
 
   const settings = voterSettings({
@@ -232,7 +232,7 @@ async function writeFirstRecords(
   };
   const node: NodeRecord = {
     id: config.name,
-    addresses: [config.address],
+    addresses: addressesOf(config),
     voter: true,
     desired: 'active',
     rack: null,
@@ -246,7 +246,7 @@ async function writeFirstRecords(
       { put: metaKey, value: writeRecord({ schema: metaSchema }, meta) },
       { put: epochKey, value: String(meta.epoch) },
       putRecord(kinds.node, node.id, node),
-      { put: unique.nodeAddress(config.address), value: node.id },
+      ...node.addresses.map((a) => ({ put: unique.nodeAddress(a), value: node.id })),
       putRecord(kinds.token, token.id, token),
       { put: unique.name('token', token.name), value: token.id },
       putRecord(kinds.user, user.id, user),

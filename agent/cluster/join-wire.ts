@@ -15,6 +15,8 @@ export const joinRequestSchema = z.strictObject({
   csr: z.string().max(csrBytesMax),
   name: nodeIdSchema,
   address: ipv4Schema,
+  /** On the storage network, where it has one. */
+  storageAddress: ipv4Schema.optional(),
   /** Votes and runs no VMs. */
   witness: z.boolean().default(false),
 });

@@ -5,7 +5,7 @@ import tls, { type DetailedPeerCertificate } from 'node:tls';
 import { FlotillaError } from '../../core/domain/error.js';
 import { parse } from '../../core/domain/schema.js';
 import type { Clock, Log } from '../env.js';
-import { certificateInfo, certificateSha256, dueForRenewal, makeCsr } from '../pki/certificates.js';
+import { certificateInfo, certificateSha256, dueForRenewal, isFor, makeCsr } from '../pki/certificates.js';
 import { ensurePrivateKey, fingerprintOfPrivateKey } from '../pki/keys.js';
 import { pkiPaths, readTls, writePublic } from '../pki/store.js';
 import { parseJoinToken, type JoinToken } from '../pki/tokens.js';
@@ -117,6 +117,8 @@ async function ask(config: AgentConfig, token: JoinToken, csr: string): Promise<
     csr,
     name: config.name,
     address: config.address,
+    // Left out where there is none: clusters of before know no such word.
+    ...(config.storageAddress === undefined ? {} : { storageAddress: config.storageAddress }),
     witness: config.witness,
   };
   const answer = await request({
@@ -287,7 +289,7 @@ export async function fetchCaKeyFromAny(config: AgentConfig, addresses: readonly
 }
 
 /**
- * Renews the node's certificate at a voter, keeping its key. The caller then gives the new one to its connections
+ * Renews the node's certificate at a voter, keeping its key: in time, or when it lacks one of the node's addresses. The caller then gives the new one to its connections
  * ({@link readTls}, `setTls`) and installs the broker's copy; etcd reads it by itself at the next handshake.
  *
  * @returns false: it was not due
@@ -296,9 +298,10 @@ export async function renewCertificate(
   config: AgentConfig,
   voters: readonly string[],
   wallMs: number,
+  addresses: readonly string[] = [],
 ): Promise<boolean> {
   const tls = await readTls(config.stateDir);
-  if (!dueForRenewal(tls.cert, wallMs)) return false;
+  if (!dueForRenewal(tls.cert, wallMs) && addresses.every((a) => isFor(tls.cert, a))) return false;
   const p = pkiPaths(config.stateDir);
   const csr = await makeCsr({ keyFile: p.nodeKey, commonName: config.name });
   let last: unknown = unreachable('no voter', config.ports.agent, undefined);

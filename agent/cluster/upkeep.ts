@@ -20,6 +20,8 @@ export interface UpkeepDeps {
   readonly log: Log;
   /** Addresses of nodes that can sign, as known now. */
   readonly voters: () => readonly string[];
+  /** This node's addresses, as the ledger has them; none: not known yet. */
+  readonly addresses: () => readonly string[];
   /** Gives a new certificate to whoever holds connections. */
   readonly onTls: (tls: TlsMaterial) => void;
 }
@@ -32,6 +34,7 @@ export class Upkeep {
   readonly #d: UpkeepDeps;
   readonly #stop = new AbortController();
   #running: Promise<void> | null = null;
+  #pause = new AbortController();
   #fault: string | null = null;
 
   constructor(d: UpkeepDeps) {
@@ -42,8 +45,14 @@ export class Upkeep {
     this.#running ??= this.#run();
   }
 
+  /** The next round is now: what the certificate is for has changed. */
+  soon(): void {
+    this.#pause.abort();
+  }
+
   async stop(): Promise<void> {
     this.#stop.abort(new Error('stopped'));
+    this.#pause.abort();
     await this.#running;
   }
 
@@ -56,7 +65,7 @@ export class Upkeep {
   async step(): Promise<boolean> {
     const { config, clock, log, onTls } = this.#d;
     try {
-      if (await renewCertificate(config, this.#d.voters(), clock.wallMs())) {
+      if (await renewCertificate(config, this.#d.voters(), clock.wallMs(), this.#d.addresses())) {
         onTls(await readTls(config.stateDir));
         log.info('the certificate of this node was renewed');
       }
@@ -82,8 +91,9 @@ export class Upkeep {
   async #run(): Promise<void> {
     const signal = this.#stop.signal;
     while (!signal.aborted) {
+      this.#pause = new AbortController();
       const ok = await this.step();
-      await this.#d.clock.sleep(ok ? upkeepEveryMs : againMs, signal).catch(() => undefined);
+      await this.#d.clock.sleep(ok ? upkeepEveryMs : againMs, this.#pause.signal).catch(() => undefined);
     }
   }
 }

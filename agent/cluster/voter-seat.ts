@@ -5,7 +5,7 @@ import type { Log } from '../env.js';
 import type { Member } from '../ledger/members.js';
 import { pkiPaths, readIfThere, writeSecret } from '../pki/store.js';
 import type { AgentConfig } from './config.js';
-import { etcdDir, etcdEnvFile, peerUrl, settingsText, voterSettings } from './etcd-settings.js';
+import { clientListen, etcdDir, etcdEnvFile, peerUrl, settingsText, voterSettings } from './etcd-settings.js';
 import type { Services } from './services.js';
 
 export interface VoterSeatDeps {
@@ -51,9 +51,8 @@ export class VoterSeat {
     await this.#ensureCaKey(members);
     if (marked === mine.id || marked === 'founder') {
       // The founder's file is of before it had a number.
-      if (marked === 'founder' && text !== null) {
-        await writeSecret(etcdEnvFile(config.stateDir), `${text}# member ${mine.id}\n`);
-      }
+      const next = settledText(text ?? '', config, marked === 'founder' ? `# member ${mine.id}\n` : '');
+      if (text !== null && next !== text) await writeSecret(etcdEnvFile(config.stateDir), next);
       if (await services.active('flotilla-etcd')) return null;
       await services.enable('flotilla-etcd');
       return 'started etcd, which was not running';
@@ -118,6 +117,13 @@ export class VoterSeat {
     await rm(etcdEnvFile(config.stateDir), { force: true });
   }
 }
+
+/** A file of before is put right without a restart, which would be that of every voter at once: its next start reads it. */
+const settledText = (text: string, c: Pick<AgentConfig, 'address' | 'ports'>, more: string): string =>
+  text.replace(
+    /^ETCD_LISTEN_CLIENT_URLS=.*$/m,
+    `ETCD_LISTEN_CLIENT_URLS=${clientListen(c.address, c.ports)}`,
+  ) + more;
 
 /** A random number of milliseconds below `ms`, so that nodes do not act in step. */
 export const jitterMs = (ms: number): number => Math.floor((randomBytes(2).readUInt16BE() / 65_536) * ms);

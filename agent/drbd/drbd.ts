@@ -2,7 +2,8 @@ import { chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Replica } from '../../core/domain/replica.js';
 import type { Clock, Replication, ReplicationUse } from '../env.js';
-import { runTool, type Tool, type ToolOptions } from '../pool/tool.js';
+import { readIfThere } from '../pki/store.js';
+import { runTool, type Tool } from '../pool/tool.js';
 import { resourceConfig, resourceName } from './config.js';
 import { parseDump, type Dump } from './events.js';
 
@@ -54,13 +55,26 @@ export class Drbd implements Replication {
   }
 
   async make(replica: Replica, volume: number): Promise<void> {
-    await this.#write(replica);
-    await this.#adm(replica.vm, ['--', '--force', 'create-md'], `${resourceName(replica.vm)}/${volume}`);
+    const file = await this.#write(replica);
+    const on = `${resourceName(replica.vm)}/${volume}`;
+    await this.#adm(replica.vm, ['--', '--force', 'create-md'], on, { file });
+  }
+
+  async reconnects(replica: Replica): Promise<boolean> {
+    const was = await readIfThere(this.#path(replica.vm));
+    if (was === null) return false;
+    const now = resourceConfig(replica, this.#o.node);
+    if (sides(was) === sides(now)) return false;
+    // What would be done, only said: an address that no card here has is found out before anything is cut.
+    await this.#adm(replica.vm, ['-d', 'adjust'], undefined, { file: await this.#write(replica) });
+    return true;
   }
 
   async adjust(replica: Replica): Promise<void> {
-    await this.#write(replica);
-    await this.#adm(replica.vm, ['adjust']);
+    const file = await this.#write(replica);
+    await this.#adm(replica.vm, ['adjust'], undefined, { file });
+    // Only now: what the kernel was told last is what stands there.
+    await rename(file, this.#path(replica.vm));
   }
 
   async skipFirstSync(vm: string, volume: number): Promise<void> {
@@ -95,12 +109,6 @@ export class Drbd implements Replication {
     return this.#adm(vm, ['net-options', `--allow-two-primaries=${on ? 'yes' : 'no'}`]);
   }
 
-  async replacePeer(replica: Replica): Promise<void> {
-    // Said goodbye to, the old peer knows that it is out of date, and no writes freeze.
-    await this.#adm(replica.vm, ['disconnect']);
-    await this.adjust(replica);
-  }
-
   disconnect(vm: string): Promise<void> {
     return this.#adm(vm, ['disconnect']);
   }
@@ -124,7 +132,7 @@ export class Drbd implements Replication {
       codes: [10],
       finish: true,
     });
-    await rm(this.#path(vm), { force: true });
+    for (const end of ['', '.next']) await rm(this.#path(vm) + end, { force: true });
   }
 
   /** Loads the module, and makes the kernel ask our handler and nobody else. */
@@ -147,24 +155,26 @@ export class Drbd implements Replication {
     }
   }
 
-  async #write(replica: Replica): Promise<void> {
+  /** @returns the file of a configuration that is not in force yet */
+  async #write(replica: Replica): Promise<string> {
     const text = resourceConfig(replica, this.#o.node);
     await mkdir(this.#runDir, { recursive: true, mode: 0o700 });
     await chmod(this.#runDir, 0o700);
-    const path = this.#path(replica.vm);
+    const path = `${this.#path(replica.vm)}.next`;
     await writeFile(`${path}.tmp`, text, { mode: 0o600 });
     await rename(`${path}.tmp`, path);
+    return path;
   }
 
   async #adm(
     vm: string,
     words: readonly string[],
     on = resourceName(vm),
-    o: ToolOptions = { deadlineMs: commandMs },
+    o: { readonly deadlineMs?: number; readonly file?: string } = {},
   ): Promise<void> {
     try {
-      await this.#run('drbdadm', ['-c', this.#path(vm), ...words, on], {
-        ...o,
+      await this.#run('drbdadm', ['-c', o.file ?? this.#path(vm), ...words, on], {
+        deadlineMs: o.deadlineMs ?? commandMs,
         finish: true,
         // Its host name may be another than the node's in the cluster.
         env: { __DRBD_NODE__: this.#o.node },
@@ -178,6 +188,9 @@ export class Drbd implements Replication {
     return `${this.#runDir}/${resourceName(vm)}.res`;
   }
 }
+
+/** Who the two are, and where. */
+const sides = (config: string): string => (config.match(/^ +(on|address) .*$/gm) ?? []).join('\n');
 
 /** drbdadm quotes the whole command that failed, with the secret in it. */
 function withoutSecret(e: unknown): unknown {

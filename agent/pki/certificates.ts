@@ -262,5 +262,9 @@ export function dueForRenewal(pem: string, wallMs: number): boolean {
   return certificateInfo(pem).notAfterMs - wallMs < renewBeforeDays * dayMs;
 }
 
+/** Whether it is one for that IPv4 address. */
+export const isFor = (pem: string, address: string): boolean =>
+  new X509Certificate(pem).checkIP(address) !== undefined;
+
 /** A new id for things that need 128 random bits in hex. */
 export const randomHex = (bytes: number): string => randomBytes(bytes).toString('hex');

@@ -1,4 +1,5 @@
 import { decideCopies, isPaired, syncedDisks, type CopiesStep } from '../../core/decide/copies.js';
+import { copyAddresses } from '../../core/decide/replica-edit.js';
 import { decideSync, replicaWords } from '../../core/decide/replica.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { Health } from '../../core/domain/node.js';
@@ -64,6 +65,8 @@ export class ReplicaDesk {
   /** What was done last with each VM's pair ended then: an older reading says nothing. */
   private readonly actedMs = new Map<string, number>();
   private readonly openedMs = new Map<string, number>();
+  /** What each pair was made from last, while this agent lives. */
+  private readonly made = new Map<string, string>();
   private readonly troubles = new Map<string, Trouble>();
   private readonly connectMs = new Map<string, number>();
   /** Minors of which the kernel said that both copies were written while apart. */
@@ -101,7 +104,7 @@ export class ReplicaDesk {
     this.tendUse(replication);
     const mine = [...s.replicas].filter(([, k]) => hasCopy(k.value, node));
     const known = new Set(mine.map(([id]) => id));
-    for (const map of [this.actedMs, this.openedMs, this.troubles, this.connectMs])
+    for (const map of [this.actedMs, this.openedMs, this.made, this.troubles, this.connectMs])
       for (const id of map.keys()) if (!known.has(id)) map.delete(id);
     if (mine.length === 0 || this.use.text !== '') return null;
     if (clock.nowMs() - this.lookedMs >= lookMs) void this.observe(replication);
@@ -254,6 +257,8 @@ export class ReplicaDesk {
       own: s.owns.get(vm)?.value ?? null,
       disks: { get: (id) => s.disks.get(id)?.value },
       pair,
+      asRecorded: this.made.get(vm) === markOf(k.value),
+      addresses: addressesNow(k.value, s),
       inUse: domains.get(vm)?.active === true || this.filling.has(vm),
       ending: [...s.ops.values()].some(
         ({ value: o }) => o.subject.id === vm && o.kind === 'vm.delete' && !opFinished(o),
@@ -314,9 +319,15 @@ export class ReplicaDesk {
           await env.volumes.openCopy(disk, pool, format);
         }
         await replication.adjust(k.value);
+        this.made.set(vm, markOf(k.value));
         this.openedMs.set(vm, env.clock.nowMs());
         return;
       }
+      case 'adjust':
+        return this.adjust(vm, k.value, s, pair, replication);
+      case 'readdress':
+        await this.readdress(vm, step.addresses, k, s);
+        return;
       case 'ask': {
         const r = await new FenceJudge({ ...env, replication }).once(vm);
         if (r.ok) await replication.resume(minors);
@@ -345,6 +356,53 @@ export class ReplicaDesk {
       case 'drop':
         return this.drop(vm, k, s, replication);
     }
+  }
+
+  /**
+   * As the record says. What breaks the connection leaves one copy for a moment: the owner says so in the ledger before, or its
+   * kernel asks it to, because the other copy just falls silent.
+   */
+  private async adjust(
+    vm: string,
+    r: Replica,
+    s: Snapshot,
+    pair: PairSeen | null,
+    replication: Replication,
+  ): Promise<void> {
+    const connected = pair !== null && pair.connection !== 'StandAlone';
+    if (connected && (await replication.reconnects(r))) {
+      if (s.owns.get(vm)?.value.owner === this.env.node) {
+        const said = await new FenceJudge({ ...this.env, replication }).once(vm);
+        if (!said.ok)
+          throw new FlotillaError('wrong-state', `its copies cannot be connected anew yet: ${said.why}`, {
+            hint: 'It is tried again by itself.',
+          });
+        await replication.disconnect(vm);
+      } else await replication.cutOff(vm);
+    }
+    await replication.adjust(r);
+    this.made.set(vm, markOf(r));
+  }
+
+  private async readdress(
+    vm: string,
+    at: readonly [string, string],
+    k: Kept<Replica>,
+    s: Snapshot,
+  ): Promise<void> {
+    const mine = this.env.live.compare();
+    const own = s.owns.get(vm);
+    if (mine === null || own === undefined || s.meta === null) return;
+    const nodes = k.value.nodes.map((n, i) => ({ ...n, address: at[i] ?? n.address }));
+    await this.env.ledger.txn(
+      [
+        { key: kinds.replica.key(vm), modRevision: k.modRevision },
+        { key: kinds.vmOwn.key(vm), modRevision: own.modRevision },
+        mine,
+        { key: epochKey, value: String(s.meta.value.epoch) },
+      ],
+      [{ put: kinds.replica.key(vm), value: writeRecord(kinds.replica, { ...k.value, nodes }) }],
+    );
   }
 
   /** Reads own at a revision, then sees the pair, then swaps at that revision. @see safety 2 */
@@ -389,12 +447,22 @@ const words: Record<CopiesStep['do'], string> = {
   none: '',
   open: 'opening the copies',
   ask: 'asking for the frozen writes',
+  readdress: 'noting where the copies are reached',
+  adjust: 'connecting the copies anew',
   'let-go': 'letting go of the disks',
   connect: 'connecting the copies',
   'skip-first-sync': 'pairing the new disks',
   'note-sync': 'noting the copies as in sync',
   drop: 'removing the copies',
 };
+
+/** What of a record a pair is made from. */
+const markOf = (r: Replica): string => JSON.stringify([r.port, r.nodes, volumesOf(r)]);
+
+function addressesNow(r: Replica, s: Snapshot): readonly [string, string] | null {
+  const [a, b] = r.nodes.map((n) => s.nodes.get(n.node)?.value);
+  return a === undefined || b === undefined ? null : copyAddresses(a, b);
+}
 
 /** What is written when a node has taken its copies of a deleted VM away: with the last of them the record goes, too. */
 export function withoutCopy(r: Replica, node: string): Write[] {

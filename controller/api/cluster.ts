@@ -57,8 +57,10 @@ export function clusterHandlers(
         const kept = await fresh(deps, kinds.node, id);
         if (kept === null) throw notFound('node', id);
         checkIfMatch(ifMatch, contentMark(kept), `Node ${id}`);
+        const addresses = withStorage(kept.value, body.storageAddress);
         const next = {
           ...kept.value,
+          addresses,
           rack: body.rack === undefined ? kept.value.rack : body.rack,
           desired: body.desired ?? kept.value.desired,
         };
@@ -68,6 +70,7 @@ export function clusterHandlers(
           });
         }
         const change = new Change().at(kinds.node.key(id), kept).put(kinds.node, id, next);
+        await moveAddresses(deps, change, kept.value, addresses);
         return { change, answer: () => node(id) };
       });
     },
@@ -88,6 +91,37 @@ export function clusterHandlers(
       });
     },
   };
+}
+
+/** Its addresses with another one on the storage network; undefined: the one that there is. @throws FlotillaError `bad-input` */
+function withStorage(node: NodeRecord, storage: string | null | undefined): string[] {
+  const [first = '', ...rest] = node.addresses;
+  if (storage === undefined) return node.addresses;
+  if (storage === null) return [first, ...rest.slice(1)];
+  if (storage !== first && !/^(0|127|22[4-9]|23\d|24\d|25\d)\./.test(storage))
+    return [first, storage, ...rest.slice(1)];
+  throw new FlotillaError('bad-input', `${storage} cannot be the storage address of ${node.id}`, {
+    hint: `Give an address of a second network, not ${first}, on which the nodes reach each other.`,
+  });
+}
+
+/** Gives up addresses that a node has no more and takes the new ones. @throws FlotillaError `address-taken` */
+async function moveAddresses(
+  deps: ApiDeps,
+  change: Change,
+  node: NodeRecord,
+  addresses: readonly string[],
+): Promise<void> {
+  for (const a of node.addresses) if (!addresses.includes(a)) change.del(unique.nodeAddress(a));
+  for (const a of addresses) {
+    if (node.addresses.includes(a)) continue;
+    const holder = await deps.ledger.get(unique.nodeAddress(a));
+    if (holder !== null)
+      throw new FlotillaError('address-taken', `The address ${a} belongs to the node "${holder.value}"`, {
+        hint: 'Each node has addresses of its own: flotilla node show tells them.',
+      });
+    change.take(unique.nodeAddress(a), node.id);
+  }
 }
 
 /** @throws FlotillaError `wrong-state`, `in-use`: what must be done before */

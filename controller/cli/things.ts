@@ -95,7 +95,8 @@ export function nodeCommands(program: Command, io: Io): void {
         ['Name', n.id],
         ['State', `${n.presence}, heard ${ago(n.heardMs)}`],
         ['Wanted', n.record.desired],
-        ['Addresses', n.record.addresses.join(', ')],
+        ['Address', n.record.addresses[0] ?? null],
+        ['Storage address', n.record.addresses[1] ?? 'none: copies take the management network'],
         ['Rack', n.record.rack],
         ['Voter', n.record.voter ? 'yes' : 'no'],
         ['Lease', n.live ? 'held' : 'not held'],
@@ -128,14 +129,29 @@ export function nodeCommands(program: Command, io: Io): void {
     .argument('<node>')
     .addOption(new Option('--desired <state>').choices(['active', 'maintenance', 'leaving']))
     .option('--rack <rack>', 'where it stands; "" for none')
-    .action(async (name: string, o: { desired?: 'active' | 'maintenance' | 'leaving'; rack?: string }) => {
-      const body = defined({ desired: o.desired, rack: o.rack === '' ? null : o.rack });
-      const n = await (await io.client()).call('nodePatch', { params: { node: name }, body });
-      io.show(
-        n,
-        () => `${n.id}: ${n.record.desired}${n.record.rack === null ? '' : `, rack ${n.record.rack}`}`,
-      );
-    });
+    .option('--storage-address <ipv4>', 'where copies of disks reach it; "" for the management network')
+    .action(
+      async (
+        name: string,
+        o: { desired?: 'active' | 'maintenance' | 'leaving'; rack?: string; storageAddress?: string },
+      ) => {
+        const none = (s: string | undefined) => (s === '' ? null : s);
+        const body = defined({
+          desired: o.desired,
+          rack: none(o.rack),
+          storageAddress: none(o.storageAddress),
+        });
+        const n = await (await io.client()).call('nodePatch', { params: { node: name }, body });
+        const { desired, rack, addresses } = n.record;
+        io.show(n, () =>
+          [
+            `${n.id}: ${desired}`,
+            ...(rack === null ? [] : [`rack ${rack}`]),
+            ...(addresses[1] === undefined ? [] : [`storage address ${addresses[1]}`]),
+          ].join(', '),
+        );
+      },
+    );
   nodeAdmitCommands(node, io);
   nodeDrainCommands(node, io);
   nodeUpdateCommand(node, io);

@@ -15,6 +15,10 @@ export interface CopiesView {
   readonly disks: { get(id: string): Pick<Disk, 'id' | 'state'> | undefined };
   /** Null: the pair is not open here. */
   readonly pair: PairSeen | null;
+  /** The pair was made as the record says now. */
+  readonly asRecorded: boolean;
+  /** Where its two nodes are reached for copies, in the record's order; null: one of them has no record. */
+  readonly addresses: readonly [string, string] | null;
   /** Its machine is here, or something else writes to the disks on behalf of this node. */
   readonly inUse: boolean;
   /** It is being deleted by its owner. */
@@ -25,6 +29,10 @@ export type CopiesStep =
   | { readonly do: 'none' }
   /** Volumes below and what is configured: as the record says. `make`: those that may be made new. */
   | { readonly do: 'open'; readonly make: readonly ReplicaVolume[] }
+  /** Say in the record where the two nodes are reached now. */
+  | { readonly do: 'readdress'; readonly addresses: readonly [string, string] }
+  /** Bring a pair that is open into the state of its record. */
+  | { readonly do: 'adjust' }
   /** Ask the ledger once more whether frozen writes may go on. */
   | { readonly do: 'ask' }
   /** Let the writes of a machine that is gone end, and no longer be the one that writes. */
@@ -70,6 +78,11 @@ export function decideCopies(v: CopiesView): CopiesStep {
       v.disks.get(x.disk)?.state === 'wanted' || (!mine && stale && peerWhole);
     return { do: 'open', make: volumes.filter(mayMake) };
   }
+  const moving = own.state === 'migrating' || (pair.role === 'Primary' && pair.peerRole === 'Primary');
+  if (!v.asRecorded) return moving ? { do: 'none' } : { do: 'adjust' };
+  const at = v.addresses;
+  if (mine && v.live && !moving && at !== null && replica.nodes.some((n, i) => n.address !== at[i]))
+    return { do: 'readdress', addresses: at };
   // Nobody asked for it: both were written while apart, or one refused the other. What is written here was acknowledged
   // to nobody where the ledger calls this copy stale and its owner's whole: the owner took over while they were the same.
   if (pair.connection === 'StandAlone') {

@@ -394,6 +394,8 @@ export const nodePatchSchema = z
   .strictObject({
     rack: nodeRecordSchema.shape.rack.optional(),
     desired: nodeDesiredSchema.optional(),
+    /** On the network over which copies of disks travel; null: they take the management network. */
+    storageAddress: ipv4Schema.nullable().optional(),
   })
   .meta({ id: 'NodePatch' });
 

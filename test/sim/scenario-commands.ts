@@ -24,6 +24,7 @@ const words: readonly (readonly [RegExp, (w: World, f: readonly string[]) => voi
   [/^the copies lose sight of each other$/, (w) => void (w.storage.cut = true)],
   [/^the copies see each other again$/, (w) => void (w.storage.cut = false)],
   [/^copies have a network of their own$/, (w) => void (w.storage.own = true)],
+  [/^(n\d) has a storage address$/, (w, [n = '']) => w.storageAddress(n)],
   [/^the network is whole again$/, (w) => w.net.heal()],
   [/^each call of the ledger takes (\d+) to (\d+) ms$/, (w, [a, b]) => slowLedger(w, Number(a), Number(b))],
   [/^the ledger is quick again$/, (w) => w.voters.mend()],

@@ -1,8 +1,8 @@
-import { Alert, Button, Group, List, SimpleGrid, Stack, Text } from '@mantine/core';
+import { Alert, Button, Group, List, SimpleGrid, Stack, Text, TextInput } from '@mantine/core';
 import { useEffect, useState, type ReactNode } from 'react';
 import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { NodeView, RestAnswer, VmRow } from '../../../core/wire/rest';
-import { call, useDo } from './api';
+import { call, saw, useDo } from './api';
 import { useAll, useOne } from './live';
 import { ActivateNode, DrainNode, DrainProgress } from './node-drain';
 import { Age, Confirm, Facts, Page, Refusal, Rows, Share, State, To } from './parts';
@@ -61,8 +61,40 @@ function NodeActions({ node, vms }: { readonly node: NodeView; readonly vms: rea
   return (
     <>
       {desired === 'active' ? <DrainNode node={node} /> : <ActivateNode node={node} />}
+      <StorageAddress node={node} />
       {!node.live && <ConfirmOff node={node} vms={vms} />}
     </>
+  );
+}
+
+/** Where copies of disks reach it. */
+function StorageAddress({ node }: { readonly node: NodeView }): ReactNode {
+  const [address, setAddress] = useState(node.record.addresses[1] ?? '');
+  return (
+    <Confirm
+      label="Storage address"
+      title={`Where do copies of disks reach ${node.id}?`}
+      says={
+        <Stack gap="xs">
+          <TextInput
+            label="Address on the storage network"
+            description="Empty: copies take the management network."
+            placeholder="10.9.0.1"
+            value={address}
+            onChange={(e) => setAddress(e.currentTarget.value)}
+          />
+          <Text size="sm">
+            Copies between two nodes that both have one are connected anew over it, one VM after the other.
+            For about a second each has one copy only.
+          </Text>
+        </Stack>
+      }
+      yes="Set it"
+      act={async () => {
+        const storageAddress = address.trim() === '' ? null : address.trim();
+        saw('node', await call('nodePatch', { params: { node: node.id }, body: { storageAddress } }));
+      }}
+    />
   );
 }
 
@@ -126,7 +158,8 @@ function Summary({ node }: { readonly node: NodeView }): ReactNode {
         of={[
           ['Heard', <Age ms={node.heardMs} />],
           ['Lease in the ledger', node.live ? 'stands' : 'is gone'],
-          ['Addresses', node.record.addresses.join(', ')],
+          ['Address', node.record.addresses[0] ?? 'none'],
+          ['Storage address', node.record.addresses[1] ?? 'none: copies take the management network'],
           ['Ledger', node.record.voter ? 'a voter' : 'a client'],
           ['Rack', node.record.rack ?? 'none said'],
           s !== null && ['Agent', `${s.version}, up ${formatSpan(Date.now() - s.upSinceMs)}`],

@@ -17,7 +17,7 @@ tr -d - </proc/sys/kernel/random/uuid >"$etc/machine-id"
   for n in 1 2 3 4 5 6 7 8 9; do echo "$net.$n n$n"; done
 } >"$etc/hosts"
 cat >"$etc/flotilla/agent.json" <<JSON
-{ "name": "$node", "address": "$net.$k", "stateDir": "/var/lib/flotilla", "timing": "$timing" }
+{ "name": "$node", "address": "$net.$k", "storageAddress": "$storage.$k", "stateDir": "/var/lib/flotilla", "timing": "$timing" }
 JSON
 
 # As in the appliance, with the time of this profile. The chip set's own watchdog would come first otherwise.

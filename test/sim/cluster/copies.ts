@@ -28,6 +28,8 @@ interface Copy {
   frozen: boolean;
   /** Not connected because the two refused each other. */
   refused: boolean;
+  /** The two nodes and their addresses, as it was told last. */
+  madeFrom: string;
   discards: boolean;
   /** The kernel's question about the lost peer is under way. */
   asking: boolean;
@@ -43,6 +45,8 @@ interface Pair {
   /** The last write that the guest was told is done. */
   told: number;
 }
+
+const sides = (r: Replica): string => JSON.stringify([r.port, r.nodes]);
 
 interface Door {
   alive(): boolean;
@@ -98,6 +102,7 @@ export class SimCopies {
       primary: false,
       frozen: false,
       refused: false,
+      madeFrom: '',
       discards: false,
       asking: false,
     });
@@ -165,7 +170,8 @@ export class SimCopies {
 
   #link(pair: Pair): void {
     const [[a, x], [b, y]] = [...pair.copies] as [[string, Copy], [string, Copy]];
-    const up = x.open && y.open && !x.refused && !y.refused && this.#p.reaches(a, b);
+    const up =
+      x.open && y.open && !x.refused && !y.refused && x.madeFrom === y.madeFrom && this.#p.reaches(a, b);
     if (up && !pair.connected) this.#connect(pair, [a, x], [b, y]);
     else if (!up && pair.connected) {
       pair.connected = false;
@@ -225,6 +231,18 @@ export class SimCopies {
     void this.#ask(pair, node, c).then((yes) => {
       if (yes && c.frozen && !pair.connected) this.#alone(c);
     });
+  }
+
+  /** One side ends the connection in good order: the other copy knows that it is out of date, and nobody is asked. */
+  #goodbye(pair: Pair, node: string, c: Copy): void {
+    c.refused = true;
+    if (!pair.connected) return;
+    const [, peer] = this.#other(node, pair);
+    if (!c.primary) throw new Error('only who writes says goodbye');
+    pair.connected = false;
+    pair.sync = null;
+    Object.assign(peer, { whole: false, sure: false });
+    this.#alone(c);
   }
 
   /** The kernel asks who sits behind the door, again and again where nobody does. */
@@ -330,7 +348,10 @@ export class SimCopies {
       make: no,
       adjust: async (r: Replica) => {
         await wait(50);
-        this.#copy(node, r.vm).open = true;
+        const c = this.#copy(node, r.vm);
+        if (c.open && c.madeFrom === sides(r)) return;
+        if (this.#pair(r.vm).connected) throw new Error(`the copies of ${r.vm} are still connected`);
+        Object.assign(c, { open: true, madeFrom: sides(r), refused: false });
       },
       skipFirstSync: no,
       promote: async (vm) => {
@@ -354,8 +375,15 @@ export class SimCopies {
         c.frozen = false;
       },
       allowTwoPrimaries: no,
-      replacePeer: no,
-      disconnect: no,
+      disconnect: async (vm) => {
+        await wait(20);
+        this.#goodbye(this.#pair(vm), node, mine(vm));
+      },
+      reconnects: async (r) => {
+        await wait(20);
+        const c = this.#copy(node, r.vm);
+        return c.open && c.madeFrom !== sides(r);
+      },
       cutOff: async (vm) => {
         await wait(20);
         mine(vm).refused = true;

@@ -503,10 +503,20 @@ export class World {
   }
 
   desired(node: string, desired: NodeRecord['desired']): void {
+    this.#editNode(node, (n) => ({ ...n, desired }));
+  }
+
+  storageAddress(node: string): void {
+    this.#editNode(node, (n) => ({ ...n, addresses: [n.addresses[0] ?? '', `10.9.0.${node.slice(1)}`] }));
+  }
+
+  #editNode(node: string, edit: (n: NodeRecord) => NodeRecord): void {
     const e = this.voters.store.peek(kinds.node.key(node));
     if (e === null) return;
-    const record = JSON.parse(e.value) as NodeRecord;
-    this.voters.store.poke(kinds.node.key(node), writeRecord(kinds.node, { ...record, desired }));
+    this.voters.store.poke(
+      kinds.node.key(node),
+      writeRecord(kinds.node, edit(JSON.parse(e.value) as NodeRecord)),
+    );
   }
 
   /** Nodes proven off for the absence they are in: one that is switched on starts nothing before it has a live key. */

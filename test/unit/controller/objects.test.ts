@@ -171,6 +171,18 @@ void t.test('nodes: what they shall be', async (t) => {
     status: 409,
     body: { code: 'edit-conflict' },
   });
+  const storage = (node: string, storageAddress: string | null) =>
+    r.call('PATCH', `/api/v1/nodes/${node}`, { storageAddress });
+  t.match(await storage('n1', '10.9.0.1'), {
+    status: 200,
+    body: { record: { addresses: ['10.0.0.1', '10.9.0.1'] } },
+  });
+  t.match(await storage('n1', '10.9.0.1'), { status: 200 }, 'it has it already');
+  t.match(await storage('n2', '10.9.0.1'), { status: 409, body: { code: 'address-taken' } });
+  t.match(await storage('n2', '10.0.0.2'), { status: 400 }, 'that is its other one');
+  t.match(await storage('n2', '224.0.0.1'), { status: 400 });
+  t.match(await storage('n1', null), { status: 200, body: { record: { addresses: ['10.0.0.1'] } } });
+  t.match(await storage('n2', '10.9.0.1'), { status: 200 }, 'it was given back');
   const vm = await r.call('POST', '/api/v1/vms', { name: 'v' });
   t.equal((vm.body as { vm: VmView }).vm.node, 'n2', 'nothing new comes to a node in maintenance');
 });

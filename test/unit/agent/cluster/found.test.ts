@@ -69,7 +69,7 @@ void t.test('a founded node: keys, voter, broker, records, token', async (t) => 
   const env = await readFile(path.join(dir, 'etcd.env'), 'utf8');
   t.match(env, /^ETCD_CLIENT_CERT_AUTH=true$/m);
   t.match(env, /^ETCD_PEER_CLIENT_CERT_AUTH=true$/m);
-  t.match(env, /^ETCD_LISTEN_CLIENT_URLS=https:\/\/10\.1\.2\.3:2379,https:\/\/127\.0\.0\.1:2379$/m);
+  t.match(env, /^ETCD_LISTEN_CLIENT_URLS=https:\/\/0\.0\.0\.0:2379$/m);
   t.match(env, /^ETCD_INITIAL_CLUSTER=n1=https:\/\/10\.1\.2\.3:2380$/m);
   t.match(env, /^ETCD_QUOTA_BACKEND_BYTES=2147483648$/m);
   const conf = await readFile(path.join(dir, 'mosquitto/mosquitto.conf'), 'utf8');

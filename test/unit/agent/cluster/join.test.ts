@@ -14,6 +14,7 @@ import {
   makeCa,
   makeCsr,
   signNode,
+  isFor,
 } from '../../../../agent/pki/certificates.js';
 import { ensurePrivateKey } from '../../../../agent/pki/keys.js';
 import { readTls } from '../../../../agent/pki/store.js';
@@ -130,6 +131,24 @@ void t.test(
     });
   },
 );
+
+void t.test('a node with a storage address joins: record and certificate have it', async (t) => {
+  const r = await rig(t);
+  const storage = async (name: string, address: string, storageAddress: string) => {
+    const j = joiner(r, name, address);
+    return { ...j, done: join({ ...j.deps, config: { ...j.config, storageAddress } }, await r.token()) };
+  };
+  const j = await storage('n2', '127.0.0.12', '127.9.0.2');
+  await j.done;
+  t.same((await r.store.read(kinds.node, 'n2'))?.value.addresses, ['127.0.0.12', '127.9.0.2']);
+  const { cert } = await readTls(j.config.stateDir);
+  t.same(
+    ['127.0.0.12', '127.9.0.2', '127.9.0.3'].map((a) => isFor(cert, a)),
+    [true, true, false],
+  );
+  await t.rejects((await storage('n3', '127.0.0.13', '127.9.0.2')).done, { code: 'address-taken' });
+  await t.rejects((await storage('n3', '127.0.0.13', '127.0.0.11')).done, { code: 'address-taken' });
+});
 
 void t.test('hostile requests', async (t) => {
   const r = await rig(t);

@@ -3,8 +3,10 @@ import path from 'node:path';
 import t from 'tap';
 import { join } from '../../../../agent/cluster/join.js';
 import { Upkeep } from '../../../../agent/cluster/upkeep.js';
+import { isFor } from '../../../../agent/pki/certificates.js';
 import { readTls } from '../../../../agent/pki/store.js';
 import type { TlsMaterial } from '../../../../agent/pki/tls.js';
+import { ledger as kinds } from '../../../../core/wire/ledger-keys.js';
 import { FakeServices, KeptLog, Rig, TestClock } from './rig.js';
 
 void t.test('broker files and certificate are kept', async (t) => {
@@ -21,12 +23,14 @@ void t.test('broker files and certificate are kept', async (t) => {
   const clock = new TestClock();
   const given: TlsMaterial[] = [];
   let voters = ['127.0.0.11'];
+  let addresses: string[] = [];
   const deps = {
     config,
     services,
     clock,
     log: new KeptLog(),
     voters: () => voters,
+    addresses: () => addresses,
     onTls: (m: TlsMaterial) => void given.push(m),
   };
   const upkeep = new Upkeep(deps);
@@ -57,5 +61,16 @@ void t.test('broker files and certificate are kept', async (t) => {
   t.not(after.cert, before.cert);
   t.same(given, [after], 'connections get it');
   t.equal(await readFile(path.join(mosquitto, 'node.crt'), 'utf8'), after.cert, 'and the broker');
-  t.same(services.calls, ['reload flotilla-mosquitto']);
+  t.same(services.calls.splice(0), ['reload flotilla-mosquitto']);
+
+  await r.store.change(kinds.node, 'n2', (n) =>
+    n === null ? null : { ...n, addresses: ['127.0.0.12', '127.9.0.2'] },
+  );
+  addresses = ['127.0.0.12', '127.9.0.2'];
+  clock.wallOffsetMs = 0;
+  t.ok(await upkeep.step());
+  t.ok(isFor((await readTls(config.stateDir)).cert, '127.9.0.2'), 'it is for the new address, too');
+  given.splice(0);
+  t.ok(await upkeep.step());
+  t.same(given, [], 'once');
 });

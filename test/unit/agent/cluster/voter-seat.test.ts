@@ -1,4 +1,4 @@
-import { readFile, stat } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import t from 'tap';
 import { agentConfigSchema } from '../../../../agent/cluster/config.js';
@@ -63,3 +63,17 @@ void t.test(
     t.same(alone.services.calls, ['enable flotilla-etcd']);
   },
 );
+
+void t.test('a file that listens at one address only is put right, without a restart', async (t) => {
+  const dir = t.testdir();
+  const s = seat(dir, async () => 'key');
+  await s.seat.settle([own, other]);
+  const file = path.join(dir, 'etcd.env');
+  const text = await readFile(file, 'utf8');
+  t.match(text, /^ETCD_LISTEN_CLIENT_URLS=https:\/\/0\.0\.0\.0:2379$/m);
+  await writeFile(file, text.replace('https://0.0.0.0:2379', 'https://10.0.0.1:2379,https://127.0.0.1:2379'));
+  s.services.calls.splice(0);
+  await s.seat.settle([own, other]);
+  t.same(s.services.calls, []);
+  t.equal(await readFile(file, 'utf8'), text);
+});

@@ -134,7 +134,20 @@ void t.test('the driver: files of root alone, no secret in what it says, no othe
   const path = join(dir, 'run', `${resourceName(vm)}.res`);
   t.equal(statSync(path).mode & 0o777, 0o600);
   t.equal(statSync(join(dir, 'run')).mode & 0o777, 0o700);
-  t.same(calls, [['drbdadm', '-c', path, 'adjust', resourceName(vm)]]);
+  t.same(calls.splice(0), [['drbdadm', '-c', `${path}.next`, 'adjust', resourceName(vm)]]);
+  t.equal(await drbd.reconnects(replica), false, 'it was made from this');
+  const [a, b] = replica.nodes;
+  const moved = { ...replica, nodes: [a, { ...b, address: '10.9.0.2' }] } as Replica;
+  t.equal(await drbd.reconnects(moved), true);
+  t.same(calls.splice(0), [['drbdadm', '-c', `${path}.next`, '-d', 'adjust', resourceName(vm)]], 'only said');
+  t.match(readFileSync(path, 'utf8'), '10.84.200.2', 'what is in force stays until it is replaced');
+  fails = new Error('IP not found on this host');
+  await t.rejects(drbd.reconnects(moved), { code: 'tool-failed' });
+  await t.rejects(drbd.adjust(moved));
+  t.match(readFileSync(path, 'utf8'), '10.84.200.2');
+  fails = null;
+  await drbd.adjust(moved);
+  t.match(readFileSync(path, 'utf8'), '10.9.0.2');
   t.notOk(calls.flat().some((w) => w.includes(secret)));
 
   fails = new Error(

@@ -48,6 +48,8 @@ const view = (o: Partial<CopiesView> = {}): CopiesView => ({
   own: own(),
   disks: new Map([[disk, { id: disk, state: 'ready' as const }]]),
   pair: pair(),
+  asRecorded: true,
+  addresses: ['10.0.1.1', '10.0.1.2'],
   inUse: false,
   ending: false,
   ...o,
@@ -143,4 +145,18 @@ void t.test('a new disk is there when both copies are the same', async (t) => {
   t.equal(isPaired(disk, replica, fresh), false);
   t.equal(isPaired(disk, replica, null), false);
   t.equal(isPaired(vm, replica, pair()), false);
+});
+
+void t.test('other addresses, or a record that the pair was not made from', async (t) => {
+  const there: [string, string] = ['10.9.0.1', '10.9.0.2'];
+  t.same(step({ addresses: there }), { do: 'readdress', addresses: there });
+  t.same(step({ addresses: there, me: 'n2' }), { do: 'none' }, 'the owner says so');
+  t.same(step({ addresses: there, live: false }), { do: 'none' });
+  t.same(step({ addresses: there, own: own({ state: 'migrating' }) }), { do: 'none' });
+  t.same(step({ addresses: null }), { do: 'none' }, 'a node without a record');
+  for (const me of ['n1', 'n2']) t.same(step({ me, asRecorded: false }), { do: 'adjust' });
+  t.same(step({ asRecorded: false, own: own({ state: 'migrating' }) }), { do: 'none' });
+  t.same(step({ asRecorded: false, pair: pair({ role: 'Primary', peerRole: 'Primary' }), inUse: true }), {
+    do: 'none',
+  });
 });
