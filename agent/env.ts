@@ -266,6 +266,12 @@ export interface KeeperState {
 }
 
 /** This node's keeper, a process of its own. @see docs/ha.md */
+/** With what a VM is armed. */
+export interface Arming {
+  readonly takeover: readonly string[];
+  readonly gen: number;
+}
+
 export interface Keeper {
   /** Null: it does not answer. Then nothing may be started. */
   state(): KeeperState | null;
@@ -273,11 +279,14 @@ export interface Keeper {
   onChange(listener: () => void): () => void;
   /**
    * Counts the VM among those that freeze with this node, and resolves after the first pet that did. Idempotent.
-   * `takeover`: files where another owner would leave its record.
+   *
+   * @param o.takeover - files where another owner would leave its record
+   * @param o.gen - generation of the ownership on which it is armed: a record that is not above it is of an earlier
+   *   stay and proves nothing
    *
    * @throws FlotillaError `not-armable`: and why
    */
-  arm(vmId: string, o: { readonly takeover: readonly string[] }): Promise<{ readonly waitMs: number }>;
+  arm(vmId: string, o: Arming): Promise<{ readonly waitMs: number }>;
   /**
    * Asks whether the VM has been counted without a break since {@link arm}. False: meanwhile the keeper read that
    * another node owns it, and what comes to life now must not run. A machine that exists at a "yes" is one that the

@@ -3,7 +3,7 @@ import { errorFromRecord, FlotillaError } from '../core/domain/error.js';
 import type { Health } from '../core/domain/node.js';
 import type { TimingProfile } from '../core/domain/timing.js';
 import { liveKey } from '../core/wire/key-names.js';
-import type { Clock, Keeper, KeeperState, Liveness, Log } from './env.js';
+import type { Arming, Clock, Keeper, KeeperState, Liveness, Log } from './env.js';
 import {
   lines,
   monotonicMs,
@@ -102,8 +102,8 @@ export class KeeperLink implements Keeper, Liveness {
     this.#send({ beat: true });
   }
 
-  async arm(vmId: string, o: { readonly takeover: readonly string[] }): Promise<{ readonly waitMs: number }> {
-    const a = await this.#ask((id) => ({ id, arm: vmId, takeover: o.takeover }));
+  async arm(vmId: string, o: Arming): Promise<{ readonly waitMs: number }> {
+    const a = await this.#ask((id) => ({ id, arm: vmId, ...o }));
     return { waitMs: 'waitMs' in a ? a.waitMs : 0 };
   }
 

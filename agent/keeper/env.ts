@@ -81,6 +81,8 @@ export interface ArmedVm {
   readonly vm: string;
   /** Files in shared pools where another owner would leave its record. */
   readonly takeover: readonly string[];
+  /** Records that are not above this generation are of an earlier stay of the VM here. */
+  readonly gen: number;
 }
 
 export interface KeeperStore {

@@ -12,7 +12,7 @@ import {
   type Pulse,
 } from '../../core/decide/keeper.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import type { KeeperState } from '../env.js';
+import type { Arming, KeeperState } from '../env.js';
 import type { KeeperEnv, RunRecord } from './env.js';
 import { Lease } from './lease.js';
 import { Owners } from './owners.js';
@@ -20,8 +20,7 @@ import { Owners } from './owners.js';
 /** Between two renewals that took their whole time, ms: never a tight loop. */
 const renewGapMs = 20;
 
-interface Armed {
-  readonly takeover: readonly string[];
+interface Armed extends Arming {
   /** A pet was made that counted it. */
   confirmed: boolean;
 }
@@ -157,14 +156,14 @@ export class Keeper {
   }
 
   /** Counts the VM among those that freeze here; resolves after a pet that did. @throws FlotillaError `not-armable` */
-  async arm(vm: string, o: { readonly takeover: readonly string[] }): Promise<{ readonly waitMs: number }> {
+  async arm(vm: string, o: Arming): Promise<{ readonly waitMs: number }> {
     const refusal = this.#armRefusal();
     if (refusal !== null) throw notArmable(vm, refusal);
     // Its machine of before is here and may not be thawed: armed anew it would pass for the one to come.
     if (this.#owners.frozen.includes(vm)) throw notArmable(vm, 'a machine of it is held here');
     const old = this.#armed.get(vm);
     this.#owners.forget(vm);
-    this.#armed.set(vm, { takeover: o.takeover, confirmed: old?.confirmed ?? false });
+    this.#armed.set(vm, { ...o, confirmed: old?.confirmed ?? false });
     if (!this.#save() && old === undefined) {
       // A keeper that starts anew would not know of it, and not freeze it.
       this.#armed.delete(vm);
@@ -369,7 +368,8 @@ export class Keeper {
    */
   async #adopt(): Promise<void> {
     for (const m of await this.#env.freezer.machines()) {
-      if (m.inSlice && !this.#armed.has(m.vm)) this.#armed.set(m.vm, { takeover: [], confirmed: true });
+      if (m.inSlice && !this.#armed.has(m.vm))
+        this.#armed.set(m.vm, { takeover: [], gen: 0, confirmed: true });
     }
     this.#blank = false;
     this.#fault('adopt', null);
@@ -391,7 +391,7 @@ export class Keeper {
   }
 
   async #readPools(): Promise<void> {
-    const armed = [...this.#armed].map(([vm, a]) => ({ vm, takeover: a.takeover }));
+    const armed = [...this.#armed].map(([vm, a]) => ({ vm, ...a }));
     await this.#owners.reviewPools(armed, this.#lease.epoch);
     this.#drop(this.#owners.dead);
   }

@@ -69,10 +69,10 @@ export class Owners {
   /** The same by what new owners left in shared pools, while the ledger does not answer. */
   async reviewPools(armed: readonly ArmedVm[], epoch: number | null): Promise<void> {
     const { takeovers, node } = this.#env;
-    for (const { vm, takeover } of armed) {
+    for (const { vm, takeover, gen } of armed) {
       if (takeover.length === 0) continue;
       for (const text of await takeovers.read(takeover)) {
-        const v = takeoverVerdict(text, { vm, node, epoch }, await this.#journalGen(vm));
+        const v = takeoverVerdict(text, { vm, node, epoch, above: gen }, await this.#journalGen(vm));
         if (v !== null) await this.#follow(vm, v);
       }
     }

@@ -18,7 +18,7 @@ export function monotonicMs(): number {
 }
 
 export type ToKeeper =
-  | { readonly id: number; readonly arm: string; readonly takeover: readonly string[] }
+  | { readonly id: number; readonly arm: string; readonly takeover: readonly string[]; readonly gen: number }
   | { readonly id: number; readonly disarm: string }
   | { readonly id: number; readonly holds: string }
   | { readonly beat: true };
@@ -48,13 +48,15 @@ export function readToKeeper(line: string): ToKeeper | null {
   const m = parsed(line);
   if (m === null) return null;
   if (m['beat'] === true) return { beat: true };
-  const { id, arm, disarm, holds, takeover } = m;
+  const { id, arm, disarm, holds, takeover, gen } = m;
   if (typeof id !== 'number') return null;
   if (typeof disarm === 'string') return { id, disarm };
   if (typeof holds === 'string') return { id, holds };
   if (typeof arm !== 'string' || !Array.isArray(takeover)) return null;
   const files = takeover.filter((f): f is string => typeof f === 'string' && path.isAbsolute(f));
-  return files.length === takeover.length ? { id, arm, takeover: files } : null;
+  if (files.length !== takeover.length) return null;
+  // An agent of the release before says none.
+  return { id, arm, takeover: files, gen: typeof gen === 'number' ? gen : 0 };
 }
 
 /** The keeper and the agent are of one release, or next to one another: more than the form is not checked. */

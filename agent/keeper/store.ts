@@ -84,11 +84,13 @@ function runRecord(v: unknown): RunRecord | null {
   if (createRevision !== null && !(text(createRevision) && /^\d+$/.test(createRevision))) return null;
   if (goodMs !== null && typeof goodMs !== 'number') return null;
   if (!Array.isArray(armed) || !texts(held)) return null;
-  const vms: { vm: string; takeover: string[]; confirmed: boolean }[] = [];
+  const vms: { vm: string; takeover: string[]; gen: number; confirmed: boolean }[] = [];
   for (const a of armed as unknown[]) {
-    const { vm, takeover, confirmed } = (a ?? {}) as Record<string, unknown>;
+    const { vm, takeover, gen = 0, confirmed } = (a ?? {}) as Record<string, unknown>;
     if (!text(vm) || !texts(takeover) || typeof confirmed !== 'boolean') return null;
-    vms.push({ vm, takeover, confirmed });
+    // A keeper of the release before noted none.
+    if (typeof gen !== 'number') return null;
+    vms.push({ vm, takeover, gen, confirmed });
   }
   return {
     boot,

@@ -102,7 +102,8 @@ export class Ownership {
   /** Counts the VM among those that freeze with this node. @throws FlotillaError `not-armable` */
   arm(s: Subject): Promise<{ readonly waitMs: number }> {
     const { volumes, keeper } = this.env;
-    return keeper.arm(s.id, { takeover: sharedPools(s).map((p) => volumes.takeoverPath(s.id, p)) });
+    const takeover = sharedPools(s).map((p) => volumes.takeoverPath(s.id, p));
+    return keeper.arm(s.id, { takeover, gen: s.own.value.gen });
   }
 
   /** Leaves word in the pools for a former owner that lost the ledger and froze. */

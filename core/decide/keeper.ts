@@ -116,14 +116,20 @@ export function ownerVerdict(text: string | null, node: string, journalGen: numb
   return anothers(own, journalGen);
 }
 
-/** By a takeover record in a pool. Null: it proves nothing. */
+/**
+ * By a takeover record in a pool. Null: it proves nothing.
+ *
+ * @param of.above - generation on which the VM was armed here: the machine may be of a migration, which brings it while
+ *   the journal knows no more than that another node had it
+ */
 export function takeoverVerdict(
   text: string,
-  of: { readonly vm: string; readonly node: string; readonly epoch: number | null },
+  of: { readonly vm: string; readonly node: string; readonly epoch: number | null; readonly above: number },
   journalGen: number | null,
 ): Verdict | null {
   const r = ownership(text);
   if (r === null || r.vm !== of.vm || r.owner === of.node || r.epoch !== of.epoch) return null;
+  if (r.gen <= of.above) return null;
   const v = anothers(r, journalGen);
   return v.do === 'kill' ? v : null;
 }

@@ -1,4 +1,4 @@
-import type { Keeper, KeeperState } from '../../agent/env.js';
+import type { Arming, Keeper, KeeperState } from '../../agent/env.js';
 import { FlotillaError } from '../../core/domain/error.js';
 
 /** One node's keeper in memory, as far as its agent sees it. It outlives agents, as the real one does. */
@@ -43,7 +43,7 @@ export class FakeKeeper implements Keeper {
     return () => void this.#listeners.delete(listener);
   }
 
-  async arm(vm: string, o: { readonly takeover: readonly string[] }): Promise<{ readonly waitMs: number }> {
+  async arm(vm: string, o: Arming): Promise<{ readonly waitMs: number }> {
     await Promise.resolve();
     if (!this.up || this.why !== null)
       throw new FlotillaError('not-armable', `not armed: ${this.why ?? 'no answer'}`, { hint: 'Mend that.' });

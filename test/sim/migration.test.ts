@@ -1,6 +1,7 @@
 import t from 'tap';
 import { migrateArgs } from '../../core/domain/migration.js';
 import { opFinished } from '../../core/domain/op.js';
+import { cutOffAsItComesBack } from './cluster/mutations.js';
 import type { Death } from './cluster/time.js';
 import { World } from './cluster/world.js';
 
@@ -130,6 +131,17 @@ for (const [name, fault] of [
     t.pass(name);
   });
 }
+
+await t.test('as a VM comes back, what a pool still says of its last stay proves nothing', async (t) => {
+  const w = new World({ seed: 11, nodes: 5, log: true, locks: null });
+  w.boot();
+  await cutOffAsItComesBack(w);
+  await w.until('it rests', () => w.checks.resting(), 60_000);
+  w.checks.atRest();
+  if (!t.same(w.checks.violations, [])) t.comment(w.lines.slice(-60).join('\n'));
+  t.equal(w.node('n4').host.libvirt.starts.length, 1, 'the copy went on: nothing was started anew');
+  w.end();
+});
 
 function ifThere(act: () => void): void {
   try {

@@ -1,4 +1,5 @@
 import { vmHaDefault } from '../../../core/domain/ha.js';
+import { opFinished } from '../../../core/domain/op.js';
 import { epochKey, ledger as kinds, metaKey } from '../../../core/wire/ledger-keys.js';
 import type { Edit } from './edits.js';
 import { noteFault } from './faults.js';
@@ -50,6 +51,25 @@ const keeperHangs = async (w: World): Promise<void> => {
   w.node(owner).stall('keeper', 60_000);
   await w.pass(25_000);
 };
+
+/** The node that a VM comes back to learns that it is to come, and not that it has come: it loses the ledger before. */
+export async function cutOffAsItComesBack(w: World): Promise<void> {
+  const vm = w.createVm('roamer', 'n4');
+  await w.until('it runs, protected', () => w.runsOn(vm)[0] === 'n4' && w.own(vm)?.standby !== null);
+  const there = w.migrate(vm, 'n5');
+  await w.until('it is at n5', () => opFinished(w.op(there)), 90_000);
+  const back = w.migrate(vm, 'n4');
+  // The wish and the leave to make ready at once, so that no note of it gets into the journal between.
+  w.node('n4').stall('agent', 2_000);
+  const away = (): boolean => w.own(vm)?.state === 'migrating' && w.runsOn(vm).length === 0;
+  for (let ms = 0; ms < 60_000 && !away(); ms += 10) await w.pass(10);
+  const mend = w.net.part(['n4'], w.voters.voters);
+  await w.until('it is handed over', () => w.own(vm)?.owner === 'n4');
+  await w.until('n4 has no ledger', () => w.node('n4').keeperState?.mode === 'ice');
+  await w.pass(1_000);
+  mend();
+  await w.until('the op ends', () => opFinished(w.op(back)), 90_000);
+}
 
 const cutOffAndBack = async (w: World): Promise<void> => {
   // By the ledger alone it can learn what became of its VMs.
@@ -314,6 +334,14 @@ export const mutations: readonly Mutation[] = [
     breaks: /^P5/,
     edits: [edit('agent/vm/ownership.js', 'for (const pool of sharedPools(s))', 'for (const pool of [])')],
     night: cutOffAlone,
+  },
+  {
+    name: 's10-record-of-an-earlier-stay',
+    rule: 'safety 10: a record of before the VM was armed is no proof against the machine that a migration brings',
+    breaks: /^safety 10: n4 killed/,
+    edits: [decideKeeper('if (r.gen <= of.above)', 'if (false)')],
+    world: { nodes: 5, locks: null },
+    night: cutOffAsItComesBack,
   },
   {
     name: 's4-thawed-not-killed',

@@ -238,7 +238,7 @@ export class KeeperRig {
     this.own(vm, 'n1', 3);
     this.store.journal.set(vm, 3);
     this.freezer.add(vm, o.inSlice ?? true);
-    const done = this.keeper.arm(vm, { takeover: o.takeover ?? [] });
+    const done = this.keeper.arm(vm, { takeover: o.takeover ?? [], gen: 3 });
     await this.clock.advance(50);
     await done;
   }

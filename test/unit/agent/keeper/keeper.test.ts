@@ -161,7 +161,7 @@ void t.test('nothing armed: a slow ledger is good enough to start and stop VMs b
   await rig.clock.advance(30_000);
   t.equal(rig.keeper.state().mode, 'run');
   t.match(rig.keeper.state().armable, { ok: false, why: /longer than 1 s/ });
-  await t.rejects(rig.keeper.arm('a', { takeover: [] }), { code: 'not-armable' });
+  await t.rejects(rig.keeper.arm('a', { takeover: [], gen: 1 }), { code: 'not-armable' });
   await rig.clock.advance(10_000);
   t.equal(rig.keeper.state().mode, 'run');
   await rig.end();
@@ -173,7 +173,7 @@ void t.test('a device that would be closed by the death of the keeper is waited 
   rig.watchdog.kept = 'soon';
   rig.freezer.add('a');
   let armed: { waitMs: number } | null = null;
-  const done = rig.keeper.arm('a', { takeover: [] }).then((a) => (armed = a));
+  const done = rig.keeper.arm('a', { takeover: [], gen: 1 }).then((a) => (armed = a));
   await rig.clock.advance(2_000);
   t.equal(armed, null, 'not before it is known');
   t.ok(rig.watchdog.pets > 0);
@@ -385,7 +385,10 @@ void t.test('a machine of another owner that does not die is never thawed, and s
   t.ok(rig.freezer.there.get('a')?.frozen);
   t.ok(rig.freezer.runs('b'));
   t.same(rig.keeper.state().armed, ['a', 'b']);
-  await t.rejects(rig.keeper.arm('a', { takeover: [] }), { code: 'not-armable', message: /held here/ });
+  await t.rejects(rig.keeper.arm('a', { takeover: [], gen: 1 }), {
+    code: 'not-armable',
+    message: /held here/,
+  });
   rig.freezer.undead.delete('a');
   await rig.clock.advance(2_000);
   t.same(rig.keeper.state().armed, ['b']);
@@ -468,7 +471,7 @@ void t.test('a record that cannot be written ends nothing, and nothing is armed 
   t.equal(rig.keeper.state().mode, 'run');
   t.match(rig.keeper.state().text, /record of this boot cannot be written: ENOSPC/);
   t.notOk(rig.watchdog.bitten());
-  await t.rejects(rig.keeper.arm('b', { takeover: [] }), { code: 'not-armable', message: /ENOSPC/ });
+  await t.rejects(rig.keeper.arm('b', { takeover: [], gen: 1 }), { code: 'not-armable', message: /ENOSPC/ });
   await rig.clock.advance(2_000);
   t.same(rig.keeper.state().armed, ['a']);
   rig.client.partitioned = true;
@@ -487,7 +490,7 @@ void t.test('a record that cannot be written ends nothing, and nothing is armed 
 void t.test('refuses to arm, and says why', async (t) => {
   const rig = new KeeperRig();
   const why = async (): Promise<string> =>
-    rig.keeper.arm('x', { takeover: [] }).then(
+    rig.keeper.arm('x', { takeover: [], gen: 1 }).then(
       () => 'armed',
       (e: unknown) => `${(e as { code: string }).code}: ${(e as Error).message}`,
     );

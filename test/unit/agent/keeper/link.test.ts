@@ -51,7 +51,7 @@ void t.test('the agent sees the state, arms and disarms, and counts on a young r
 
   let changes = 0;
   link.onChange(() => changes++);
-  const armed = link.arm('a', { takeover: ['/srv/a.json'] });
+  const armed = link.arm('a', { takeover: ['/srv/a.json'], gen: 1 });
   await until('the question', () => (rig.store.run?.armed.length ?? 0) > 0);
   await rig.clock.advance(50);
   t.same(await armed, { waitMs: 7_000 });
@@ -68,7 +68,7 @@ void t.test('the agent sees the state, arms and disarms, and counts on a young r
   t.equal(await link.holds('a'), false);
 
   rig.watchdog.timeoutMs = 1;
-  const refused = await link.arm('b', { takeover: [] }).catch((e: unknown) => e);
+  const refused = await link.arm('b', { takeover: [], gen: 1 }).catch((e: unknown) => e);
   t.match(refused, { code: 'not-armable', message: /fires after/ });
 });
 
@@ -83,7 +83,7 @@ void t.test('a renewal that grows old, another mode, or silence: nothing is star
   t.notOk(link.health().ok);
   server.stop();
   await until('it to be gone', () => link.state() === null);
-  t.match(await link.arm('a', { takeover: [] }).catch((e: unknown) => e), { code: 'not-armable' });
+  t.match(await link.arm('a', { takeover: [], gen: 1 }).catch((e: unknown) => e), { code: 'not-armable' });
   t.match(link.health(), { ok: false, text: /does not answer/ });
 });
 

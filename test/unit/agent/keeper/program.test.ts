@@ -71,7 +71,7 @@ void t.test('what a boot keeps: written whole, believed whole or not at all', as
     lease: '12345678901234567890',
     createRevision: 2n ** 60n,
     goodMs: 12.5,
-    armed: [{ vm: 'v', takeover: ['/x'], confirmed: true }],
+    armed: [{ vm: 'v', takeover: ['/x'], gen: 3, confirmed: true }],
     held: ['w'],
   };
   files.saveRun(record);

@@ -304,12 +304,13 @@ void t.test('kills on proof alone', async (t) => {
 });
 
 void t.test('a takeover record of another VM, epoch or this node proves nothing', async (t) => {
-  const of = { vm: 'v', node: 'n1', epoch: 2 };
+  const of = { vm: 'v', node: 'n1', epoch: 2, above: 3 };
   const text = (o: object): string => JSON.stringify({ vm: 'v', owner: 'n2', gen: 5, epoch: 2, ...o });
   t.equal(takeoverVerdict(text({}), of, 4)?.do, 'kill');
   for (const o of [{ vm: 'w' }, { owner: 'n1' }, { epoch: 1 }, { gen: 4 }, { gen: 0 }, { owner: 3 }]) {
     t.equal(takeoverVerdict(text(o), of, 4), null, JSON.stringify(o));
   }
+  t.equal(takeoverVerdict(text({}), { ...of, above: 5 }, 4), null, 'of an earlier stay');
   t.equal(takeoverVerdict(text({}), of, null), null);
   t.equal(takeoverVerdict(text({}), { ...of, epoch: null }, 4), null);
   t.equal(takeoverVerdict('{"vm":"v","owner":"n2","gen":5', of, 4), null, 'half a record');
