@@ -23,8 +23,8 @@ export interface FetchedImage {
   /** Of the whole file, whatever the offset. */
   readonly sizeBytes: number;
   readonly virtualSizeBytes: number;
-  /** SHA-256 of the stored file, hex. */
-  readonly storedSha256: string;
+  /** SHA-256 of the stored file, hex; null: its node has never read it. */
+  readonly storedSha256: string | null;
   readonly data: AsyncIterable<Uint8Array>;
 }
 
@@ -159,7 +159,7 @@ export class Catalogue {
               hint: 'It is tried again.',
             });
           const sum = await sha256Of(this.#parts.run, temp, at, signal);
-          if (sum !== got.storedSha256 || at !== got.sizeBytes) {
+          if ((got.storedSha256 !== null && sum !== got.storedSha256) || at !== got.sizeBytes) {
             throw new FlotillaError(
               'checksum-mismatch',
               `${what} came from ${image.node ?? 'its node'} with checksum ${sum}, not ${got.storedSha256}`,

@@ -12,8 +12,8 @@ export const imageFactsSchema = z.object({
   virtualSizeBytes: z.number().int().nonnegative(),
   /** Of the bytes as they came in. */
   sha256: z.string().nullable(),
-  /** Of the file as it is stored: what a fetching node compares. */
-  storedSha256: z.string(),
+  /** Of the file as it is stored: what a fetching node compares; null: made as it came, nobody has read it since. */
+  storedSha256: z.string().nullable(),
   /** A copy of another node's image: may be removed and fetched again. */
   cached: z.boolean(),
 });

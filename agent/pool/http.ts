@@ -24,7 +24,7 @@ export const formatHeader = 'flotilla-format';
  *
  * - `GET /:id/offset` → `{offset}`: where an upload goes on
  * - `PUT /:id/content?offset=N` → `{offset}`: appends the body
- * - `GET /:id/content`, with `Range: bytes=N-` or `N-M`: the stored file, its SHA-256 in `Repr-Digest`
+ * - `GET /:id/content`, with `Range: bytes=N-` or `N-M`: the stored file, its SHA-256 in `Repr-Digest` where it is known
  */
 export function imagesApp(deps: ImagesAppDeps): Hono {
   const app = new Hono();
@@ -87,12 +87,17 @@ export function imagesApp(deps: ImagesAppDeps): Hono {
         hint: `It is ${image.state}${image.node === null ? '' : ` on ${image.node}`}.`,
       });
     }
-    const etag = `"${facts.storedSha256}"`;
+    // A finished image never changes: its name and length tell it as well.
+    const etag = `"${facts.storedSha256 ?? `${image.id}-${facts.sizeBytes}`}"`;
     const headers = {
       'accept-ranges': 'bytes',
       'content-type': 'application/octet-stream',
       etag,
-      'repr-digest': `sha-256=:${Buffer.from(facts.storedSha256, 'hex').toString('base64')}:`,
+      ...(facts.storedSha256 === null
+        ? {}
+        : {
+            'repr-digest': `sha-256=:${Buffer.from(facts.storedSha256, 'hex').toString('base64')}:`,
+          }),
       [formatHeader]: facts.format,
       [virtualSizeHeader]: String(facts.virtualSizeBytes),
     };

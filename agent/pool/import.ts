@@ -7,6 +7,7 @@ import type { Catalogue } from './catalogue.js';
 import { sha256Of, type ImageFacts } from './facts.js';
 import { headBytes, judgeHeader, readQcow2Header, tailBytes } from './header.js';
 import type { Incoming } from './incoming.js';
+import type { TakenIn } from './intake.js';
 import { incomingPath, tempPath } from './layout.js';
 import type { Parts } from './parts.js';
 
@@ -45,9 +46,10 @@ export class Importer {
       const base = fetched ? 0.5 : 0;
       const path = incomingPath(image.id, pool);
       const cameBytes = await this.#arrived(image, pool);
+      const taken = await this.#incoming.taken(image.id, pool);
       o.progress(base, 'computing the checksum');
       try {
-        const sha256 = await sha256Of(this.#parts.run, path, cameBytes, o.signal);
+        const sha256 = taken?.sha256 ?? (await sha256Of(this.#parts.run, path, cameBytes, o.signal));
         if (image.sha256 !== null && image.sha256 !== sha256) {
           throw new FlotillaError(
             'checksum-mismatch',
@@ -56,6 +58,11 @@ export class Importer {
               hint: 'It changed on the way, or the checksum is of another file. Create the image anew.',
             },
           );
+        }
+        if (taken) {
+          const facts = await this.#take(image, pool, taken);
+          o.progress(1, 'ready');
+          return outside(facts);
         }
         o.progress(base + 0.1, 'looking into it');
         const judged = await this.#judge(image, pool, path, cameBytes, o.signal);
@@ -84,7 +91,8 @@ export class Importer {
         hint: 'Upload it, or give a source.',
       });
     }
-    if (here < stat.sizeBytes || (image.expectedBytes !== null && here !== image.expectedBytes)) {
+    const whole = (await this.#incoming.taken(image.id, pool)) !== null || here >= stat.sizeBytes;
+    if (!whole || (image.expectedBytes !== null && here !== image.expectedBytes)) {
       throw new FlotillaError(
         'offset-mismatch',
         `Image "${image.name}": ${here} of ${image.expectedBytes ?? stat.sizeBytes} bytes are here`,
@@ -144,6 +152,12 @@ export class Importer {
         `its disk would have ${virtualSizeBytes} bytes`,
         `Flotilla takes disks up to ${virtualSizeBytesMax} bytes.`,
       );
+    await this.#checkSize(image, pool, virtualSizeBytes);
+    return { format, virtualSizeBytes };
+  }
+
+  /** @throws FlotillaError `no-space`: its disk could never be filled */
+  async #checkSize(image: Image, pool: Pool, virtualSizeBytes: number): Promise<void> {
     const space = await this.#parts.guard.space(pool);
     if (virtualSizeBytes > space.totalBytes) {
       throw new FlotillaError(
@@ -152,7 +166,23 @@ export class Importer {
         { hint: 'Choose a larger pool, or shrink the image.', details: { virtualSizeBytes, ...space } },
       );
     }
-    return { format, virtualSizeBytes };
+  }
+
+  /** What was converted as it came is in the catalogue at once. */
+  async #take(image: Image, pool: Pool, taken: TakenIn): Promise<ImageFacts> {
+    const path = incomingPath(image.id, pool);
+    await this.#checkSize(image, pool, taken.virtualSizeBytes);
+    const facts = {
+      format: 'qcow2',
+      sizeBytes: (await this.#parts.files.stat(path))?.sizeBytes ?? 0,
+      virtualSizeBytes: taken.virtualSizeBytes,
+      sha256: taken.sha256,
+      storedSha256: null,
+      cached: false,
+    } as const;
+    await this.#catalogue.publish(image.id, pool, path, facts);
+    await this.#incoming.remove(image.id, pool);
+    return facts;
   }
 
   /** Puts what was judged into the catalogue: an ISO as it is, all else as a standalone qcow2 written by our own tool. */

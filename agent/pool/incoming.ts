@@ -6,13 +6,18 @@ import type { Pool } from '../../core/domain/pool.js';
 import type { WorkOptions } from '../env.js';
 import { isAbsent, isFull, type Files } from './files.js';
 import type { PoolGuard } from './guard.js';
+import { headBytes } from './header.js';
+import { Intake, type TakenIn } from './intake.js';
 import { incomingFactsPath, incomingPath, tempPath, type Worker } from './layout.js';
 import type { Source } from './source.js';
+import { streamedVmdk, VmdkFault } from './vmdk-stream.js';
 
 /** After so many bytes what came is flushed and counted as safe: what a power loss costs at most. */
 const flushEveryBytes = 64 * 1024 * 1024;
 /** The pool's space is looked at after so many bytes: half of the least reserve, so it is never used up. */
 const lookEveryBytes = 8 * 1024 * 1024;
+/** Uploads that broke off and are converted as they come hold 10 MB of memory each. */
+const intakesMax = 8;
 /** Attempts of a download without a single new byte between them. */
 const attemptsMax = 5;
 
@@ -24,6 +29,14 @@ const factsSchema = z.object({
   /** The server's mark of the file being downloaded, and its length. */
   version: z.string().nullable(),
   totalBytes: z.number().nullable(),
+  /** It is converted as it comes: `open` counts for nothing once its writer is gone; then, of what came it was made. */
+  taken: z
+    .union([
+      z.literal('open'),
+      z.object({ sha256: z.string(), virtualSizeBytes: z.number().int().nonnegative() }),
+    ])
+    .nullable()
+    .default(null),
 });
 type Facts = z.output<typeof factsSchema>;
 
@@ -36,6 +49,8 @@ export class Incoming {
   readonly #guard: PoolGuard;
   readonly #worker: Worker;
   readonly #source: Source;
+  /** What is converted as it comes, by the same keys. */
+  readonly #intakes = new Map<string, Intake>();
   readonly #writing = new Map<string, { stop: AbortController; done: Promise<unknown> }>();
 
   constructor(files: Files, guard: PoolGuard, worker: Worker, source: Source) {
@@ -47,10 +62,18 @@ export class Incoming {
 
   /** Bytes that are here and can be built upon. */
   async offset(imageId: string, pool: Pool): Promise<number> {
+    const intake = this.#intakes.get(`${pool.id}/${imageId}`);
+    if (intake) return intake.offset;
     const stat = await this.#files.stat(incomingPath(imageId, pool));
     if (!stat) return 0;
     const facts = await this.facts(imageId, pool);
     return this.#trusted(facts, stat.sizeBytes);
+  }
+
+  /** What came is an image already: its file is a qcow2 of our making. Null: it has to be converted. */
+  async taken(imageId: string, pool: Pool): Promise<TakenIn | null> {
+    const taken = (await this.facts(imageId, pool))?.taken ?? null;
+    return taken === 'open' ? null : taken;
   }
 
   /** Whether this worker is writing it right now. */
@@ -119,6 +142,32 @@ export class Incoming {
       pool,
       Math.max(0, (about.totalBytes ?? image.expectedBytes ?? here) - here),
     );
+    const iterator = data[Symbol.asyncIterator]();
+    const totalBytes = image.expectedBytes ?? about.totalBytes;
+    const key = `${pool.id}/${image.id}`;
+    const begun: Uint8Array[] = [];
+    const broke: { why?: Error } = {};
+    if (here === 0 && totalBytes !== null && image.format === 'qcow2') {
+      await this.#intakes.get(key)?.close();
+      this.#intakes.delete(key);
+      const head = await beginning(iterator, begun, stop, () => overtaken(image)).catch((e: unknown) => {
+        broke.why = e instanceof Error ? e : new Error('it broke off', { cause: e });
+        return Buffer.alloc(0);
+      });
+      const facts = streamedVmdk(head, totalBytes);
+      if (facts && this.#haveRoom()) {
+        await this.#note(image, pool, {
+          ...this.#worker,
+          safeBytes: 0,
+          version: about.version,
+          totalBytes,
+          taken: 'open',
+        });
+        this.#intakes.set(key, new Intake(await this.#files.calls.open(path, 'w+', 0o600), facts));
+      }
+    }
+    const intake = this.#intakes.get(key);
+    if (intake) return this.#takeIn(intake, image, pool, { begun, iterator, totalBytes, about, stop });
     const handle = await this.#files.calls.open(path, (await this.#files.stat(path)) ? 'r+' : 'w+', 0o600);
     let at = here;
     let safe = here;
@@ -131,15 +180,21 @@ export class Incoming {
         safeBytes: safe,
         version: about.version,
         totalBytes: about.totalBytes,
+        taken: null,
       });
     };
-    const iterator = data[Symbol.asyncIterator]();
     try {
       await handle.truncate(here);
       await flush();
       for (;;) {
         // A source that ignores being ended must not keep the file: the wait for it ends with the signal.
-        const next = await unlessStopped(iterator.next(), stop, () => overtaken(image));
+        const first = begun.shift();
+        // What came before it broke off counts.
+        if (first === undefined && broke.why !== undefined) throw broke.why;
+        const next =
+          first === undefined
+            ? await unlessStopped(iterator.next(), stop, () => overtaken(image))
+            : { done: false as const, value: first };
         if (next.done) break;
         const chunk = next.value;
         if (at + chunk.length > maxBytes) throw tooLarge(image, maxBytes);
@@ -171,6 +226,80 @@ export class Incoming {
       void iterator.return?.().catch(() => undefined);
       await handle.close();
     }
+  }
+
+  /** What comes goes into an image at once: neither is it stored, nor is it gone through again. */
+  async #takeIn(
+    intake: Intake,
+    image: Image,
+    pool: Pool,
+    o: {
+      begun: Uint8Array[];
+      iterator: AsyncIterator<Uint8Array>;
+      totalBytes: number | null;
+      about: { version: string | null; moved?: (bytes: number) => void };
+      stop: AbortSignal;
+    },
+  ): Promise<number> {
+    const key = `${pool.id}/${image.id}`;
+    const totalBytes = o.totalBytes ?? virtualSizeBytesMax;
+    let looked = intake.writtenBytes;
+    let broken = false;
+    try {
+      while (intake.offset < totalBytes) {
+        const first = o.begun.shift();
+        const next =
+          first === undefined
+            ? await unlessStopped(o.iterator.next(), o.stop, () => overtaken(image))
+            : { done: false as const, value: first };
+        if (next.done) break;
+        if (intake.offset + next.value.length > totalBytes) throw tooLarge(image, totalBytes);
+        broken = true;
+        await intake.push(next.value);
+        broken = false;
+        if (intake.writtenBytes - looked >= lookEveryBytes) {
+          looked = intake.writtenBytes;
+          await this.#checkSpace(image, pool, 0);
+        }
+        o.about.moved?.(intake.offset);
+      }
+      if (intake.offset < totalBytes) return intake.offset;
+      broken = true;
+      const taken = await intake.end();
+      await this.#note(image, pool, {
+        ...this.#worker,
+        safeBytes: totalBytes,
+        version: o.about.version,
+        totalBytes,
+        taken,
+      });
+      return totalBytes;
+    } catch (e) {
+      if (e instanceof VmdkFault) {
+        await this.#files.remove(incomingPath(image.id, pool));
+        await this.#files.remove(incomingFactsPath(image.id, pool));
+        throw damaged(image, e);
+      }
+      throw isFull(e) ? noSpace(image, pool, 'the file system is full', e) : e;
+    } finally {
+      void o.iterator.return?.().catch(() => undefined);
+      // Of use again only where it stopped between two pieces.
+      if (broken) {
+        if (this.#intakes.get(key) === intake) this.#intakes.delete(key);
+        await intake.close();
+      }
+    }
+  }
+
+  /** Room for another one: what nobody sends any more begins anew when it is gone on with. */
+  #haveRoom(): boolean {
+    for (const [key, intake] of this.#intakes) {
+      if (this.#intakes.size < intakesMax) break;
+      if (this.#writing.has(key)) continue;
+      this.#intakes.delete(key);
+      void intake.close().catch(() => undefined);
+    }
+    return this.#intakes.size < intakesMax;
   }
 
   /** Fetches `image.source`, going on where an earlier attempt broke off. @returns bytes here when it is whole */
@@ -223,13 +352,17 @@ export class Incoming {
     const writing = this.#writing.get(`${pool.id}/${imageId}`);
     writing?.stop.abort();
     await writing?.done.catch(() => undefined);
+    const intake = this.#intakes.get(`${pool.id}/${imageId}`);
+    this.#intakes.delete(`${pool.id}/${imageId}`);
+    await intake?.close().catch(() => undefined);
     await this.#files.remove(incomingPath(imageId, pool));
     await this.#files.remove(incomingFactsPath(imageId, pool));
   }
 
   /** What of a file a worker may build upon: all it wrote itself, of others' only what was flushed. */
   #trusted(facts: Facts | null, sizeBytes: number): number {
-    if (!facts) return 0;
+    if (!facts || facts.taken === 'open') return 0;
+    if (facts.taken !== null) return facts.safeBytes;
     const mine = facts.node === this.#worker.node && facts.boot === this.#worker.boot;
     return mine ? sizeBytes : Math.min(sizeBytes, facts.safeBytes);
   }
@@ -272,6 +405,22 @@ function unlessStopped<T>(work: Promise<T>, stop: AbortSignal, why: () => Error)
   });
 }
 
+/** The first parts, enough to tell what comes; they are left in `parts`. */
+async function beginning(
+  iterator: AsyncIterator<Uint8Array>,
+  parts: Uint8Array[],
+  stop: AbortSignal,
+  why: () => Error,
+): Promise<Buffer> {
+  for (let length = 0; length < headBytes;) {
+    const next = await unlessStopped(iterator.next(), stop, why);
+    if (next.done) break;
+    parts.push(next.value);
+    length += next.value.length;
+  }
+  return Buffer.concat(parts).subarray(0, headBytes);
+}
+
 /** Faults that another attempt may not meet. */
 const isPassing = (e: unknown): boolean =>
   e instanceof FlotillaError && (e.code === 'tool-failed' || e.code === 'timeout');
@@ -294,6 +443,12 @@ const tooLarge = (image: Image, maxBytes: number): FlotillaError =>
 const overtaken = (image: Image): FlotillaError =>
   new FlotillaError('cancelled', `This upload of image "${image.name}" was ended by a newer one`, {
     hint: 'Only one upload of an image goes on at a time.',
+  });
+
+const damaged = (image: Image, cause: VmdkFault): FlotillaError =>
+  new FlotillaError('image-refused', `Image "${image.name}" is not taken: ${cause.message}`, {
+    hint: 'It is damaged, cut off, or made to do harm: get it again and compare its checksum.',
+    cause,
   });
 
 const noSpace = (image: Image, pool: Pool, why: string, cause?: unknown): FlotillaError =>

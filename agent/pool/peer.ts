@@ -23,7 +23,10 @@ export interface PeerImagesOptions {
 const headersSchema = z.object({
   [formatHeader]: imageSchema.shape.format,
   [virtualSizeHeader]: z.coerce.number().int().nonnegative(),
-  'repr-digest': z.string().regex(/^sha-256=:[A-Za-z0-9+/]{43}=:$/),
+  'repr-digest': z
+    .string()
+    .regex(/^sha-256=:[A-Za-z0-9+/]{43}=:$/)
+    .optional(),
 });
 
 /** Fetches images from other nodes' agents over mutual TLS, from any byte on. */
@@ -47,11 +50,12 @@ export function peerImages(o: PeerImagesOptions): FetchImage {
       res.destroy();
       throw away(image, node, 'its answer lacks the image’s facts');
     }
+    const digest = head.data['repr-digest'];
     return {
       format: head.data[formatHeader],
       sizeBytes: offset + rest,
       virtualSizeBytes: head.data[virtualSizeHeader],
-      storedSha256: Buffer.from(head.data['repr-digest'].slice(9, -1), 'base64').toString('hex'),
+      storedSha256: digest === undefined ? null : Buffer.from(digest.slice(9, -1), 'base64').toString('hex'),
       data: read(image, node, res),
     } satisfies FetchedImage;
   };
