@@ -21,6 +21,8 @@ import { FenceDoor, FenceJudge } from './drbd/fence-door.js';
 import type { AgentEnv, Log } from './env.js';
 import { FencePrograms } from './fence/fence-programs.js';
 import { Seeds } from './guest/seed.js';
+import { historyApp } from './history/http.js';
+import { historyDir, HistoryKeeper } from './history/keep.js';
 import { createAgentHttp } from './http/server.js';
 import { KeeperLink } from './keeper-link.js';
 import { keeperSocket } from './keeper/protocol.js';
@@ -270,6 +272,16 @@ export async function runAgent(
     },
   });
   const meter = new AgentMeter();
+  const history = new HistoryKeeper({
+    dir: historyDir(stateDir),
+    own: () => radio.heard().find((h) => h.node === node),
+    isVm: (id) => {
+      const { snapshot, error } = loop.view();
+      return snapshot === null || error !== null ? null : snapshot.specs.has(id);
+    },
+    clock,
+    log,
+  });
   const view = (): StatusView => {
     const { ageMs, error, snapshot } = loop.view();
     const seat = voters?.state;
@@ -329,6 +341,7 @@ export async function runAgent(
     metrics: () => metricsText(view()),
     mounts: [
       { path: '/v1/journal', app: journalApp(node, ownership), allow: 'node', bodyBytesMax: 0 },
+      { path: '/v1/history', app: historyApp(history), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/images', app: images, allow: 'node', bodyBytesMax: null },
       { path: '/', app: join.app, allow: 'anyone', bodyBytesMax: null },
     ],
@@ -366,6 +379,7 @@ export async function runAgent(
   loop.start();
   upkeep.start();
   ledgerSnapshots.start();
+  history.start();
   const screenTimer = setInterval(showScreen, screenMs);
   log.info(`agent ${version} of node ${node} in cluster "${cluster.name}"`, { boot });
 
@@ -399,6 +413,7 @@ export async function runAgent(
       await opened;
       await upkeep.stop();
       await ledgerSnapshots.stop();
+      await history.stop();
       await voters?.stop();
       await loop.stop();
       await keeper.stop();

@@ -5,6 +5,7 @@ import { readTls } from '../agent/pki/store.js';
 import type { TlsMaterial } from '../agent/pki/tls.js';
 import { MqttRadio } from '../agent/radio/mqtt-radio.js';
 import { errorRecord } from '../core/domain/error.js';
+import { HttpsAsk } from './agent-ask.js';
 import { controllerApp } from './api/app.js';
 import { HttpsUploads } from './api/uploads.js';
 import { readClusterFile, type ClusterFile, type ControllerConfig } from './config.js';
@@ -44,6 +45,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
   });
   const view = new View({ ledger, radio, clock, log, events: new EventLog(boot) });
   const uploads = new HttpsUploads({ tls: () => tls, port: config.agentPort });
+  const ask = new HttpsAsk({ tls: () => tls, port: config.agentPort });
   const consoles = new Consoles({
     view,
     clock,
@@ -58,6 +60,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
     chance: systemChance,
     log,
     uploads,
+    ask,
     consoles,
     pending,
     version,
@@ -87,6 +90,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
   consoles.stop();
   await server.stop();
   uploads.close();
+  ask.close();
   pending.stop();
   await radio.stop();
   await ledger.close();

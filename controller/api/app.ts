@@ -44,6 +44,7 @@ import { balanceHandlers } from './balance.js';
 import { drainHandlers } from './drain.js';
 import { fencingHandlers } from './fencing.js';
 import { haHandlers } from './ha.js';
+import { historyHandlers } from './history.js';
 import { eventStream, kindsOf } from './events.js';
 import { Images } from './images.js';
 import { networkHandlers } from './networks.js';
@@ -159,6 +160,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
   const handlers: Handlers = {
     ...clusterHandlers(deps),
     ...haHandlers(deps),
+    ...historyHandlers(deps),
     ...fencingHandlers(deps),
     ...pendingHandlers(deps),
     ...drainHandlers(deps),

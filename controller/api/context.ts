@@ -2,6 +2,7 @@ import type { Clock, Log } from '../../agent/env.js';
 import type { Ledger } from '../../agent/ledger/ledger.js';
 import type { RestAnswer, RestBody, RestName, RestParams, RestQuery } from '../../core/wire/rest.js';
 import type { Identity } from '../../agent/http/auth.js';
+import type { AgentAsk } from '../agent-ask.js';
 import type { Consoles } from '../consoles.js';
 import type { PendingNodes } from '../pending-nodes.js';
 import type { View } from '../view.js';
@@ -24,6 +25,7 @@ export interface ApiDeps {
   readonly chance: Chance;
   readonly log: Log;
   readonly uploads: AgentUploads;
+  readonly ask: AgentAsk;
   readonly consoles: Consoles;
   readonly pending: PendingNodes;
   readonly desk: LoginDesk;

@@ -22,8 +22,8 @@ export function fencingHandlers(deps: ApiDeps): Some<Names> {
     async bmcGet({ params }) {
       const id = await idOf(view, 'node', params.node);
       const kept = await fresh(deps, kinds.bmc, id);
-      if (kept === null) throw none(id);
-      return { body: fencingDeviceView(kept.value), etag: etagOf(tag(kept)) };
+      const body = kept === null ? null : fencingDeviceView(kept.value);
+      return { body, etag: etagOf(tag(kept)) };
     },
     async bmcPut({ params, body, ifMatch }) {
       const id = await idOf(view, 'node', params.node);
@@ -73,10 +73,7 @@ export function fencingHandlers(deps: ApiDeps): Some<Names> {
     async bmcTestGet({ params }) {
       const id = await idOf(view, 'node', params.node);
       const kept = await fresh(deps, kinds.bmcTest, id);
-      if (kept !== null) return { body: kept.value };
-      throw new FlotillaError('not-found', `The BMC of node ${id} was not tried as it is set now`, {
-        hint: `Try it: flotilla node bmc test ${id}.`,
-      });
+      return { body: kept?.value ?? null };
     },
     async nodeConfirmOff({ params, who }) {
       const id = await idOf(view, 'node', params.node);

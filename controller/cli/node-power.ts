@@ -67,6 +67,11 @@ export function nodePowerCommands(node: Command, io: Io): void {
     .argument('<node>')
     .action(async (name: string) => {
       const d = await (await io.client()).call('bmcGet', { params: { node: name } });
+      if (d === null) {
+        throw new FlotillaError('not-found', `Node ${name} has no fencing device`, {
+          hint: `Set one: flotilla node bmc set ${name} --kind ipmi --address … --user … --password-file FILE.`,
+        });
+      }
       io.facts(d, bmcFacts(d));
     });
   bmc
@@ -80,7 +85,7 @@ export function nodePowerCommands(node: Command, io: Io): void {
       const { askedMs } = test;
       for (let tries = 0; test.result === null && tries < testSMax; tries++) {
         await sleep(1_000, undefined, { signal: io.terminal.signal });
-        test = await client.call('bmcTestGet', { params });
+        test = (await client.call('bmcTestGet', { params })) ?? test;
         if (test.askedMs !== askedMs) break;
       }
       const { result } = test;
@@ -115,7 +120,7 @@ export function nodePowerCommands(node: Command, io: Io): void {
     });
 }
 
-function bmcFacts(d: RestAnswer<'bmcGet'>): (readonly [string, string | null])[] {
+function bmcFacts(d: NonNullable<RestAnswer<'bmcGet'>>): (readonly [string, string | null])[] {
   return [
     ['Kind', d.kind],
     ['Address', `${d.address}, port ${d.port}`],

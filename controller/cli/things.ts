@@ -7,6 +7,7 @@ import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { NetworkView, NodeView, OpView, PoolView, RestCall, TokenView } from '../../core/wire/rest.js';
 import { failoverFacts, keeperText } from './ha.js';
+import { historyCommand } from './history.js';
 import { collect, specOf, wholeNumber } from './input.js';
 import { bar, opLine, waitSDefault, type Io } from './io.js';
 import { nodeAdmitCommands } from './node-admit.js';
@@ -152,6 +153,7 @@ export function nodeCommands(program: Command, io: Io): void {
         );
       },
     );
+  historyCommand(node, io, 'node');
   nodeAdmitCommands(node, io);
   nodeDrainCommands(node, io);
   nodeUpdateCommand(node, io);

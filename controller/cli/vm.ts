@@ -7,6 +7,7 @@ import type { RestCall, VmRow, VmView } from '../../core/wire/rest.js';
 import { failoverFacts } from './ha.js';
 import { collect, diskOf, growOf, memoryMiB, nicOf, specOf, wholeNumber } from './input.js';
 import { waitSDefault, type Io, type WaitOptions } from './io.js';
+import { historyCommand } from './history.js';
 import { migrateCommand } from './migrate.js';
 import { readText } from './session.js';
 import type { Column } from './table.js';
@@ -165,6 +166,7 @@ export function vmCommands(program: Command, io: Io): void {
   }
 
   migrateCommand(vm, io);
+  historyCommand(vm, io, 'vm');
 
   waiting(vm.command('delete'))
     .alias('rm')

@@ -69,6 +69,7 @@ import {
   userViewSchema,
 } from './rest-users.js';
 
+import { historySpanSchema, historyViewSchema } from '../domain/history.js';
 import { consoleAskSchema, consoleTicketSchema } from './consoles.js';
 
 export * from './rest-objects.js';
@@ -77,6 +78,7 @@ export * from './rest-migrate.js';
 export * from './consoles.js';
 export * from './rest-plan.js';
 export * from './rest-users.js';
+export type { HistoryView } from '../domain/history.js';
 
 export interface RestRoute {
   readonly method: 'get' | 'post' | 'put' | 'patch' | 'delete';
@@ -117,6 +119,8 @@ const at = <const K extends string>(k: K) =>
   z.strictObject({ [k]: refSchema } as Record<K, typeof refSchema>);
 const opIdParams = z.strictObject({ op: idSchema });
 const strict = <S extends z.ZodRawShape>(shape: S) => z.strictObject(shape);
+
+const historyQuery = z.strictObject({ span: historySpanSchema.default('day') });
 
 /** Words of the query that mean yes. */
 const flagSchema = z
@@ -190,10 +194,10 @@ export const rest = {
     method: 'get',
     path: '/nodes/{node}/bmc',
     tag: 'nodes',
-    summary: 'How a node is powered off from outside, without the secret',
+    summary: 'How a node is powered off from outside, without the secret; null: it is not',
     params: at('node'),
     status: 200,
-    response: bmcViewSchema,
+    response: bmcViewSchema.nullable(),
     access: 'admin',
     etag: true,
   },
@@ -231,10 +235,10 @@ export const rest = {
     method: 'get',
     path: '/nodes/{node}/bmc/test',
     tag: 'nodes',
-    summary: 'What came of the last try of a BMC; a result of null: it is under way',
+    summary: 'What came of the last try of a BMC, a result of null: it is under way; null: it was not tried',
     params: at('node'),
     status: 200,
-    response: bmcTestViewSchema,
+    response: bmcTestViewSchema.nullable(),
   },
   nodeDrainGet: {
     method: 'get',
@@ -266,6 +270,16 @@ export const rest = {
     status: 202,
     response: nodeActivatedSchema,
     idempotent: true,
+  },
+  nodeHistory: {
+    method: 'get',
+    path: '/nodes/{node}/history',
+    tag: 'nodes',
+    summary: 'How a node fared: its last day by half minutes, or its last 30 days by half hours',
+    params: at('node'),
+    query: historyQuery,
+    status: 200,
+    response: historyViewSchema,
   },
   nodeConfirmOff: {
     method: 'post',
@@ -420,6 +434,17 @@ export const rest = {
     status: 202,
     response: vmChangeSchema,
     idempotent: true,
+  },
+  vmHistory: {
+    method: 'get',
+    path: '/vms/{vm}/history',
+    tag: 'vms',
+    summary:
+      'How a VM fared, on whichever nodes: its last day by half minutes, or its last 30 days by half hours',
+    params: at('vm'),
+    query: historyQuery,
+    status: 200,
+    response: historyViewSchema,
   },
   vmConsole: {
     method: 'post',

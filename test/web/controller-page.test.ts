@@ -3,6 +3,7 @@ import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
 import t from 'tap';
 import { readWebFiles } from '../../controller/web-files.js';
+import { historyOf, type HistoryPoint } from '../../core/domain/history.js';
 import { lab } from '../unit/controller/cli-rig.js';
 import { armed, haRig, keeper, lost, made } from '../unit/controller/ha-rig.js';
 import { GiB } from '../unit/controller/rig.js';
@@ -33,6 +34,20 @@ await r.call('POST', '/api/v1/networks', {
 });
 
 await person(r, 'vera', 'viewer');
+
+/** A day that had a quiet night, a gap, and a busy hour. */
+const nowS = Math.floor(Date.now() / 30_000) * 30;
+const day: HistoryPoint[] = [];
+for (let atS = nowS - 86_400; atS < nowS; atS += 30) {
+  const ago = (nowS - atS) / 3_600;
+  if (ago > 9 && ago < 11) continue;
+  const busy = 20 + 15 * Math.sin(atS / 4_000) + (ago < 2 && ago > 1 ? 45 : 0) + (atS % 7);
+  const avg = [busy, (2 + busy / 50) * GiB, busy * 30_000, busy * 60_000, busy * 9_000, busy * 4_000];
+  day.push({ atS, avg, max: avg.map((n) => n * 1.2) });
+}
+for (const subject of ['node', db.id])
+  for (const node of ['n1', 'n2', 'n3'])
+    r.ask.answers.set(`${node} /v1/history/${subject}?span=day`, historyOf('day', day));
 
 /** A node is gone, failovers are held, a keeper would not arm, and somebody allowed what is unsafe. */
 async function trouble(): Promise<void> {
@@ -105,12 +120,14 @@ await t.test(
       ['overview', '/', 'All is well'],
       ['vms', '/vms', 'plain'],
       ['vm', `/vms/${db.id}`, 'Guest agent'],
+      ['vm-performance', `/vms/${db.id}/performance`, 'In figures'],
       ['vm-disks', `/vms/${db.id}/disks`, 'root'],
       ['vm-protection', `/vms/${db.id}/protection`, 'it starts on its standby'],
       ['vm-settings', `/vms/${db.id}/settings`, 'Start it on another node'],
       ['vm-new', '/vms/new', 'The same by command line'],
       ['nodes', '/nodes', 'n3'],
       ['node', '/nodes/n1', 'Lease in the ledger'],
+      ['node-performance', '/nodes/n1/performance', 'In figures'],
       ['node-if-it-fails', '/nodes/n1/if-it-fails', '1 of 1 VMs that are on would start elsewhere'],
       ['pools', '/pools', 'One directory that all its nodes mount'],
       ['networks', '/networks', 'br-lan'],
@@ -127,18 +144,40 @@ await t.test(
       for (const [name, at, text] of pages) {
         await page.goto(l.url + at);
         await content(page).getByText(text).first().waitFor();
+        if (name.endsWith('performance')) await page.locator('.u-over').nth(3).waitFor();
         t.equal(await sideScroll(page), 0, `${name}, ${look.name}: nobody scrolls sideways`);
         t.same(await barriers(page), [], `${name}, ${look.name}: no serious barrier`);
         await screenshot(page, `controller-${name}-${look.name}`);
       }
     }
-    // That a node has no fencing device is an answer, too.
-    t.same(
-      complaints.filter((c) => !/\b404\b.*\/bmc$/.test(c)),
-      [],
-    );
+    t.same(complaints, []);
   },
 );
+
+await t.test('charts are zoomed by hand and by buttons, all of a page together', async (t) => {
+  const { page, complaints } = await open(t, wide);
+  await page.goto(`${l.url}/nodes/n1/performance`);
+  const plot = page.locator('.chart .u-over').first();
+  await plot.waitFor();
+  const highest = page.getByRole('row', { name: /^CPU/ }).locator('td').nth(3);
+  const hour = await highest.innerText();
+  await page.getByRole('button', { name: '24 hours' }).click();
+  await page.getByRole('button', { name: '24 hours', pressed: true }).waitFor();
+  const all = await highest.innerText();
+  t.not(all, hour);
+  const box = await plot.boundingBox();
+  if (box === null) throw new Error('the chart has no place');
+  // The last hour or so of the day.
+  await page.mouse.move(box.x + box.width * 0.97, box.y + 50);
+  await page.mouse.down();
+  await page.mouse.move(box.x + box.width * 0.995, box.y + 60, { steps: 5 });
+  await page.mouse.up();
+  await page.getByRole('button', { name: 'All of it' }).waitFor();
+  t.not(await highest.innerText(), all, 'the figures are of what is shown');
+  await page.getByRole('button', { name: 'All of it' }).click();
+  t.equal(await highest.innerText(), all);
+  t.same(complaints, []);
+});
 
 await t.test('a VM made, changed, started, deleted by hand', async (t) => {
   const { page, complaints } = await open(t, wide);

@@ -86,11 +86,14 @@ export function useAsked<N extends RestName>(
   name: N,
   args: CallOf<N>,
   mark: unknown,
+  /** False: it is not asked at all. */
+  wanted = true,
 ): { readonly value: RestAnswer<N> | null; readonly refused: Refused | null } {
   const [value, setValue] = useState<RestAnswer<N> | null>(null);
   const [refused, setRefused] = useState<Refused | null>(null);
   const text = JSON.stringify(args);
   useEffect(() => {
+    if (!wanted) return;
     let ended = false;
     call(name, JSON.parse(text) as CallOf<N>).then(
       (v) => {
@@ -105,7 +108,7 @@ export function useAsked<N extends RestName>(
     return () => {
       ended = true;
     };
-  }, [name, text, mark]);
+  }, [name, text, mark, wanted]);
   return { value, refused };
 }
 

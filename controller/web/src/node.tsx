@@ -3,6 +3,7 @@ import { useEffect, useState, type ReactNode } from 'react';
 import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { NodeView, RestAnswer, VmRow } from '../../../core/wire/rest';
 import { call, saw, useDo } from './api';
+import { HistoryOf } from './history';
 import { useAll, useOne } from './live';
 import { ActivateNode, DrainNode, DrainProgress } from './node-drain';
 import { Age, Confirm, Facts, Page, Refusal, Rows, Share, State, To } from './parts';
@@ -47,6 +48,7 @@ export function NodePage({ id, tab }: { readonly id: string; readonly tab: strin
       tab={tab}
       tabs={[
         { id: 'summary', label: 'Summary', show: () => <Summary node={node} /> },
+        { id: 'performance', label: 'Performance', show: () => <HistoryOf of="node" id={id} /> },
         { id: 'vms', label: `VMs (${vms.length})`, show: () => <VmRows vms={vms} /> },
         { id: 'if-it-fails', label: 'If it fails', show: () => <IfItFails node={node} vms={vms} /> },
         { id: 'hardware', label: 'Hardware', show: () => <Hardware node={node} /> },
@@ -196,10 +198,10 @@ function Bmc({ node }: { readonly node: string }): ReactNode {
   useEffect(() => {
     setBmc(null);
     setTest(null);
-    // None set, or never tried.
     const ask = async (): Promise<void> => {
-      setBmc(await call('bmcGet', { params: { node } }));
-      setTest(await call('bmcTestGet', { params: { node } }));
+      const set = await call('bmcGet', { params: { node } });
+      setBmc(set);
+      if (set !== null) setTest(await call('bmcTestGet', { params: { node } }));
     };
     ask().catch(() => undefined);
   }, [node]);
@@ -210,7 +212,7 @@ function Bmc({ node }: { readonly node: string }): ReactNode {
       await new Promise((done) => setTimeout(done, 1_000));
       const now = await call('bmcTestGet', { params });
       setTest(now);
-      if (now.result !== null) return;
+      if (now?.result !== null) return;
     }
   };
   const result = test?.result ?? null;

@@ -6,6 +6,7 @@ import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
 import { Console } from './console';
+import { HistoryOf } from './history';
 import { useAll, useOne } from './live';
 import { useMay } from './may';
 import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
@@ -42,6 +43,7 @@ function KnownVm({ row, tab }: { readonly row: VmRow; readonly tab: string | und
       tab={tab}
       tabs={[
         { id: 'summary', label: 'Summary', show: () => <Summary vm={vm} /> },
+        { id: 'performance', label: 'Performance', show: () => <HistoryOf of="vm" id={id} /> },
         ...(may
           ? [
               { id: 'screen', label: 'Screen', show: () => <Console vm={row} kind="vnc" /> },

@@ -189,7 +189,7 @@ for (const seed of seeds) {
           const a = await call;
           clearTimeout(timer);
           sent += 1;
-          const { code } = (a.status === 204 ? {} : a.body) as { code?: ErrorCode };
+          const { code } = ((a.status === 204 ? null : a.body) ?? {}) as { code?: ErrorCode };
           const refused = a.status >= 400;
           if (refused && (code === undefined || errorStatus[code] !== a.status))
             bad.push(`${method} ${at}: ${a.status} without its code`);

@@ -4,6 +4,7 @@ import type { Ledger, Write } from '../../../agent/ledger/ledger.js';
 import { apiTokenText, makeToken } from '../../../agent/pki/tokens.js';
 import { controllerApp } from '../../../controller/api/app.js';
 import type { AgentUploads } from '../../../controller/api/uploads.js';
+import type { AgentAsk } from '../../../controller/agent-ask.js';
 import { Consoles, type ConsoleDial } from '../../../controller/consoles.js';
 import { EventLog } from '../../../controller/event-log.js';
 import { systemChance, systemClock as clock } from '../../../controller/system.js';
@@ -333,6 +334,18 @@ export class FakeMachines implements ConsoleDial {
   }
 }
 
+/** What nodes' agents answer, set by the test; those without an answer do not answer. */
+export class FakeAsk implements AgentAsk {
+  /** By `node path`. */
+  readonly answers = new Map<string, unknown>();
+
+  async get(node: { id: string }, path: string): Promise<unknown> {
+    const answer = this.answers.get(`${node.id} ${path}`);
+    if (answer !== undefined) return answer;
+    throw new FlotillaError('node-unreachable', `Node ${node.id} does not answer`, { hint: 'look' });
+  }
+}
+
 export interface Rig {
   readonly memory: MemoryLedger;
   readonly ledger: Ledger;
@@ -340,6 +353,7 @@ export interface Rig {
   readonly agents: FakeAgents;
   readonly uploads: FakeUploads;
   readonly machines: FakeMachines;
+  readonly ask: FakeAsk;
   /** The lines of the audit. */
   readonly audit: Record<string, unknown>[];
   readonly consoles: Consoles;
@@ -413,6 +427,7 @@ export async function rig(
   const pending = new FakePending();
   const stops: (() => void)[] = [];
   const machines = new FakeMachines();
+  const ask = new FakeAsk();
   const audit: Record<string, unknown>[] = [];
   const keep = (text: string, fields?: Record<string, unknown>): void => {
     if (text === 'audit' && fields !== undefined) audit.push(fields);
@@ -430,6 +445,7 @@ export async function rig(
       chance: systemChance,
       log,
       uploads,
+      ask,
       consoles,
       pending,
       version: '0.0.0',
@@ -449,6 +465,7 @@ export async function rig(
     agents,
     uploads,
     machines,
+    ask,
     audit,
     consoles,
     pending,

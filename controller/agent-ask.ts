@@ -1,0 +1,73 @@
+import { Agent, get } from 'node:https';
+import type { IncomingMessage } from 'node:http';
+import { clientTlsOptions, type TlsMaterial } from '../agent/pki/tls.js';
+import { errorFromRecord, FlotillaError } from '../core/domain/error.js';
+import { problemSchema } from '../core/wire/rest.js';
+import type { AgentAddress } from './api/uploads.js';
+
+/** A node that does not answer in this time is taken for gone, ms. */
+const answerMs = 5_000;
+const answerBytesMax = 4 * 2 ** 20;
+
+/** Questions to a node's agent that need a short answer. */
+export interface AgentAsk {
+  /**
+   * The JSON at a path of the node's agent, unchecked.
+   *
+   * @throws FlotillaError of the node, `node-unreachable`
+   */
+  get(node: AgentAddress, path: string, signal: AbortSignal): Promise<unknown>;
+}
+
+/** Asks over mutual TLS. */
+export class HttpsAsk implements AgentAsk {
+  private readonly agent = new Agent({ keepAlive: true, maxSockets: 4 });
+  private readonly o: { tls: () => TlsMaterial; port: number };
+
+  constructor(o: { tls: () => TlsMaterial; port: number }) {
+    this.o = o;
+  }
+
+  close(): void {
+    this.agent.destroy();
+  }
+
+  async get(node: AgentAddress, path: string, signal: AbortSignal): Promise<unknown> {
+    try {
+      const res = await new Promise<IncomingMessage>((resolve, reject) => {
+        const req = get(
+          {
+            host: node.address,
+            port: this.o.port,
+            // The certificate must be that node's, whatever answers at its address.
+            servername: node.id,
+            path,
+            agent: this.agent,
+            signal: AbortSignal.any([signal, AbortSignal.timeout(answerMs)]),
+            ...clientTlsOptions(this.o.tls()),
+          },
+          resolve,
+        );
+        req.on('error', reject);
+      });
+      const parts: Buffer[] = [];
+      let bytes = 0;
+      for await (const part of res) {
+        bytes += (part as Buffer).length;
+        if (bytes > answerBytesMax) throw new Error('its answer is too long');
+        parts.push(part as Buffer);
+      }
+      const body: unknown = JSON.parse(Buffer.concat(parts).toString('utf8'));
+      if (res.statusCode === 200) return body;
+      const p = problemSchema.safeParse(body);
+      if (p.success) throw errorFromRecord({ ...p.data, details: p.data.details });
+      throw new Error(`it answered with status ${res.statusCode}`);
+    } catch (cause) {
+      if (cause instanceof FlotillaError) throw cause;
+      throw new FlotillaError('node-unreachable', `Node ${node.id} does not answer`, {
+        hint: 'Look whether its agent runs.',
+        cause,
+      });
+    }
+  }
+}
