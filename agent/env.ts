@@ -1,4 +1,4 @@
-import type { Accel, NodeDrive, NodeFacts, PoolUse } from '../core/domain/node.js';
+import type { Accel, NodeDrive, NodeFacts, NodePressure, PoolUse } from '../core/domain/node.js';
 import type { Disk } from '../core/domain/disk.js';
 import type { Image } from '../core/domain/image.js';
 import type { Network } from '../core/domain/network.js';
@@ -335,6 +335,8 @@ export interface Machine {
     memoryUsedBytes: number;
     loadAvg1: number;
     upSinceMs: number;
+    /** Absent: the kernel has no PSI. */
+    pressure?: NodePressure;
   }>;
 }
 

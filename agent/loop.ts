@@ -15,6 +15,7 @@ import { ReplicaDesk } from './replica/replica-desk.js';
 import { UpdateDesk } from './slots/update-desk.js';
 import { OpBook } from './op-book.js';
 import { NodeLine } from './node-line.js';
+import { BalanceDesk } from './plan/balance-desk.js';
 import { DrainDesk } from './plan/drain-desk.js';
 import { Snapshots, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
@@ -67,6 +68,7 @@ export class AgentLoop {
   private readonly migrations: MigrationDesk;
   private readonly replicas: ReplicaDesk;
   private readonly drains: DrainDesk;
+  private readonly balance: BalanceDesk;
 
   private snapshot: Snapshot | null = null;
   private snapshotMs = -Infinity;
@@ -115,6 +117,7 @@ export class AgentLoop {
     this.bmcTests = new BmcTests(env, () => this.wake());
     this.migrations = new MigrationDesk(env, this.ops, ownership, this.turns, () => this.wake());
     this.drains = new DrainDesk(env, () => this.wake());
+    this.balance = new BalanceDesk(env, () => this.wake());
     this.line = new NodeLine(env);
     this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
@@ -170,6 +173,7 @@ export class AgentLoop {
     this.updates?.stop();
     this.failovers.stop();
     this.bmcTests.stop();
+    this.balance.stop();
     this.wake();
     await this.running;
   }
@@ -251,6 +255,7 @@ export class AgentLoop {
       if (this.env.witness !== true && s.recovering === null)
         again = Math.min(again, this.replicas.look(s, this.observed) ?? idlePassMs);
       again = Math.min(again, this.drains.look(s) ?? again);
+      this.balance.look(s);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));
       this.completed ??= now;
       if (this.env.witness !== true && s.recovering === null) {

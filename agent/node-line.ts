@@ -48,6 +48,7 @@ export class NodeLine {
       memoryBytes: use?.memoryBytes ?? 0,
       memoryUsedBytes: use?.memoryUsedBytes ?? 0,
       loadAvg1: use?.loadAvg1 ?? 0,
+      ...(use?.pressure === undefined ? {} : { pressure: use.pressure }),
       pools: pools.slice(0, 32),
       health: health(),
       ...(drives === null ? {} : { drives: [...drives] }),

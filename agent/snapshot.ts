@@ -1,5 +1,6 @@
 import { isOthers, type BmcTest } from '../core/domain/fencing.js';
 import type { z } from 'zod';
+import { balanceId, type BalanceRecord } from '../core/domain/balance.js';
 import type { ClusterMeta } from '../core/domain/cluster.js';
 import type { Disk } from '../core/domain/disk.js';
 import type { Image } from '../core/domain/image.js';
@@ -55,6 +56,8 @@ export interface Snapshot {
   /** Nodes that can be powered off from outside, by a BMC that is not another machine's. How is not kept: secrets. */
   readonly bmcs: ReadonlySet<string>;
   readonly bmcTests: ReadonlyMap<string, Kept<BmcTest>>;
+  /** Null: nothing was planned yet. */
+  readonly balance: Kept<BalanceRecord> | null;
   /** The default where nobody set one; unreadable: failovers are held, since nothing may be done on a guess. */
   readonly policy: Policy;
   /** Why nothing is done about any VM, in words: the ledger is being recovered. Null: it is not. */
@@ -132,6 +135,7 @@ export class Snapshots {
       token: new Map<string, Kept<TokenRecord>>(),
       fenced: new Map<string, Kept<Fenced>>(),
       bmcTest: new Map<string, Kept<BmcTest>>(),
+      balance: new Map<string, Kept<BalanceRecord>>(),
     };
     const lives = new Map<string, Kept<Live> & { createRevision: bigint }>();
     const seen = new Map<string, bigint>();
@@ -200,6 +204,7 @@ export class Snapshots {
       fenced: maps.fenced,
       bmcs,
       bmcTests: maps.bmcTest,
+      balance: maps.balance.get(balanceId) ?? null,
       policy,
       recovering,
       unreadable,

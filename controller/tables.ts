@@ -52,6 +52,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['op'],
   ['token'],
   ['bmcTest'],
+  ['balance'],
   ['user'],
   ['vapp'],
 ];
@@ -99,6 +100,7 @@ export class LedgerTables {
     vapp: new Map(),
     // Never read here: it has secrets.
     vappSecret: new Map(),
+    balance: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

@@ -288,6 +288,7 @@ export class View {
       case 'fenced':
       case 'vapp':
       case 'vappSecret':
+      case 'balance':
         break;
       case 'policy':
         this.soil('vm');

@@ -30,6 +30,7 @@ export const pagePaths = [
   '/networks/*',
   '/images/*',
   '/ha/*',
+  '/balance/*',
   '/ops/*',
   '/tokens/*',
   '/users/*',

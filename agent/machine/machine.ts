@@ -14,7 +14,7 @@ import { parse } from '../../core/domain/schema.js';
 import type { Clock, Log, Machine } from '../env.js';
 import { isDead } from './processes.js';
 import { bootProbe } from './boot-probe.js';
-import { parseLoadAvg1, parseMeminfo, parseStat, type CpuTimes } from './proc.js';
+import { parseLoadAvg1, parseMeminfo, parsePressure, parseStat, type CpuTimes } from './proc.js';
 
 const run = promisify(execFile);
 
@@ -94,6 +94,12 @@ export class NodeMachine implements Machine {
     const [stat, meminfo, loadavg] = await Promise.all(
       ['stat', 'meminfo', 'loadavg'].map((f) => readFile(path.join(this.#root, 'proc', f), 'utf8')),
     );
+    // Kernels without PSI have no such files.
+    const [cpuPct, memoryPct, ioPct] = await Promise.all(
+      ['cpu', 'memory', 'io'].map((f) =>
+        readFile(path.join(this.#root, 'proc/pressure', f), 'utf8').then(parsePressure, () => null),
+      ),
+    );
     const times = parseStat(stat ?? '');
     const memory = parseMeminfo(meminfo ?? '');
     return {
@@ -103,6 +109,9 @@ export class NodeMachine implements Machine {
       memoryUsedBytes: memory.totalBytes - memory.availableBytes,
       loadAvg1: parseLoadAvg1(loadavg ?? ''),
       upSinceMs: times.bootMs,
+      ...(typeof cpuPct === 'number' && typeof memoryPct === 'number' && typeof ioPct === 'number'
+        ? { pressure: { cpuPct, memoryPct, ioPct } }
+        : {}),
     };
   }
 

@@ -33,3 +33,9 @@ export function parseMeminfo(text: string): { totalBytes: number; availableBytes
 }
 
 export const parseLoadAvg1 = (text: string): number => Number(text.split(' ')[0] ?? 0);
+
+/** Share of the last ten seconds in which something waited, per cent; null: the text has none. @see Documentation/accounting/psi.rst */
+export function parsePressure(text: string): number | null {
+  const share = Number(/^some avg10=(\d+(?:\.\d+)?)/m.exec(text)?.[1] ?? NaN);
+  return Number.isFinite(share) ? Math.min(100, share) : null;
+}

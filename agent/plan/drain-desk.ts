@@ -10,6 +10,7 @@ import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 import { outlookOf } from './outlook.js';
+import { rankOf } from './rank.js';
 
 /** One operation is planned anew this often, ms: a plan looks at every node for each VM that is left. */
 const lookMs = 1_000;
@@ -55,7 +56,7 @@ export class DrainDesk {
       at = { rev: k.modRevision, sinceMs: nowMs, lookedMs: at?.lookedMs ?? -Infinity };
     this.seen.set(id, at);
     const args = drainArgs(k.value);
-    if (nowMs - at.sinceMs < this.rank(s, args) * patienceMs) return;
+    if (nowMs - at.sinceMs < rankOf(s, env.node, args?.node) * patienceMs) return;
     if (nowMs - at.lookedMs < lookMs || this.busy.has(id) || env.live.compare() === null) return;
     at.lookedMs = nowMs;
     if (nowMs - (this.startedMs ?? nowMs) < hearMs && !this.hearsAll(s)) return;
@@ -75,16 +76,6 @@ export class DrainDesk {
       this.env.radio.heard().flatMap((h) => (h.state !== null && h.beatAgeMs !== null ? h.node : [])),
     );
     return [...s.lives.keys()].every((n) => heard.has(n) || !s.nodes.has(n));
-  }
-
-  /** 0: this node's turn. A node that is emptied comes first, as it knows best; then by name. */
-  private rank(s: Snapshot, args: DrainArgs | null): number {
-    const { node } = this.env;
-    const order = [...s.lives.keys()].filter((n) => s.nodes.get(n)?.value.witness !== true).sort();
-    const first = args === null ? undefined : order.find((n) => n === args.node);
-    const ranks = first === undefined ? order : [first, ...order.filter((n) => n !== first)];
-    const rank = ranks.indexOf(node);
-    return rank < 0 ? Infinity : rank;
   }
 
   private async act(k: Kept<Op>, args: DrainArgs | null, s: Snapshot): Promise<void> {

@@ -1,49 +1,61 @@
 import { setImmediate as breathe } from 'node:timers/promises';
-import { evenOut } from '../../core/decide/plan/even.js';
-import type { MigrateCheck } from '../../core/decide/migrate-check.js';
+import { balanceId } from '../../core/domain/balance.js';
+import type { BalanceAnswer } from '../../core/wire/rest.js';
 import { outlookOf } from '../plan-view.js';
+import type { View } from '../view.js';
 import type { ApiDeps, Some } from './context.js';
 
-/** What would even the cluster out. */
-export function balanceHandlers({ view }: ApiDeps): Some<'balanceGet'> {
+/** A plan of the agents that is older than this is not shown as what is, ms: they write it anew every few minutes. */
+const planAgeMsMax = 15 * 60_000;
+
+/** What would even the cluster out, and what is done about it. */
+export function balanceHandlers({ view, clock }: ApiDeps): Some<'balanceGet'> {
   return {
     async balanceGet() {
       view.freshness();
-      const outlook = outlookOf(view);
-      const { vmSpec, vmOwn } = view.ledger.tables;
-      const moves = outlook.moves();
-      const ids = new Map([...vmSpec].map(([id, k]) => [k.value.name, id]));
-      const checks = new Map<string, MigrateCheck | null>();
-      const checkOf = (name: string): MigrateCheck | null => {
-        const known = checks.get(name);
-        if (known !== undefined) return known;
-        const id = ids.get(name) ?? '';
-        const [spec, own] = [vmSpec.get(id)?.value, vmOwn.get(id)?.value];
-        const phase = view.vm(id)?.phase ?? 'unknown';
-        const check =
-          spec === undefined || own?.state !== 'running'
-            ? null
-            : outlook.check(spec, own, { node: null, phase, moves });
-        checks.set(name, check);
-        return check;
-      };
-      const steps = evenOut(outlook.cluster, (vm, node) => {
-        const c = checkOf(vm);
-        return c !== null && c.blockers.length === 0 && !c.nodes.some((n) => n.node === node);
-      });
-      let step = steps.next();
-      for (; step.done !== true; step = steps.next()) await breathe();
-      const found = step.value.map(({ vm, ...m }) => ({ vm: ids.get(vm) ?? '', name: vm, ...m }));
-      const n = found.length;
+      const { plan } = view.ledger.policy;
+      const record = view.ledger.tables.balance.get(balanceId)?.value;
+      const past = [...(record?.past ?? [])].reverse();
+      const set = { mode: plan.balance, movesPerHourMax: plan.movesPerHourMax };
+      const fresh =
+        plan.balance !== 'off' && record !== undefined && clock.wallMs() - record.atMs < planAgeMsMax;
+      if (!fresh) {
+        const moves = await momentary(view);
+        return { body: { ...set, sentence: sentenceOf(moves.length), by: null, atMs: null, moves, past } };
+      }
+      // What has moved since is not shown as still to be moved.
+      const moves = record.moves.filter((m) => view.ledger.tables.vmOwn.get(m.vm)?.value.owner === m.from);
+      const { by, atMs, sentence } = record;
       return {
         body: {
-          sentence:
-            n === 0
-              ? 'The cluster is even: no move would gain what it costs.'
-              : `${n} ${n === 1 ? 'move' : 'moves'} would even the cluster out.`,
-          moves: found,
+          ...set,
+          sentence: `${sentence.charAt(0).toUpperCase()}${sentence.slice(1)}.`,
+          by,
+          atMs,
+          moves,
+          past,
         },
       };
     },
   };
 }
+
+/** By the loads of the moment: nobody has planned by smoothed ones. */
+async function momentary(view: View): Promise<BalanceAnswer['moves']> {
+  const steps = outlookOf(view).balance();
+  let beganMs = performance.now();
+  for (let step = steps.next(); ; step = steps.next()) {
+    if (step.done === true) return step.value;
+    if (performance.now() - beganMs < sliceMs) continue;
+    await breathe();
+    beganMs = performance.now();
+  }
+}
+
+/** Other requests are answered between two slices of a plan, ms. */
+const sliceMs = 15;
+
+const sentenceOf = (n: number): string =>
+  n === 0
+    ? 'The cluster is even: no move would gain what it costs.'
+    : `${n} ${n === 1 ? 'move' : 'moves'} would even the cluster out.`;

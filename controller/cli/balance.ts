@@ -1,4 +1,5 @@
-import type { Command } from 'commander';
+import { Argument, Option, type Command } from 'commander';
+import { balanceModeSchema, type BalanceMode } from '../../core/domain/balance.js';
 import { formatSize } from '../../core/domain/units.js';
 import type { BalanceAnswer, OpView } from '../../core/wire/rest.js';
 import { wholeNumber } from './input.js';
@@ -6,27 +7,77 @@ import type { Io, WaitOptions } from './io.js';
 import { table, type Column } from './table.js';
 import { waiting } from './vm.js';
 
-const columns: readonly Column<BalanceAnswer['moves'][number]>[] = [
+type Move = BalanceAnswer['moves'][number];
+type Past = BalanceAnswer['past'][number];
+
+const shared: readonly Column<Move>[] = [
   { head: 'VM', text: (m) => m.name },
   { head: 'FROM', text: (m) => m.from },
   { head: 'TO', text: (m) => m.to },
   { head: 'IMBALANCE', text: (m) => `${m.before.toFixed(2)} → ${m.after.toFixed(2)}` },
   { head: 'COPIES', text: (m) => formatSize(m.memoryMiB * 2 ** 20), right: true },
-  { head: 'WHY', text: (m) => m.why, give: 1 },
 ];
+const why: Column<Move> = { head: 'WHY', text: (m) => m.why, give: 1 };
+
+const pastColumns: readonly Column<Past>[] = [
+  { head: 'WHEN', text: (m) => new Date(m.atMs).toISOString().slice(0, 19).replace('T', ' ') },
+  ...shared,
+  {
+    head: 'OUTCOME',
+    text: (m) =>
+      m.outcome === 'done' ? `done in ${Math.round((m.tookMs ?? 0) / 1000)} s` : (m.outcome ?? 'under way'),
+  },
+  { head: 'WHY', text: (m) => (m.text === '' ? m.why : `${m.why}; ${m.text}`), give: 1 },
+];
+
+export const balanceModeText: Record<BalanceMode, string> = {
+  off: 'nothing is planned',
+  recommend: 'moves are recommended, none is made by itself',
+  'rules-only': 'what breaks a rule is moved by itself',
+  automatic: 'VMs are moved by themselves, for rules and for load',
+};
+
+function balanceText(b: BalanceAnswer, width: number | null): string {
+  const by = b.by === null ? 'by the loads of this moment' : `by smoothed loads, planned by ${b.by}`;
+  return [
+    `${b.sentence} (${by})`,
+    `Mode ${b.mode}: ${balanceModeText[b.mode]}; at most ${b.movesPerHourMax} moves an hour.`,
+    ...(b.moves.length === 0 ? [] : ['', table(b.moves, [...shared, why], width)]),
+    ...(b.past.length === 0 ? [] : ['', 'Moved by itself:', table(b.past, pastColumns, width)]),
+  ].join('\n');
+}
 
 /** `flotilla balance` */
 export function balanceCommands(program: Command, io: Io): void {
-  const balance = program.command('balance').description('moves that would even the cluster out');
+  const balance = program.command('balance').description('moves that even the cluster out');
   balance
     .command('show', { isDefault: true })
-    .description('show them; nothing is moved')
+    .description('show them, and what was moved by itself; nothing is moved')
     .action(async () => {
       const b = await (await io.client()).call('balanceGet', {});
-      io.show(b, () =>
-        [b.sentence, ...(b.moves.length === 0 ? [] : ['', table(b.moves, columns, io.terminal.width)])].join(
-          '\n',
-        ),
+      io.show(b, () => balanceText(b, io.terminal.width));
+    });
+  balance
+    .command('mode')
+    .description('what is moved by itself; without a word: show it')
+    .addArgument(new Argument('[mode]').choices(balanceModeSchema.options))
+    .addOption(
+      new Option('--moves-per-hour <n>', 'as many moves within an hour, at most').argParser(wholeNumber),
+    )
+    .action(async (mode: BalanceMode | undefined, o: { movesPerHour?: number }) => {
+      const client = await io.client();
+      const body = {
+        ...(mode === undefined ? {} : { balance: mode }),
+        ...(o.movesPerHour === undefined ? {} : { movesPerHourMax: o.movesPerHour }),
+      };
+      const { plan } =
+        Object.keys(body).length === 0
+          ? await client.call('policyGet', {})
+          : await client.call('policyPatch', { body: { plan: body } });
+      io.show(
+        { mode: plan.balance, movesPerHourMax: plan.movesPerHourMax },
+        () =>
+          `${plan.balance}: ${balanceModeText[plan.balance]}; at most ${plan.movesPerHourMax} moves an hour.`,
       );
     });
   waiting(balance.command('apply'))

@@ -65,6 +65,7 @@ type CreateOptions = WaitOptions &
     start?: true;
     stopTimeout?: string;
     onCrash?: string;
+    autoMove?: 'yes' | 'never';
   };
 
 export function vmCommands(program: Command, io: Io): void {
@@ -225,7 +226,8 @@ function createOptions(c: Command): Command {
     .option('--note <text>', 'for people')
     .option('--tag <tag>', 'may be given again', collect)
     .option('--stop-timeout <time>', 'how long a guest may take to shut down')
-    .addOption(new Option('--on-crash <what>').choices(['restart', 'stop']));
+    .addOption(new Option('--on-crash <what>').choices(['restart', 'stop']))
+    .addOption(new Option('--auto-move <when>', 'whether balancing may move it').choices(['yes', 'never']));
   if (create) {
     c.option('--image <image>', 'its first disk is a copy of this image')
       .option('--size <size>', 'size of that first disk, e.g. 10G')
@@ -251,6 +253,7 @@ async function commonBody(o: CreateOptions): Promise<Record<string, unknown>> {
     note: o.note,
     tags: o.tag,
     onCrash: o.onCrash,
+    autoMove: o.autoMove === undefined ? undefined : o.autoMove === 'yes',
     ha: haBody(o),
     stopTimeoutS: o.stopTimeout === undefined ? undefined : parseSeconds(o.stopTimeout, '--stop-timeout'),
     cloudInit: await cloudInitOf(o),

@@ -1,3 +1,4 @@
+import type { BalanceMove } from '../domain/balance.js';
 import type { Disk } from '../domain/disk.js';
 import type { Policy } from '../domain/ha.js';
 import type { Image } from '../domain/image.js';
@@ -6,6 +7,8 @@ import type { NodePresence, NodeRecord, NodeState } from '../domain/node.js';
 import { opFinished, type Op } from '../domain/op.js';
 import type { Pool } from '../domain/pool.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../domain/vm.js';
+import type { LoadsNow } from './plan/auto.js';
+import { evenOut, shareWithout } from './plan/even.js';
 import { checkMigration, type MigrateCheck } from './migrate-check.js';
 import {
   clusterNode,
@@ -137,6 +140,72 @@ export class Outlook {
       admission: policy.plan.admission,
       node: o.node,
     });
+  }
+
+  /**
+   * The live migrations that would end the breaking of rules and even the cluster out, best first. Yields often, so that
+   * whoever asks can do other things meanwhile.
+   *
+   * @param o.may - further limits, by ids
+   */
+  *balance(
+    o: { readonly rulesOnly?: boolean; readonly may?: (vm: string, node: string) => boolean } = {},
+  ): Generator<undefined, BalanceMove[]> {
+    const ids = this.byName();
+    const checks = new Map<string, MigrateCheck | null>();
+    const moves = this.moves();
+    const checkOf = (id: string): MigrateCheck | null => {
+      const known = checks.get(id);
+      if (known !== undefined) return known;
+      const [spec, own] = [this.r.specs.get(id)?.value, this.r.owns.get(id)?.value];
+      const check =
+        spec === undefined || own?.state !== 'running' || spec.autoMove === false
+          ? null
+          : this.check(spec, own, { node: null, moves });
+      checks.set(id, check);
+      return check;
+    };
+    const found = yield* evenOut(
+      this.cluster,
+      (vm, node) => {
+        const id = ids.get(vm) ?? '';
+        if (o.may?.(id, node) === false) return false;
+        const c = checkOf(id);
+        return c !== null && c.blockers.length === 0 && !c.nodes.some((n) => n.node === node);
+      },
+      { rulesOnly: o.rulesOnly === true },
+    );
+    return found.map(({ vm, why, ...m }) => ({
+      ...m,
+      vm: ids.get(vm) ?? '',
+      name: vm,
+      why: why.slice(0, 300),
+    }));
+  }
+
+  /** Loads as they are, for the brakes of balancing. */
+  loads(): LoadsNow {
+    const moves = this.moves();
+    const { s } = moves;
+    const nodes = new Map(s.nodes.map((n, i) => [n.name, i]));
+    const vms = new Map<string, number>();
+    const ids = this.byName();
+    s.vms.forEach((v, i) => vms.set(ids.get(v.name) ?? '', i));
+    return {
+      vmCpus: (id) => s.loads[(vms.get(id) ?? -1) * 4] ?? 0,
+      shareWithout: (node, id) => {
+        const n = nodes.get(node);
+        return n === undefined ? 0 : shareWithout(moves, n, vms.get(id) ?? -1);
+      },
+    };
+  }
+
+  /** Ids of VMs by the names that the plan has for them. */
+  private byName(): Map<string, string> {
+    const out = new Map<string, string>();
+    for (const [id, { value }] of this.r.specs)
+      if (this.r.owns.has(id)) out.set(out.has(value.name) ? id : value.name, id);
+    return out;
   }
 
   private *owned(load: OutlookOptions['load']): Iterable<OwnedVm> {

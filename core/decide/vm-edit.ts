@@ -89,6 +89,7 @@ export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit 
     stopTimeoutS: input.stopTimeoutS,
     onCrash: input.onCrash,
     ha,
+    ...(input.autoMove ? {} : { autoMove: false }),
   };
   return {
     spec,
@@ -174,6 +175,7 @@ export function editVm(
     stopTimeoutS: patch.stopTimeoutS ?? before.stopTimeoutS,
     onCrash: patch.onCrash ?? before.onCrash,
     ha,
+    ...(patch.autoMove === undefined ? {} : { autoMove: patch.autoMove }),
     cloudInit: patch.cloudInit === undefined ? before.cloudInit : patch.cloudInit,
     disks: [
       ...before.disks.filter((d) => !gone.has(d.disk)),

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { balanceModeSchema } from './balance.js';
 import { idSchema, nodeIdSchema, wallMsSchema } from './schema.js';
 
 /** What to do when a guest hangs: nothing, or reset it by its virtual watchdog or after its agent fell silent. */
@@ -30,7 +31,10 @@ export const vmHaDefault: VmHa = {
 export const admissionModeSchema = z.enum(['off', 'warn', 'enforce']);
 export type AdmissionMode = z.output<typeof admissionModeSchema>;
 
-const planDefault = { admission: 'enforce' } as const;
+/** Moves that balancing begins by itself within an hour. */
+const movesPerHourSchema = z.number().int().min(1).max(1000);
+
+const planDefault = { admission: 'enforce', balance: 'recommend', movesPerHourMax: 10 } as const;
 
 /** `/flotilla/policy`: switches for the whole cluster that people set. Absent: {@link policyDefault}. */
 export const policySchema = z.object({
@@ -43,9 +47,23 @@ export const policySchema = z.object({
     unsafeWithoutWatchdog: z.boolean(),
   }),
   /** Records of before there was a planner have none. */
-  plan: z.object({ admission: admissionModeSchema }).default(planDefault),
+  plan: z
+    .object({
+      admission: admissionModeSchema,
+      balance: balanceModeSchema.default(planDefault.balance),
+      movesPerHourMax: movesPerHourSchema.default(planDefault.movesPerHourMax),
+    })
+    .default(planDefault),
 });
 export type Policy = z.output<typeof policySchema>;
+/** What may be changed of `plan`; what is not named stays as it is. */
+export const planPatchSchema = z
+  .strictObject({
+    admission: admissionModeSchema,
+    balance: balanceModeSchema,
+    movesPerHourMax: movesPerHourSchema,
+  })
+  .partial();
 export const policyDefault: Policy = {
   ha: { paused: false, hold: false, unsafeWithoutWatchdog: false },
   plan: planDefault,

@@ -150,6 +150,14 @@ export const nodeStateSchema = z.object({
   memoryBytes: z.number().nonnegative(),
   memoryUsedBytes: z.number().nonnegative(),
   loadAvg1: z.number().nonnegative(),
+  /** Share of the last ten seconds in which something waited for it (`some avg10`), per cent. Absent: its kernel has no PSI. */
+  pressure: z
+    .object({
+      cpuPct: z.number().min(0).max(100),
+      memoryPct: z.number().min(0).max(100),
+      ioPct: z.number().min(0).max(100),
+    })
+    .optional(),
   pools: z.array(poolUseSchema).max(32),
   health: z.array(healthSchema).max(32),
   /** Absent: it has not looked, or is of before pools of drives. */
@@ -164,6 +172,7 @@ export const nodeStateSchema = z.object({
   /** Null: its keeper does not answer, or it is of before there was one. */
   keeper: nodeKeeperSchema.nullable().default(null),
 });
+export type NodePressure = NonNullable<z.output<typeof nodeStateSchema>['pressure']>;
 export type NodeState = z.output<typeof nodeStateSchema>;
 
 /** How fresh what we know of a node is. Colours pages; decides nothing. */

@@ -102,6 +102,8 @@ export const vmSpecSchema = z.object({
   ha: vmHaSchema.default(vmHaDefault),
   /** The vApp it is a member of. */
   vapp: vmVappSchema.optional(),
+  /** False: balancing never moves it. Absent: it may. */
+  autoMove: z.boolean().optional(),
 });
 export type VmSpec = z.output<typeof vmSpecSchema>;
 

@@ -1,4 +1,5 @@
 import { type z } from 'zod';
+import { balanceRecordSchema } from '../domain/balance.js';
 import { clusterMetaSchema, liveSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
@@ -84,6 +85,8 @@ export const ledger = {
   vapp: kind('vapp', vappSchema),
   /** Read where a guest is told of them, never kept. */
   vappSecret: kind('vapp-secret', vappSecretSchema),
+  /** One record: the plan that evens the cluster out, and what was moved of late. */
+  balance: kind('balance', balanceRecordSchema),
 } as const;
 
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */

@@ -1,6 +1,6 @@
 /** What the REST API takes and answers about high availability and fencing. */
 import { z } from 'zod';
-import { failoverTimelineSchema, fencedSchema, policySchema } from '../domain/ha.js';
+import { failoverTimelineSchema, fencedSchema, planPatchSchema, policySchema } from '../domain/ha.js';
 import { nodeKeeperSchema } from '../domain/node.js';
 import { opStateSchema } from '../domain/op.js';
 import { idSchema, nodeIdSchema, wallMsSchema } from '../domain/schema.js';
@@ -22,7 +22,7 @@ export type PolicyView = z.output<typeof policyViewSchema>;
 export const policyPatchSchema = z
   .strictObject({
     ha: z.strictObject(policySchema.shape.ha.shape).partial().optional(),
-    plan: z.strictObject(policySchema.shape.plan.unwrap().shape).partial().optional(),
+    plan: planPatchSchema.optional(),
   })
   .refine(
     (p) => Object.values({ ...p.ha, ...p.plan }).some((v) => v !== undefined),

@@ -332,6 +332,8 @@ export const vmCreateSchema = z
     stopTimeoutS: vmShape.stopTimeoutS.default(stopTimeoutSDefault),
     onCrash: vmShape.onCrash.default('restart'),
     ha: vmHaInputSchema.default({}),
+    /** False: balancing never moves it. */
+    autoMove: z.boolean().default(true),
     /** The node that shall own it; else the least loaded one that fits. */
     node: nodeIdSchema.optional(),
   })
@@ -356,6 +358,7 @@ export const vmPatchSchema = z
     stopTimeoutS: vmShape.stopTimeoutS.optional(),
     onCrash: vmShape.onCrash.optional(),
     ha: vmHaInputSchema.optional(),
+    autoMove: z.boolean().optional(),
     /** Replaced as a whole; null: none. */
     cloudInit: newCloudInitSchema.nullable().optional(),
     addDisks: z.array(newDiskSchema).min(1).max(24).optional(),

@@ -1,7 +1,8 @@
 /** What the REST API takes and answers about emptying nodes. */
 import { z } from 'zod';
+import { balanceModeSchema, balanceMoveSchema, pastMoveSchema } from '../domain/balance.js';
 import { drainVmSchema } from '../domain/drain.js';
-import { idSchema, nodeIdSchema } from '../domain/schema.js';
+import { idSchema, nodeIdSchema, wallMsSchema } from '../domain/schema.js';
 import { opViewSchema } from './rest-objects.js';
 
 export const nodeDrainSchema = z
@@ -56,24 +57,20 @@ export const drainViewSchema = z
     etaS: z.number().nullable(),
   })
   .meta({ id: 'Drain' });
-/** Live migrations that would even the cluster out; each is asked for as any other migration. */
+
+/** What balancing finds and does; each move can be asked for as any other migration. */
 export const balanceViewSchema = z
   .object({
+    mode: balanceModeSchema,
+    movesPerHourMax: z.number().int(),
     sentence: z.string(),
-    moves: z.array(
-      z.object({
-        vm: idSchema,
-        name: z.string(),
-        from: nodeIdSchema,
-        to: nodeIdSchema,
-        why: z.string(),
-        /** The imbalance before and after it; lower is better. */
-        before: z.number(),
-        after: z.number(),
-        /** What is copied. */
-        memoryMiB: z.number(),
-      }),
-    ),
+    /** The node that has planned this by smoothed loads, and when; null: it is by the loads of this moment. */
+    by: nodeIdSchema.nullable(),
+    atMs: wallMsSchema.nullable(),
+    /** Live migrations that would help, best first. */
+    moves: z.array(balanceMoveSchema),
+    /** What was moved by itself of late, newest first. */
+    past: z.array(pastMoveSchema),
   })
   .meta({ id: 'Balance' });
 export type BalanceAnswer = z.output<typeof balanceViewSchema>;

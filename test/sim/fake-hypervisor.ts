@@ -39,6 +39,8 @@ export class FakeHost {
   readonly starts: { readonly uuid: string; readonly gen: number }[] = [];
   /** Called before a machine comes to life: throw to refuse, look to check. */
   beforeStart: (uuid: string, gen: number, paused: boolean) => void = () => undefined;
+  /** How many CPUs that machine keeps busy. */
+  busy: (uuid: string) => number = () => 0;
   /** How long a guest takes to shut down; null: it does not listen. */
   guestStopMs: number | null = 1_000;
   /** This one goes as soon as its XML is asked for. */
@@ -69,6 +71,11 @@ export class FakeHost {
 
   constructor(clock: Clock) {
     this.#clock = clock;
+  }
+
+  /** CPU time of that machine so far. */
+  cpuNs(uuid: string): number {
+    return Math.round(this.#clock.nowMs() * 1e6 * this.busy(uuid));
   }
 
   emit(e: HostEvent): void {
@@ -221,7 +228,7 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
           name: uuid,
           id: d.id,
           state: d.state,
-          cpu: { timeNs: 0 },
+          cpu: { timeNs: host.cpuNs(uuid) },
         })),
       ),
     xml: (d) =>

@@ -15,6 +15,7 @@ import { useDisclosure, useHotkeys } from '@mantine/hooks';
 import { useEffect, useState, type ReactNode } from 'react';
 import { Link, Route, Switch, useLocation } from 'wouter';
 import { formatSpan } from '../../../core/domain/units';
+import { BalancePage } from './balance';
 import { HaPage } from './ha';
 import { ImagesPage } from './images';
 import { useAll, useCluster, useLink } from './live';
@@ -43,6 +44,7 @@ const places: readonly (readonly [string, string])[] = [
   ['/networks', 'Networks'],
   ['/images', 'Images'],
   ['/ha', 'High availability'],
+  ['/balance', 'Balance'],
   ['/ops', 'Operations'],
   ['/tokens', 'Access'],
 ];
@@ -145,6 +147,7 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/networks" component={NetworksPage} />
       <Route path="/images" component={ImagesPage} />
       <Route path="/ha" component={HaPage} />
+      <Route path="/balance" component={BalancePage} />
       <Route path="/ops" component={OpsPage} />
       <Route path="/tokens" component={TokensPage} />
       <Route path="/users" component={UsersPage} />

@@ -29,6 +29,7 @@ export function EditVm({ vm }: { readonly vm: VmView }): ReactNode {
   const [ha, setHa] = useState(spec.ha.enabled);
   const [priority, setPriority] = useState(spec.ha.priority);
   const [onHang, setOnHang] = useState(spec.ha.onHang);
+  const [autoMove, setAutoMove] = useState(spec.autoMove !== false);
   const { busy, refused, run } = useDo();
   const haBody = {
     ...(ha === spec.ha.enabled ? {} : { enabled: ha }),
@@ -41,6 +42,7 @@ export function EditVm({ vm }: { readonly vm: VmView }): ReactNode {
     ...(tags.join() === spec.tags.join() ? {} : { tags }),
     ...(cpus === spec.cpus ? {} : { cpus }),
     ...(memoryMiB === spec.memoryMiB ? {} : { memoryMiB }),
+    ...(autoMove === (spec.autoMove !== false) ? {} : { autoMove }),
     ...(Object.keys(haBody).length === 0 ? {} : { ha: haBody }),
   };
   const changed = Object.keys(body).length > 0;
@@ -98,6 +100,11 @@ export function EditVm({ vm }: { readonly vm: VmView }): ReactNode {
             />
           </>
         )}
+        <Switch
+          label="Balancing may move it to another node"
+          checked={autoMove}
+          onChange={(e) => setAutoMove(e.currentTarget.checked)}
+        />
         <Refusal of={refused} />
         <Group>
           <Button type="submit" loading={busy} disabled={!changed}>

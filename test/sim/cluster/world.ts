@@ -491,13 +491,14 @@ export class World {
 
   /** When the policy was last written. */
   policyMs = 0;
-  policy(ha: Partial<Policy['ha']>): void {
+  policy(ha: Partial<Policy['ha']>, plan: Partial<Policy['plan']> = {}): void {
     this.policyMs = this.time.nowMs;
     const e = this.voters.store.peek(policyKey);
     const before = e === null ? null : (JSON.parse(e.value) as Policy);
     const next: Policy = {
       ...policyDefault,
       ha: { paused: false, hold: false, unsafeWithoutWatchdog: false, ...before?.ha, ...ha },
+      plan: { ...policyDefault.plan, ...before?.plan, ...plan },
     };
     this.voters.store.poke(policyKey, JSON.stringify(next));
   }

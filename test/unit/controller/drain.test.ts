@@ -1,6 +1,6 @@
 import t from 'tap';
 import { drainArgs } from '../../../core/domain/drain.js';
-import type { DrainAnswer, OpView } from '../../../core/wire/rest.js';
+import type { BalanceAnswer, DrainAnswer, OpView } from '../../../core/wire/rest.js';
 import { armed, haRig, made, vmOf } from './ha-rig.js';
 import { GiB } from './rig.js';
 
@@ -82,7 +82,14 @@ void t.test(
 void t.test('balance: a busy node would give a VM away, each move with why', async (t) => {
   const r = await haRig();
   t.teardown(() => r.stop());
-  t.match((await r.call('GET', '/api/v1/balance')).body, { moves: [], sentence: /is even/ });
+  t.match((await r.call('GET', '/api/v1/balance')).body, {
+    mode: 'recommend',
+    movesPerHourMax: 10,
+    by: null,
+    moves: [],
+    past: [],
+    sentence: /is even/,
+  });
   for (const name of ['web', 'db', 'mail']) {
     const { id } = await made(r, { name, disks, node: 'n1', cpus: 4, power: 'running' });
     await armed(r, name, 'n2');
@@ -106,4 +113,60 @@ void t.test('balance: a busy node would give a VM away, each move with why', asy
     sentence: /moves would even/,
     moves: [{ from: 'n1', why: /n1 has 90 % of its CPUs busy/ }],
   });
+
+  const set = await r.call('PATCH', '/api/v1/policy', { plan: { balance: 'automatic', movesPerHourMax: 3 } });
+  t.match(set, {
+    status: 200,
+    body: { plan: { balance: 'automatic', movesPerHourMax: 3, admission: 'enforce' } },
+  });
+  t.match(await r.call('PATCH', '/api/v1/policy', { plan: { admission: 'warn' } }), {
+    body: { plan: { balance: 'automatic', movesPerHourMax: 3, admission: 'warn' } },
+  });
+  t.match(await r.call('PATCH', '/api/v1/policy', { plan: { balance: 'sometimes' } }), { status: 400 });
+
+  const { id } = await vmOf(r, 'web');
+  const move = {
+    vm: id,
+    name: 'web',
+    from: 'n1',
+    to: 'n2',
+    for: 'load',
+    why: 'n1 is full',
+    before: 1,
+    after: 0.5,
+    memoryMiB: 64,
+  };
+  const other = { ...move, vm: (await vmOf(r, 'db')).id, name: 'db', from: 'n3' };
+  const record = {
+    by: 'n2',
+    atMs: Date.now(),
+    sentence: '2 moves would help',
+    moves: [move, other],
+    past: [],
+  };
+  r.memory.poke('/flotilla/balance/cluster', JSON.stringify(record));
+  await r.view.ledger.refresh();
+  t.match((await r.call('GET', '/api/v1/balance')).body, {
+    by: 'n2',
+    sentence: '2 moves would help.',
+    moves: [{ vm: id, why: 'n1 is full' }],
+  });
+  const { moves } = (await r.call('GET', '/api/v1/balance')).body as BalanceAnswer;
+  t.equal(moves.length, 1, 'what is not where the plan has it is not shown');
+  r.memory.poke('/flotilla/balance/cluster', JSON.stringify({ ...record, atMs: 1 }));
+  await r.view.ledger.refresh();
+  t.match(
+    (await r.call('GET', '/api/v1/balance')).body,
+    { by: null, moves: [{ from: 'n1' }] },
+    'an old plan is none',
+  );
+  t.match(await r.call('PATCH', '/api/v1/vms/web', { autoMove: false }), {
+    status: 202,
+    body: { vm: { spec: { autoMove: false } } },
+  });
+  const after = (await r.call('GET', '/api/v1/balance')).body as BalanceAnswer;
+  t.ok(
+    after.moves.every((m) => m.name !== 'web'),
+    'never this one',
+  );
 });
