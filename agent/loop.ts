@@ -115,7 +115,6 @@ export class AgentLoop {
     this.standbyNotes = new StandbyNotes(env);
     this.failovers = new FailoverDesk(env, ownership, this.turns, () => this.wake());
     this.bmcTests = new BmcTests(env, () => this.wake());
-    this.migrations = new MigrationDesk(env, this.ops, ownership, this.turns, () => this.wake());
     this.drains = new DrainDesk(env, () => this.wake());
     this.balance = new BalanceDesk(env, () => this.wake());
     this.line = new NodeLine(env);
@@ -125,6 +124,9 @@ export class AgentLoop {
       env.slots === undefined ? null : new UpdateDesk(env, env.slots, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
     this.replicas = new ReplicaDesk(env, this.turns, () => this.wake());
+    this.migrations = new MigrationDesk(env, this.ops, ownership, this.turns, this.replicas, () =>
+      this.wake(),
+    );
     this.maker = new DiskMaker(env, this.ops, this.replicas, () => this.wake());
     this.usage = new Usage(env, () => this.publish(this.snapshot));
     this.surroundings = new Surroundings(env, () => this.wake());

@@ -1,4 +1,11 @@
-import { decideCopies, isPaired, syncedDisks, type CopiesStep } from '../../core/decide/copies.js';
+import {
+  decideCopies,
+  isPaired,
+  mayOpenSecond,
+  pairSame,
+  syncedDisks,
+  type CopiesStep,
+} from '../../core/decide/copies.js';
 import { copyAddresses } from '../../core/decide/replica-edit.js';
 import { decideSync, replicaWords } from '../../core/decide/replica.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
@@ -37,6 +44,12 @@ const againMsMax = 60_000;
 const connectAgainMs = 5_000;
 /** What is done with a VM ends within seconds; looked for so often, ms. */
 const turnMs = 200;
+/** A migration waits so long for copies that are the same, ms: the node it left last may still hold the disks. */
+const sameMs = 30_000;
+/** And so long for the node it goes to, which opens them, ms: two commands of a loaded node. */
+const secondMs = 60_000;
+/** While it waits it looks so often, ms. */
+const migrateLookMs = 100;
 /** After a pair was opened its peer is waited for so long before a machine starts alone, ms: both may just have booted. */
 const meetMs = 15_000;
 
@@ -74,6 +87,8 @@ export class ReplicaDesk {
   /** VMs to whose disks this node writes without a machine, and how many such works. */
   private readonly filling = new Map<string, number>();
   private readonly rate = new SyncRate();
+  /** VMs of which this agent knows that the kernel lets one node write only. */
+  private readonly oneWriter = new Set<string>();
 
   constructor(env: AgentEnv, turns: Turns, wake: () => void) {
     this.env = env;
@@ -106,6 +121,7 @@ export class ReplicaDesk {
     const known = new Set(mine.map(([id]) => id));
     for (const map of [this.actedMs, this.openedMs, this.made, this.troubles, this.connectMs])
       for (const id of map.keys()) if (!known.has(id)) map.delete(id);
+    for (const id of this.oneWriter) if (!known.has(id)) this.oneWriter.delete(id);
     if (mine.length === 0 || this.use.text !== '') return null;
     if (clock.nowMs() - this.lookedMs >= lookMs) void this.observe(replication);
     if (this.pairs !== null) for (const [id, k] of mine) this.one(id, k, s, domains);
@@ -125,6 +141,8 @@ export class ReplicaDesk {
         return `its disks cannot be opened: ${this.use.text}`;
       return trouble ?? 'its disks are being opened';
     }
+    if (pair.suspended)
+      return trouble ?? 'its writes wait until the ledger has noted that the other copy is behind';
     const peer = otherNode(replica, this.env.node);
     const sinceMs = this.env.clock.nowMs() - (this.openedMs.get(vm) ?? -Infinity);
     if (pair.connection !== 'Connected' && s.lives.has(peer) && sinceMs < meetMs)
@@ -138,6 +156,62 @@ export class ReplicaDesk {
     if (replica === undefined) return null;
     const peer = otherNode(replica, this.env.node);
     return this.troubles.get(vm)?.text ?? `its disks are being made here and on ${peer}`;
+  }
+
+  /**
+   * Before a live migration: both copies have every write, and nobody but the owner has them open. Nothing is waited for
+   * where the VM has no copies.
+   *
+   * @throws FlotillaError `wrong-state`: not within half a minute, and why
+   */
+  async same(vm: string, s: Snapshot): Promise<void> {
+    const untilMs = this.env.clock.nowMs() + sameMs;
+    for (;;) {
+      const why = await this.notSame(vm, s, 'Secondary');
+      if (why === null) return;
+      if (this.env.clock.nowMs() >= untilMs) throw unlike(s.specs.get(vm)?.value.name ?? vm, why);
+      await this.env.clock.sleep(migrateLookMs * 5);
+    }
+  }
+
+  /**
+   * The source of a migration that the ledger knows of: lets the other node open the disks as well, and waits until it has.
+   *
+   * @param goesOn - false: the migration is to end
+   * @throws FlotillaError `wrong-state`: it did not, or the copies are not the same any more
+   */
+  async shareWith(vm: string, s: Snapshot, goesOn: () => boolean): Promise<void> {
+    const { replication, clock } = this.env;
+    if (replication === undefined || !s.replicas.has(vm)) return;
+    this.oneWriter.delete(vm);
+    await replication.allowTwoPrimaries(vm, true);
+    const untilMs = clock.nowMs() + secondMs;
+    for (;;) {
+      const why = await this.notSame(vm, s, 'Primary');
+      if (why === null || !goesOn()) return;
+      if (clock.nowMs() >= untilMs) throw unlike(s.specs.get(vm)?.value.name ?? vm, why);
+      await clock.sleep(migrateLookMs);
+    }
+  }
+
+  /**
+   * Of a VM whose disks may be open on two nodes: why it must not go on, in words; null: both have every write.
+   *
+   * @param peerRole - what the other node should be to them; null: that does not matter
+   */
+  async notSame(
+    vm: string,
+    s: Snapshot,
+    peerRole: PairSeen['peerRole'] | null = null,
+  ): Promise<string | null> {
+    const { replication, node } = this.env;
+    const replica = s.replicas.get(vm)?.value;
+    if (replication === undefined || replica === undefined) return null;
+    const pair = (await replication.observe()).pairs.get(vm);
+    const peer = otherNode(replica, node);
+    if (pair === undefined || !pairSame(pair)) return `the copy on ${peer} does not have every write`;
+    if (peerRole === null || pair.peerRole === peerRole) return null;
+    return peerRole === 'Primary' ? `${peer} has not opened its copy` : `${peer} still has its copy open`;
   }
 
   /** Whether both copies of a new disk are there and the same. */
@@ -247,6 +321,8 @@ export class ReplicaDesk {
   private one(vm: string, k: Kept<Replica>, s: Snapshot, domains: ReadonlyMap<string, Observed>): void {
     const { env } = this;
     const now = env.clock.nowMs();
+    const own = s.owns.get(vm)?.value ?? null;
+    if (own?.state === 'migrating') this.oneWriter.delete(vm);
     if (this.lookedMs <= (this.actedMs.get(vm) ?? -Infinity)) return;
     if ((this.troubles.get(vm)?.untilMs ?? -Infinity) > now) return;
     const pair = this.pairs?.get(vm) ?? null;
@@ -254,11 +330,12 @@ export class ReplicaDesk {
       me: env.node,
       live: env.live.compare() !== null,
       replica: k.value,
-      own: s.owns.get(vm)?.value ?? null,
+      own,
       disks: { get: (id) => s.disks.get(id)?.value },
       pair,
       asRecorded: this.made.get(vm) === markOf(k.value),
       addresses: addressesNow(k.value, s),
+      oneWriter: this.oneWriter.has(vm),
       inUse: domains.get(vm)?.active === true || this.filling.has(vm),
       ending: [...s.ops.values()].some(
         ({ value: o }) => o.subject.id === vm && o.kind === 'vm.delete' && !opFinished(o),
@@ -321,6 +398,7 @@ export class ReplicaDesk {
         await replication.adjust(k.value);
         this.made.set(vm, markOf(k.value));
         this.openedMs.set(vm, env.clock.nowMs());
+        this.oneWriter.add(vm);
         return;
       }
       case 'adjust':
@@ -347,7 +425,15 @@ export class ReplicaDesk {
         if (step.frozen) await replication.resume(minors);
         return replication.demote(vm);
       case 'connect':
-        return replication.connect(vm, { discardMine: step.discardMine });
+        await replication.connect(vm, { discardMine: step.discardMine });
+        this.oneWriter.add(vm);
+        return;
+      case 'open-second':
+        return this.openSecond(vm, replication);
+      case 'one-writer':
+        await replication.allowTwoPrimaries(vm, false);
+        this.oneWriter.add(vm);
+        return;
       case 'skip-first-sync':
         for (const v of step.volumes) await replication.skipFirstSync(vm, v.volume);
         return;
@@ -382,6 +468,7 @@ export class ReplicaDesk {
     }
     await replication.adjust(r);
     this.made.set(vm, markOf(r));
+    this.oneWriter.add(vm);
   }
 
   private async readdress(
@@ -403,6 +490,18 @@ export class ReplicaDesk {
       ],
       [{ put: kinds.replica.key(vm), value: writeRecord(kinds.replica, { ...k.value, nodes }) }],
     );
+  }
+
+  /** Own is read afresh: one that has been broken off since finds the disks closed here. */
+  private async openSecond(vm: string, replication: Replication): Promise<void> {
+    const { ledger, node } = this.env;
+    const kept = await ledger.get(kinds.vmOwn.key(vm));
+    const pair = (await replication.observe()).pairs.get(vm);
+    if (kept === null || pair === undefined) return;
+    if (!mayOpenSecond(readRecord(kinds.vmOwn, kept.key, kept.value), node, pair)) return;
+    // Asked for on both ends: the one may not have heard of it from the other yet.
+    await replication.allowTwoPrimaries(vm, true);
+    await replication.promote(vm);
   }
 
   /** Reads own at a revision, then sees the pair, then swaps at that revision. @see safety 2 */
@@ -451,6 +550,8 @@ const words: Record<CopiesStep['do'], string> = {
   adjust: 'connecting the copies anew',
   'let-go': 'letting go of the disks',
   connect: 'connecting the copies',
+  'open-second': 'opening the disks for the migration',
+  'one-writer': 'closing the disks to a second writer',
   'skip-first-sync': 'pairing the new disks',
   'note-sync': 'noting the copies as in sync',
   drop: 'removing the copies',
@@ -479,6 +580,11 @@ export function withoutCopy(r: Replica, node: string): Write[] {
     ...r.volumes.map((v) => ({ del: unique.minor(v.minor) })),
   ];
 }
+
+const unlike = (name: string, why: string): FlotillaError =>
+  new FlotillaError('wrong-state', `VM "${name}" stays where it is: ${why}`, {
+    hint: 'See how its copies stand: flotilla vm show. Ask again when they are in sync.',
+  });
 
 /** A disk of which only its volume is left. */
 const goneDisk = (id: string, vm: string, pool: string): Disk => ({

@@ -15,7 +15,7 @@ import type { OpBook } from '../op-book.js';
 import { cdromXml, diskXml, domainXml, nicXml, targets } from './domain-xml.js';
 import { putDisk } from './disk-maker.js';
 import { failedOver, failoverOp } from '../ha/failover-op.js';
-import { staleView, type Ownership, type Subject } from './ownership.js';
+import { rolesSwapped, staleView, type Ownership, type Subject } from './ownership.js';
 import { wantedHardware } from './want.js';
 
 /** How long QEMU may take to come up: a cold cache and a loaded node take seconds, a hung pool takes for ever. */
@@ -142,14 +142,18 @@ export class VmActor {
    * Makes this node the one that writes. A former owner whose lease is gone, but which is still connected and writes, is
    * frozen: it is cut off, as it would refuse for as long as it does not hear the ledger. What it writes from then on
    * nobody is told of. Only after its time was waited out, which is what made its copy stale and this node the owner.
+   *
+   * What a migration that came to nothing had opened here is closed first, so that the kernel asks the ledger once more.
    */
   private async openCopy(s: Subject): Promise<void> {
     const { replication, log } = this.env;
     const peer = s.own.value.copies.find((c) => c.node !== this.env.node);
     if (replication === undefined) return;
+    const pair = (await replication.observe()).pairs.get(s.id);
+    if (pair?.role === 'Primary') await replication.demote(s.id);
     if (peer?.state === 'stale' && !s.snapshot.lives.has(peer.node)) {
-      const pair = (await replication.observe()).pairs.get(s.id);
       if (pair?.connection === 'Connected' && pair.peerRole === 'Primary') {
+        if (pair.role === 'Primary') await replication.allowTwoPrimaries(s.id, false);
         log.warn(
           `VM "${s.spec.value.name}": its disks are cut off from ${peer.node}, which is frozen with them`,
         );
@@ -414,11 +418,13 @@ export class VmActor {
       progress: 1,
       updatedMs: this.env.clock.wallMs(),
     };
+    const before = s.own.value;
+    const copied = before.copies.length > 0;
+    if (copied) await this.letGo(s, args.to);
     const own: VmOwn = {
-      ...s.own.value,
+      ...before,
       owner: args.to,
-      standby: null,
-      sync: 'none',
+      ...(copied ? rolesSwapped(before, args.to) : { standby: null, sync: 'none' as const }),
       gen: s.own.value.gen + 1,
       fence: unarmed,
       migration: null,
@@ -433,6 +439,18 @@ export class VmActor {
       writes: [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, next) }],
     });
     this.env.radio.say('op', next, op.id);
+  }
+
+  /** Closes the disks here, for a node that has every write. @throws FlotillaError `wrong-state` */
+  private async letGo(s: Subject, to: string): Promise<void> {
+    const { copies, sync } = s.own.value;
+    if (sync !== 'ok' || !copies.some((c) => c.node === to))
+      throw new FlotillaError(
+        'wrong-state',
+        `VM "${s.spec.value.name}" is not relocated: ${to} has no copy of its disks with every write`,
+        { hint: 'Wait until its copies are in sync: flotilla vm show.' },
+      );
+    await this.env.replication?.demote(s.id);
   }
 
   private async apply(step: HotStep, s: Subject): Promise<void> {

@@ -5,6 +5,7 @@ import { opFinished, type Op } from '../../core/domain/op.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { OpBook } from '../op-book.js';
+import type { ReplicaDesk } from '../replica/replica-desk.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 import type { Observed } from './domains.js';
 import { MigrationSource } from './migration-source.js';
@@ -27,11 +28,18 @@ export class MigrationDesk {
   /** Ops whose end is being written. */
   private readonly writing = new Set<string>();
 
-  constructor(env: AgentEnv, ops: OpBook, own: Ownership, turns: Turns, wake: () => void) {
+  constructor(
+    env: AgentEnv,
+    ops: OpBook,
+    own: Ownership,
+    turns: Turns,
+    replicas: ReplicaDesk,
+    wake: () => void,
+  ) {
     this.env = env;
     this.ops = ops;
     this.wake = wake;
-    this.source = new MigrationSource(env, ops, own, turns);
+    this.source = new MigrationSource(env, ops, own, turns, replicas);
     this.target = new MigrationTarget(env, ops, own, wake);
   }
 

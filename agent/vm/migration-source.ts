@@ -19,7 +19,8 @@ import {
 import type { OpBook } from '../op-book.js';
 import type { Kept } from '../snapshot.js';
 import { incomingXml } from './domain-xml.js';
-import type { Ownership, Subject } from './ownership.js';
+import type { ReplicaDesk } from '../replica/replica-desk.js';
+import { rolesSwapped, type Ownership, type Subject } from './ownership.js';
 import type { Turns } from './turns.js';
 
 /** A migration that takes longer has lost its way: aborted, ms. */
@@ -57,13 +58,15 @@ export class MigrationSource {
   private readonly ops: OpBook;
   private readonly own: Ownership;
   private readonly turns: Turns;
+  private readonly replicas: ReplicaDesk;
   private readonly travels = new Map<string, Travel>();
 
-  constructor(env: AgentEnv, ops: OpBook, own: Ownership, turns: Turns) {
+  constructor(env: AgentEnv, ops: OpBook, own: Ownership, turns: Turns, replicas: ReplicaDesk) {
     this.env = env;
     this.ops = ops;
     this.own = own;
     this.turns = turns;
+    this.replicas = replicas;
   }
 
   /** Whether this agent is at it, and will itself write how it ended. */
@@ -74,6 +77,11 @@ export class MigrationSource {
   /** Swaps own to `migrating` and lets the VM go. Never waits. */
   begin(k: Kept<Op>, args: MigrateArgs, ready: MigrateReady, s: Subject): void {
     this.travel(k.value, args, s, async (t) => {
+      const unfit = await this.replicas.same(s.id, s.snapshot).then(
+        () => null,
+        (e: unknown) => e,
+      );
+      if (unfit !== null) return this.refuse(k, unfit);
       const gen = s.own.value.gen + 1;
       const op: Op = { ...k.value, state: 'running', step: `begins: ${args.from} → ${args.to}`, progress: 0 };
       op.updatedMs = this.env.clock.wallMs();
@@ -101,6 +109,12 @@ export class MigrationSource {
         await this.settle(t, e);
       }
     });
+  }
+
+  /** Nothing has begun. */
+  private async refuse(k: Kept<Op>, e: unknown): Promise<void> {
+    if (!(e instanceof FlotillaError) || e.code !== 'wrong-state') throw e;
+    await this.ops.fail(k, e);
   }
 
   /** One that is under way; where this agent did not begin it, it finds out how it stands. Never waits. */
@@ -147,6 +161,7 @@ export class MigrationSource {
     if (address === undefined)
       throw new FlotillaError('not-found', `There is no node ${to}`, { hint: 'Choose another one.' });
     const xml = await env.hypervisor.xml(id, { migratable: true, secure: true });
+    await this.replicas.shareWith(id, snapshot, () => t.back === null);
     if (t.back !== null) throw t.back;
     const job = env.hypervisor.migrate(
       id,
@@ -169,6 +184,7 @@ export class MigrationSource {
     void this.listen(t, watching.signal);
     try {
       void this.watch(t, job);
+      if (snapshot.replicas.has(id)) void this.watchCopies(t, watching.signal);
       await job.done;
     } finally {
       t.end = null;
@@ -203,6 +219,21 @@ export class MigrationSource {
       }
     } catch {
       // The job itself tells how it ended.
+    }
+  }
+
+  /** Copies that lose each other while the memory is sent: it would have to go on where not every write is. */
+  private async watchCopies(t: Travel, signal: AbortSignal): Promise<void> {
+    const { clock } = this.env;
+    while (!signal.aborted && t.end !== null) {
+      const why = await this.replicas.notSame(t.s.id, t.s.snapshot).catch(() => null);
+      if (why !== null && t.end !== null) {
+        t.back ??= new FlotillaError('wrong-state', `VM "${t.s.spec.value.name}" stays where it is: ${why}`, {
+          hint: 'Look at the storage network. Ask again when its copies are in sync.',
+        });
+        return t.end();
+      }
+      await clock.sleep(lookMs);
     }
   }
 
@@ -279,6 +310,8 @@ export class MigrationSource {
 
   private async handOver(t: Travel): Promise<Arrived> {
     const { to, ready } = t.args;
+    // One that is called stale changes own: then the swap would not be done either.
+    if (t.own.value.copies.length > 0 && t.own.value.sync !== 'ok') return this.remain(t, unlike(t));
     const subject = { ...t.s, own: t.own };
     const hand = async (waitMs: number | null, live: bigint): Promise<void> => {
       const also = alive(to, live);
@@ -298,14 +331,18 @@ export class MigrationSource {
     t.target = node === null ? undefined : kept(kinds.node, node);
     if (live === null || t.target === undefined || t.target.value.desired === 'leaving') {
       // Its node is gone, and the copy with it or soon, or is leaving: the guest goes on here as if nothing had been.
-      t.back = lost(t);
-      await this.stay(t);
-      return 'stay';
+      return this.remain(t, lost(t));
     }
     // It lost its lease and has another one: nobody may count on its keeper until that has armed the VM anew.
     const same = ready?.live !== undefined && BigInt(ready.live) === live.createRevision;
     await hand(same ? ready.waitMs : null, live.createRevision);
     return 'go';
+  }
+
+  private async remain(t: Travel, why: FlotillaError): Promise<Arrived> {
+    t.back = why;
+    await this.stay(t);
+    return 'stay';
   }
 
   /** What own says of this migration, where a swap of this agent may have been done without its answer; null: nothing yet. */
@@ -330,7 +367,9 @@ export class MigrationSource {
     return {
       ...own,
       owner: to,
-      standby: own.standby === to ? from : own.standby,
+      ...(own.copies.length > 0
+        ? rolesSwapped(own, to)
+        : { standby: own.standby === to ? from : own.standby }),
       gen: own.gen + 1,
       state: 'running',
       op: null,
@@ -380,6 +419,13 @@ const lost = (t: Travel): FlotillaError =>
     {
       hint: 'It goes on where it was. Ask again when that node is back.',
     },
+  );
+
+const unlike = (t: Travel): FlotillaError =>
+  new FlotillaError(
+    'wrong-state',
+    `VM "${t.s.spec.value.name}": the copy of its disks on ${t.args.to} lost sight of the one here while it migrated`,
+    { hint: 'It goes on where it was. Ask again when its copies are in sync.' },
   );
 
 /** Null: there is no such domain, or it does not run: nothing is under way with it. */

@@ -114,6 +114,12 @@ export class Ownership {
   }
 }
 
+/** What is said of copies when their owner and its standby change places: who may write comes first, the other takes over. */
+export const rolesSwapped = (own: VmOwn, to: string): Pick<VmOwn, 'standby' | 'copies'> => ({
+  standby: own.owner,
+  copies: [...own.copies].sort((a, b) => Number(b.node === to) - Number(a.node === to)),
+});
+
 /** The shared pools of a VM that another node could start; else none. */
 export function sharedPools(s: Pick<Subject, 'spec' | 'snapshot'>): readonly Pool[] {
   const reach = reachOf(s.spec.value, valuesOf(s.snapshot.disks), valuesOf(s.snapshot.pools));

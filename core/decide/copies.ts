@@ -23,6 +23,8 @@ export interface CopiesView {
   readonly inUse: boolean;
   /** It is being deleted by its owner. */
   readonly ending: boolean;
+  /** It is known that the kernel here lets one node write only: not after a migration, nor after an agent's death. */
+  readonly oneWriter: boolean;
 }
 
 export type CopiesStep =
@@ -40,6 +42,10 @@ export type CopiesStep =
   | { readonly do: 'connect'; readonly discardMine: boolean }
   /** Both copies are new: the same without copying. */
   | { readonly do: 'skip-first-sync'; readonly volumes: readonly ReplicaVolume[] }
+  /** A live migration brings the machine: it is opened here, too, while its owner still writes. */
+  | { readonly do: 'open-second' }
+  /** Two nodes may no longer write at a time. */
+  | { readonly do: 'one-writer' }
   /** Say in the ledger that the copies are the same. */
   | { readonly do: 'note-sync' }
   /** Take the copy here away. */
@@ -71,6 +77,8 @@ export function decideCopies(v: CopiesView): CopiesStep {
   if (pair?.role === 'Primary' && !v.inUse && own.state !== 'migrating')
     return { do: 'let-go', frozen: pair.suspended };
   if (v.ending) return { do: 'none' };
+  if (pair !== null && v.live && mayOpenSecond(own, me, pair) && pair.role === 'Secondary')
+    return { do: 'open-second' };
   const open = (x: ReplicaVolume): boolean => pair?.volumes.some((s) => s.volume === x.volume) === true;
   if (pair === null || !volumes.every(open)) {
     // What may have data is never made anew, but where the ledger says that it is out of date all the same.
@@ -90,15 +98,32 @@ export function decideCopies(v: CopiesView): CopiesStep {
     if (pair.role === 'Secondary') return { do: 'connect', discardMine: stale && peerWhole };
     return { do: 'none' };
   }
+  // The kernel refuses while both write: first the one that does not own it lets go.
+  if (!v.oneWriter && !moving) return { do: 'one-writer' };
   if (!mine || !v.live) return { do: 'none' };
   const fresh = volumes.filter((x) => {
     const s = pair.volumes.find((y) => y.volume === x.volume);
-    const both = s?.here === 'Inconsistent' && s.there === 'Inconsistent' && s.replication === 'Established';
-    return both && pair.connection === 'Connected' && v.disks.get(x.disk)?.state === 'wanted';
+    const empty = s?.here === 'Inconsistent' && s.there === 'Inconsistent' && s.replication === 'Established';
+    return empty && pair.connection === 'Connected' && v.disks.get(x.disk)?.state === 'wanted';
   });
   if (fresh.length > 0) return { do: 'skip-first-sync', volumes: fresh };
   return decideSync(own, me, syncedDisks(v), pair) === null ? { do: 'none' } : { do: 'note-sync' };
 }
+
+/**
+ * Whether a node opens the disks of a VM for the copy that migrates to it: only while the ledger says that it comes here, and
+ * only where this node has every write, with the owner at the other end of the line. What it opens nobody writes to before the
+ * hand-over: the copy stands still. @see docs/migration.md
+ */
+export function mayOpenSecond(own: VmOwn, me: string, pair: PairSeen): boolean {
+  const m = own.migration;
+  if (own.owner === me || own.state !== 'migrating' || m?.to !== me || m.handedOver) return false;
+  return own.sync === 'ok' && pair.peerRole === 'Primary' && pairSame(pair);
+}
+
+/** Connected, nothing frozen, every volume whole on both nodes. */
+export const pairSame = (pair: PairSeen): boolean =>
+  pair.volumes.length > 0 && pair.volumes.every((v) => inSync(pair, v));
 
 /** A new disk whose copies are both there and the same, so that it can be filled or used. */
 export function isPaired(disk: string, replica: Replica, pair: PairSeen | null): boolean {

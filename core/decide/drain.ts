@@ -1,6 +1,5 @@
 import { FlotillaError } from '../domain/error.js';
 import { drainVmsMax, type DrainArgs, type DrainVm } from '../domain/drain.js';
-import { isReplicated } from '../domain/disk.js';
 import { opFinished, type Op } from '../domain/op.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
 import { migrateText } from './migrate-check.js';
@@ -14,7 +13,14 @@ const relocatesAtOnce = 8;
 /** Moves of one VM that may fail before it is left where it is. */
 const triesMax = 2;
 /** What keeps a VM only for now. */
-const passing: ReadonlySet<string> = new Set(['under-way', 'busy', 'unknown', 'stopping', 'disk-not-ready']);
+const passing: ReadonlySet<string> = new Set([
+  'under-way',
+  'busy',
+  'unknown',
+  'stopping',
+  'disk-not-ready',
+  'copies-differ',
+]);
 /** What keeps a machine from moving while it runs, and not from being started there. */
 const restartable: ReadonlySet<string> = new Set(['other-cpu', 'older-qemu', 'not-armable']);
 
@@ -73,8 +79,8 @@ export function planDrain(view: Outlook, vms: readonly DrainSubject[], node: str
       if (busy !== undefined)
         return line('wait', null, `another operation on it is not finished: ${busy.kind}`);
       if (spec.power !== 'stopped') return line('wait', null, 'it is being started');
-      if (view.disks(spec.id).some(isReplicated))
-        return line('stays', null, 'it is off, and its disks have their copies on two nodes: start it first');
+      if (own.copies.length > 0 && own.sync !== 'ok')
+        return line('wait', null, 'the copies of its disks are not in sync');
       const local = moves.s.vms[at]?.on;
       const seat = moves.best(at, wanted) ?? moves.best(at, wanted, true);
       if (seat === null)

@@ -55,7 +55,8 @@ export function checkMigration(v: MigrateCheckView): MigrateCheck {
     memoryMiB: v.spec.memoryMiB,
     disks: v.disks.flatMap((d) => {
       const pool = v.pool(d.pool);
-      return pool === undefined || d.state === 'deleting'
+      // What has its copy there takes no more room.
+      return pool === undefined || d.state === 'deleting' || isReplicated(d)
         ? []
         : [{ name: d.name, pool, sizeBytes: d.sizeBytes, image: null }];
     }),
@@ -119,17 +120,18 @@ function vmBlockers(v: MigrateCheckView): MigrateBlocker[] {
       );
     else if (disk.state !== 'ready')
       no('disk-not-ready', `its disk "${disk.name}" is ${disk.state}`, 'Wait until it is made.');
-    else if (isReplicated(disk))
-      no(
-        'copied-disk',
-        `its disk "${disk.name}" lies on two nodes, and VMs with such disks do not migrate while they run yet`,
-        'Stop it, or leave it where it is: when its node fails it starts on the other one.',
-      );
-    else if (on.kind !== 'shared')
+    else if (isReplicated(disk)) {
+      if (!own.synced.includes(id) || own.sync !== 'ok')
+        no(
+          'copies-differ',
+          `the copies of its disk "${disk.name}" are not in sync`,
+          'Bring the other node or the storage network back, and wait until flotilla vm show says so.',
+        );
+    } else if (on.kind !== 'shared')
       no(
         'local-disk',
         `its disk "${disk.name}" is on the ${on.kind} pool "${on.name}", which no other node reaches`,
-        'Only VMs whose disks are on shared pools migrate while they run.',
+        'Only VMs whose disks are on shared pools, or have two copies, migrate while they run.',
       );
   }
   return out;
@@ -163,6 +165,12 @@ function nodeBlockers(
       'older-qemu',
       `has QEMU ${n.qemu}, older than the ${source?.qemu} that it runs on`,
       'Upgrade that node first.',
+    );
+  if (v.own.copies.length > 0 && !v.own.copies.some((c) => c.node === n.id))
+    no(
+      'no-copy',
+      'has no copy of its disks',
+      `They are on ${v.own.copies.map((c) => c.node).join(' and ')}.`,
     );
   if (v.own.fence.armed && n.keeper?.armable !== true)
     no(

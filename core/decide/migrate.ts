@@ -6,6 +6,8 @@ import type { DomainMark, DomainView } from './vm-view.js';
 
 /** A target that is not alive is waited for so long before anything has begun, ms: longer than a restart of its keeper. */
 export const targetAwayMsMax = 15_000;
+/** Copies that are not the same are waited for so long before anything has begun, ms: what differed for a moment is copied. */
+export const copiesMsMax = 30_000;
 /** For a live target so long, ms: it may have to fetch the ISO in the CD drive. */
 export const prepareMsMax = 40 * 60_000;
 
@@ -95,6 +97,14 @@ export function decideMigration(v: MigrationView): MigrationStep {
       'does not run, so it cannot migrate while it runs',
       'Relocate it, or start it first.',
     );
+  if (own.copies.length > 0 && (own.sync !== 'ok' || !own.copies.some((c) => c.node === to)))
+    return own.sync !== 'ok' && v.knownMs < copiesMsMax
+      ? { do: 'none' }
+      : fail(
+          'wrong-state',
+          `does not migrate: ${to} does not have all that is on its disks`,
+          'See how its copies stand: flotilla vm show. Ask again when they are in sync.',
+        );
   const live = v.live(to);
   if (live === undefined)
     return v.knownMs < targetAwayMsMax

@@ -89,6 +89,34 @@ await t.test(
   },
 );
 
+await t.test('VMs with two copies go to the other one, running or off, and back', async (t) => {
+  const w = new World({ seed: 7, nodes: 3, log: true, locks: null, copies: true });
+  w.boot();
+  const [db, off] = [w.createVm('db', 'n1', {}, 'n3'), w.createVm('off', 'n1', { power: 'stopped' }, 'n2')];
+  await w.until('both have every write', () => [db, off].every((vm) => w.own(vm)?.sync === 'ok'));
+  const op = w.drain('n1');
+  await w.until('the op ends', () => opFinished(w.op(op)), 120_000);
+  t.equal(w.op(op).state, 'done', JSON.stringify(w.op(op)));
+  t.same([w.own(db)?.owner, w.own(off)?.owner], ['n3', 'n2']);
+  t.match(w.own(off), {
+    standby: 'n1',
+    sync: 'ok',
+    state: 'stopped',
+    copies: [{ node: 'n2' }, { node: 'n1' }],
+  });
+  w.action('start', off);
+  await w.until('it runs on its other copy', () => w.runsOn(off)[0] === 'n2');
+  const back = w.drain('n1', { back: op });
+  await w.until('all is back', () => opFinished(w.op(back)), 120_000);
+  t.equal(w.op(back).state, 'done', JSON.stringify(w.op(back)));
+  t.same([w.runsOn(db), w.runsOn(off)], [['n1'], ['n1']]);
+  t.equal(starts(w), 2, 'each was started once, when somebody asked for it');
+  await w.pass(15_000);
+  w.checks.atRest();
+  t.same(w.checks.violations, []);
+  w.end();
+});
+
 await t.test('it is cancelled: what moves stays or goes, the rest stays, and the op says so', async (t) => {
   const { w } = await cluster();
   const op = w.drain('n1');

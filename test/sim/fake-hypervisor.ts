@@ -41,6 +41,8 @@ export class FakeHost {
   beforeStart: (uuid: string, gen: number, paused: boolean) => void = () => undefined;
   /** How many CPUs that machine keeps busy. */
   busy: (uuid: string) => number = () => 0;
+  /** Called before a copy begins to arrive: throw to refuse. */
+  beforeArrive: (uuid: string) => void = () => undefined;
   /** How long a guest takes to shut down; null: it does not listen. */
   guestStopMs: number | null = 1_000;
   /** This one goes as soon as its XML is asked for. */
@@ -131,6 +133,7 @@ export class FakeHost {
   arriving(uuid: string, xml: string): FakeDomain {
     if (this.domains.get(uuid)?.active === true)
       throw new LibvirtError('domain is already active', { code: 'refused', outcome: 'refused' });
+    this.beforeArrive(uuid);
     const state: DomainState = { state: 'paused', reason: 'migration' };
     const d: FakeDomain = { xml, active: true, state, id: this.#nextId++, agent: false };
     this.domains.set(uuid, d);

@@ -554,6 +554,8 @@ export class Checks {
         );
       if (!wanted && on.length > 0) this.report('P6', `VM ${name} was stopped and runs on ${on.join(', ')}`);
     }
+    for (const vm of w.copies?.shared() ?? [])
+      this.report('P1', `both copies of VM ${vm} may still be written to, and nothing migrates`);
     for (const op of this.#openOps())
       this.report('P6', `operation ${op.kind} of ${op.subject.id} hangs in "${op.state}": ${op.step}`);
     for (const e of w.voters.store.peekAll(kinds.op.prefix)) {

@@ -25,6 +25,8 @@ interface Copy {
   /** It has seen its peer, or was told by the ledger, since it was opened: else it is only `Consistent`. */
   sure: boolean;
   primary: boolean;
+  /** Its kernel lets both write at a time. */
+  two: boolean;
   frozen: boolean;
   /** Not connected because the two refused each other. */
   refused: boolean;
@@ -62,6 +64,8 @@ export interface CopiesParts {
   reaches(a: string, b: string): boolean;
   /** The guest runs on that node in this moment. */
   executes(node: string, vm: string): boolean;
+  /** A machine of it is there, whether it runs, is paused or frozen: it has the disk open. */
+  holds(node: string, vm: string): boolean;
   report(promise: string, text: string): void;
   say(text: string): void;
 }
@@ -88,6 +92,15 @@ export class SimCopies {
     return [...copies].filter(([, c]) => !c.whole || c.data < told).map(([n]) => n);
   }
 
+  /** VMs of whose disks both copies are open for writing, or might be: nothing of a migration may be left behind. */
+  shared(): string[] {
+    return [...this.#pairs.values()]
+      .filter(
+        (p) => [...p.copies.values()].some((c) => c.two) || [...p.copies.values()].every((c) => c.primary),
+      )
+      .map((p) => p.vm);
+  }
+
   /** Two copies of a new disk, alike. */
   add(vm: string, minor: number, nodes: readonly [string, string]): void {
     const history = this.#p.uuid();
@@ -100,6 +113,7 @@ export class SimCopies {
       open: false,
       sure: false,
       primary: false,
+      two: false,
       frozen: false,
       refused: false,
       madeFrom: '',
@@ -135,6 +149,7 @@ export class SimCopies {
         open: false,
         sure: false,
         primary: false,
+        two: false,
         frozen: false,
         refused: false,
         asking: false,
@@ -199,7 +214,8 @@ export class SimCopies {
       target.whole = false;
       pair.sync = { to: node, untilMs: this.#p.time.nowMs + syncMs };
     };
-    if (x.primary && y.primary) {
+    // Both write, or the two do not agree whether that is allowed.
+    if ((x.primary && y.primary) || x.two !== y.two) {
       x.refused = y.refused = true;
       return;
     }
@@ -286,8 +302,17 @@ export class SimCopies {
   }
 
   #write(pair: Pair): void {
+    const writers = [...pair.copies].filter(
+      ([node, c]) => c.primary && !c.frozen && this.#p.executes(node, pair.vm),
+    );
+    if (writers.length > 1) this.#p.report('P1', `two machines write to the disk of VM ${pair.vm}`);
     for (const [node, c] of pair.copies) {
       if (!c.primary || c.frozen || !this.#p.executes(node, pair.vm)) continue;
+      if (c.whole && c.data < pair.told)
+        this.#p.report(
+          'P2',
+          `VM ${pair.vm} goes on on ${node} with ${c.data} of ${pair.told} writes that its guest was told of`,
+        );
       const n = Math.max(c.data, pair.told) + 1;
       const [other, peer] = this.#other(node, pair);
       c.data = n;
@@ -349,6 +374,7 @@ export class SimCopies {
       adjust: async (r: Replica) => {
         await wait(50);
         const c = this.#copy(node, r.vm);
+        if (c.open && c.two) await replication.allowTwoPrimaries(r.vm, false);
         if (c.open && c.madeFrom === sides(r)) return;
         if (this.#pair(r.vm).connected) throw new Error(`the copies of ${r.vm} are still connected`);
         Object.assign(c, { open: true, madeFrom: sides(r), refused: false });
@@ -359,7 +385,7 @@ export class SimCopies {
         const c = mine(vm);
         const pair = this.#pair(vm);
         const [other, peer] = this.#other(node, pair);
-        if (pair.connected && peer.primary) throw refused(`${other} has it open`);
+        if (pair.connected && peer.primary && !(c.two && peer.two)) throw refused(`${other} has it open`);
         if (!c.whole && !pair.connected) throw refused('it is half copied');
         if (!pair.connected) {
           if (!(await this.#ask(pair, node, c))) throw refused('the ledger does not say so');
@@ -370,11 +396,22 @@ export class SimCopies {
       demote: async (vm) => {
         await wait(20);
         const c = mine(vm);
-        if (this.#p.executes(node, vm)) throw new FlotillaError('in-use', 'held open', { hint: '' });
+        if (this.#p.holds(node, vm)) throw new FlotillaError('in-use', 'held open', { hint: '' });
         c.primary = false;
         c.frozen = false;
       },
-      allowTwoPrimaries: no,
+      allowTwoPrimaries: async (vm, on) => {
+        await wait(20);
+        const c = mine(vm);
+        const pair = this.#pair(vm);
+        const [other, peer] = this.#other(node, pair);
+        if (!on && pair.connected && c.primary && peer.primary)
+          throw new FlotillaError('tool-failed', `${other} writes, too`, { hint: '' });
+        if (c.refused) return;
+        c.two = on;
+        // The kernels tell each other.
+        if (pair.connected) peer.two = on;
+      },
       disconnect: async (vm) => {
         await wait(20);
         this.#goodbye(this.#pair(vm), node, mine(vm));
@@ -391,7 +428,10 @@ export class SimCopies {
       },
       connect: async (vm, o) => {
         await wait(20);
-        Object.assign(mine(vm), { refused: false, discards: o.discardMine });
+        const c = mine(vm);
+        // As its file says.
+        if (c.refused) c.two = false;
+        Object.assign(c, { refused: false, discards: o.discardMine });
       },
       resume: async (minors) => {
         await wait(10);

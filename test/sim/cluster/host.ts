@@ -102,6 +102,7 @@ export class SimHost {
     this.libvirt = new FakeHost(clock);
     this.libvirt.standsStill = (vm) => this.stalled || this.standsStill(vm);
     this.libvirt.beforeStart = (vm, _gen, paused) => this.#beforeStart(vm, paused);
+    this.libvirt.beforeArrive = (vm) => void this.opensCopy(vm);
     this.libvirt.listen((e) => {
       if (e.type !== 'lifecycle') return;
       if (e.event === 'stopped') {

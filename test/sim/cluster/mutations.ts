@@ -113,6 +113,16 @@ const twoOfFive = (locked: boolean, ms: number) => async (w: World) => {
   await w.pass(ms);
 };
 
+/** One more VM, with its disk on n1 and n2, protected; and what is done to it. */
+const withCopies = (act: (w: World, vm: string) => Promise<void>) => async (w: World) => {
+  const vm = w.createVm('db', owner, {}, 'n2');
+  await w.until('it is protected', () => w.own(vm)?.sync === 'ok' && w.own(vm)?.fence.armed === true);
+  await w.pass(5_000);
+  await act(w, vm);
+  await w.pass(40_000);
+  w.checks.atRest();
+};
+
 const braked = { nodes: 5, slowStarts: true } as const;
 
 export const mutations: readonly Mutation[] = [
@@ -462,6 +472,68 @@ export const mutations: readonly Mutation[] = [
       w.migrate(vm, standbyOf(w, vm));
       await w.pass(20_000);
     },
+  },
+  {
+    name: 's6-second-writer-allowed',
+    rule: 'safety 6: after a migration the kernels let one node write only',
+    breaks: /^P1: both copies/,
+    edits: [edit('agent/replica/replica-desk.js', 'await replication.allowTwoPrimaries(vm, false);', '')],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => void w.migrate(vm, 'n2')),
+  },
+  {
+    name: 's6-left-open',
+    rule: 'safety 6: who handed a VM over closes its disks',
+    breaks: /^P1: both copies/,
+    edits: [
+      edit(
+        'core/decide/copies.js',
+        "pair?.role === 'Primary' && !v.inUse && own.state !== 'migrating'",
+        "pair?.role === 'Primary' && !v.inUse && own.state !== 'migrating' && mine",
+      ),
+    ],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => void w.migrate(vm, 'n2')),
+  },
+  {
+    name: 's6-opened-behind',
+    rule: 'safety 6: a second node opens the disks only where it has every write',
+    breaks: /^P[23]: .* from a copy/,
+    edits: [
+      edit(
+        'core/decide/copies.js',
+        'pair.volumes.length > 0 && pair.volumes.every((v) => inSync(pair, v))',
+        'true',
+      ),
+      edit('core/decide/copies.js', "own.sync === 'ok' && pair.peerRole", 'pair.peerRole'),
+      edit('core/decide/migrate.js', "&& (own.sync !== 'ok' ||", '&& ('),
+    ],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => {
+      w.storage.cut = true;
+      await w.until('it goes on with one copy', () => w.own(vm)?.sync === 'stale');
+      await w.pass(5_000);
+      w.migrate(vm, 'n2');
+      w.storage.cut = false;
+    }),
+  },
+  {
+    name: 's6-handed-over-apart',
+    rule: 'safety 6: a VM is handed over only on the word that its copies are the same',
+    breaks: /^(P1|P2)/,
+    edits: [
+      edit('agent/vm/ownership.js', '{ key: kinds.vmOwn.key(s.id), modRevision: s.own.modRevision },', ''),
+      edit('agent/vm/migration-source.js', 'if (why !== null && t.end !== null)', 'if (false)'),
+    ],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => {
+      w.migrate(vm, 'n2');
+      await w.until('it comes to its end', () => w.own(vm)?.state === 'migrating');
+      await w.pass(2_000);
+      w.storage.cut = true;
+      await w.pass(10_000);
+      w.storage.cut = false;
+    }),
   },
   {
     name: 's7-freeze-unseen',

@@ -92,6 +92,7 @@ export class World {
             powered: (n) => this.node(n).host.powered,
             reaches: (a, b) => !this.storage.cut && (this.storage.own || this.#bothWays(a, b)),
             executes: (n, vm) => this.node(n).host.executes(vm),
+            holds: (n, vm) => this.node(n).host.exists(vm),
             report: (promise, text) => this.checks.report(promise, text),
             say: (text) => this.say(text),
           });

@@ -38,6 +38,50 @@ void t.test('can this node go? each VM with where it would go, or what keeps it'
 });
 
 void t.test(
+  'disks with two copies: the VM goes to the other one, and only while they are the same',
+  async (t) => {
+    const r = await haRig();
+    t.teardown(() => r.stop());
+    await made(r, { name: 'db', disks, node: 'n1', power: 'running', ha: { enabled: true } });
+    const {
+      id,
+      own,
+      disks: [disk],
+    } = await armed(r, 'db', 'n3');
+    const diskKey = `/flotilla/disk/${disk?.id}`;
+    const record = JSON.parse(r.memory.peek(diskKey)?.value ?? '{}') as object;
+    r.memory.poke(diskKey, JSON.stringify({ ...record, replicas: 2, node: null }));
+    const is = async (patch: object): Promise<void> => {
+      const copies = ['n1', 'n3'].map((node) => ({ node, state: 'ok', epoch: 1 }));
+      r.memory.poke(`/flotilla/vm/${id}/own`, JSON.stringify({ ...own, copies, ...patch }));
+      await r.view.ledger.refresh();
+      r.view.fold();
+    };
+    const check = async () => (await r.call('GET', '/api/v1/vms/db/migrate')).body;
+    const going = async () => ((await r.call('GET', '/api/v1/nodes/n1/drain')).body as DrainAnswer).vms[0];
+
+    await is({ sync: 'ok', synced: [disk?.id] });
+    t.match(await check(), {
+      to: 'n3',
+      blockers: [],
+      nodes: [{ node: 'n2', blockers: [{ code: 'no-copy' }] }],
+    });
+    t.match(await going(), { how: 'migrate', to: 'n3' });
+    await is({ sync: 'stale', synced: [] });
+    t.match(await check(), { to: null, blockers: [{ code: 'copies-differ', text: /not in sync/ }] });
+    t.match(await going(), { how: 'wait', text: /not in sync/ });
+
+    const specKey = `/flotilla/vm/${id}/spec`;
+    const spec = JSON.parse(r.memory.peek(specKey)?.value ?? '{}') as object;
+    r.memory.poke(specKey, JSON.stringify({ ...spec, power: 'stopped' }));
+    await is({ sync: 'stale', synced: [], state: 'stopped' });
+    t.match(await going(), { how: 'wait', text: /not in sync/ });
+    await is({ sync: 'ok', synced: [disk?.id], state: 'stopped' });
+    t.match(await going(), { how: 'relocate', to: 'n3' });
+  },
+);
+
+void t.test(
   'a drain sets the node to maintenance and is one operation, however often it is asked for',
   async (t) => {
     const r = await haRig();

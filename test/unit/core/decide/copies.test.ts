@@ -52,6 +52,7 @@ const view = (o: Partial<CopiesView> = {}): CopiesView => ({
   addresses: ['10.0.1.1', '10.0.1.2'],
   inUse: false,
   ending: false,
+  oneWriter: true,
   ...o,
 });
 const wanted = new Map([[disk, { id: disk, state: 'wanted' as const }]]);
@@ -61,6 +62,35 @@ const apart = pair({
   volumes: [volume({ there: 'DUnknown', replication: 'Off' })],
 });
 const step = (o: Partial<CopiesView>) => decideCopies(view(o));
+
+void t.test(
+  'a migration: opened on both, once both have all; closed by who does not own it; then one writer only',
+  async (t) => {
+    const moving = own({
+      state: 'migrating',
+      migration: { to: 'n2', op: vm, gen: 7, handedOver: false },
+    });
+    const seen = pair({ peerRole: 'Primary' });
+    const step = (o: Partial<CopiesView>) =>
+      decideCopies(view({ me: 'n2', own: moving, pair: seen, ...o })).do;
+    t.equal(step({}), 'open-second');
+    t.equal(step({ pair: pair({ ...seen, role: 'Primary' }) }), 'none', 'it stays open while it migrates');
+    t.equal(step({ pair: pair() }), 'none', 'not before its owner');
+    t.equal(step({ pair: pair({ peerRole: 'Primary', connection: 'Connecting' }) }), 'none');
+    t.equal(step({ own: { ...moving, sync: 'stale' } }), 'none', 'not with less than all');
+    t.equal(step({ own: { ...moving, migration: { to: 'n3', op: vm, gen: 7, handedOver: false } } }), 'none');
+    t.equal(step({ live: false }), 'none');
+    const open = pair({ role: 'Primary', peerRole: 'Primary' });
+    t.equal(step({ own: own({ gen: 9 }), pair: open, oneWriter: false }), 'let-go', 'it came to nothing');
+    t.equal(step({ me: 'n1', own: own({ gen: 9 }), pair: open, inUse: true, oneWriter: false }), 'none');
+    const closed = pair({ role: 'Primary' });
+    t.equal(
+      step({ me: 'n1', own: own({ gen: 9 }), pair: closed, inUse: true, oneWriter: false }),
+      'one-writer',
+    );
+    t.equal(step({ me: 'n1', own: own({ gen: 9 }), pair: closed, inUse: true }), 'none');
+  },
+);
 
 void t.test('all is well: nothing', async (t) => {
   t.same(step({}), { do: 'none' });

@@ -1,0 +1,3 @@
+import { migrations } from './migrations.js';
+
+await migrations(true);

@@ -1,0 +1,183 @@
+import t from 'tap';
+import { migrateArgs } from '../../core/domain/migration.js';
+import { opFinished } from '../../core/domain/op.js';
+import type { Death } from './cluster/time.js';
+import { World } from './cluster/world.js';
+
+/**
+ * A VM migrates, and whoever has a part in it dies at each of its acts in turn, before and after the act took effect.
+ * In the end one machine runs, on its owner, no copy that is older than the disk ever ran, and where its disks have two
+ * copies one node alone may write. @see docs/models.md
+ */
+
+interface Night {
+  readonly w: World;
+  readonly vm: string;
+  readonly op: string;
+  /** Acts of the agent that was to die between the wish and the end. */
+  readonly acts: number;
+}
+
+async function cluster(copies: boolean, seed = 11): Promise<{ w: World; vm: string }> {
+  const w = new World({ seed, nodes: 3, log: true, locks: null, copies });
+  w.boot();
+  const vm = w.createVm('web', 'n1', {}, copies ? 'n2' : null);
+  await w.until('web runs, protected', () => {
+    const own = w.own(vm);
+    return (
+      w.runsOn(vm)[0] === 'n1' && own?.standby !== null && own?.fence.armed === true && own.sync === 'ok'
+    );
+  });
+  await w.pass(1_000);
+  return { w, vm };
+}
+
+async function night(
+  copies: boolean,
+  who: 'n1' | 'n2',
+  death: { readonly n: number; readonly when: Death['when'] } | null,
+): Promise<Night> {
+  const { w, vm } = await cluster(copies);
+  const node = w.node(who);
+  const before = node.agent?.acts ?? 0;
+  if (death !== null) node.dieAt('agent', death.n, death.when);
+  const op = w.migrate(vm, 'n2');
+  await w.until('the op ends', () => opFinished(w.op(op)), 90_000);
+  const acts = (node.agent?.acts ?? 0) - before;
+  await w.until('it rests', () => w.checks.resting(), 60_000);
+  await w.pass(15_000);
+  w.checks.atRest();
+  return { w, vm, op, acts };
+}
+
+const faults: readonly (readonly [string, (w: World) => void])[] = [
+  ['the source loses power', (w) => w.reboot('n1', 20_000)],
+  ['the target loses power', (w) => w.reboot('n2', 20_000)],
+  ['the source is cut off', (w) => w.net.isolate('n1')],
+  ['the target is cut off', (w) => w.net.isolate('n2')],
+  ['the ledger is away', (w) => w.voters.voters.forEach((v) => w.net.isolate(v))],
+  ['the keeper of the source dies', (w) => w.node('n1').kill('keeper')],
+  ['the keeper of the target dies', (w) => w.node('n2').kill('keeper')],
+  [
+    'the guest shuts down',
+    (w) => void ifThere(() => w.node('n1').host.libvirt.die(w.vms.get('web') ?? '', 'shutdown')),
+  ],
+  ['its last answer is lost', (w) => (w.node('n1').host.libvirt.loseFinish = () => undefined)],
+  [
+    'its last answer is lost, and its node is cut off',
+    (w) => (w.node('n1').host.libvirt.loseFinish = () => void w.net.isolate('n1')),
+  ],
+];
+
+/** Those of disks with two copies only. */
+const faultsOfCopies: typeof faults = [
+  ['the storage network is cut', (w) => (w.storage.cut = true)],
+  [
+    'the management network of the source is cut, the storage network is not',
+    (w) => {
+      w.storage.own = true;
+      w.net.isolate('n1');
+    },
+  ],
+  [
+    'both agents die',
+    (w) => {
+      w.node('n1').kill('agent');
+      w.node('n2').kill('agent');
+    },
+  ],
+];
+
+/** @param copies - its disk has a copy on n1 and on n2; else all nodes reach it */
+export async function migrations(copies: boolean): Promise<void> {
+  await t.test('a VM migrates: handed over once, never stopped, protected again', async (t) => {
+    const { w, vm, op } = await night(copies, 'n1', null);
+    t.same(w.checks.violations, []);
+    t.equal(w.op(op).state, 'done', JSON.stringify(w.op(op)));
+    t.same(w.runsOn(vm), ['n2']);
+    t.same(
+      w.checks.seen.map((s) => s.what).filter((x) => ['migrate', 'hand-over', 'break-off'].includes(x)),
+      ['migrate', 'hand-over'],
+    );
+    t.ok((migrateArgs(w.op(op))?.result?.pauseMs ?? 1e9) < 500);
+    t.equal(w.node('n1').host.libvirt.domains.size, 0, 'nothing is left where it was');
+    t.equal(w.own(vm)?.fence.armed, true);
+    t.equal(w.node('n2').host.libvirt.starts.length, 0, 'no machine was started there');
+    if (copies) {
+      t.match(w.own(vm), { sync: 'ok', standby: 'n1', copies: [{ node: 'n2' }, { node: 'n1' }] });
+      t.same(w.copies?.lacks(vm), []);
+      const back = w.migrate(vm, 'n1');
+      await w.until('it is back', () => opFinished(w.op(back)), 90_000);
+      t.equal(w.op(back).state, 'done', JSON.stringify(w.op(back)));
+      await w.pass(15_000);
+      w.checks.atRest();
+      t.same(w.checks.violations, []);
+    }
+    w.end();
+  });
+
+  for (const who of ['n1', 'n2'] as const) {
+    await t.test(
+      `the agent of ${who === 'n1' ? 'the source' : 'the target'} dies at each of its acts`,
+      async (t) => {
+        const whole = await night(copies, who, null);
+        whole.w.end();
+        // The loop reads all the time; each act beyond the last that matters is like any other.
+        const acts = Math.min(whole.acts, 120);
+        let [handed, stayed] = [0, 0];
+        for (let n = 0; n < acts; n += who === 'n1' ? 3 : 5) {
+          for (const when of ['before', 'after'] as const) {
+            const { w, vm, op } = await night(copies, who, { n, when });
+            const starts = [...w.nodes.values()].reduce((sum, x) => sum + x.host.libvirt.starts.length, 0);
+            if (w.runsOn(vm)[0] === 'n2') handed++;
+            else stayed++;
+            const well = w.checks.violations.length === 0 && w.runsOn(vm).length === 1 && starts <= 2;
+            if (!well) {
+              t.same(w.checks.violations, [], `act ${n} ${when}`);
+              t.ok(starts <= 2, `act ${n} ${when}: ${starts} starts; op ${JSON.stringify(w.op(op))}`);
+              t.comment(w.lines.slice(-80).join('\n'));
+            }
+            w.end();
+          }
+        }
+        t.ok(handed > 0, `${handed} times handed over, ${stayed} times it stayed`);
+        t.comment(`${acts} acts; ${handed} times handed over, ${stayed} times it stayed`);
+      },
+    );
+  }
+
+  for (const [name, fault] of [...faults, ...(copies ? faultsOfCopies : [])]) {
+    await t.test(`${name}, at one moment after the other`, async (t) => {
+      for (const afterMs of [200, 1_700, 3_050, 3_110, 3_170, 3_230, 3_290, 3_400]) {
+        const { w, vm } = await cluster(copies, afterMs);
+        const op = w.migrate(vm, 'n2');
+        await w.pass(afterMs);
+        fault(w);
+        await w.pass(12_000);
+        w.net.heal();
+        w.storage.cut = false;
+        w.node('n1').host.libvirt.loseFinish = null;
+        if (w.spec(vm).power === 'stopped') w.action('start', vm);
+        await w.pass(30_000);
+        await w.until('the op ends', () => opFinished(w.op(op)), 90_000).catch(() => undefined);
+        await w.until('it rests', () => w.checks.resting(), 90_000).catch(() => undefined);
+        await w.pass(copies ? 15_000 : 0);
+        w.checks.atRest();
+        if (w.checks.violations.length > 0) {
+          t.same(w.checks.violations, [], `after ${afterMs} ms`);
+          t.comment(w.lines.slice(-120).join('\n'));
+        }
+        w.end();
+      }
+      t.pass(name);
+    });
+  }
+}
+
+function ifThere(act: () => void): void {
+  try {
+    act();
+  } catch {
+    // it is gone already
+  }
+}
