@@ -154,7 +154,10 @@ export class SimCopies {
         refused: false,
         asking: false,
       });
+      const [other, peer] = this.#other(node, pair);
+      if (pair.connected && peer.primary) this.#freeze(pair, other, peer);
       pair.connected = false;
+      pair.sync = null;
     }
   }
 
