@@ -12,6 +12,7 @@ import { Protection } from './ha/protection.js';
 import { StandbyNotes } from './ha/standby-notes.js';
 import { failoverOps, Timelines } from './ha/timeline.js';
 import { ReplicaDesk } from './replica/replica-desk.js';
+import { StandbyDesk } from './replica/standby-desk.js';
 import { UpdateDesk } from './slots/update-desk.js';
 import { OpBook } from './op-book.js';
 import { NodeLine } from './node-line.js';
@@ -67,6 +68,7 @@ export class AgentLoop {
   private readonly hangs: GuestHang;
   private readonly migrations: MigrationDesk;
   private readonly replicas: ReplicaDesk;
+  private readonly standbys: StandbyDesk;
   private readonly drains: DrainDesk;
   private readonly balance: BalanceDesk;
 
@@ -127,6 +129,12 @@ export class AgentLoop {
     this.migrations = new MigrationDesk(env, this.ops, ownership, this.turns, this.replicas, () =>
       this.wake(),
     );
+    this.standbys = new StandbyDesk(env, {
+      ops: this.ops,
+      words: (vm, s) => this.replicas.words(vm, s),
+      loads: (s) => this.protection.loads(s),
+      wake: () => this.wake(),
+    });
     this.maker = new DiskMaker(env, this.ops, this.replicas, () => this.wake());
     this.usage = new Usage(env, () => this.publish(this.snapshot));
     this.surroundings = new Surroundings(env, () => this.wake());
@@ -255,7 +263,11 @@ export class AgentLoop {
       if (this.env.witness !== true && s.recovering === null)
         this.migrations.look(s, this.snapshotMs, this.observed);
       if (this.env.witness !== true && s.recovering === null)
-        again = Math.min(again, this.replicas.look(s, this.observed) ?? idlePassMs);
+        again = Math.min(
+          again,
+          this.replicas.look(s, this.observed) ?? idlePassMs,
+          this.standbys.look(s) ?? idlePassMs,
+        );
       again = Math.min(again, this.drains.look(s) ?? again);
       this.balance.look(s);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));
@@ -385,6 +397,7 @@ export class AgentLoop {
       },
     ];
     out.push(...this.surroundings.health(), ...this.failovers.health(), ...this.replicas.health());
+    out.push(...this.standbys.health());
     const recovering = this.snapshot?.recovering ?? null;
     if (recovering !== null) out.push({ part: 'recovery', ok: false, text: recovering });
     const unreadable = this.snapshot?.unreadable ?? [];

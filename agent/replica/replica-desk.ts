@@ -6,6 +6,7 @@ import {
   syncedDisks,
   type CopiesStep,
 } from '../../core/decide/copies.js';
+import { decideFormer, type FormerStep } from '../../core/decide/second-node.js';
 import { copyAddresses } from '../../core/decide/replica-edit.js';
 import { decideSync, replicaWords } from '../../core/decide/replica.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
@@ -89,6 +90,8 @@ export class ReplicaDesk {
   private readonly rate = new SyncRate();
   /** VMs of which this agent knows that the kernel lets one node write only. */
   private readonly oneWriter = new Set<string>();
+  /** Revisions of records that were tidied already. */
+  private readonly tidied = new Set<bigint>();
 
   constructor(env: AgentEnv, turns: Turns, wake: () => void) {
     this.env = env;
@@ -117,7 +120,7 @@ export class ReplicaDesk {
     const { replication, clock, node } = this.env;
     if (replication === undefined) return null;
     this.tendUse(replication);
-    const mine = [...s.replicas].filter(([, k]) => hasCopy(k.value, node));
+    const mine = [...s.replicas].filter(([, k]) => hasCopy(k.value, node) || isFormer(k.value, node));
     const known = new Set(mine.map(([id]) => id));
     for (const map of [this.actedMs, this.openedMs, this.made, this.troubles, this.connectMs])
       for (const id of map.keys()) if (!known.has(id)) map.delete(id);
@@ -326,6 +329,13 @@ export class ReplicaDesk {
     if (this.lookedMs <= (this.actedMs.get(vm) ?? -Infinity)) return;
     if ((this.troubles.get(vm)?.untilMs ?? -Infinity) > now) return;
     const pair = this.pairs?.get(vm) ?? null;
+    if (!hasCopy(k.value, env.node)) {
+      const own = s.owns.get(vm)?.value ?? null;
+      const inUse = domains.get(vm)?.active === true;
+      const step = decideFormer({ replica: k.value, own, me: env.node, pair, inUse });
+      return this.begin(vm, step, k, s, pair);
+    }
+    this.tidyFormer(vm, k, s);
     const step = decideCopies({
       me: env.node,
       live: env.live.compare() !== null,
@@ -341,13 +351,23 @@ export class ReplicaDesk {
         ({ value: o }) => o.subject.id === vm && o.kind === 'vm.delete' && !opFinished(o),
       ),
     });
-    if (step.do === 'none') {
-      this.troubles.delete(vm);
-      return;
-    }
     if (step.do === 'connect') {
       if (now - (this.connectMs.get(vm) ?? -Infinity) < connectAgainMs) return;
       this.connectMs.set(vm, now);
+    }
+    this.begin(vm, step, k, s, pair);
+  }
+
+  private begin(
+    vm: string,
+    step: CopiesStep | FormerStep,
+    k: Kept<Replica>,
+    s: Snapshot,
+    pair: PairSeen | null,
+  ): void {
+    if (step.do === 'none') {
+      this.troubles.delete(vm);
+      return;
     }
     if (!this.turns.begin(vm)) return;
     void this.act(vm, step, k, s, pair)
@@ -359,7 +379,7 @@ export class ReplicaDesk {
       });
   }
 
-  private failed(vm: string, step: CopiesStep, e: unknown, s: Snapshot): void {
+  private failed(vm: string, step: CopiesStep | FormerStep, e: unknown, s: Snapshot): void {
     const r = errorRecord(e);
     if (r.code === 'stale-view' || r.code === 'ledger-unavailable') return;
     const { clock, log } = this.env;
@@ -374,7 +394,7 @@ export class ReplicaDesk {
 
   private async act(
     vm: string,
-    step: CopiesStep,
+    step: CopiesStep | FormerStep,
     k: Kept<Replica>,
     s: Snapshot,
     pair: PairSeen | null,
@@ -414,7 +434,7 @@ export class ReplicaDesk {
       }
       case 'let-go':
         if (this.filling.has(vm)) return;
-        if (step.frozen && !(await env.machine.isDead(vm)))
+        if (pair?.suspended === true && !(await env.machine.isDead(vm)))
           throw new FlotillaError(
             'wrong-state',
             'its machine here does not die, and its writes stay frozen',
@@ -422,7 +442,7 @@ export class ReplicaDesk {
               hint: 'Another node owns the VM. If it stays so, power this node off and on.',
             },
           );
-        if (step.frozen) await replication.resume(minors);
+        if (pair?.suspended === true) await replication.resume(minors);
         return replication.demote(vm);
       case 'connect':
         await replication.connect(vm, { discardMine: step.discardMine });
@@ -439,6 +459,8 @@ export class ReplicaDesk {
         return;
       case 'note-sync':
         return this.noteSync(vm, k, s, replication);
+      case 'close':
+        return replication.down(vm);
       case 'drop':
         return this.drop(vm, k, s, replication);
     }
@@ -528,6 +550,17 @@ export class ReplicaDesk {
     announce(this.env, 'info', s.specs.get(vm)?.value.name ?? vm, `the copy on ${peer} is in sync`);
   }
 
+  /** Of a node that was removed from the cluster nothing is left to take away, as far as the ledger goes. */
+  private tidyFormer(vm: string, k: Kept<Replica>, s: Snapshot): void {
+    const gone = (k.value.former ?? []).map((f) => f.node).filter((n) => !s.nodes.has(n));
+    const own = s.owns.get(vm)?.value;
+    if (gone.length === 0 || own?.owner !== this.env.node || this.tidied.has(k.modRevision)) return;
+    this.tidied.add(k.modRevision);
+    void this.env.ledger
+      .txn([{ key: kinds.replica.key(vm), modRevision: k.modRevision }], recordWithout(k.value, gone))
+      .catch(() => this.tidied.delete(k.modRevision));
+  }
+
   private async drop(vm: string, k: Kept<Replica>, s: Snapshot, replication: Replication): Promise<void> {
     const { node, volumes, ledger } = this.env;
     await replication.down(vm);
@@ -537,12 +570,14 @@ export class ReplicaDesk {
     }
     await ledger.txn(
       [{ key: kinds.replica.key(vm), modRevision: k.modRevision }],
-      withoutCopy(k.value, node),
+      hasCopy(k.value, node) ? withoutCopy(k.value, node) : recordWithout(k.value, [node]),
     );
+    if (!hasCopy(k.value, node))
+      announce(this.env, 'info', s.specs.get(vm)?.value.name ?? vm, 'its replaced copy here was taken away');
   }
 }
 
-const words: Record<CopiesStep['do'], string> = {
+const words: Record<CopiesStep['do'] | FormerStep['do'], string> = {
   none: '',
   open: 'opening the copies',
   ask: 'asking for the frozen writes',
@@ -554,6 +589,7 @@ const words: Record<CopiesStep['do'], string> = {
   'one-writer': 'closing the disks to a second writer',
   'skip-first-sync': 'pairing the new disks',
   'note-sync': 'noting the copies as in sync',
+  close: 'closing a copy that was replaced',
   drop: 'removing the copies',
 };
 
@@ -565,20 +601,34 @@ function addressesNow(r: Replica, s: Snapshot): readonly [string, string] | null
   return a === undefined || b === undefined ? null : copyAddresses(a, b);
 }
 
+const isFormer = (r: Replica, node: string): boolean => r.former?.some((f) => f.node === node) === true;
+
+/** Former copies that are no more; with the last copy of a deleted VM the record goes, too. */
+function recordWithout(r: Replica, nodes: readonly string[]): Write[] {
+  const { former = [], ...rest } = r;
+  const left = former.filter((f) => !nodes.includes(f.node));
+  const next: Replica = left.length === 0 ? rest : { ...r, former: left };
+  return gone(next) ?? [{ put: kinds.replica.key(r.vm), value: writeRecord(kinds.replica, next) }];
+}
+
+/** What is written when nothing of a VM's copies is left; null: something is. */
+function gone(r: Replica): Write[] | null {
+  if (r.volumes.some((v) => v.deleting?.length !== 0) || (r.former ?? []).length > 0) return null;
+  return [
+    { del: kinds.replica.key(r.vm) },
+    { del: unique.replicaPort(r.port) },
+    ...r.volumes.map((v) => ({ del: unique.minor(v.minor) })),
+  ];
+}
+
 /** What is written when a node has taken its copies of a deleted VM away: with the last of them the record goes, too. */
 export function withoutCopy(r: Replica, node: string): Write[] {
-  const key = kinds.replica.key(r.vm);
   const volumes = r.volumes.map((v) => ({
     ...v,
     deleting: (v.deleting ?? r.nodes.map((n) => n.node)).filter((n) => n !== node),
   }));
-  if (volumes.some((v) => v.deleting.length > 0))
-    return [{ put: key, value: writeRecord(kinds.replica, { ...r, volumes }) }];
-  return [
-    { del: key },
-    { del: unique.replicaPort(r.port) },
-    ...r.volumes.map((v) => ({ del: unique.minor(v.minor) })),
-  ];
+  const next = { ...r, volumes };
+  return gone(next) ?? [{ put: kinds.replica.key(r.vm), value: writeRecord(kinds.replica, next) }];
 }
 
 const unlike = (name: string, why: string): FlotillaError =>

@@ -221,7 +221,10 @@ export class VmDesk {
         });
     };
     if (v === null) {
-      if (k.value.state === 'queued' && !['vm.reboot', 'vm.reset', 'vm.migrate'].includes(k.value.kind)) {
+      if (
+        k.value.state === 'queued' &&
+        !['vm.reboot', 'vm.reset', 'vm.migrate', 'vm.standby'].includes(k.value.kind)
+      ) {
         write(this.d.ops.change(k, { state: 'running', step: d.reason.slice(0, 200) || d.phase }));
       }
       return;

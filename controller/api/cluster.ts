@@ -132,7 +132,17 @@ function checkRemovable(view: View, node: NodeRecord): void {
       hint: `Move them elsewhere first: flotilla node drain ${id} --leave.`,
     });
   }
-  const { image, live, node: nodes } = view.ledger.tables;
+  const { image, live, node: nodes, vmOwn } = view.ledger.tables;
+  const copied = [...vmOwn].flatMap(([vm, k]) => (k.value.copies.some((c) => c.node === id) ? [vm] : []));
+  // Of one that is gone the copies are replaced: their owners see that it is no more.
+  if (live.has(id) && copied.length > 0) {
+    const names = copied.slice(0, 3).map((vm) => `"${view.vm(vm)?.name ?? vm}"`);
+    throw new FlotillaError(
+      'in-use',
+      `Node ${id} has the second copies of ${copied.length} VMs, e.g. ${names.join(', ')}`,
+      { hint: 'Give each another standby first: flotilla vm standby VM.' },
+    );
+  }
   const images = [...image.values()].filter((i) => i.value.node === id).map((i) => `"${i.value.name}"`);
   // Of a node that is gone the files are gone too.
   if (live.has(id) && images.length > 0) {

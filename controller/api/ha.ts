@@ -35,6 +35,7 @@ export function haHandlers(deps: ApiDeps): Some<'haGet' | 'policyGet' | 'policyP
         const value: Policy = {
           ha: { ...before.ha, ...defined(body.ha) },
           plan: { ...before.plan, ...defined(body.plan) },
+          copies: { ...before.copies, ...defined(body.copies) },
         };
         const raw = writeRecord({ schema: policySchema }, value);
         const change = new Change().at(policyKey, kept).write({ put: policyKey, value: raw });

@@ -6,12 +6,14 @@ import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 import { opView } from './ops.js';
 import { nameKeyOf, page } from './page.js';
+import { VmCopies } from './vm-copies.js';
 import { VmMigrations } from './vm-migrate.js';
 import { VmWrites, type VmChanged } from './vm-write.js';
 
 type Names =
   | 'vmMigrate'
   | 'vmMigrateCheck'
+  | 'vmStandby'
   | 'vmList'
   | 'vmGet'
   | 'vmCreate'
@@ -25,6 +27,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
   const { view } = deps;
   const writes = new VmWrites(deps);
   const migrations = new VmMigrations(deps);
+  const copies = new VmCopies(deps);
   const changed = ({ op, vmId, warnings = [] }: VmChanged): Reply<'vmCreate'> => {
     const vm = view.vm(vmId);
     if (vm === null) throw notFound('vm', vmId);
@@ -55,6 +58,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     vmPatch: async (ask) => changed(await writes.patch(ask)),
     vmAction: async (ask) => changed(await writes.act(ask)),
     vmMigrateCheck: (ask) => migrations.check(ask),
+    vmStandby: async (ask) => changed(await copies.standby(ask)),
     vmMigrate: async (ask) => changed(await migrations.migrate(ask)),
     vmDelete: async (ask) => ({ body: { op: opView(view, await writes.remove(ask)) } }),
     async diskList({ query: q }) {

@@ -62,13 +62,16 @@ const admissionText: Record<PolicyView['plan']['admission'], string> = {
   enforce: 'VMs after which a failover would find no room are refused',
 };
 
-function policyText({ ha, plan }: Pick<PolicyView, 'ha' | 'plan'>): string {
+function policyText({ ha, plan, copies }: Pick<PolicyView, 'ha' | 'plan' | 'copies'>): string {
   const words = [
     ha.paused ? 'HA is PAUSED: nothing freezes and nothing fails over' : 'HA is on',
     ...(ha.hold ? ['failovers are HELD until somebody lets go'] : []),
     ...(ha.hold || ha.paused ? [] : ['failovers happen by themselves']),
     ha.unsafeWithoutWatchdog ? 'UNSAFE: nodes without watchdog may arm' : 'a node needs a watchdog to arm',
     admissionText[plan.admission],
+    copies.replaceAfterMin === null
+      ? 'a lost second copy of disks is made elsewhere when somebody says so'
+      : `a second copy of disks that is lost for ${copies.replaceAfterMin} min is made elsewhere`,
   ];
   return `${words.join('; ')}.`;
 }
@@ -227,6 +230,14 @@ export function haCommands(program: Command, io: Io): void {
           hint: `Say one of: ${Object.keys(admissionText).join(', ')}.`,
         });
       const after = await (await io.client()).call('policyPatch', { body: { plan: { admission } } });
+      io.show(after, () => policyText(after));
+    });
+  ha.command('replace-standby')
+    .description('after how long a lost standby with copies of disks is replaced by another node')
+    .argument('<minutes>', 'minutes, or never')
+    .action(async (text: string) => {
+      const replaceAfterMin = text === 'never' ? null : wholeNumber(text);
+      const after = await (await io.client()).call('policyPatch', { body: { copies: { replaceAfterMin } } });
       io.show(after, () => policyText(after));
     });
   ha.command('failovers')

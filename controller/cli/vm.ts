@@ -8,6 +8,7 @@ import { failoverFacts } from './ha.js';
 import { collect, diskOf, growOf, memoryMiB, nicOf, specOf, wholeNumber } from './input.js';
 import { waitSDefault, type Io, type WaitOptions } from './io.js';
 import { historyCommand } from './history.js';
+import { copiesCommands } from './copies.js';
 import { migrateCommand } from './migrate.js';
 import { readText } from './session.js';
 import type { Column } from './table.js';
@@ -168,6 +169,7 @@ export function vmCommands(program: Command, io: Io): void {
 
   migrateCommand(vm, io);
   historyCommand(vm, io, 'vm');
+  copiesCommands(vm, io);
 
   waiting(vm.command('delete'))
     .alias('rm')

@@ -38,7 +38,7 @@ export type CopiesStep =
   /** Ask the ledger once more whether frozen writes may go on. */
   | { readonly do: 'ask' }
   /** Let the writes of a machine that is gone end, and no longer be the one that writes. */
-  | { readonly do: 'let-go'; readonly frozen: boolean }
+  | { readonly do: 'let-go' }
   | { readonly do: 'connect'; readonly discardMine: boolean }
   /** Both copies are new: the same without copying. */
   | { readonly do: 'skip-first-sync'; readonly volumes: readonly ReplicaVolume[] }
@@ -74,8 +74,7 @@ export function decideCopies(v: CopiesView): CopiesStep {
   const stale = own.copies.find((c) => c.node === me)?.state === 'stale';
   const peerWhole = own.copies.find((c) => c.node === own.owner)?.state === 'ok';
   if (pair?.suspended === true && mine) return { do: 'ask' };
-  if (pair?.role === 'Primary' && !v.inUse && own.state !== 'migrating')
-    return { do: 'let-go', frozen: pair.suspended };
+  if (pair?.role === 'Primary' && !v.inUse && own.state !== 'migrating') return { do: 'let-go' };
   if (v.ending) return { do: 'none' };
   if (pair !== null && v.live && mayOpenSecond(own, me, pair) && pair.role === 'Secondary')
     return { do: 'open-second' };

@@ -59,6 +59,7 @@ export function opVerdict(
     // These finish where they are done.
     case 'vm.failover':
     case 'vm.migrate':
+    case 'vm.standby':
     case 'vm.delete':
     case 'image.import':
     case 'image.delete':

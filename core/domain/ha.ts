@@ -35,6 +35,7 @@ export type AdmissionMode = z.output<typeof admissionModeSchema>;
 const movesPerHourSchema = z.number().int().min(1).max(1000);
 
 const planDefault = { admission: 'enforce', balance: 'recommend', movesPerHourMax: 10 } as const;
+const copiesDefault = { replaceAfterMin: 30 } as const;
 
 /** `/flotilla/policy`: switches for the whole cluster that people set. Absent: {@link policyDefault}. */
 export const policySchema = z.object({
@@ -54,6 +55,12 @@ export const policySchema = z.object({
       movesPerHourMax: movesPerHourSchema.default(planDefault.movesPerHourMax),
     })
     .default(planDefault),
+  copies: z
+    .object({
+      /** A standby lost for so long is replaced by another node, which gets a copy, min; null: never by itself. */
+      replaceAfterMin: z.number().int().min(1).max(10_080).nullable(),
+    })
+    .default(copiesDefault),
 });
 export type Policy = z.output<typeof policySchema>;
 /** What may be changed of `plan`; what is not named stays as it is. */
@@ -67,6 +74,7 @@ export const planPatchSchema = z
 export const policyDefault: Policy = {
   ha: { paused: false, hold: false, unsafeWithoutWatchdog: false },
   plan: planDefault,
+  copies: copiesDefault,
 };
 
 /**

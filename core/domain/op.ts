@@ -24,6 +24,7 @@ export const opKindSchema = z.enum([
   'vm.failover',
   'vm.migrate',
   'vm.relocate',
+  'vm.standby',
   'node.update',
   'image.import',
   'image.delete',

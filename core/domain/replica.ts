@@ -36,6 +36,8 @@ export const replicaSchema = z.looseObject({
       }),
     )
     .max(24),
+  /** Nodes that have still to take a copy away that was replaced, with the epoch it was last the same in. @see safety 13 */
+  former: z.array(z.looseObject({ node: nodeIdSchema, epoch: z.number().int() })).optional(),
 });
 export type Replica = z.output<typeof replicaSchema>;
 export type ReplicaVolume = Replica['volumes'][number];
@@ -90,3 +92,18 @@ export interface PairSeen {
   readonly suspended: boolean;
   readonly volumes: readonly VolumeSeen[];
 }
+
+/** What an operation `vm.standby` asks and has come to. */
+const standbyArgsSchema = z.looseObject({
+  /** Who has the second copies as it is asked. */
+  from: nodeIdSchema,
+  /** Who shall; null: the best fit. */
+  to: nodeIdSchema.nullable(),
+  /** Also where that leaves one copy for as long as the new one is filled. */
+  unprotected: z.boolean(),
+});
+export type StandbyArgs = z.output<typeof standbyArgsSchema>;
+
+/** Null: of another kind, or it cannot be read. */
+export const standbyArgs = (op: { readonly kind: string; readonly args: unknown }): StandbyArgs | null =>
+  op.kind === 'vm.standby' ? (standbyArgsSchema.safeParse(op.args).data ?? null) : null;

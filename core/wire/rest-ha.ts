@@ -23,9 +23,10 @@ export const policyPatchSchema = z
   .strictObject({
     ha: z.strictObject(policySchema.shape.ha.shape).partial().optional(),
     plan: planPatchSchema.optional(),
+    copies: z.strictObject(policySchema.shape.copies.unwrap().shape).partial().optional(),
   })
   .refine(
-    (p) => Object.values({ ...p.ha, ...p.plan }).some((v) => v !== undefined),
+    (p) => Object.values({ ...p.ha, ...p.plan, ...p.copies }).some((v) => v !== undefined),
     'names nothing to change',
   )
   .meta({ id: 'PolicyPatch' });

@@ -46,6 +46,7 @@ import {
   policyViewSchema,
 } from './rest-ha.js';
 
+import { vmStandbySchema } from './rest-copies.js';
 import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
 import {
   balanceViewSchema,
@@ -74,6 +75,7 @@ import { consoleAskSchema, consoleTicketSchema } from './consoles.js';
 
 export * from './rest-objects.js';
 export * from './rest-ha.js';
+export * from './rest-copies.js';
 export * from './rest-migrate.js';
 export * from './consoles.js';
 export * from './rest-plan.js';
@@ -445,6 +447,17 @@ export const rest = {
     query: historyQuery,
     status: 200,
     response: historyViewSchema,
+  },
+  vmStandby: {
+    method: 'post',
+    path: '/vms/{vm}/standby',
+    tag: 'vms',
+    summary: 'Give the second copies of its disks, and the part of its standby, to another node',
+    params: at('vm'),
+    body: vmStandbySchema,
+    status: 202,
+    response: vmChangeSchema,
+    idempotent: true,
   },
   vmConsole: {
     method: 'post',

@@ -24,6 +24,12 @@ const words: readonly (readonly [RegExp, (w: World, f: readonly string[]) => voi
   [/^the copies lose sight of each other$/, (w) => void (w.storage.cut = true)],
   [/^the copies see each other again$/, (w) => void (w.storage.cut = false)],
   [/^copies have a network of their own$/, (w) => void (w.storage.own = true)],
+  [
+    /^user gives (\w+) the standby (n\d)( unprotected meanwhile)?$/,
+    (w, [vm = '', to = '', un]) => void w.standby(id(w, vm), to, un !== undefined),
+  ],
+  [/^a lost standby is replaced after (\d+) min$/, (w, [min]) => w.replaceAfter(Number(min))],
+  [/^(n\d) is removed from the cluster$/, (w, [n = '']) => w.removeNode(n)],
   [/^(n\d) has a storage address$/, (w, [n = '']) => w.storageAddress(n)],
   [/^the network is whole again$/, (w) => w.net.heal()],
   [/^each call of the ledger takes (\d+) to (\d+) ms$/, (w, [a, b]) => slowLedger(w, Number(a), Number(b))],

@@ -152,6 +152,19 @@ function Switches({ ha, changed }: { readonly ha: HaView; readonly changed: () =
             void run(() => patch({ plan: { admission } }));
           }}
         />
+        <NativeSelect
+          label="A second copy of disks that is lost is made elsewhere after"
+          value={String(policy.copies.replaceAfterMin)}
+          disabled={busy}
+          data={[...new Set(['10', '30', '120', '720', String(policy.copies.replaceAfterMin)])]
+            .filter((m) => m !== 'null')
+            .map((m) => ({ value: m, label: `${m} minutes` }))
+            .concat({ value: 'null', label: 'never by itself' })}
+          onChange={(e) => {
+            const min = e.currentTarget.value;
+            void run(() => patch({ copies: { replaceAfterMin: min === 'null' ? null : Number(min) } }));
+          }}
+        />
       </Group>
       {policy.ha.unsafeWithoutWatchdog && (
         <Alert color="red" role="alert">

@@ -1,4 +1,4 @@
-import { Alert, Code, List, Loader, Stack, Text } from '@mantine/core';
+import { Alert, Code, Group, List, Loader, Stack, Text } from '@mantine/core';
 import type { ReactNode } from 'react';
 import { copyLine } from '../../../core/domain/copy-words';
 import { isReplicated } from '../../../core/domain/disk';
@@ -8,10 +8,11 @@ import { useAsked } from './api';
 import { Console } from './console';
 import { HistoryOf } from './history';
 import { useAll, useOne } from './live';
-import { useMay } from './may';
+import { May, useMay } from './may';
 import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
 import { OpRows, useOps } from './tasks';
 import { VmActions } from './vm-actions';
+import { OtherStandby } from './vm-copies';
 import { EditVm } from './vm-edit';
 
 export function VmPage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
@@ -124,34 +125,41 @@ function Summary({ vm }: { readonly vm: VmView }): ReactNode {
 function Disks({ vm }: { readonly vm: VmView }): ReactNode {
   const pools = useAll('pool');
   return (
-    <Rows
-      label="Disks"
-      head={['Disk', 'Size', 'Pool', 'Where', 'State']}
-      none="It has no disk."
-      rows={vm.disks.map((d) => {
-        const pool = pools.find((p) => p.id === d.pool);
-        const copies = vm.observed?.copies?.find((c) => c.disk === d.id);
-        return {
-          key: d.id,
-          cells: [
-            d.name,
-            formatSize(d.sizeBytes),
-            pool === undefined ? d.pool : <To to="/pools">{pool.name}</To>,
-            isReplicated(d)
-              ? (vm.own?.copies ?? []).map((c) => c.node).join(' and ')
-              : (d.node ?? 'every node of the pool'),
-            <>
-              <State of={d.state} /> {d.error?.message}
-              {copies !== undefined && (
-                <Text size="sm" c={copies.state === 'in-sync' ? 'dimmed' : 'orange'}>
-                  {copyLine(copies)}
-                </Text>
-              )}
-            </>,
-          ],
-        };
-      })}
-    />
+    <Stack>
+      <May role="operator" vm={vm.id}>
+        <Group>
+          <OtherStandby vm={vm} />
+        </Group>
+      </May>
+      <Rows
+        label="Disks"
+        head={['Disk', 'Size', 'Pool', 'Where', 'State']}
+        none="It has no disk."
+        rows={vm.disks.map((d) => {
+          const pool = pools.find((p) => p.id === d.pool);
+          const copies = vm.observed?.copies?.find((c) => c.disk === d.id);
+          return {
+            key: d.id,
+            cells: [
+              d.name,
+              formatSize(d.sizeBytes),
+              pool === undefined ? d.pool : <To to="/pools">{pool.name}</To>,
+              isReplicated(d)
+                ? (vm.own?.copies ?? []).map((c) => c.node).join(' and ')
+                : (d.node ?? 'every node of the pool'),
+              <>
+                <State of={d.state} /> {d.error?.message}
+                {copies !== undefined && (
+                  <Text size="sm" c={copies.state === 'in-sync' ? 'dimmed' : 'orange'}>
+                    {copyLine(copies)}
+                  </Text>
+                )}
+              </>,
+            ],
+          };
+        })}
+      />
+    </Stack>
   );
 }
 

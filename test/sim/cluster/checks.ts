@@ -412,13 +412,18 @@ export class Checks {
       this.report('safety 2', `${by} speaks of the copies of VM ${vm}, which ${a.owner} owns`);
     if (b.sync === 'stale' && b.syncEpoch <= a.syncEpoch)
       this.report('safety 2', `a copy of VM ${vm} is called stale in no new epoch`);
-    const lacks = b.sync === 'ok' ? (this.#world.copies?.lacks(vm) ?? []) : [];
+    const behind = this.#world.copies?.lacks(vm) ?? [];
+    if (a.standby !== b.standby && behind.includes(b.owner))
+      this.report('safety 3', `${b.owner} gave the other copy of VM ${vm} up, and lacks writes itself`);
+    const lacks = b.sync === 'ok' ? behind.filter((n) => b.copies.some((c) => c.node === n)) : [];
     if (lacks.length > 0)
       this.report('P2', `VM ${vm} is called in sync, but ${lacks.join(' and ')} lacks writes`);
   }
 
   #transition(vm: string, a: VmOwn, b: VmOwn, by: string): Transition | null {
-    if (b.gen === a.gen && onlyCopies(a, b)) {
+    // Another second node: said in one with the copies.
+    const as = b.copies.some((c) => c.node === b.standby) ? { ...a, standby: b.standby } : a;
+    if (b.gen === a.gen && onlyCopies(as, b)) {
       this.#copiesSaid(vm, a, b, by);
       return null;
     }

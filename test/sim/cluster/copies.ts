@@ -1,7 +1,7 @@
 import { FenceJudge, verdicts, type Verdict } from '../../../agent/drbd/fence-door.js';
 import type { AgentEnv, Replication } from '../../../agent/env.js';
 import { FlotillaError } from '../../../core/domain/error.js';
-import type { PairSeen, Replica } from '../../../core/domain/replica.js';
+import { otherNode, type PairSeen, type Replica } from '../../../core/domain/replica.js';
 import type { Process, SimTime } from './time.js';
 
 /** The kernels look at their links, and guests write, so often, ms. */
@@ -32,6 +32,8 @@ interface Copy {
   refused: boolean;
   /** The two nodes and their addresses, as it was told last. */
   madeFrom: string;
+  /** The node of the other copy, by that. */
+  peer: string;
   discards: boolean;
   /** The kernel's question about the lost peer is under way. */
   asking: boolean;
@@ -40,8 +42,9 @@ interface Copy {
 interface Pair {
   readonly vm: string;
   readonly minor: number;
-  readonly copies: ReadonlyMap<string, Copy>;
-  connected: boolean;
+  readonly copies: Map<string, Copy>;
+  /** The two that are connected. */
+  link: readonly [string, string] | null;
   /** Who copies to whom, and until when. */
   sync: { readonly to: string; readonly untilMs: number } | null;
   /** The last write that the guest was told is done. */
@@ -49,6 +52,27 @@ interface Pair {
 }
 
 const sides = (r: Replica): string => JSON.stringify([r.port, r.nodes]);
+
+const linked = (pair: Pair, node: string): boolean => pair.link?.includes(node) === true;
+
+/** A volume that holds nothing yet, not open. */
+const closed = (history: string, peer: string): Copy => ({
+  data: 0,
+  whole: false,
+  history,
+  parent: null,
+  crashed: false,
+  open: false,
+  sure: false,
+  primary: false,
+  two: false,
+  frozen: false,
+  refused: false,
+  madeFrom: '',
+  peer,
+  discards: false,
+  asking: false,
+});
 
 interface Door {
   alive(): boolean;
@@ -104,24 +128,12 @@ export class SimCopies {
   /** Two copies of a new disk, alike. */
   add(vm: string, minor: number, nodes: readonly [string, string]): void {
     const history = this.#p.uuid();
-    const copy = (): Copy => ({
-      data: 0,
-      whole: true,
-      history,
-      parent: null,
-      crashed: false,
-      open: false,
-      sure: false,
-      primary: false,
-      two: false,
-      frozen: false,
-      refused: false,
-      madeFrom: '',
-      discards: false,
-      asking: false,
-    });
-    const copies = new Map(nodes.map((n) => [n, copy()]));
-    this.#pairs.set(vm, { vm, minor, copies, connected: false, sync: null, told: 0 });
+    const [a, b] = nodes;
+    const copies = new Map([
+      [a, { ...closed(history, b), whole: true }],
+      [b, { ...closed(history, a), whole: true }],
+    ]);
+    this.#pairs.set(vm, { vm, minor, copies, link: null, sync: null, told: 0 });
     if (!this.#ticking) this.#tick();
     this.#ticking = true;
   }
@@ -136,6 +148,20 @@ export class SimCopies {
         c.whole ? 'P2' : 'P3',
         `VM ${vm} starts on ${node} from a copy that has ${c.data} of ${told} writes that its guest was told of`,
       );
+  }
+
+  /** Whether that node has a volume for a copy. */
+  holds(node: string, vm: string): boolean {
+    return this.#pairs.get(vm)?.copies.has(node) === true;
+  }
+
+  /** Its volume is taken away. */
+  remove(node: string, vm: string): void {
+    const pair = this.#pair(vm);
+    if (pair.copies.get(node)?.open === true) throw new Error(`the copy of ${vm} on ${node} is still open`);
+    if (pair.copies.size <= 2 && pair.copies.has(node))
+      this.#p.report('safety 13', `the copy of VM ${vm} on ${node} is taken away with no other two there`);
+    pair.copies.delete(node);
   }
 
   powerOff(node: string): void {
@@ -155,9 +181,11 @@ export class SimCopies {
         asking: false,
       });
       const [other, peer] = this.#other(node, pair);
-      if (pair.connected && peer.primary) this.#freeze(pair, other, peer);
-      pair.connected = false;
-      pair.sync = null;
+      if (linked(pair, node) && peer.primary) this.#freeze(pair, other, peer);
+      if (linked(pair, node)) {
+        pair.link = null;
+        pair.sync = null;
+      }
     }
   }
 
@@ -174,8 +202,9 @@ export class SimCopies {
   }
 
   #other(node: string, pair: Pair): readonly [string, Copy] {
-    for (const [n, c] of pair.copies) if (n !== node) return [n, c];
-    throw new Error('a pair of one');
+    const { peer } = this.#copy(node, pair.vm);
+    // None there yet, or no more: as one that is not open.
+    return [peer, pair.copies.get(peer) ?? closed('', node)];
   }
 
   #tick(): void {
@@ -187,14 +216,21 @@ export class SimCopies {
   }
 
   #link(pair: Pair): void {
-    const [[a, x], [b, y]] = [...pair.copies] as [[string, Copy], [string, Copy]];
-    const up =
-      x.open && y.open && !x.refused && !y.refused && x.madeFrom === y.madeFrom && this.#p.reaches(a, b);
-    if (up && !pair.connected) this.#connect(pair, [a, x], [b, y]);
-    else if (!up && pair.connected) {
-      pair.connected = false;
-      pair.sync = null;
-      for (const [node, c] of pair.copies) if (c.primary) this.#freeze(pair, node, c);
+    for (const [a, x] of pair.copies) {
+      const b = x.peer;
+      const y = pair.copies.get(b);
+      const open = y !== undefined && y.peer === a && x.open && y.open && !x.refused && !y.refused;
+      const up = open && x.madeFrom === y.madeFrom && this.#p.reaches(a, b);
+      if (up && !linked(pair, a)) this.#connect(pair, [a, x], [b, y]);
+      else if (!up && linked(pair, a)) {
+        const ends = pair.link ?? [];
+        pair.link = null;
+        pair.sync = null;
+        for (const node of ends) {
+          const c = pair.copies.get(node);
+          if (c?.primary === true) this.#freeze(pair, node, c);
+        }
+      }
     }
     if (pair.sync !== null && this.#p.time.nowMs >= pair.sync.untilMs) {
       const target = this.#copy(pair.sync.to, pair.vm);
@@ -231,13 +267,15 @@ export class SimCopies {
     else if (y.parent === x.history) to(a);
     else if (x.discards && !x.primary) to(a);
     else if (y.discards && !y.primary) to(b);
+    else if (!x.whole && y.whole && !x.primary) to(a);
+    else if (!y.whole && x.whole && !y.primary) to(b);
     else {
       this.#p.say(`the copies of ${pair.vm} refuse each other: both were written while apart`);
       x.refused = y.refused = true;
       x.discards = y.discards = false;
       return;
     }
-    pair.connected = true;
+    pair.link = [a, b];
     for (const c of [x, y]) {
       if (c.whole) c.sure = true;
       Object.assign(c, { frozen: false, discards: false, crashed: false });
@@ -248,18 +286,18 @@ export class SimCopies {
     if (c.frozen) return;
     c.frozen = true;
     void this.#ask(pair, node, c).then((yes) => {
-      if (yes && c.frozen && !pair.connected) this.#alone(c);
+      if (yes && c.frozen && !linked(pair, node)) this.#alone(c);
     });
   }
 
   /** One side ends the connection in good order: the other copy knows that it is out of date, and nobody is asked. */
   #goodbye(pair: Pair, node: string, c: Copy): void {
     c.refused = true;
-    if (!pair.connected) return;
+    if (!linked(pair, node)) return;
     const [, peer] = this.#other(node, pair);
-    if (!c.primary) throw new Error('only who writes says goodbye');
-    pair.connected = false;
+    pair.link = null;
     pair.sync = null;
+    if (!c.primary) return;
     Object.assign(peer, { whole: false, sure: false });
     this.#alone(c);
   }
@@ -319,7 +357,7 @@ export class SimCopies {
       const n = Math.max(c.data, pair.told) + 1;
       const [other, peer] = this.#other(node, pair);
       c.data = n;
-      if (pair.connected && (pair.sync === null || pair.sync.to === other))
+      if (linked(pair, node) && (pair.sync === null || pair.sync.to === other))
         peer.data = peer.whole ? n : peer.data;
       pair.told = n;
     }
@@ -330,13 +368,14 @@ export class SimCopies {
     const seen = (pair: Pair, c: Copy): PairSeen => {
       const [other, peer] = this.#other(node, pair);
       const here = !c.whole ? 'Inconsistent' : c.sure ? 'UpToDate' : 'Consistent';
-      const there = !pair.connected ? 'DUnknown' : peer.whole ? 'UpToDate' : 'Inconsistent';
+      const up = linked(pair, node);
+      const there = !up ? 'DUnknown' : peer.whole ? 'UpToDate' : 'Inconsistent';
       const syncing = pair.sync?.to === other ? 'SyncSource' : 'SyncTarget';
       return {
         vm: pair.vm,
         role: c.primary ? 'Primary' : 'Secondary',
-        peerRole: pair.connected ? (peer.primary ? 'Primary' : 'Secondary') : 'Unknown',
-        connection: pair.connected ? 'Connected' : c.refused ? 'StandAlone' : 'Connecting',
+        peerRole: up ? (peer.primary ? 'Primary' : 'Secondary') : 'Unknown',
+        connection: up ? 'Connected' : c.refused ? 'StandAlone' : 'Connecting',
         suspended: c.frozen,
         volumes: [
           {
@@ -344,7 +383,7 @@ export class SimCopies {
             minor: pair.minor,
             here,
             there,
-            replication: !pair.connected ? 'Off' : pair.sync === null ? 'Established' : syncing,
+            replication: !up ? 'Off' : pair.sync === null ? 'Established' : syncing,
             sizeBytes: 2 ** 30,
             behindBytes: pair.sync === null ? 0 : 2 ** 20,
           },
@@ -373,14 +412,20 @@ export class SimCopies {
         await wait(10);
         return { pairs, unreadable: [] };
       },
-      make: no,
+      make: async (r) => {
+        await wait(50);
+        const pair = this.#pair(r.vm);
+        if (pair.copies.get(node)?.whole === true)
+          this.#p.report('P3', `the copy of VM ${r.vm} on ${node}, which is whole, is made anew`);
+        pair.copies.set(node, closed(this.#p.uuid(), otherNode(r, node)));
+      },
       adjust: async (r: Replica) => {
         await wait(50);
         const c = this.#copy(node, r.vm);
         if (c.open && c.two) await replication.allowTwoPrimaries(r.vm, false);
         if (c.open && c.madeFrom === sides(r)) return;
-        if (this.#pair(r.vm).connected) throw new Error(`the copies of ${r.vm} are still connected`);
-        Object.assign(c, { open: true, madeFrom: sides(r), refused: false });
+        if (linked(this.#pair(r.vm), node)) throw new Error(`the copies of ${r.vm} are still connected`);
+        Object.assign(c, { open: true, madeFrom: sides(r), peer: otherNode(r, node), refused: false });
       },
       skipFirstSync: no,
       promote: async (vm) => {
@@ -388,9 +433,10 @@ export class SimCopies {
         const c = mine(vm);
         const pair = this.#pair(vm);
         const [other, peer] = this.#other(node, pair);
-        if (pair.connected && peer.primary && !(c.two && peer.two)) throw refused(`${other} has it open`);
-        if (!c.whole && !pair.connected) throw refused('it is half copied');
-        if (!pair.connected) {
+        const up = linked(pair, node);
+        if (up && peer.primary && !(c.two && peer.two)) throw refused(`${other} has it open`);
+        if (!c.whole && !up) throw refused('it is half copied');
+        if (!up) {
           if (!(await this.#ask(pair, node, c))) throw refused('the ledger does not say so');
           this.#alone(c);
         }
@@ -408,12 +454,12 @@ export class SimCopies {
         const c = mine(vm);
         const pair = this.#pair(vm);
         const [other, peer] = this.#other(node, pair);
-        if (!on && pair.connected && c.primary && peer.primary)
+        if (!on && linked(pair, node) && c.primary && peer.primary)
           throw new FlotillaError('tool-failed', `${other} writes, too`, { hint: '' });
         if (c.refused) return;
         c.two = on;
         // The kernels tell each other.
-        if (pair.connected) peer.two = on;
+        if (linked(pair, node)) peer.two = on;
       },
       disconnect: async (vm) => {
         await wait(20);

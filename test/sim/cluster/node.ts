@@ -423,7 +423,7 @@ export class ClusterNode {
   }
 
   #volumes(): Volumes {
-    const { pool } = this.#p;
+    const { pool, copies } = this.#p;
     const no = (): never => {
       throw new Error('the simulated volumes do not know this call');
     };
@@ -444,14 +444,19 @@ export class ClusterNode {
         pool.disks.set(d.id, d.sizeBytes);
       },
       openDisk: async () => undefined,
-      openCopy: async () => undefined,
+      openCopy: async (disk, _pool, format) => {
+        if (copies === null || copies.holds(this.id, disk.vm)) return;
+        if (format === null) throw new FlotillaError('not-found', 'the volume is not there', { hint: '' });
+        await format();
+      },
       fillDisk: no,
       growDisk: async (d) => {
         reach();
         await Promise.resolve();
         pool.disks.set(d.id, d.sizeBytes);
       },
-      removeDisk: async (d) => {
+      removeDisk: async (d, p) => {
+        if (p.kind === 'thin') return copies?.remove(this.id, d.vm);
         reach();
         await Promise.resolve();
         pool.disks.delete(d.id);

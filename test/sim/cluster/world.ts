@@ -441,6 +441,16 @@ export class World {
     return this.#ask('vm.migrate', vm, { from: this.own(vm)?.owner ?? to, to, policy });
   }
 
+  /** Another second node for a VM with two copies. @returns the op */
+  standby(vm: string, to: string | null, unprotected: boolean): string {
+    const from = this.own(vm)?.copies[1]?.node ?? '';
+    return this.#ask('vm.standby', vm, { from, to, unprotected });
+  }
+
+  removeNode(node: string): void {
+    this.voters.store.drop(kinds.node.key(node));
+  }
+
   /** Empties a node, or brings back what an operation took from it. @returns the op */
   drain(
     node: string,
@@ -502,6 +512,10 @@ export class World {
       plan: { ...policyDefault.plan, ...before?.plan, ...plan },
     };
     this.voters.store.poke(policyKey, JSON.stringify(next));
+  }
+
+  replaceAfter(replaceAfterMin: number): void {
+    this.voters.store.poke(policyKey, JSON.stringify({ ...policyDefault, copies: { replaceAfterMin } }));
   }
 
   desired(node: string, desired: NodeRecord['desired']): void {

@@ -79,5 +79,36 @@ void t.test(
         code: 'unsupported',
       },
     );
+
+    const ask = (body: object) => r.call('POST', '/api/v1/vms/db/standby', body);
+    t.match((await ask({ node: standby })).body, { code: 'bad-input' }, 'it has one already');
+    t.match((await ask({ node: 'n9' })).body, { code: 'not-found' });
+    const own = r.memory.peek(kinds.vmOwn.key(vm.id));
+    const ok = { ...readRecord(kinds.vmOwn, own?.key ?? '', own?.value ?? ''), sync: 'ok' as const };
+    r.memory.poke(kinds.vmOwn.key(vm.id), writeRecord(kinds.vmOwn, ok));
+    t.match((await ask({})).body, { code: 'wrong-state', hint: /--unprotected/ });
+    const wish = await ask({ unprotected: true });
+    t.match(wish, {
+      status: 202,
+      body: {
+        op: { kind: 'vm.standby', state: 'queued', args: { from: standby, to: null, unprotected: true } },
+      },
+    });
+    t.match((await ask({ unprotected: true })).body, { code: 'wrong-state', message: /under way/ });
+    t.match((await r.call('POST', '/api/v1/vms', { name: 'bare' })).status, 202);
+    t.match((await r.call('POST', '/api/v1/vms/bare/standby', {})).body, {
+      message: /no disks with two copies/,
+    });
+
+    // All VMs are on the other node: it has copies, and nothing else.
+    for (const [id, k] of r.view.ledger.tables.vmOwn)
+      r.memory.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, { ...k.value, owner }));
+    r.memory.poke(
+      kinds.live.key(standby),
+      writeRecord(kinds.live, { node: standby, boot: 'b', version: '1' }),
+    );
+    await r.view.ledger.refresh();
+    const remove = () => r.call('DELETE', `/api/v1/nodes/${standby}`);
+    t.match((await remove()).body, { code: 'in-use', message: /second copies of/ });
   },
 );

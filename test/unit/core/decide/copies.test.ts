@@ -141,8 +141,8 @@ void t.test(
     });
     t.same(step({ pair: frozen, inUse: true }), { do: 'ask' });
     t.same(step({ pair: frozen, inUse: true, me: 'n2' }), { do: 'none' }, 'a frozen machine is not woken');
-    t.same(step({ pair: frozen, me: 'n2' }), { do: 'let-go', frozen: true });
-    t.same(step({ pair: pair({ role: 'Primary' }) }), { do: 'let-go', frozen: false }, 'it was stopped');
+    t.same(step({ pair: frozen, me: 'n2' }), { do: 'let-go' });
+    t.same(step({ pair: pair({ role: 'Primary' }) }), { do: 'let-go' }, 'it was stopped');
     t.same(step({ pair: pair({ role: 'Primary' }), inUse: true }), { do: 'none' });
     t.same(step({ pair: frozen, own: null }), { do: 'none' });
   },
