@@ -1,3 +1,4 @@
+import type { ExportedDisk, ExportedVm } from '../core/ovf/export.js';
 import type { Accel, NodeDrive, NodeFacts, NodePressure, PoolUse } from '../core/domain/node.js';
 import type { Disk } from '../core/domain/disk.js';
 import type { Image } from '../core/domain/image.js';
@@ -159,6 +160,29 @@ export interface Volumes {
     pool: Pool,
     known: { disks: ReadonlySet<string>; images: ReadonlySet<string> },
   ): Promise<readonly string[]>;
+}
+
+/** Packages of VMs, made to be fetched. */
+export interface Exports {
+  /**
+   * Packs a VM that is off. Repeated, it begins anew; failed or cancelled, nothing is left.
+   *
+   * @throws FlotillaError `no-space`, `tool-failed`, `cancelled`
+   */
+  make(
+    op: string,
+    vm: Omit<ExportedVm, 'disks'> & {
+      readonly disks: readonly {
+        readonly disk: Disk;
+        readonly pool: Pool;
+        readonly bus: ExportedDisk['bus'];
+      }[];
+    },
+    into: Pool,
+    o: WorkOptions,
+  ): Promise<{ readonly sizeBytes: number }>;
+  /** Removes all but those of these ops. */
+  sweep(pools: readonly Pool[], keep: ReadonlySet<string>): Promise<void>;
 }
 
 export interface WorkOptions {
@@ -366,6 +390,8 @@ export interface AgentEnv {
   readonly peers: Peers;
   readonly hypervisor: Hypervisor;
   readonly volumes: Volumes;
+  /** Absent: its VMs are not exported. */
+  readonly exports?: Exports;
   /** Absent: this node is not updated from here. */
   readonly slots?: Slots;
   /** Absent: its drives are not looked at. */

@@ -4,6 +4,7 @@ import { ledgerRoot } from '../core/wire/ledger-keys.js';
 import { announce } from './announce.js';
 import type { AgentEnv } from './env.js';
 import { Epochs } from './epochs.js';
+import { ExportWorker } from './export/export-worker.js';
 import { ImageWorker } from './image-worker.js';
 import { BmcTests } from './ha/bmc-tests.js';
 import { FailoverDesk, strays } from './ha/failover-desk.js';
@@ -55,6 +56,7 @@ export class AgentLoop {
   private readonly line: NodeLine;
   private readonly ops: OpBook;
   private readonly images: ImageWorker;
+  private readonly exports: ExportWorker;
   private readonly updates: UpdateDesk | null;
   private readonly guests: GuestInfo;
   private readonly maker: DiskMaker;
@@ -122,6 +124,7 @@ export class AgentLoop {
     this.line = new NodeLine(env);
     this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
+    this.exports = new ExportWorker(env, this.ops, () => this.wake());
     this.updates =
       env.slots === undefined ? null : new UpdateDesk(env, env.slots, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
@@ -180,6 +183,7 @@ export class AgentLoop {
     for (const u of this.unhook) u();
     this.maker.stop();
     this.images.stop();
+    this.exports.stop();
     this.updates?.stop();
     this.failovers.stop();
     this.bmcTests.stop();
@@ -274,6 +278,7 @@ export class AgentLoop {
       this.completed ??= now;
       if (this.env.witness !== true && s.recovering === null) {
         this.images.look(s);
+        this.exports.look(s);
         this.maker.look(s);
         this.surroundings.look(
           s,

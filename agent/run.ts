@@ -46,6 +46,8 @@ import { peerImages } from './pool/peer.js';
 import { DriveList } from './lvm/drives.js';
 import { Lvm } from './lvm/lvm.js';
 import { Volumes } from './pool/volumes.js';
+import { poolHasNode } from '../core/domain/pool.js';
+import { exportsApp } from './export/http.js';
 import { MqttRadio } from './radio/mqtt-radio.js';
 import { BootSlots } from './slots/slots.js';
 import { SnapshotKeeper } from './snapshots/keep.js';
@@ -126,6 +128,7 @@ export async function runAgent(
       tls: () => tls,
     }),
   });
+  const exports = volumes.exports();
 
   const ownership = new FileJournal(journalFile(stateDir));
   await ownership
@@ -157,6 +160,7 @@ export async function runAgent(
     peers: { libvirt: (address) => tlsPeer(address, tls) },
     hypervisor,
     volumes,
+    exports,
     ...(witness ? {} : { drives: new DriveList(new Lvm(), clock), replication: new Drbd({ node, clock }) }),
     slots: new BootSlots(),
     seeds: new Seeds({ stateDir }),
@@ -271,6 +275,14 @@ export async function runAgent(
       return image === undefined || pool === undefined ? null : { image, pool };
     },
   });
+  const exported = exportsApp(async (op) =>
+    exports.open(
+      op,
+      [...(loop.view().snapshot?.pools.values() ?? [])]
+        .map((k) => k.value)
+        .filter((p) => poolHasNode(p, node)),
+    ),
+  );
   const meter = new AgentMeter();
   const history = new HistoryKeeper({
     dir: historyDir(stateDir),
@@ -343,6 +355,7 @@ export async function runAgent(
       { path: '/v1/journal', app: journalApp(node, ownership), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/history', app: historyApp(history), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/images', app: images, allow: 'node', bodyBytesMax: null },
+      { path: '/v1/exports', app: exported, allow: 'node', bodyBytesMax: 0 },
       { path: '/', app: join.app, allow: 'anyone', bodyBytesMax: null },
     ],
     clock,

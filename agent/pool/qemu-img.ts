@@ -70,7 +70,7 @@ export class QemuImg {
   /** Copies all data of `from` into the new file `to`; what reads as zeros stays a hole. */
   async convert(
     from: { format: string; path: string },
-    to: { format: string; path: string },
+    to: { format: string; path: string; options?: string },
     o: {
       signal: AbortSignal;
       progress: (share: number) => void;
@@ -80,7 +80,8 @@ export class QemuImg {
     },
   ): Promise<void> {
     const onto = o.onto === undefined ? [] : ['-n', '--target-is-zero'];
-    const args = ['convert', '-p', ...onto, '-f', from.format, '-O', to.format, from.path, to.path];
+    const made = to.options === undefined ? [] : ['-o', to.options];
+    const args = ['convert', '-p', ...onto, '-f', from.format, '-O', to.format, ...made, from.path, to.path];
     await this.#run('qemu-img', args, {
       signal: o.signal,
       stallMs,

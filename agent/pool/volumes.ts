@@ -5,6 +5,7 @@ import type { Image } from '../../core/domain/image.js';
 import type { PoolUse } from '../../core/domain/node.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { Volumes as VolumesContract, WorkOptions } from '../env.js';
+import { PackageWriter } from '../export/package-writer.js';
 import { Lvm } from '../lvm/lvm.js';
 import { thinPath, ThinPools } from '../lvm/thin.js';
 import { Catalogue, type FetchImage } from './catalogue.js';
@@ -173,6 +174,22 @@ export class Volumes implements VolumesContract {
   async haveImage(image: Image, pool: Pool, o: WorkOptions): Promise<string> {
     await this.#parts.guard.require(pool);
     return (await this.#catalogue.here(image, pool, pool, o)).path;
+  }
+
+  /** Packages of VMs in these pools. */
+  exports(): PackageWriter {
+    const { files, run, qemuImg, guard } = this.#parts;
+    return new PackageWriter({
+      files,
+      run,
+      qemuImg,
+      diskPath: (disk, pool) => this.diskPath(disk, pool),
+      openDisk: (disk, pool) => this.openDisk(disk, pool),
+      usableBytes: async (pool) => {
+        await guard.require(pool);
+        return (await guard.space(pool)).usableBytes;
+      },
+    });
   }
 
   async recordTakeover(pool: Pool, t: Takeover): Promise<void> {

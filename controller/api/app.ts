@@ -1,6 +1,7 @@
 import type { HttpBindings } from '@hono/node-server';
 import { createRoute, OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
+import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { bodyLimit } from 'hono/body-limit';
 import { HTTPException } from 'hono/http-exception';
 import { z } from 'zod';
@@ -18,7 +19,7 @@ import { problemResponse } from '../../agent/http/problem.js';
 import { css, stylesheetPath } from '../../agent/http/style.js';
 import type { PeerNode } from '../../agent/pki/identity.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import { inputRefused, parse } from '../../core/domain/schema.js';
+import { idSchema, inputRefused, parse } from '../../core/domain/schema.js';
 import { accessOf, streamAccess } from '../../core/wire/access.js';
 import {
   apiBodyBytesMax,
@@ -45,6 +46,7 @@ import { drainHandlers } from './drain.js';
 import { fencingHandlers } from './fencing.js';
 import { haHandlers } from './ha.js';
 import { historyHandlers } from './history.js';
+import { exported } from './exports.js';
 import { eventStream, kindsOf } from './events.js';
 import { Images } from './images.js';
 import { networkHandlers } from './networks.js';
@@ -283,6 +285,13 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     });
     return c.json(answer);
   });
+  const exportPath = apiRoot + restStreams.exportContent;
+  app.get(exportPath.replaceAll(/\{(.+?)\}/g, ':$1'), async (c) => {
+    authorize(view, c.get('identity'), streamAccess.exportContent, undefined);
+    const id = parse(idSchema, c.req.param('op'), 'The operation in the path');
+    const got = await exported(deps, id, c.req.header('range'), c.req.raw.signal);
+    return c.body(got.body, got.status as ContentfulStatusCode, got.headers);
+  });
   app.get(apiRoot + restStreams.events, (c) => {
     authorize(view, c.get('identity'), streamAccess.events, undefined);
     const stream = eventStream(view, {
@@ -334,6 +343,25 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
       200: {
         description: 'What is there now',
         content: { 'application/json': { schema: z.object({ offset: z.number().int(), node: z.string() }) } },
+      },
+      ...problemAnswer,
+    },
+  });
+  registry.registerPath({
+    method: 'get',
+    path: exportPath,
+    operationId: 'exportContent',
+    'x-flotilla-access': streamAccess.exportContent,
+    tags: ['vms'],
+    summary: 'Fetch what an operation vm.export has packed: an OVA; a Range goes on where it broke off',
+    request: {
+      params: z.strictObject({ op: idSchema }),
+      headers: z.object({ range: z.string().optional() }),
+    },
+    responses: {
+      200: {
+        description: 'The archive',
+        content: { 'application/x-tar': { schema: { type: 'string', format: 'binary' } } },
       },
       ...problemAnswer,
     },

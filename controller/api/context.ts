@@ -8,7 +8,7 @@ import type { PendingNodes } from '../pending-nodes.js';
 import type { View } from '../view.js';
 import type { LoginDesk } from './login-desk.js';
 import type { TokenDoor } from './token-door.js';
-import type { AgentUploads } from './uploads.js';
+import type { AgentExports, AgentUploads } from './uploads.js';
 
 /** Chance, as far as the API needs it: ids, secrets, MACs. */
 export interface Chance {
@@ -24,7 +24,7 @@ export interface ApiDeps {
   readonly clock: Clock;
   readonly chance: Chance;
   readonly log: Log;
-  readonly uploads: AgentUploads;
+  readonly uploads: AgentUploads & AgentExports;
   readonly ask: AgentAsk;
   readonly consoles: Consoles;
   readonly pending: PendingNodes;

@@ -29,6 +29,17 @@ export interface AgentUploads {
   ): Promise<number>;
 }
 
+/** Fetches what nodes keep to be fetched. */
+export interface AgentExports {
+  /** @param range - a `Range` header @throws FlotillaError of the node, `node-unreachable` */
+  exported(
+    node: AgentAddress,
+    op: string,
+    range: string | undefined,
+    signal: AbortSignal,
+  ): Promise<{ status: number; headers: Record<string, string>; body: ReadableStream<Uint8Array> }>;
+}
+
 export interface AgentAddress {
   readonly id: string;
   readonly address: string;
@@ -46,7 +57,7 @@ const answerSchema = z.union([
 ]);
 
 /** Uploads over mutual TLS to the agents' HTTPS servers. Nothing is held here: a slow side slows the other. */
-export class HttpsUploads implements AgentUploads {
+export class HttpsUploads implements AgentUploads, AgentExports {
   private readonly agent: Agent;
   private readonly port: number;
   /** Asked at each call: certificates are renewed. */
@@ -80,6 +91,30 @@ export class HttpsUploads implements AgentUploads {
     return this.call(node, { method: 'PUT', path, headers, signal: o.signal }, o.body);
   }
 
+  async exported(
+    node: AgentAddress,
+    op: string,
+    range: string | undefined,
+    signal: AbortSignal,
+  ): Promise<{ status: number; headers: Record<string, string>; body: ReadableStream<Uint8Array> }> {
+    const headers = range === undefined ? {} : { range };
+    const res = await this.open(
+      node,
+      { method: 'GET', path: `/v1/exports/${op}/content`, headers, signal },
+      null,
+    );
+    const status = res.statusCode ?? 500;
+    if (status >= 400 && status !== 416) throw refusalOf(node, res, await readJson(res).catch(() => null));
+    const kept = ['accept-ranges', 'content-type', 'content-length', 'content-range', 'content-disposition'];
+    return {
+      status,
+      headers: Object.fromEntries(
+        kept.flatMap((k) => (typeof res.headers[k] === 'string' ? [[k, res.headers[k]]] : [])),
+      ),
+      body: Readable.toWeb(res) as ReadableStream<Uint8Array>,
+    };
+  }
+
   close(): void {
     this.agent.destroy();
   }
@@ -89,11 +124,18 @@ export class HttpsUploads implements AgentUploads {
     o: { method: string; path: string; headers?: Record<string, string>; signal: AbortSignal },
     body: ReadableStream<Uint8Array> | null,
   ): Promise<number> {
-    const unreachable = (cause: unknown): FlotillaError =>
-      new FlotillaError('node-unreachable', `Node ${node.id} does not take the upload`, {
-        hint: 'What came so far is kept. Look whether its agent runs, then send the rest.',
-        cause,
-      });
+    const res = await this.open(node, o, body);
+    const answer = answerSchema.safeParse(await readJson(res).catch(() => null));
+    if (!answer.success || 'error' in answer.data) throw refusalOf(node, res, answer.data ?? null);
+    return answer.data.offset;
+  }
+
+  private async open(
+    node: AgentAddress,
+    o: { method: string; path: string; headers?: Record<string, string>; signal: AbortSignal },
+    body: ReadableStream<Uint8Array> | null,
+  ): Promise<IncomingMessage> {
+    const unreachable = (cause: unknown): FlotillaError => unreachableBy(node, cause);
     let resolve!: (res: IncomingMessage) => void;
     let reject!: (e: unknown) => void;
     const promise = new Promise<IncomingMessage>((yes, no) => {
@@ -121,12 +163,21 @@ export class HttpsUploads implements AgentUploads {
       void pipeline(Readable.fromWeb(body as never), req).catch((cause: unknown) =>
         reject(unreachable(cause)),
       );
-    const res = await promise;
-    const answer = answerSchema.safeParse(await readJson(res).catch(() => null));
-    if (!answer.success) throw unreachable(new Error(`it answered with status ${res.statusCode}`));
-    if ('error' in answer.data) throw errorFromRecord(answer.data.error);
-    return answer.data.offset;
+    return promise;
   }
+}
+
+const unreachableBy = (node: AgentAddress, cause: unknown): FlotillaError =>
+  new FlotillaError('node-unreachable', `Node ${node.id} does not take part in the transfer`, {
+    hint: 'What came so far is kept. Look whether its agent runs, then go on.',
+    cause,
+  });
+
+/** The node's own refusal, or that it gave none. */
+function refusalOf(node: AgentAddress, res: IncomingMessage, answer: unknown): FlotillaError {
+  const a = answerSchema.safeParse(answer);
+  if (a.success && 'error' in a.data) return errorFromRecord(a.data.error);
+  return unreachableBy(node, new Error(`it answered with status ${res.statusCode}`));
 }
 
 async function readJson(res: IncomingMessage): Promise<unknown> {

@@ -12,6 +12,7 @@ import { VmWrites, type VmChanged } from './vm-write.js';
 
 type Names =
   | 'vmMigrate'
+  | 'vmExport'
   | 'vmMigrateCheck'
   | 'vmStandby'
   | 'vmList'
@@ -57,6 +58,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     vmCreate: async (ask) => changed(await writes.create(ask)),
     vmPatch: async (ask) => changed(await writes.patch(ask)),
     vmAction: async (ask) => changed(await writes.act(ask)),
+    vmExport: async (ask) => ({ body: { op: opView(view, await writes.export(ask)) } }),
     vmMigrateCheck: (ask) => migrations.check(ask),
     vmStandby: async (ask) => changed(await copies.standby(ask)),
     vmMigrate: async (ask) => changed(await migrations.migrate(ask)),

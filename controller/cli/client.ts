@@ -120,6 +120,29 @@ export class ApiClient {
     return (JSON.parse(await textOf(res)) as { offset: number }).offset;
   }
 
+  /** The archive of an export, from a byte on. @returns its bytes, and how many it has in all */
+  async export(
+    op: string,
+    from: number,
+    signal: AbortSignal,
+  ): Promise<{ data: AsyncIterable<Buffer>; sizeBytes: number }> {
+    const res = await this.send(
+      {
+        method: 'GET',
+        path: pathOf(restStreams.exportContent, { op }, {}),
+        headers: from > 0 ? { range: `bytes=${from}-` } : {},
+        signal,
+      },
+      3,
+    );
+    // Whoever does not know ranges begins anew.
+    if (from > 0 && res.statusCode !== 206) {
+      res.destroy();
+      return this.export(op, 0, signal);
+    }
+    return { data: res, sizeBytes: from + Number(res.headers['content-length'] ?? 0) };
+  }
+
   /** The event stream as it comes; ends when the connection does. */
   async *events(o: { kinds?: string; lastEventId?: string; signal: AbortSignal }): AsyncGenerator<SentEvent> {
     const res = await this.send(

@@ -5,6 +5,7 @@ import { completionCommands } from './completion.js';
 import { consoleCommand } from './console.js';
 import { errorText, exitCodeOf, exitCodes } from './exit.js';
 import { balanceCommands } from './balance.js';
+import { exportCommand } from './export.js';
 import { haCommands } from './ha.js';
 import { imageCommands } from './image.js';
 import { Io, type Terminal } from './io.js';
@@ -51,6 +52,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   consoleCommand(program, io);
   imageCommands(program, io);
   ovfCommands(program, io);
+  exportCommand(program, io);
   poolCommands(program, io);
   networkCommands(program, io);
   opCommands(program, io);

@@ -25,6 +25,7 @@ export const opKindSchema = z.enum([
   'vm.migrate',
   'vm.relocate',
   'vm.standby',
+  'vm.export',
   'node.update',
   'image.import',
   'image.delete',

@@ -223,7 +223,7 @@ const nameOf = (i: Item): string =>
   field(i, 'ElementName') ?? field(i, 'Description') ?? kinds[i.type] ?? `device ${i.instance}`;
 
 const isTpm = (i: Item): boolean =>
-  i.type === 1 && /tpm/i.test(`${field(i, 'ResourceSubType') ?? ''} ${nameOf(i)}`);
+  (i.type === 1 || i.type === 34) && /tpm/i.test(`${field(i, 'ResourceSubType') ?? ''} ${nameOf(i)}`);
 
 /** @returns null: it is no controller of drives */
 function busOf(i: Item): OvfBus | null {

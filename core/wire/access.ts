@@ -16,6 +16,7 @@ export function accessOf(name: RestName): Access {
 
 export const streamAccess = {
   imageContent: 'operator',
+  exportContent: 'operator',
   events: 'viewer',
   // Its ticket says it.
   console: 'viewer',

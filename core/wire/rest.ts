@@ -416,6 +416,16 @@ export const rest = {
     response: vmChangeSchema,
     idempotent: true,
   },
+  vmExport: {
+    method: 'post',
+    path: '/vms/{vm}/export',
+    tag: 'vms',
+    summary: 'Pack a VM that is off as an OVA; when the operation is done, fetch it at /exports/{op}',
+    params: at('vm'),
+    status: 202,
+    response: opAnswerSchema,
+    idempotent: true,
+  },
   vmMigrateCheck: {
     method: 'get',
     path: '/vms/{vm}/migrate',
@@ -858,6 +868,8 @@ export type RestAnswer<N extends RestName> = z.output<Rest[N]['response']>;
 export const restStreams = {
   /** PUT, body: bytes; header `Upload-Offset` says where they belong. */
   imageContent: '/images/{image}/content',
+  /** GET: the archive of a finished `vm.export`; `Range: bytes=N-` goes on where it broke off. */
+  exportContent: '/exports/{op}',
   /** GET, text/event-stream; `Last-Event-ID` resumes. */
   events: '/events',
   /** A websocket; the ticket is among its subprotocols: `consoleProtocols`. */

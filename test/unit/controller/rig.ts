@@ -3,7 +3,7 @@ import type { HeardNode, Log, Radio } from '../../../agent/env.js';
 import type { Ledger, Write } from '../../../agent/ledger/ledger.js';
 import { apiTokenText, makeToken } from '../../../agent/pki/tokens.js';
 import { controllerApp } from '../../../controller/api/app.js';
-import type { AgentUploads } from '../../../controller/api/uploads.js';
+import type { AgentExports, AgentUploads } from '../../../controller/api/uploads.js';
 import type { AgentAsk } from '../../../controller/agent-ask.js';
 import { Consoles, type ConsoleDial } from '../../../controller/consoles.js';
 import { EventLog } from '../../../controller/event-log.js';
@@ -274,8 +274,27 @@ export class FakePending implements PendingNodes {
 }
 
 /** Keeps uploads in memory. */
-export class FakeUploads implements AgentUploads {
+export class FakeUploads implements AgentUploads, AgentExports {
   readonly files = new Map<string, Buffer>();
+  /** Archives by their ops. */
+  readonly archives = new Map<string, Buffer>();
+
+  async exported(
+    _node: unknown,
+    op: string,
+    range: string | undefined,
+  ): ReturnType<AgentExports['exported']> {
+    const all = this.archives.get(op);
+    if (all === undefined) throw new FlotillaError('not-found', 'no such export', { hint: 'again' });
+    const from = Number(/^bytes=(\d+)-$/.exec(range ?? '')?.[1] ?? 0);
+    const data = all.subarray(from);
+    return {
+      status: from > 0 ? 206 : 200,
+      headers: { 'content-type': 'application/x-tar', 'content-length': String(data.length) },
+      body: new Blob([Uint8Array.from(data)]).stream(),
+    };
+  }
+
   /** Break off after so many bytes of the next piece. */
   breakAfter: number | null = null;
 

@@ -1,0 +1,213 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { readdir, rm } from 'node:fs/promises';
+import { z } from 'zod';
+import type { Disk } from '../../core/domain/disk.js';
+import { FlotillaError } from '../../core/domain/error.js';
+import type { Pool } from '../../core/domain/pool.js';
+import { idSchema } from '../../core/domain/schema.js';
+import { descriptorOf, fileNameOf, type ExportedDisk, type ExportedVm } from '../../core/ovf/export.js';
+import type { Exports, WorkOptions } from '../env.js';
+import type { Files } from '../pool/files.js';
+import { sha256Of } from '../pool/facts.js';
+import type { QemuImg } from '../pool/qemu-img.js';
+import type { Tool } from '../pool/tool.js';
+
+const block = 512;
+const readBytes = 256 * 1024;
+
+/** What lies in an export's folder when it is whole: the files of its archive, in their order. */
+const indexSchema = z.object({
+  name: z.string(),
+  parts: z.array(
+    z.object({
+      name: z.string(),
+      sizeBytes: z.number().int().nonnegative(),
+      /** Small ones are here; null: a file of this name beside. */
+      text: z.string().nullable(),
+    }),
+  ),
+});
+type Index = z.output<typeof indexSchema>;
+
+/** An export that is whole, as the archive it is sent as. */
+export interface ExportArchive {
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** @param from - byte to begin at */
+  read(from: number): AsyncGenerator<Buffer>;
+}
+
+export interface PackageWriterOptions {
+  readonly files: Files;
+  readonly run: Tool;
+  readonly qemuImg: QemuImg;
+  readonly diskPath: (disk: Disk, pool: Pool) => string;
+  /** Makes a thin volume appear. */
+  readonly openDisk: (disk: Disk, pool: Pool) => Promise<void>;
+  /** Bytes that may be used in a pool. */
+  readonly usableBytes: (pool: Pool) => Promise<number>;
+}
+
+/** Packages of VMs that are made to be fetched, each in a folder of a pool: `exports/<op>/`. */
+export class PackageWriter implements Exports {
+  readonly #o: PackageWriterOptions;
+
+  constructor(o: PackageWriterOptions) {
+    this.#o = o;
+  }
+
+  async make(
+    op: string,
+    vm: Omit<ExportedVm, 'disks'> & {
+      disks: readonly { disk: Disk; pool: Pool; bus: ExportedDisk['bus'] }[];
+    },
+    into: Pool,
+    o: WorkOptions,
+  ): Promise<{ sizeBytes: number }> {
+    const { files, run, qemuImg } = this.#o;
+    const folder = folderOf(op, into);
+    const base = fileNameOf(vm.spec.name);
+    await rm(folder, { recursive: true, force: true });
+    await files.makeDir(folder);
+    try {
+      const made: (ExportedDisk & { sha256: string })[] = [];
+      const total = vm.disks.reduce((n, d) => n + d.disk.sizeBytes, 0);
+      let done = 0;
+      for (const [i, { disk, pool, bus }] of vm.disks.entries()) {
+        await this.#needSpace(disk, into);
+        await this.#o.openDisk(disk, pool);
+        const href = `${base}-disk${i + 1}.vmdk`;
+        const path = `${folder}/${href}`;
+        await qemuImg.convert(
+          { format: disk.format, path: this.#o.diskPath(disk, pool) },
+          { format: 'vmdk', path, options: 'subformat=streamOptimized' },
+          {
+            signal: o.signal,
+            progress: (share) =>
+              o.progress(((done + share * disk.sizeBytes) / total) * 0.95, `packs disk ${disk.name}`),
+          },
+        );
+        const storedBytes = (await files.stat(path))?.sizeBytes ?? 0;
+        const sha256 = await sha256Of(run, path, storedBytes, o.signal);
+        made.push({ bus, name: disk.name, capacityBytes: disk.sizeBytes, href, storedBytes, sha256 });
+        done += disk.sizeBytes;
+      }
+      const descriptor = descriptorOf({ spec: vm.spec, nics: vm.nics, disks: made });
+      const lines = [
+        [`${base}.ovf`, createHash('sha256').update(descriptor).digest('hex')],
+        ...made.map((d) => [d.href, d.sha256]),
+      ];
+      const manifest = lines.map(([name, hex]) => `SHA256(${name})= ${hex}\n`).join('');
+      const text = (name: string, t: string): Index['parts'][number] => ({
+        name,
+        sizeBytes: Buffer.byteLength(t),
+        text: t,
+      });
+      const index: Index = {
+        name: base,
+        parts: [
+          text(`${base}.ovf`, descriptor),
+          text(`${base}.mf`, manifest),
+          ...made.map((d) => ({ name: d.href, sizeBytes: d.storedBytes, text: null })),
+        ],
+      };
+      // Last: a folder with it is whole.
+      await files.writeText(`${folder}/.index.tmp`, `${folder}/index.json`, JSON.stringify(index));
+      return { sizeBytes: archiveBytes(index) };
+    } catch (e) {
+      await rm(folder, { recursive: true, force: true });
+      throw e;
+    }
+  }
+
+  /** @returns null: there is none */
+  async open(op: string, pools: readonly Pool[]): Promise<ExportArchive | null> {
+    for (const pool of pools) {
+      if (pool.kind === 'thin') continue;
+      const folder = folderOf(op, pool);
+      const text = await this.#o.files.readText(`${folder}/index.json`);
+      if (text === null) continue;
+      const index = indexSchema.parse(JSON.parse(text));
+      return {
+        name: index.name,
+        sizeBytes: archiveBytes(index),
+        read: (from) => archive(index, folder, from),
+      };
+    }
+    return null;
+  }
+
+  async sweep(pools: readonly Pool[], keep: ReadonlySet<string>): Promise<void> {
+    for (const pool of pools) {
+      if (pool.kind === 'thin') continue;
+      const names = await readdir(`${pool.path}/exports`).catch(() => []);
+      for (const name of names)
+        if (idSchema.safeParse(name).success && !keep.has(name))
+          await rm(folderOf(name, pool), { recursive: true, force: true });
+    }
+  }
+
+  async #needSpace(disk: Disk, into: Pool): Promise<void> {
+    const usableBytes = await this.#o.usableBytes(into);
+    // What packs badly is hardly longer than its disk, and disks are seldom full: only what is sure to fail is refused.
+    if (usableBytes > 0) return;
+    throw new FlotillaError('no-space', `Disk "${disk.name}" cannot be packed: pool "${into.name}" is full`, {
+      hint: 'Make room there; the package lies in it until it is fetched.',
+    });
+  }
+}
+
+const folderOf = (op: string, pool: Pool): string => `${pool.path}/exports/${idSchema.parse(op)}`;
+
+const paddingOf = (sizeBytes: number): number => (block - (sizeBytes % block)) % block;
+
+const archiveBytes = (index: Index): number =>
+  index.parts.reduce((n, p) => n + block + p.sizeBytes + paddingOf(p.sizeBytes), 2 * block);
+
+/** The bytes of the archive from one on. */
+async function* archive(index: Index, folder: string, from: number): AsyncGenerator<Buffer> {
+  let at = 0;
+  const rest = (data: Buffer): Buffer => {
+    const skip = Math.min(data.length, Math.max(0, from - at));
+    at += data.length;
+    return data.subarray(skip);
+  };
+  for (const part of index.parts) {
+    yield rest(tarHeader(part.name, part.sizeBytes));
+    if (part.text !== null) yield rest(Buffer.from(part.text));
+    else {
+      const start = Math.min(part.sizeBytes, Math.max(0, from - at));
+      at += start;
+      if (start < part.sizeBytes)
+        for await (const data of createReadStream(`${folder}/${part.name}`, {
+          start,
+          end: part.sizeBytes - 1,
+          highWaterMark: readBytes,
+        }))
+          yield rest(data as Buffer);
+    }
+    yield rest(Buffer.alloc(paddingOf(part.sizeBytes)));
+  }
+  yield rest(Buffer.alloc(2 * block));
+}
+
+/** A file's header. @see POSIX.1-2017 pax, "ustar Interchange Format"; sizes from 8 GiB on as GNU tar writes them */
+export function tarHeader(name: string, sizeBytes: number): Buffer {
+  const h = Buffer.alloc(block);
+  h.write(name, 0, 100, 'utf8');
+  h.write('0000644\0', 100);
+  h.write('0000000\0', 108);
+  h.write('0000000\0', 116);
+  if (sizeBytes < 8 ** 11) h.write(`${sizeBytes.toString(8).padStart(11, '0')}\0`, 124);
+  else {
+    h[124] = 0x80;
+    h.writeBigUInt64BE(BigInt(sizeBytes), 128);
+  }
+  h.write('00000000000\0', 136);
+  h.write('        0', 148);
+  h.write('ustar\u000000', 257);
+  const sum = h.reduce((n, b) => n + b, 0);
+  h.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
+  return h;
+}
