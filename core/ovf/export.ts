@@ -60,7 +60,7 @@ export function descriptorOf(vm: ExportedVm): string {
     ...networks.map((n) => `    <Network ovf:name="${escaped(n)}"><Description/></Network>`),
     '  </NetworkSection>',
     `  <VirtualSystem ovf:id="${escaped(spec.name)}">`,
-    '    <Info>A virtual machine</Info>',
+    '    <Info>A system</Info>',
     `    <Name>${escaped(spec.name)}</Name>`,
     ...(spec.note === ''
       ? []
