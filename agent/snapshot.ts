@@ -13,6 +13,7 @@ import { policyDefault, policySchema, type Fenced, type Policy } from '../core/d
 import { recoveryText } from '../core/domain/recovery.js';
 import type { Replica } from '../core/domain/replica.js';
 import type { Vapp } from '../core/domain/vapp.js';
+import type { Rule } from '../core/domain/rule.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
 import {
   ledger as kinds,
@@ -47,6 +48,7 @@ export interface Snapshot {
   readonly networks: ReadonlyMap<string, Kept<Network>>;
   readonly ops: ReadonlyMap<string, Kept<Op>>;
   readonly vapps: ReadonlyMap<string, Kept<Vapp>>;
+  readonly rules: ReadonlyMap<string, Kept<Rule>>;
   readonly tokens: ReadonlyMap<string, Kept<TokenRecord>>;
   /** Nodes that are alive now; `createRevision` is the incarnation. */
   readonly lives: ReadonlyMap<string, Kept<Live> & { readonly createRevision: bigint }>;
@@ -132,6 +134,7 @@ export class Snapshots {
       network: new Map<string, Kept<Network>>(),
       op: new Map<string, Kept<Op>>(),
       vapp: new Map<string, Kept<Vapp>>(),
+      rule: new Map<string, Kept<Rule>>(),
       token: new Map<string, Kept<TokenRecord>>(),
       fenced: new Map<string, Kept<Fenced>>(),
       bmcTest: new Map<string, Kept<BmcTest>>(),
@@ -198,6 +201,7 @@ export class Snapshots {
       networks: maps.network,
       ops: maps.op,
       vapps: maps.vapp,
+      rules: maps.rule,
       tokens: maps.token,
       lives,
       seen,

@@ -14,6 +14,8 @@ export function outlookOf(view: View, o: OutlookOptions = {}): Outlook {
       images: t.image,
       networks: t.network,
       ops: t.op,
+      rules: t.rule,
+      vapps: t.vapp,
       policy: view.ledger.policy,
       live: (node) => view.isLive(node),
     },

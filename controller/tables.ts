@@ -53,6 +53,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['token'],
   ['bmcTest'],
   ['balance'],
+  ['rule'],
   ['user'],
   ['vapp'],
 ];
@@ -101,6 +102,7 @@ export class LedgerTables {
     // Never read here: it has secrets.
     vappSecret: new Map(),
     balance: new Map(),
+    rule: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

@@ -214,7 +214,10 @@ export class View {
   }
 
   /** Finds the id of what a person named, in what is known now. */
-  find(kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node', ref: string): string | null {
+  find(
+    kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule',
+    ref: string,
+  ): string | null {
     const table = kind === 'vm' ? 'vmSpec' : kind;
     const records = this.ledger.tables[table] as ReadonlyMap<string, Kept<unknown>>;
     if (records.has(ref)) return ref;
@@ -289,6 +292,7 @@ export class View {
       case 'vapp':
       case 'vappSecret':
       case 'balance':
+      case 'rule':
         break;
       case 'policy':
         this.soil('vm');

@@ -6,6 +6,7 @@ import type { AgentEnv, HeardNode } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
 import { valuesOf } from '../vm/ownership.js';
 import { Loads } from './load.js';
+import { barsOf } from './standby-rules.js';
 
 const nobody: StandbyChoice = { ok: false, nodes: [] };
 
@@ -14,7 +15,11 @@ export class Protection {
   private readonly env: AgentEnv;
   /** Since when a VM's present standby has not fitted. */
   private readonly unfit = new Map<string, { readonly standby: string; readonly sinceMs: number }>();
-  private at: { readonly s: Snapshot; readonly loads: Loads } | null = null;
+  private at: {
+    readonly s: Snapshot;
+    readonly loads: Loads;
+    readonly bars: ReturnType<typeof barsOf>;
+  } | null = null;
   private heard: ReadonlyMap<string, HeardNode> = new Map();
 
   constructor(env: AgentEnv) {
@@ -23,7 +28,7 @@ export class Protection {
 
   /** Begins a pass over that reading. */
   look(s: Snapshot): void {
-    if (this.at?.s !== s) this.at = { s, loads: new Loads(s) };
+    if (this.at?.s !== s) this.at = { s, loads: new Loads(s), bars: barsOf(s, this.env.node) };
     this.heard = new Map(this.env.radio.heard().map((h) => [h.node, h]));
     for (const id of this.unfit.keys()) if (!s.owns.has(id)) this.unfit.delete(id);
   }
@@ -53,7 +58,14 @@ export class Protection {
     const loads = this.at?.loads;
     if (loads === undefined) return nobody;
     const only = own.copies.find((c) => c.node !== own.owner)?.node ?? null;
-    const vm = { owner: own.owner, standby: own.standby, memoryMiB: spec.memoryMiB, pools, only };
+    const vm = {
+      owner: own.owner,
+      standby: own.standby,
+      memoryMiB: spec.memoryMiB,
+      pools,
+      only,
+      bars: (node: string): readonly string[] => this.at?.bars(spec.name, node) ?? [],
+    };
     const choice = chooseStandby(vm, loads.nodesFor(spec.id, vm, this.heard));
     if (choice.ok) loads.promise(spec.id, vm, choice.node);
     return choice;

@@ -55,6 +55,7 @@ import { nodeUpdateHandlers } from './node-update.js';
 import { pendingHandlers } from './pending.js';
 import { LoginDesk } from './login-desk.js';
 import { poolHandlers } from './pools.js';
+import { ruleHandlers } from './rules.js';
 import { tokenHandlers } from './tokens.js';
 import { TokenDoor } from './token-door.js';
 import { userHandlers } from './users.js';
@@ -168,6 +169,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...drainHandlers(deps),
     ...nodeUpdateHandlers(deps),
     ...balanceHandlers(deps),
+    ...ruleHandlers(deps),
     ...vmHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),

@@ -63,6 +63,7 @@ export function clusterHandlers(
           addresses,
           rack: body.rack === undefined ? kept.value.rack : body.rack,
           desired: body.desired ?? kept.value.desired,
+          ...(body.tags === undefined ? {} : { tags: body.tags }),
         };
         if (next.desired === 'leaving' && ownsVms(view, id)) {
           throw new FlotillaError('in-use', `Node ${id} owns VMs and cannot leave`, {

@@ -3,7 +3,7 @@ import type { Image } from '../../core/domain/image.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { View } from '../view.js';
 
-export type Kind = 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node';
+export type Kind = 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule';
 
 const words: Record<Kind, string> = {
   vm: 'VM',
@@ -13,6 +13,7 @@ const words: Record<Kind, string> = {
   token: 'token',
   user: 'user',
   node: 'node',
+  rule: 'rule',
 };
 
 export function notFound(kind: Kind, ref: string): FlotillaError {

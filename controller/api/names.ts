@@ -12,6 +12,7 @@ const words: Record<Named, string> = {
   token: 'a token',
   user: 'a user',
   vapp: 'a vApp',
+  rule: 'a rule',
 };
 
 /**

@@ -9,6 +9,7 @@ import {
 } from '../../core/decide/plan/fit.js';
 import type { PlanVm } from '../../core/decide/plan/model.js';
 import { place, protectionOf } from '../../core/decide/plan/placement.js';
+import { brokenBy } from '../../core/decide/rules.js';
 import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
 import { newCopies, newReplica } from '../../core/decide/replica-edit.js';
 import { isReplicated } from '../../core/domain/disk.js';
@@ -492,7 +493,7 @@ export class VmWrites {
         on: nodes.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id),
       }),
       nodes,
-      cluster: outlookOf(view).cluster,
+      cluster: outlookOf(view, { joining: edit.spec }).cluster,
       admission: view.ledger.policy.plan.admission,
     });
     if (answer.ok) {
@@ -515,15 +516,23 @@ export class VmWrites {
    * may have gone since, and its HA may be new.
    *
    * @returns promises that are not kept, in words
-   * @throws FlotillaError `no-failover-room`
+   * @throws FlotillaError `no-failover-room`, `rule-conflict`
    */
   private admitStart(spec: VmSpec): string[] {
     const { view } = this.deps;
-    const { admission } = view.ledger.policy.plan;
-    if (admission === 'off' || !spec.ha.enabled) return [];
-    const shortfalls = protectionOf(outlookOf(view).cluster, spec.name);
-    if (shortfalls.length === 0) return [];
-    if (admission === 'warn') return shortfalls.map((x) => `${x.text}. ${x.help}`);
+    const { admission, balance } = view.ledger.policy.plan;
+    if (admission === 'off') return [];
+    const { cluster } = outlookOf(view);
+    const broken = brokenBy(cluster, spec.name);
+    // Where balancing mends it by itself, a start that breaks a rule does so for minutes.
+    const mended = balance === 'rules-only' || balance === 'automatic';
+    if (broken.length > 0 && admission === 'enforce' && !mended)
+      throw new FlotillaError('rule-conflict', `VM "${spec.name}" is not started: ${broken.join('; ')}`, {
+        hint: 'Change the rule (flotilla rule list), have what breaks rules moved by itself (flotilla balance mode rules-only), or say that it may be broken: flotilla ha admission warn.',
+      });
+    const shortfalls = spec.ha.enabled ? protectionOf(cluster, spec.name) : [];
+    if (shortfalls.length === 0) return broken;
+    if (admission === 'warn') return [...broken, ...shortfalls.map((x) => `${x.text}. ${x.help}`)];
     throw noFailoverRoom(`VM "${spec.name}" is not started`, shortfalls, []);
   }
 

@@ -20,6 +20,7 @@ import {
   statusCommand,
   tokenCommands,
 } from './things.js';
+import { ruleCommands } from './rule.js';
 import { userCommands } from './users.js';
 import { vmCommands } from './vm.js';
 
@@ -48,6 +49,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   nodeCommands(program, io);
   haCommands(program, io);
   balanceCommands(program, io);
+  ruleCommands(program, io);
   vmCommands(program, io);
   consoleCommand(program, io);
   imageCommands(program, io);

@@ -130,24 +130,32 @@ export function nodeCommands(program: Command, io: Io): void {
     .argument('<node>')
     .addOption(new Option('--desired <state>').choices(['active', 'maintenance', 'leaving']))
     .option('--rack <rack>', 'where it stands; "" for none')
+    .option('--tags <tags>', 'what rules may name it by, comma-separated; "" for none')
     .option('--storage-address <ipv4>', 'where copies of disks reach it; "" for the management network')
     .action(
       async (
         name: string,
-        o: { desired?: 'active' | 'maintenance' | 'leaving'; rack?: string; storageAddress?: string },
+        o: {
+          desired?: 'active' | 'maintenance' | 'leaving';
+          rack?: string;
+          tags?: string;
+          storageAddress?: string;
+        },
       ) => {
         const none = (s: string | undefined) => (s === '' ? null : s);
         const body = defined({
           desired: o.desired,
           rack: none(o.rack),
+          tags: o.tags?.split(',').filter((x) => x !== ''),
           storageAddress: none(o.storageAddress),
         });
         const n = await (await io.client()).call('nodePatch', { params: { node: name }, body });
-        const { desired, rack, addresses } = n.record;
+        const { desired, rack, tags = [], addresses } = n.record;
         io.show(n, () =>
           [
             `${n.id}: ${desired}`,
             ...(rack === null ? [] : [`rack ${rack}`]),
+            ...(tags.length === 0 ? [] : [`tags ${tags.join(', ')}`]),
             ...(addresses[1] === undefined ? [] : [`storage address ${addresses[1]}`]),
           ].join(', '),
         );

@@ -6,6 +6,8 @@ import type { Network } from '../domain/network.js';
 import type { NodePresence, NodeRecord, NodeState } from '../domain/node.js';
 import { opFinished, type Op } from '../domain/op.js';
 import type { Pool } from '../domain/pool.js';
+import type { Rule } from '../domain/rule.js';
+import type { Vapp } from '../domain/vapp.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../domain/vm.js';
 import type { LoadsNow } from './plan/auto.js';
 import { evenOut, shareWithout } from './plan/even.js';
@@ -20,6 +22,7 @@ import {
 } from './plan/gather.js';
 import type { LoadVector, PlanCluster } from './plan/model.js';
 import { Moves } from './plan/move.js';
+import { planRules } from './rules.js';
 import { reachOf } from './standby.js';
 
 type Kept<T> = ReadonlyMap<string, { readonly value: T }>;
@@ -34,6 +37,8 @@ export interface OutlookRecords {
   readonly images: Kept<Image>;
   readonly networks: Kept<Network>;
   readonly ops: Kept<Op>;
+  readonly rules: Kept<Rule>;
+  readonly vapps: Kept<Vapp>;
   readonly policy: Policy;
   live(node: string): boolean;
 }
@@ -50,6 +55,8 @@ export interface OutlookOptions {
   readonly emptied?: string;
   /** Smoothed loads; by default what was heard last. */
   readonly load?: (vm: string) => LoadVector | null;
+  /** A VM that is being made: rules by tags are about it, too. */
+  readonly joining?: VmSpec;
 }
 
 /** Ledger and radio as one picture for all decisions about which node a VM is on: agents and controllers see the same. */
@@ -75,7 +82,17 @@ export class Outlook {
         promised.get(n.id),
       ),
     );
-    this.cluster = planCluster(this.nodes, this.owned(o.load));
+    const values = <T>(kept: Kept<T>): T[] => [...kept.values()].map((k) => k.value);
+    this.cluster = planCluster(
+      this.nodes,
+      this.owned(o.load),
+      planRules({
+        rules: values(r.rules),
+        vapps: values(r.vapps),
+        vms: [...values(r.specs), ...(o.joining === undefined ? [] : [o.joining])],
+        nodes: values(r.nodes),
+      }),
+    );
   }
 
   /** The cluster for a plan of moves, each time afresh. */

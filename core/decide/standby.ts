@@ -57,6 +57,8 @@ export interface StandbyVm {
   readonly pools: readonly Pool[];
   /** The only node that can: it has the other copy of a disk. Null: any that reaches the pools. */
   readonly only: string | null;
+  /** Rules that must hold and that it would break there, in words. Absent: none. */
+  readonly bars?: (node: string) => readonly string[];
 }
 
 export type StandbyChoice =
@@ -126,6 +128,7 @@ export function standbyFaults(
   if (n.desired !== 'active')
     out.push(n.desired === 'maintenance' ? 'is in maintenance' : 'is leaving the cluster');
   if (!n.alive) out.push('is not alive in the ledger');
+  out.push(...(vm.bars?.(n.id) ?? []));
   const { line } = n;
   if (line === null) return [...out, 'was never heard'];
   if (line.ageMs > lineAgeMsMax) return [...out, `was not heard for ${Math.round(line.ageMs / 1000)} s`];

@@ -23,6 +23,7 @@ export const errorStatus = {
   'in-use': 409,
   'no-node-fits': 409,
   'no-failover-room': 409,
+  'rule-conflict': 409,
   'no-space': 507,
   'no-address-left': 409,
   'address-taken': 409,

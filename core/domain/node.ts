@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { idSchema, ipv4Schema, nodeIdSchema, wallMsSchema } from './schema.js';
+import { idSchema, ipv4Schema, nodeIdSchema, tagsSchema, wallMsSchema } from './schema.js';
 
 /** What a node may be asked to be. */
 export const nodeDesiredSchema = z.enum(['active', 'maintenance', 'leaving']);
@@ -17,6 +17,8 @@ export const nodeRecordSchema = z.object({
   voter: z.boolean(),
   desired: nodeDesiredSchema,
   rack: z.string().max(63).nullable(),
+  /** For rules that name nodes by what they are. */
+  tags: tagsSchema.optional(),
   /** Votes in the ledger and runs no VMs. */
   witness: z.boolean().default(false),
   /** SHA-256 of its certificate's public key, hex: what the console shows and an admission compares. */

@@ -15,6 +15,7 @@ import { replicaSchema } from '../domain/replica.js';
 import { ledgerValueBytesMax, parse } from '../domain/schema.js';
 import { userSchema } from '../domain/user.js';
 import { vappSchema, vappSecretSchema } from '../domain/vapp.js';
+import { ruleSchema } from '../domain/rule.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
 import { epochKey, ledgerRoot, policyKey } from './key-names.js';
 
@@ -85,6 +86,8 @@ export const ledger = {
   vapp: kind('vapp', vappSchema),
   /** Read where a guest is told of them, never kept. */
   vappSecret: kind('vapp-secret', vappSecretSchema),
+  /** Affinity and anti-affinity of VMs. */
+  rule: kind('rule', ruleSchema),
   /** One record: the plan that evens the cluster out, and what was moved of late. */
   balance: kind('balance', balanceRecordSchema),
 } as const;
@@ -101,8 +104,10 @@ export const fencingKey = (node: string): string => `${ledgerRoot}fencing/${node
  */
 export const unique = {
   /** Names compare without case, in NFC. */
-  name: (of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'vapp', name: string): string =>
-    `${ledgerRoot}name/${of}/${name.normalize('NFC').toLocaleLowerCase('en')}`,
+  name: (
+    of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'vapp' | 'rule',
+    name: string,
+  ): string => `${ledgerRoot}name/${of}/${name.normalize('NFC').toLocaleLowerCase('en')}`,
   address: (networkId: string, address: string): string => `${ledgerRoot}address/${networkId}/${address}`,
   addressPrefix: (networkId: string): string => `${ledgerRoot}address/${networkId}/`,
   mac: (mac: string): string => `${ledgerRoot}mac/${mac}`,

@@ -396,6 +396,7 @@ export const nodeUpdateSchema = z.strictObject({ image: refSchema }).meta({ id: 
 export const nodePatchSchema = z
   .strictObject({
     rack: nodeRecordSchema.shape.rack.optional(),
+    tags: tagsSchema.optional(),
     desired: nodeDesiredSchema.optional(),
     /** On the network over which copies of disks travel; null: they take the management network. */
     storageAddress: ipv4Schema.nullable().optional(),

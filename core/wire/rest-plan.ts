@@ -1,9 +1,10 @@
-/** What the REST API takes and answers about emptying nodes. */
+/** What the REST API takes and answers about where VMs are: emptying nodes, balance, rules. */
 import { z } from 'zod';
 import { balanceModeSchema, balanceMoveSchema, pastMoveSchema } from '../domain/balance.js';
 import { drainVmSchema } from '../domain/drain.js';
+import { ruleSchema, ruleShape } from '../domain/rule.js';
 import { idSchema, nodeIdSchema, wallMsSchema } from '../domain/schema.js';
-import { opViewSchema } from './rest-objects.js';
+import { opViewSchema, refSchema } from './rest-objects.js';
 
 export const nodeDrainSchema = z
   .strictObject({
@@ -75,3 +76,51 @@ export const balanceViewSchema = z
   .meta({ id: 'Balance' });
 export type BalanceAnswer = z.output<typeof balanceViewSchema>;
 export type DrainAnswer = z.output<typeof drainViewSchema>;
+
+const ruledVmSchema = z.object({ vm: idSchema, name: z.string() });
+
+/** A rule, whom it is about now, and what breaks it. */
+export const ruleViewSchema = ruleSchema
+  .omit({ vms: true })
+  .extend({
+    /** VMs it names, and those with its tags. One that was deleted since is not there. */
+    vms: z.array(ruledVmSchema),
+    /** What breaks it now, in words. */
+    broken: z.array(z.string()),
+  })
+  .meta({ id: 'Rule' });
+export type RuleView = z.output<typeof ruleViewSchema>;
+
+export const ruleListSchema = z
+  .object({
+    items: z.array(ruleViewSchema),
+    /** Rules that must hold and cannot hold together, those of vApps among them. */
+    conflicts: z.array(z.object({ rules: z.array(z.string()), text: z.string() })),
+  })
+  .meta({ id: 'RuleList' });
+export type RuleList = z.output<typeof ruleListSchema>;
+
+/** A rule: VMs by name, id or tag; nodes by id, rack or tag. */
+export const ruleCreateSchema = z
+  .strictObject({
+    name: ruleShape.name,
+    kind: ruleShape.kind,
+    must: ruleShape.must.default(true),
+    over: ruleShape.over.default('node'),
+    vms: z.array(refSchema).max(256).default([]),
+    tags: ruleShape.tags.default([]),
+    nodes: ruleShape.nodes.default([]),
+    racks: ruleShape.racks.default([]),
+    nodeTags: ruleShape.nodeTags.default([]),
+  })
+  .refine((r) => r.vms.length + r.tags.length > 0, 'is about no VM: name some, or a tag')
+  .refine(
+    (r) => r.kind === 'on' || r.kind === 'not-on' || r.tags.length > 0 || r.vms.length > 1,
+    'needs two VMs or a tag',
+  )
+  .refine(
+    (r) =>
+      (r.kind === 'on' || r.kind === 'not-on') === r.nodes.length + r.racks.length + r.nodeTags.length > 0,
+    'on and not-on need nodes, racks or tags of nodes; together and apart take none',
+  )
+  .meta({ id: 'RuleCreate' });

@@ -54,6 +54,9 @@ import {
   nodeActivatedSchema,
   nodeActivateSchema,
   nodeDrainSchema,
+  ruleCreateSchema,
+  ruleListSchema,
+  ruleViewSchema,
 } from './rest-plan.js';
 
 import type { Access } from './access.js';
@@ -326,6 +329,33 @@ export const rest = {
     summary: 'Live migrations that would even the cluster out, each with why, before, after and cost',
     status: 200,
     response: balanceViewSchema,
+  },
+  ruleList: {
+    method: 'get',
+    path: '/rules',
+    tag: 'cluster',
+    summary: 'Rules of where VMs are: what breaks each now, and which cannot all be kept',
+    status: 200,
+    response: ruleListSchema,
+  },
+  ruleCreate: {
+    method: 'post',
+    path: '/rules',
+    tag: 'cluster',
+    summary: 'Make a rule; one that must hold and cannot, with those there are, is refused',
+    body: ruleCreateSchema,
+    status: 201,
+    response: ruleViewSchema,
+    idempotent: true,
+  },
+  ruleDelete: {
+    method: 'delete',
+    path: '/rules/{rule}',
+    tag: 'cluster',
+    summary: 'Remove a rule',
+    params: at('rule'),
+    status: 204,
+    response: nothingSchema,
   },
   haGet: {
     method: 'get',

@@ -126,3 +126,35 @@ await t.test('as many moves an hour as are allowed', async (t) => {
   t.equal(moves(w), 1);
   w.end();
 });
+
+await t.test('rules only: what breaks a rule moves, and standbys are where rules let them be', async (t) => {
+  const w = await cluster({ balance: 'rules-only' });
+  const [a, b, c] = ['a', 'b', 'c'].map((n) => w.vms.get(n) ?? '') as [string, string, string];
+  const rule = (id: string, o: object): void =>
+    w.voters.store.poke(
+      `/flotilla/rule/${id}`,
+      JSON.stringify({
+        ...{
+          id,
+          name: id.slice(0, 2),
+          must: true,
+          over: 'node',
+          tags: [],
+          nodes: [],
+          racks: [],
+          nodeTags: [],
+        },
+        ...o,
+      }),
+    );
+  rule('11111111-1111-4111-8111-111111111111', { kind: 'apart', vms: [a, b] });
+  rule('22222222-2222-4222-8222-222222222222', { kind: 'not-on', vms: [c], nodes: ['n2'] });
+  await w.until('they are apart', () => w.own(a)?.owner !== w.own(b)?.owner, 30 * minute);
+  await w.until('c has a standby', () => w.own(c)?.standby === 'n3', 5 * minute);
+  t.equal(moves(w), 1, 'nothing moves for load');
+  t.match(record(w)?.past[0], { for: 'rule', why: /the rule "11" is broken: . is there/ });
+  w.node('n1').powerLoss();
+  await w.until('c runs on', () => w.runsOn(c)[0] === 'n3', 5 * minute);
+  t.same(w.checks.violations, []);
+  w.end();
+});

@@ -6,6 +6,7 @@ import { call, saw, useAsked, useDo } from './api';
 import { useAll } from './live';
 import { useMay } from './may';
 import { Confirm, Page, Refusal, Rows, State, To } from './parts';
+import { Rules } from './rules';
 
 /** What would even the cluster out, what is done about it by itself, and what was. */
 export function BalancePage(): ReactNode {
@@ -37,6 +38,7 @@ export function BalancePage(): ReactNode {
       </Alert>
       <Settings balance={balance} changed={changed} />
       <Moves balance={balance} />
+      <Rules />
       <Title order={2} size="h5">
         Moved by itself
       </Title>

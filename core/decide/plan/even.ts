@@ -78,10 +78,10 @@ function* mend(
     const [must, wished] = [rules.broken(vm, at, true), rules.broken(vm, at, false)];
     if (moved.has(vm) || s.online[at] === 0 || must.length + wished.length === 0) continue;
     const before = moves.score(vm);
-    const seat = moves.best(vm, (n) => rules.mends(vm, n) && may(s.vms[vm]!.name, s.nodes[n]!.name));
+    const seat = moves.best(vm, (n) => rules.mends(vm, n) !== null && may(s.vms[vm]!.name, s.nodes[n]!.name));
     yield;
     if (seat === null) continue;
-    const ends = must.length > rules.broken(vm, seat.node, true).length;
+    const ends = rules.mends(vm, seat.node) === 'must';
     // A wish is not worth what makes the cluster worse than it is worth.
     if (!ends && before - seat.score < gainMin) continue;
     const gain = (ends ? 1e6 : 0) + before - seat.score;

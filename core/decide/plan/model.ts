@@ -58,6 +58,8 @@ export interface PlanRule {
   readonly kind: 'together' | 'apart' | 'on' | 'not-on';
   /** Nothing breaks it; else it only weighs. */
   readonly must: boolean;
+  /** What `together` and `apart` look at; absent: nodes. */
+  readonly over?: 'node' | 'rack';
   readonly vms: readonly string[];
   readonly nodes: readonly string[];
 }

@@ -72,8 +72,9 @@ export class Moves {
     const { s } = this;
     if (s.alone[vm] === 1) return [nowhere];
     s.leave(vm);
-    const near = [sb, o].filter((x) => x !== nowhere && canStand(s, vm, n, x));
-    const out = near.length > 0 ? near : s.nodes.flatMap((_, x) => (canStand(s, vm, n, x) ? [x] : []));
+    const can = (x: number): boolean => canStand(s, vm, n, x) && this.rules.bars(vm, x).length === 0;
+    const near = [sb, o].filter((x) => x !== nowhere && can(x));
+    const out = near.length > 0 ? near : s.nodes.flatMap((_, x) => (can(x) ? [x] : []));
     s.enter(vm, o, sb);
     return out.length > 0 ? out : [nowhere];
   }

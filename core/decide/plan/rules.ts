@@ -1,16 +1,24 @@
 import type { PlanRule } from './model.js';
-import { nowhere, type State } from './state.js';
+import { nowhere } from './state.js';
 
 /** What one broken `prefer` weighs beside the imbalance: as much as a node whose load is off by a fifth. */
 const preferWeight = 0.2;
 
+/** Where VMs are, by numbers; `online`: 1, the node takes VMs. */
+export interface Places {
+  readonly nodes: readonly { readonly name: string; readonly domains: readonly string[] }[];
+  readonly vms: readonly { readonly name: string }[];
+  readonly owner: ArrayLike<number>;
+  readonly online: ArrayLike<number>;
+}
+
 /** Rules over a state: what a VM on a node would break. They follow the state as it changes. */
 export class Rules {
-  private readonly s: State;
+  private readonly s: Places;
   private readonly of: readonly (readonly PlanRule[])[];
   private readonly members = new Map<PlanRule, readonly number[]>();
 
-  constructor(s: State, rules: readonly PlanRule[] = []) {
+  constructor(s: Places, rules: readonly PlanRule[] = []) {
     this.s = s;
     const of: PlanRule[][] = s.vms.map(() => []);
     const numbers = new Map(s.vms.map((v, i) => [v.name, i]));
@@ -47,13 +55,12 @@ export class Rules {
     );
   }
 
-  /** Whether fewer rules are broken there than where it is: of those that must hold first. */
-  mends(vm: number, n: number): boolean {
+  /** What of the rules is broken less there than where it is: of those that must hold; else of the wishes; null: nothing. */
+  mends(vm: number, n: number): 'must' | 'wish' | null {
     const at = this.s.owner[vm]!;
     const [must, mustThere] = [this.misfits(vm, at, true), this.misfits(vm, n, true)];
-    return (
-      mustThere < must || (mustThere === must && this.misfits(vm, n, false) < this.misfits(vm, at, false))
-    );
+    if (mustThere !== must) return mustThere < must ? 'must' : null;
+    return this.misfits(vm, n, false) < this.misfits(vm, at, false) ? 'wish' : null;
   }
 
   /** VMs that some rule is about. */
@@ -82,10 +89,10 @@ export class Rules {
       case 'not-on':
         return rule.nodes.includes(s.nodes[n]!.name) ? 1 : 0;
       case 'apart':
-        return this.others(rule, vm).filter((o) => s.owner[o] === n).length;
+        return this.others(rule, vm).filter((o) => this.same(rule, s.owner[o]!, n)).length;
       case 'together':
         // Who waits on a node that is being emptied follows; it binds nobody to that node.
-        return this.others(rule, vm).filter((o) => s.owner[o] !== n && s.online[s.owner[o]!] === 1).length;
+        return this.others(rule, vm).filter((o) => this.away(rule, o, n)).length;
     }
   }
 
@@ -108,14 +115,29 @@ export class Rules {
       case 'not-on':
         return `not on ${name}`;
       case 'apart': {
-        const other = this.others(rule, vm).find((o) => s.owner[o] === n);
-        return other === undefined ? '' : `${s.vms[other]!.name} is there`;
+        const other = this.others(rule, vm).find((o) => this.same(rule, s.owner[o]!, n));
+        if (other === undefined) return '';
+        const at = s.nodes[s.owner[other]!]!;
+        return `${s.vms[other]!.name} is ${at.name === name ? 'there' : `on ${at.name}, in the same rack`}`;
       }
       case 'together': {
-        const other = this.others(rule, vm).find((o) => s.owner[o] !== n && s.online[s.owner[o]!] === 1);
+        const other = this.others(rule, vm).find((o) => this.away(rule, o, n));
         return other === undefined ? '' : `${s.vms[other]!.name} is on ${s.nodes[s.owner[other]!]!.name}`;
       }
     }
+  }
+
+  /** Two nodes are one place for that rule. A node without a rack is one by itself. */
+  private same(rule: PlanRule, a: number, b: number): boolean {
+    if (a === b) return true;
+    if (rule.over !== 'rack') return false;
+    const [of] = this.s.nodes[a]!.domains;
+    return of !== undefined && of === this.s.nodes[b]!.domains[0];
+  }
+
+  private away(rule: PlanRule, other: number, n: number): boolean {
+    const at = this.s.owner[other]!;
+    return this.s.online[at] === 1 && !this.same(rule, at, n);
   }
 
   private others(rule: PlanRule, vm: number): number[] {
