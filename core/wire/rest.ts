@@ -48,16 +48,9 @@ import {
 
 import { vmStandbySchema } from './rest-copies.js';
 import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
-import {
-  balanceViewSchema,
-  drainViewSchema,
-  nodeActivatedSchema,
-  nodeActivateSchema,
-  nodeDrainSchema,
-  ruleCreateSchema,
-  ruleListSchema,
-  ruleViewSchema,
-} from './rest-plan.js';
+import { drainViewSchema, nodeActivatedSchema, nodeActivateSchema, nodeDrainSchema } from './rest-plan.js';
+
+import { planRoutes } from './plan-routes.js';
 
 import type { Access } from './access.js';
 
@@ -322,41 +315,7 @@ export const rest = {
     status: 200,
     response: admittedSchema,
   },
-  balanceGet: {
-    method: 'get',
-    path: '/balance',
-    tag: 'cluster',
-    summary: 'Live migrations that would even the cluster out, each with why, before, after and cost',
-    status: 200,
-    response: balanceViewSchema,
-  },
-  ruleList: {
-    method: 'get',
-    path: '/rules',
-    tag: 'cluster',
-    summary: 'Rules of where VMs are: what breaks each now, and which cannot all be kept',
-    status: 200,
-    response: ruleListSchema,
-  },
-  ruleCreate: {
-    method: 'post',
-    path: '/rules',
-    tag: 'cluster',
-    summary: 'Make a rule; one that must hold and cannot, with those there are, is refused',
-    body: ruleCreateSchema,
-    status: 201,
-    response: ruleViewSchema,
-    idempotent: true,
-  },
-  ruleDelete: {
-    method: 'delete',
-    path: '/rules/{rule}',
-    tag: 'cluster',
-    summary: 'Remove a rule',
-    params: at('rule'),
-    status: 204,
-    response: nothingSchema,
-  },
+  ...planRoutes,
   haGet: {
     method: 'get',
     path: '/ha',

@@ -1,0 +1,43 @@
+import { z } from 'zod';
+import type { RestRoute } from './rest.js';
+import { refSchema } from './rest-objects.js';
+import { balanceViewSchema, ruleCreateSchema, ruleListSchema, ruleViewSchema } from './rest-plan.js';
+
+/** Routes about where VMs are: balance, rules. */
+export const planRoutes = {
+  balanceGet: {
+    method: 'get',
+    path: '/balance',
+    tag: 'cluster',
+    summary: 'Live migrations that would even the cluster out, each with why, before, after and cost',
+    status: 200,
+    response: balanceViewSchema,
+  },
+  ruleList: {
+    method: 'get',
+    path: '/rules',
+    tag: 'cluster',
+    summary: 'Rules of where VMs are: what breaks each now, and which cannot all be kept',
+    status: 200,
+    response: ruleListSchema,
+  },
+  ruleCreate: {
+    method: 'post',
+    path: '/rules',
+    tag: 'cluster',
+    summary: 'Make a rule; one that must hold and cannot, with those there are, is refused',
+    body: ruleCreateSchema,
+    status: 201,
+    response: ruleViewSchema,
+    idempotent: true,
+  },
+  ruleDelete: {
+    method: 'delete',
+    path: '/rules/{rule}',
+    tag: 'cluster',
+    summary: 'Remove a rule',
+    params: z.strictObject({ rule: refSchema }),
+    status: 204,
+    response: z.null(),
+  },
+} as const satisfies Record<string, RestRoute>;
