@@ -37,6 +37,7 @@ import { LibvirtHypervisor } from './libvirt/libvirt-hypervisor.js';
 import { tlsPeer } from './libvirt/peer.js';
 import { AgentLoop } from './loop.js';
 import { NodeMachine } from './machine/machine.js';
+import { NotifyDesk } from './notify/desk.js';
 import { Bridges } from './net/bridges.js';
 import { certificateInfo } from './pki/certificates.js';
 import type { PeerNode } from './pki/identity.js';
@@ -284,6 +285,30 @@ export async function runAgent(
     ),
   );
   const meter = new AgentMeter();
+  const notify = new NotifyDesk({
+    node,
+    leads: () => voters?.state.leads === true,
+    view: () => {
+      const { snapshot: s, error } = loop.view();
+      if (s === null || s.meta === null || error !== null || s.recovering !== null) return null;
+      const values = <T>(m: ReadonlyMap<string, { readonly value: T }>): T[] =>
+        [...m.values()].map((k) => k.value);
+      return {
+        cluster: s.meta.value.name,
+        epoch: s.meta.value.epoch,
+        view: {
+          nodes: values(s.nodes),
+          live: new Set(s.lives.keys()),
+          ops: values(s.ops),
+          pools: new Map([...s.pools].map(([id, k]) => [id, k.value])),
+          heard: radio.heard(),
+        },
+      };
+    },
+    ledger,
+    clock,
+    log,
+  });
   const history = new HistoryKeeper({
     dir: historyDir(stateDir),
     own: () => radio.heard().find((h) => h.node === node),
@@ -393,6 +418,7 @@ export async function runAgent(
   upkeep.start();
   ledgerSnapshots.start();
   history.start();
+  notify.start();
   const screenTimer = setInterval(showScreen, screenMs);
   log.info(`agent ${version} of node ${node} in cluster "${cluster.name}"`, { boot });
 
@@ -427,6 +453,7 @@ export async function runAgent(
       await upkeep.stop();
       await ledgerSnapshots.stop();
       await history.stop();
+      await notify.stop();
       await voters?.stop();
       await loop.stop();
       await keeper.stop();

@@ -34,6 +34,7 @@ export const pagePaths = [
   '/ops/*',
   '/tokens/*',
   '/users/*',
+  '/notifications/*',
   '/me/*',
 ];
 

@@ -50,6 +50,7 @@ import { exported } from './exports.js';
 import { eventStream, kindsOf } from './events.js';
 import { Images } from './images.js';
 import { networkHandlers } from './networks.js';
+import { notifyHandlers } from './notify.js';
 import { opHandlers } from './ops.js';
 import { nodeUpdateHandlers } from './node-update.js';
 import { pendingHandlers } from './pending.js';
@@ -164,6 +165,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...clusterHandlers(deps),
     ...haHandlers(deps),
     ...historyHandlers(deps),
+    ...notifyHandlers(deps),
     ...fencingHandlers(deps),
     ...pendingHandlers(deps),
     ...drainHandlers(deps),

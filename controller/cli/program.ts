@@ -10,6 +10,7 @@ import { haCommands } from './ha.js';
 import { imageCommands } from './image.js';
 import { Io, type Terminal } from './io.js';
 import { loginCommand } from './login.js';
+import { notifyCommands } from './notify.js';
 import { ovfCommands } from './ovf.js';
 import {
   eventsCommand,
@@ -48,6 +49,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   statusCommand(program, io);
   nodeCommands(program, io);
   haCommands(program, io);
+  notifyCommands(program, io);
   balanceCommands(program, io);
   ruleCommands(program, io);
   vmCommands(program, io);

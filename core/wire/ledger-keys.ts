@@ -62,6 +62,11 @@ export { policySchema };
 export const recoveryKey = `${ledgerRoot}recovery`;
 export { recoverySchema };
 
+/** Whom to tell what happens, with secrets; what was told; a try by hand. No view has the first. */
+export const notifyKey = `${ledgerRoot}notify`;
+export const notifyStateKey = `${ledgerRoot}notify-state`;
+export const notifyTestKey = `${ledgerRoot}notify-test`;
+
 /** Every record kind of the ledger. Names are stable: every agent ever shipped knows them. */
 export const ledger = {
   node: kind('node', nodeRecordSchema),

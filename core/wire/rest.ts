@@ -66,6 +66,7 @@ import {
   userViewSchema,
 } from './rest-users.js';
 
+import { notifyPatchSchema, notifyTestViewSchema, notifyViewSchema } from './rest-notify.js';
 import { historySpanSchema, historyViewSchema } from '../domain/history.js';
 import { consoleAskSchema, consoleTicketSchema } from './consoles.js';
 
@@ -75,6 +76,7 @@ export * from './rest-copies.js';
 export * from './rest-migrate.js';
 export * from './consoles.js';
 export * from './rest-plan.js';
+export * from './rest-notify.js';
 export * from './rest-users.js';
 export type { HistoryView } from '../domain/history.js';
 
@@ -316,6 +318,32 @@ export const rest = {
     response: admittedSchema,
   },
   ...planRoutes,
+  notifyGet: {
+    method: 'get',
+    path: '/notifications',
+    tag: 'cluster',
+    summary: 'Who is told of failures, without secrets; what is open; what became of the last one',
+    status: 200,
+    response: notifyViewSchema,
+    access: 'admin',
+  },
+  notifyPatch: {
+    method: 'patch',
+    path: '/notifications',
+    tag: 'cluster',
+    summary: 'Say who is told of failures, by mail and by webhook; secrets are taken and never given',
+    body: notifyPatchSchema,
+    status: 200,
+    response: notifyViewSchema,
+  },
+  notifyTest: {
+    method: 'post',
+    path: '/notifications/test',
+    tag: 'cluster',
+    summary: 'Have a test sent by the node that would send the real ones; GET has what came of it',
+    status: 202,
+    response: notifyTestViewSchema,
+  },
   haGet: {
     method: 'get',
     path: '/ha',

@@ -136,6 +136,7 @@ await t.test(
       ['ops', '/ops', 'vm create "plain"'],
       ['tokens', '/tokens', 'admin'],
       ['users', '/users', 'vera'],
+      ['notifications', '/notifications', 'Nobody is told of failures'],
       ['me', '/me', 'You came with a token'],
     ] as const;
     for (const look of [looks[0], looks[3]]) {

@@ -22,6 +22,7 @@ import { useAll, useCluster, useLink } from './live';
 import { useAsked } from './api';
 import { MeContext } from './may';
 import { MePage } from './me';
+import { NotifyPage } from './notify';
 import { NetworksPage } from './networks';
 import { NodePage } from './node';
 import { NodesPage } from './nodes';
@@ -48,7 +49,10 @@ const places: readonly (readonly [string, string])[] = [
   ['/ops', 'Operations'],
   ['/tokens', 'Access'],
 ];
-const adminPlaces: typeof places = [['/users', 'Users']];
+const adminPlaces: typeof places = [
+  ['/users', 'Users'],
+  ['/notifications', 'Notifications'],
+];
 
 export function App(): ReactNode {
   const [menu, { toggle, close }] = useDisclosure();
@@ -151,6 +155,7 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/ops" component={OpsPage} />
       <Route path="/tokens" component={TokensPage} />
       <Route path="/users" component={UsersPage} />
+      <Route path="/notifications" component={NotifyPage} />
       <Route path="/me">
         <MePage changed={meChanged} />
       </Route>
