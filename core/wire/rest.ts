@@ -18,8 +18,6 @@ import {
   networkViewSchema,
   imageViewSchema,
   opViewSchema,
-  tokenViewSchema,
-  tokenMadeSchema,
   clusterViewSchema,
   vmCreateSchema,
   vmPatchSchema,
@@ -32,7 +30,6 @@ import {
   poolPatchSchema,
   networkCreateSchema,
   networkPatchSchema,
-  tokenCreateSchema,
   pageOf,
 } from './rest-objects.js';
 
@@ -52,19 +49,8 @@ import { drainViewSchema, nodeActivatedSchema, nodeActivateSchema, nodeDrainSche
 
 import { planRoutes } from './plan-routes.js';
 
-import type { Access } from './access.js';
-
-import {
-  loggedInSchema,
-  loginSchema,
-  meSchema,
-  passwordChangeSchema,
-  totpNewSchema,
-  totpPutSchema,
-  userCreateSchema,
-  userPatchSchema,
-  userViewSchema,
-} from './rest-users.js';
+import { peopleRoutes } from './rest-people.js';
+import { at, nothingSchema, strict, type RestRoute } from './rest-route.js';
 
 import { notifyPatchSchema, notifyTestViewSchema, notifyViewSchema } from './rest-notify.js';
 import { historySpanSchema, historyViewSchema } from '../domain/history.js';
@@ -78,27 +64,8 @@ export * from './consoles.js';
 export * from './rest-plan.js';
 export * from './rest-notify.js';
 export * from './rest-users.js';
+export type { RestRoute } from './rest-route.js';
 export type { HistoryView } from '../domain/history.js';
-
-export interface RestRoute {
-  readonly method: 'get' | 'post' | 'put' | 'patch' | 'delete';
-  /** Below {@link apiRoot}; parameters in braces. */
-  readonly path: string;
-  readonly tag: string;
-  readonly summary: string;
-  readonly params?: z.ZodObject;
-  readonly query?: z.ZodObject;
-  readonly body?: z.ZodType;
-  /** Status of success. */
-  readonly status: 200 | 201 | 202 | 204;
-  readonly response: z.ZodType;
-  /** The answer carries an ETag, and a change takes If-Match. */
-  readonly etag?: true;
-  /** Where it is not what `accessOf` gives to routes of its kind. */
-  readonly access?: Access;
-  /** A create that takes an Idempotency-Key: sent twice, it makes one. */
-  readonly idempotent?: true;
-}
 
 /** What an accepted change of a VM answers: the operation to follow, and the VM as it now is. */
 export const vmChangeSchema = z
@@ -113,12 +80,8 @@ export const opAnswerSchema = z.object({ op: opViewSchema }).meta({ id: 'OpAnswe
 export const imageChangeSchema = z
   .object({ image: imageViewSchema, op: opViewSchema.nullable() })
   .meta({ id: 'ImageChange' });
-const nothingSchema = z.null();
 
-const at = <const K extends string>(k: K) =>
-  z.strictObject({ [k]: refSchema } as Record<K, typeof refSchema>);
 const opIdParams = z.strictObject({ op: idSchema });
-const strict = <S extends z.ZodRawShape>(shape: S) => z.strictObject(shape);
 
 const historyQuery = z.strictObject({ span: historySpanSchema.default('day') });
 
@@ -720,145 +683,7 @@ export const rest = {
     status: 202,
     response: opViewSchema,
   },
-  login: {
-    method: 'post',
-    path: '/login',
-    tag: 'users',
-    summary: 'A session, by name and password',
-    body: loginSchema,
-    status: 200,
-    response: loggedInSchema,
-    access: 'open',
-  },
-  meGet: {
-    method: 'get',
-    path: '/me',
-    tag: 'users',
-    summary: 'Who asks, and what that one may',
-    status: 200,
-    response: meSchema,
-    access: 'self',
-  },
-  logout: {
-    method: 'post',
-    path: '/me/logout',
-    tag: 'users',
-    summary: 'End this session',
-    status: 204,
-    response: nothingSchema,
-    access: 'self',
-  },
-  mePassword: {
-    method: 'put',
-    path: '/me/password',
-    tag: 'users',
-    summary: 'Change one’s own password; other sessions end',
-    body: passwordChangeSchema,
-    status: 204,
-    response: nothingSchema,
-    access: 'self',
-  },
-  totpNew: {
-    method: 'get',
-    path: '/me/second-factor',
-    tag: 'users',
-    summary: 'A fresh secret for an authenticator; nothing is kept of it yet',
-    status: 200,
-    response: totpNewSchema,
-    access: 'self',
-  },
-  totpPut: {
-    method: 'put',
-    path: '/me/second-factor',
-    tag: 'users',
-    summary: 'Turn one’s own second factor on or off',
-    body: totpPutSchema,
-    status: 200,
-    response: meSchema,
-    access: 'self',
-  },
-  userList: {
-    method: 'get',
-    path: '/users',
-    tag: 'users',
-    summary: 'All users',
-    query: strict(pageQuery),
-    status: 200,
-    response: pageOf(userViewSchema),
-    access: 'admin',
-  },
-  userGet: {
-    method: 'get',
-    path: '/users/{user}',
-    tag: 'users',
-    summary: 'One user',
-    params: at('user'),
-    status: 200,
-    response: userViewSchema,
-    access: 'admin',
-    etag: true,
-  },
-  userCreate: {
-    method: 'post',
-    path: '/users',
-    tag: 'users',
-    summary: 'Make a user',
-    body: userCreateSchema,
-    status: 201,
-    response: userViewSchema,
-    etag: true,
-  },
-  userPatch: {
-    method: 'patch',
-    path: '/users/{user}',
-    tag: 'users',
-    summary: 'Change a user’s rights, password or second factor',
-    params: at('user'),
-    body: userPatchSchema,
-    status: 200,
-    response: userViewSchema,
-    etag: true,
-  },
-  userDelete: {
-    method: 'delete',
-    path: '/users/{user}',
-    tag: 'users',
-    summary: 'Delete a user with all sessions and tokens',
-    params: at('user'),
-    status: 204,
-    response: nothingSchema,
-    etag: true,
-  },
-  tokenList: {
-    method: 'get',
-    path: '/tokens',
-    tag: 'tokens',
-    summary: 'Join and API tokens, without their secrets',
-    query: strict(pageQuery),
-    status: 200,
-    response: pageOf(tokenViewSchema),
-    access: 'self',
-  },
-  tokenCreate: {
-    method: 'post',
-    path: '/tokens',
-    tag: 'tokens',
-    summary: 'Make a token; its text is shown this once',
-    body: tokenCreateSchema,
-    status: 201,
-    response: tokenMadeSchema,
-    access: 'self',
-  },
-  tokenDelete: {
-    method: 'delete',
-    path: '/tokens/{token}',
-    tag: 'tokens',
-    summary: 'Take a token back',
-    params: at('token'),
-    status: 204,
-    response: nothingSchema,
-    access: 'self',
-  },
+  ...peopleRoutes,
 } as const satisfies Record<string, RestRoute>;
 
 export type Rest = typeof rest;
