@@ -248,6 +248,16 @@ export interface Seeds {
 export interface Bridges {
   /** Makes the bridge and its uplink as described; idempotent; never touches an interface it does not own. */
   ensure(network: Network): Promise<void>;
+  /**
+   * Whether something listens on that port of a guest, or answers a request of that path with 2xx or 3xx.
+   *
+   * @param o.path - null: that it listens is enough
+   */
+  answers(
+    network: Network,
+    address: string,
+    o: { readonly port: number; readonly path: string | null },
+  ): Promise<boolean>;
   /** Bridges here that Flotilla made, by the id of their network. */
   owned(): Promise<readonly { readonly network: string; readonly bridge: string }[]>;
   /** Takes away the bridge made for that network. @throws FlotillaError `in-use`: guests are on it */

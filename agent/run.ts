@@ -39,6 +39,7 @@ import { AgentLoop } from './loop.js';
 import { NodeMachine } from './machine/machine.js';
 import { NotifyDesk } from './notify/desk.js';
 import { Bridges } from './net/bridges.js';
+import { overlayPeers } from './net/overlay.js';
 import { certificateInfo } from './pki/certificates.js';
 import type { PeerNode } from './pki/identity.js';
 import { readTls } from './pki/store.js';
@@ -165,7 +166,7 @@ export async function runAgent(
     ...(witness ? {} : { drives: new DriveList(new Lvm(), clock), replication: new Drbd({ node, clock }) }),
     slots: new BootSlots(),
     seeds: new Seeds({ stateDir }),
-    bridges: new Bridges({ node }),
+    bridges: new Bridges({ node, peers: () => overlayPeers(loop.view().snapshot, node) }),
     machine: witness ? noGuests(machine) : machine,
     sockets: new ConsoleSockets({ runtimeDir, stateDir }),
     fencer: new FencePrograms(),

@@ -78,7 +78,8 @@ export class Surroundings {
    */
   look(s: Snapshot, awaited: boolean): void {
     const pools = [...s.pools.values()].filter((p) => poolHasNode(p.value, this.env.node));
-    const at = [...pools, ...s.networks.values()].map((k) => k.modRevision).join();
+    const addresses = [...s.nodes.values()].map((k) => k.value.addresses[0]);
+    const at = [...[...pools, ...s.networks.values()].map((k) => k.modRevision), ...addresses].join();
     const now = this.env.clock.nowMs();
     if (this.looking) return;
     if (now - this.lookedMs < everyMs && at === this.lookedAt) {

@@ -4,7 +4,7 @@ import type { Ledger, Write } from '../agent/ledger/ledger.js';
 import type { Disk } from '../core/domain/disk.js';
 import { FlotillaError } from '../core/domain/error.js';
 import { presence, type NodePresence, type NodeState } from '../core/domain/node.js';
-import type { Op } from '../core/domain/op.js';
+import { opFinished, type Op } from '../core/domain/op.js';
 import { poolHasNode } from '../core/domain/pool.js';
 import { poolUse } from '../core/decide/plan/fit.js';
 import { clusterNode, promisedBy, type ClusterNode, type Promised } from '../core/decide/plan/gather.js';
@@ -17,11 +17,13 @@ import type {
   NodeView,
   OpView,
   PoolView,
+  VappView,
   VmRow,
   VmView,
 } from '../core/wire/rest.js';
 import type { EventLog } from './event-log.js';
 import { contentMark, LedgerTables, type Kept, type RecordOf, type TableName } from './tables.js';
+import { vappView } from './vapp-view.js';
 import { vmRow, vmView, type HeardVm } from './vm-view.js';
 
 /** News is folded this long after the first of it, ms: together it costs one pass. */
@@ -57,9 +59,18 @@ interface CellsOf {
   pool: PoolView;
   network: NetworkView;
   op: OpView;
+  vapp: VappView;
 }
 export type CellKind = keyof CellsOf;
-const cellKinds = ['node', 'vm', 'image', 'pool', 'network', 'op'] as const satisfies readonly CellKind[];
+const cellKinds = [
+  'node',
+  'vm',
+  'image',
+  'pool',
+  'network',
+  'op',
+  'vapp',
+] as const satisfies readonly CellKind[];
 
 const byText = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
@@ -81,6 +92,7 @@ export class View {
     pool: new Map(),
     network: new Map(),
     op: new Map(),
+    vapp: new Map(),
   };
   private readonly dirty: Record<CellKind, Set<string>> = {
     node: new Set(),
@@ -89,6 +101,7 @@ export class View {
     pool: new Set(),
     network: new Set(),
     op: new Set(),
+    vapp: new Set(),
   };
   private readonly order = new Map<CellKind, readonly string[]>();
   private readonly names = new Map<string, Map<string, string>>();
@@ -215,7 +228,7 @@ export class View {
 
   /** Finds the id of what a person named, in what is known now. */
   find(
-    kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule',
+    kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp',
     ref: string,
   ): string | null {
     const table = kind === 'vm' ? 'vmSpec' : kind;
@@ -267,6 +280,11 @@ export class View {
   /** Brings all cells up to date, now. */
   fold(): void {
     if (this.radioDirty) this.foldRadio();
+    // What a vApp shows of its members is made of theirs.
+    for (const id of this.dirty.vm) {
+      const vapp = this.ledger.tables.vmSpec.get(id)?.value.vapp?.id;
+      if (vapp !== undefined) this.dirty.vapp.add(vapp);
+    }
     let any = false;
     for (const kind of cellKinds) any = this.rebuild(kind) || any;
     if (any) for (const wake of [...this.wakes]) wake();
@@ -289,10 +307,12 @@ export class View {
       case 'replica':
       case 'seen':
       case 'fenced':
-      case 'vapp':
       case 'vappSecret':
       case 'balance':
       case 'rule':
+        break;
+      case 'vapp':
+        this.dirty.vapp.add(id);
         break;
       case 'policy':
         this.soil('vm');
@@ -310,7 +330,7 @@ export class View {
         this.dirty.vm.add(id);
         this.committed = null;
         this.uses = null;
-        this.soil('node', 'network');
+        this.soil('node', 'network', 'vapp');
         break;
       case 'disk': {
         this.disksOf = null;
@@ -339,7 +359,10 @@ export class View {
         this.dirty.op.add(id);
         const subject =
           this.ledger.tables.op.get(id)?.value.subject.id ?? this.cells.op.get(id)?.view.subject.id;
-        if (subject !== undefined) this.dirty.vm.add(subject);
+        if (subject !== undefined) {
+          this.dirty.vm.add(subject);
+          this.dirty.vapp.add(subject);
+        }
         break;
       }
     }
@@ -499,6 +522,8 @@ export class View {
       }
       case 'op':
         return this.buildOp((record as Kept<Op>).value);
+      case 'vapp':
+        return this.buildVapp((record as Kept<RecordOf<'vapp'>>).value);
     }
   }
 
@@ -519,6 +544,21 @@ export class View {
       ownerLive: own !== null && this.ledger.tables.live.has(own.owner),
       policy: this.ledger.policy,
       afterNames: spec.value.ha.after.flatMap((a) => this.ledger.tables.vmSpec.get(a)?.value.name ?? []),
+    });
+  }
+
+  private buildVapp(v: RecordOf<'vapp'>): VappView {
+    const { network } = this.ledger.tables;
+    const ops = this.of('op', this.opIndex(), v.id)
+      .map((k) => k.value)
+      .filter((o) => !opFinished(o))
+      .map((o) => o.id);
+    return vappView({
+      vapp: v,
+      ops,
+      vm: (id) => this.cells.vm.get(id)?.view ?? null,
+      network: (id) => network.get(id)?.value,
+      deleting: ops.some((id) => this.ledger.tables.op.get(id)?.value.kind === 'vapp.delete'),
     });
   }
 

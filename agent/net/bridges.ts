@@ -1,17 +1,21 @@
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Network } from '../../core/domain/network.js';
 import type { Bridges as BridgesContract } from '../env.js';
 import { runTool, type Tool } from '../pool/tool.js';
 import { Turns } from '../pool/turn.js';
 import { parseLinks, type Link } from './link.js';
+import { Overlay, overlayMark, overlayName, type OverlayPeers } from './overlay.js';
 
 export interface BridgesOptions {
   readonly node: string;
   readonly run?: Tool;
   /** Words before each command of `ip`, e.g. `-n NAMESPACE` in tests. */
   readonly ipArgs?: readonly string[];
+  /** The nodes that isolated networks join; null: not known yet. */
+  readonly peers?: () => OverlayPeers | null;
 }
 
 const deadlineMs = 10_000;
@@ -30,11 +34,13 @@ export class Bridges implements BridgesContract {
   readonly #run: Tool;
   readonly #ipArgs: readonly string[];
   readonly #turns = new Turns();
+  readonly #overlay: Overlay;
 
   constructor(o: BridgesOptions) {
     this.#node = o.node;
     this.#run = o.run ?? runTool;
     this.#ipArgs = o.ipArgs ?? [];
+    this.#overlay = new Overlay({ run: this.#run, ipArgs: this.#ipArgs, peers: o.peers ?? (() => null) });
   }
 
   /**
@@ -42,7 +48,8 @@ export class Bridges implements BridgesContract {
    *   `not-found`: no such uplink here
    */
   async ensure(network: Network): Promise<void> {
-    if (this.#ipArgs.length === 0 && settled(network)) return;
+    const joined = network.vni === undefined || this.#overlay.settled(network);
+    if (this.#ipArgs.length === 0 && joined && settled(network)) return;
     await this.#turns.take('ip', async () => {
       let links = await this.#links();
       const there = links.get(network.bridge);
@@ -55,7 +62,18 @@ export class Bridges implements BridgesContract {
       const bridge = this.#bridge(network, links);
       if (bridge.alias !== bridgeMark(network.id)) return this.#foreign(network, links);
       await this.#settle(network, bridge, links);
+      await this.#overlay.settle(network, bridge, links);
     });
+  }
+
+  async answers(
+    network: Network,
+    address: string,
+    o: { readonly port: number; readonly path: string | null },
+  ): Promise<boolean> {
+    if (network.vni === undefined) return answersHere(address, o);
+    await this.ensure(network);
+    return this.#turns.take('look', () => this.#overlay.answers(network, address, o));
   }
 
   /**
@@ -69,7 +87,8 @@ export class Bridges implements BridgesContract {
       const bridge = [...links.values()].find((l) => l.alias === bridgeMark(network.id));
       if (!bridge || bridge.kind !== 'bridge') return;
       const ports = portsOf(bridge, links);
-      const guests = ports.filter((p) => p.alias !== uplinkMark(network.id));
+      const joins = ports.filter((p) => p.alias === overlayMark(network.id));
+      const guests = ports.filter((p) => p.alias !== uplinkMark(network.id) && !joins.includes(p));
       if (guests.length > 0) {
         throw new FlotillaError(
           'in-use',
@@ -79,7 +98,9 @@ export class Bridges implements BridgesContract {
           },
         );
       }
-      for (const port of ports) await this.#release(port);
+      for (const port of ports)
+        if (joins.includes(port)) await this.#ip('link', 'del', 'dev', port.name);
+        else await this.#release(port);
       await this.#ip('link', 'del', 'dev', bridge.name);
     });
   }
@@ -242,13 +263,18 @@ const bridgesHere = (): string[] =>
  * Whether the bridge of ours is as {@link Bridges.ensure} leaves it, by /sys alone. It nearly always is, and each start
  * of a VM asks: a run of `ip` takes 30 ms. @see sysfs-class-net of the kernel's ABI documentation
  */
-function settled({ id, bridge, uplink }: Network): boolean {
+function settled({ id, bridge, uplink, vni }: Network): boolean {
   const of = readSys;
   const isUp = (link: string): boolean => (Number(of(link, 'flags')) & 1) === 1;
   try {
     if (of(bridge, 'ifalias') !== bridgeMark(id) || !isUp(bridge)) return false;
     if (of(bridge, 'bridge/stp_state') !== '0' || of(bridge, 'bridge/forward_delay') !== '0') return false;
     if (readFileSync(`/proc/sys/net/ipv6/conf/${bridge}/addr_gen_mode`, 'utf8').trim() !== '1') return false;
+    if (
+      vni !== undefined &&
+      !(existsSync(`/sys/class/net/${bridge}/brif/${overlayName(vni)}`) && isUp(overlayName(vni)))
+    )
+      return false;
     const uplinks = readdirSync(`/sys/class/net/${bridge}/brif`).filter(
       (port) => of(port, 'ifalias') === uplinkMark(id),
     );
@@ -257,6 +283,34 @@ function settled({ id, bridge, uplink }: Network): boolean {
   } catch {
     return false; // something is not there: the long way says what, or makes it
   }
+}
+
+/** A service answers within this, ms. */
+const answerMs = 5_000;
+
+/** By the node's own network: guests that have a way out are reached so, or not at all. */
+function answersHere(
+  host: string,
+  { port, path }: { readonly port: number; readonly path: string | null },
+): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port, timeout: answerMs });
+    let text = '';
+    const end = (yes: boolean): void => {
+      socket.destroy();
+      resolve(yes);
+    };
+    socket.on('error', () => end(false)).on('timeout', () => end(false));
+    socket.on('close', () => end(false));
+    socket.on('connect', () => {
+      if (path === null) end(true);
+      else socket.write(`GET ${path} HTTP/1.0\r\nHost: ${host}\r\n\r\n`);
+    });
+    socket.setEncoding('latin1').on('data', (part: string) => {
+      text += part;
+      if (text.length > 12) end(/^HTTP\/[0-9.]+ [23]/.test(text));
+    });
+  });
 }
 
 const portsOf = (bridge: Link, links: ReadonlyMap<string, Link>): Link[] =>

@@ -2,86 +2,42 @@ import { decideDrain, type DrainAct, type DrainStep, type DrainSubject } from '.
 import { drainArgs, type DrainArgs } from '../../core/domain/drain.js';
 import { errorRecord } from '../../core/domain/error.js';
 import { migratePolicyDefault } from '../../core/domain/migration.js';
-import { opFinished, queuedOp, type Op } from '../../core/domain/op.js';
+import { queuedOp, type Op } from '../../core/domain/op.js';
 import type { VmSpec } from '../../core/domain/vm.js';
-import { epochKey, ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
+import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
+import { OpRota, sameOp } from './op-rota.js';
 import { outlookOf } from './outlook.js';
-import { rankOf } from './rank.js';
 
-/** One operation is planned anew this often, ms: a plan looks at every node for each VM that is left. */
-const lookMs = 1_000;
-/** Where the node whose turn it is does nothing for so long, the next one by name does it, ms. */
-const patienceMs = 10_000;
-/** An agent that has just started hears the others one by one: so long it does not call a node silent that lives, ms. */
-const hearMs = 20_000;
-
-/**
- * Empties nodes and fills them again. Any agent can: what is to be done follows from the ledger, and each act is one
- * transaction with what is noted of it. One node does it, by rank, and the next one where nothing comes of that.
- */
+/** Empties nodes and fills them again; the node that is emptied comes first, as it knows best. */
 export class DrainDesk {
   private readonly env: AgentEnv;
-  private readonly wake: () => void;
-  /** Since when each operation stands as it does, and when it was looked at last, monotonic ms. */
-  private readonly seen = new Map<string, { rev: bigint; sinceMs: number; lookedMs: number }>();
-  private readonly busy = new Set<string>();
-  private startedMs: number | null = null;
+  private readonly rota: OpRota;
 
   constructor(env: AgentEnv, wake: () => void) {
     this.env = env;
-    this.wake = wake;
+    this.rota = new OpRota(env, wake, {
+      wants: (o) => o.kind === 'node.drain' || o.kind === 'node.return',
+      first: (o) => drainArgs(o)?.node ?? null,
+      act: (k, s) => this.act(k, drainArgs(k.value), s),
+    });
   }
 
   /** Does what is due. Never waits. @returns ms after which to look again; null: no need */
   look(s: Snapshot): number | null {
-    this.startedMs ??= this.env.clock.nowMs();
-    const open = [...s.ops.values()].filter(
-      ({ value: o }) => (o.kind === 'node.drain' || o.kind === 'node.return') && !opFinished(o),
-    );
-    for (const id of this.seen.keys()) if (!open.some((k) => k.value.id === id)) this.seen.delete(id);
-    for (const k of open) this.one(k, s);
-    return open.length === 0 ? null : lookMs;
-  }
-
-  private one(k: Kept<Op>, s: Snapshot): void {
-    const { env } = this;
-    const { id } = k.value;
-    const nowMs = env.clock.nowMs();
-    let at = this.seen.get(id);
-    if (at?.rev !== k.modRevision)
-      at = { rev: k.modRevision, sinceMs: nowMs, lookedMs: at?.lookedMs ?? -Infinity };
-    this.seen.set(id, at);
-    const args = drainArgs(k.value);
-    if (nowMs - at.sinceMs < rankOf(s, env.node, args?.node) * patienceMs) return;
-    if (nowMs - at.lookedMs < lookMs || this.busy.has(id) || env.live.compare() === null) return;
-    at.lookedMs = nowMs;
-    if (nowMs - (this.startedMs ?? nowMs) < hearMs && !this.hearsAll(s)) return;
-    this.busy.add(id);
-    void this.act(k, args, s)
-      .catch((e: unknown) =>
-        env.log.warn(`${k.value.kind} of ${k.value.subject.name}: ${errorRecord(e).message}`),
-      )
-      .finally(() => {
-        this.busy.delete(id);
-        this.wake();
-      });
-  }
-
-  private hearsAll(s: Snapshot): boolean {
-    const heard = new Set(
-      this.env.radio.heard().flatMap((h) => (h.state !== null && h.beatAgeMs !== null ? h.node : [])),
-    );
-    return [...s.lives.keys()].every((n) => heard.has(n) || !s.nodes.has(n));
+    return this.rota.look(s);
   }
 
   private async act(k: Kept<Op>, args: DrainArgs | null, s: Snapshot): Promise<void> {
     const { env } = this;
     const op = k.value;
-    if (args === null) return this.write(k, s, { ...op, state: 'failed', step: 'it cannot be read' });
+    if (args === null) {
+      await this.rota.write(k, s, { ...op, state: 'failed', step: 'it cannot be read' });
+      return;
+    }
     const outlook = outlookOf(s, env.radio.heard(), op.kind === 'node.drain' ? { emptied: args.node } : {});
     const step = decideDrain({
       op,
@@ -124,8 +80,8 @@ export class DrainDesk {
         writes.push({ put: kinds.node.key(args.node), value });
       }
     }
-    if (writes.length === 0 && same(k.value, next)) return;
-    await this.write(k, s, next, compare, writes);
+    if (writes.length === 0 && sameOp(k.value, next)) return;
+    await this.rota.write(k, s, next, compare, writes);
     if (end !== null)
       announce(
         this.env,
@@ -181,32 +137,4 @@ export class DrainDesk {
     writes.push({ put: kinds.op.key(made.id), value: writeRecord(kinds.op, made) });
     return made.id;
   }
-
-  /** One transaction; where something it was decided on has changed, nothing is done, and the next look decides anew. */
-  private async write(
-    k: Kept<Op>,
-    s: Snapshot,
-    next: Op,
-    compare: readonly Compare[] = [],
-    writes: readonly Write[] = [],
-  ): Promise<void> {
-    const { env } = this;
-    const mine = env.live.compare();
-    if (mine === null || s.meta === null) return;
-    const key = kinds.op.key(next.id);
-    const value = { ...next, updatedMs: env.clock.wallMs() };
-    const r = await env.ledger.txn(
-      [
-        { key, modRevision: k.modRevision },
-        mine,
-        { key: epochKey, value: String(s.meta.value.epoch) },
-        ...compare,
-      ],
-      [{ put: key, value: writeRecord(kinds.op, value) }, ...writes],
-    );
-    if (r.done) env.radio.say('op', value, next.id);
-  }
 }
-
-const same = (a: Op, b: Op): boolean =>
-  JSON.stringify({ ...a, updatedMs: 0 }) === JSON.stringify({ ...b, updatedMs: 0 });

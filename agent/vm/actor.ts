@@ -16,6 +16,7 @@ import { cdromXml, diskXml, domainXml, nicXml, targets } from './domain-xml.js';
 import { putDisk } from './disk-maker.js';
 import { failedOver, failoverOp } from '../ha/failover-op.js';
 import { rolesSwapped, staleView, type Ownership, type Subject } from './ownership.js';
+import { seedSpec } from '../vapp/seed-spec.js';
 import { wantedHardware } from './want.js';
 
 /** How long QEMU may take to come up: a cold cache and a loaded node take seconds, a hung pool takes for ever. */
@@ -190,7 +191,10 @@ export class VmActor {
     const spec = s.spec.value;
     // All that can be refused or take long comes before the swap.
     const networks = new Map([...s.snapshot.networks].map(([id, k]) => [id, k.value]));
-    const seed = spec.cloudInit === null ? null : await env.seeds.make(spec, networks);
+    const seed =
+      spec.cloudInit === null
+        ? null
+        : await env.seeds.make(await seedSpec(env.ledger, s.snapshot, spec), networks);
     const cdroms = await this.discs(s);
     const hardware = wantedHardware({ ...spec, cdroms }, s.snapshot, env.volumes, seed);
     for (const { disk: id } of spec.disks) await this.openDisk(id, s);

@@ -1,3 +1,4 @@
+import { seedSpec } from '../vapp/seed-spec.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { MigrateArgs, MigrateReady } from '../../core/domain/migration.js';
 import type { Op } from '../../core/domain/op.js';
@@ -78,7 +79,7 @@ export class MigrationTarget {
           },
         );
     }
-    if (spec.cloudInit !== null) await env.seeds.make(spec, networks);
+    if (spec.cloudInit !== null) await env.seeds.make(await seedSpec(env.ledger, s.snapshot, spec), networks);
     await this.discs(s);
     await env.sockets.prepare(s.id);
     const waitMs = s.own.value.fence.armed ? (await this.own.arm(s)).waitMs : null;

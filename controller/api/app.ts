@@ -60,6 +60,7 @@ import { ruleHandlers } from './rules.js';
 import { tokenHandlers } from './tokens.js';
 import { TokenDoor } from './token-door.js';
 import { userHandlers } from './users.js';
+import { vappHandlers } from './vapps.js';
 import { vmHandlers } from './vms.js';
 
 export interface ApiOptions extends Omit<ApiDeps, 'desk' | 'door'> {
@@ -173,6 +174,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...balanceHandlers(deps),
     ...ruleHandlers(deps),
     ...vmHandlers(deps),
+    ...vappHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),
     ...networkHandlers(deps),
@@ -440,6 +442,7 @@ function document(app: OpenAPIHono<Env>, version: string): void {
           'nodes',
           'ha',
           'vms',
+          'vapps',
           'disks',
           'images',
           'pools',

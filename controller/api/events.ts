@@ -117,7 +117,7 @@ const eventText = (id: string, kind: string, data: string): string =>
 function snapshotText(view: View, kinds: ReadonlySet<EventKind>, cluster: () => string): string {
   const parts: string[] = [];
   if (kinds.has('cluster')) parts.push(`"cluster":${cluster()}`);
-  for (const kind of ['node', 'vm', 'image', 'pool', 'network', 'op'] as const) {
+  for (const kind of ['node', 'vm', 'image', 'pool', 'network', 'op', 'vapp'] as const) {
     if (!kinds.has(kind)) continue;
     const items = (view.list(kind) as readonly { readonly json: string }[]).map((c) => c.json);
     parts.push(`"${kind}s":[${items.join(',')}]`);

@@ -3,7 +3,7 @@ import type { Image } from '../../core/domain/image.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { View } from '../view.js';
 
-export type Kind = 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule';
+export type Kind = 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp';
 
 const words: Record<Kind, string> = {
   vm: 'VM',
@@ -14,6 +14,7 @@ const words: Record<Kind, string> = {
   user: 'user',
   node: 'node',
   rule: 'rule',
+  vapp: 'vApp',
 };
 
 export function notFound(kind: Kind, ref: string): FlotillaError {

@@ -1,27 +1,28 @@
 import { macFrom } from '../../core/decide/mac.js';
-import {
-  placeCopy,
-  placementPolicy,
-  placementText,
-  refusals,
-  type NodeRefusal,
-  type PlacementRequest,
-} from '../../core/decide/plan/fit.js';
-import type { PlanVm } from '../../core/decide/plan/model.js';
-import { place, protectionOf } from '../../core/decide/plan/placement.js';
-import { brokenBy } from '../../core/decide/rules.js';
+import { refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
+import { protectionOf } from '../../core/decide/plan/placement.js';
+import { brokenBy, planRules } from '../../core/decide/rules.js';
 import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
-import { newCopies, newReplica } from '../../core/decide/replica-edit.js';
-import { isReplicated } from '../../core/domain/disk.js';
+import { newReplica } from '../../core/decide/replica-edit.js';
+import {
+  firstOwn,
+  noFailoverRoom,
+  placementRequest,
+  placeNew,
+  refusal,
+  type MakeLookup,
+  type Placed,
+} from '../../core/decide/vm-make.js';
 import { FlotillaError } from '../../core/domain/error.js';
-import type { Image } from '../../core/domain/image.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import type { Op } from '../../core/domain/op.js';
-import { poolHasNode } from '../../core/domain/pool.js';
 import type { Replica } from '../../core/domain/replica.js';
 import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
-import type { VmCreate, VmPatch } from '../../core/wire/rest.js';
+import { parse } from '../../core/domain/schema.js';
+import type { Network } from '../../core/domain/network.js';
+import type { Vapp, VappMember } from '../../core/domain/vapp.js';
+import { vmCreateSchema, type VmCreate, type VmPatch } from '../../core/wire/rest.js';
 import type { Kept } from '../tables.js';
 import { outlookOf } from '../plan-view.js';
 import { Change, checkIfMatch, commit, fresh, idFromKey, requestMark } from './commit.js';
@@ -83,20 +84,7 @@ export class VmWrites {
       const { node, copy, warnings } = this.placeVm(input, edit);
       const made = edit.made.map((m) => placed(m, node));
       const replica = copy === null ? null : await this.replicaOf(ids.vm, edit, [node, copy]);
-      const own: VmOwn = {
-        owner: node,
-        standby: null,
-        copies: [],
-        gen: 1,
-        state: 'stopped',
-        sync: 'none',
-        fence: { armed: false, waitMs: 0 },
-        op: null,
-        synced: [],
-        syncEpoch: 0,
-        failoversMs: [],
-        ...(copy === null ? {} : newCopies(node, copy)),
-      };
+      const own = firstOwn(node, copy);
       const op = newOp(deps, {
         id: ids.op,
         kind: 'vm.create',
@@ -440,37 +428,66 @@ export class VmWrites {
     edit: Pick<VmEdit, 'made' | 'images' | 'networks'>,
     node: string | null,
   ): PlacementRequest {
+    return placementRequest(spec, edit, node, this.lookup());
+  }
+
+  /**
+   * Where the VMs of a vApp would go, all of them; nothing is written.
+   *
+   * @param networks - that are to be made, too
+   * @throws FlotillaError as for a VM that is made
+   */
+  async placeMany(
+    births: readonly VappMember[],
+    networks: readonly Network[],
+    vapp: Vapp,
+  ): Promise<Map<string, Placed>> {
+    if (births.length === 0) return new Map();
     const { view } = this.deps;
-    const pools = view.ledger.tables.pool;
-    const sourceHere = (i: Image): boolean => i.node === null || view.presenceOf(i.node) === 'here';
-    const poolById = (id: string) => {
-      const pool = pools.get(id)?.value;
-      if (pool === undefined) throw notFound('pool', id);
-      return pool;
-    };
+    await this.reckonable();
+    const vms: { edit: VmEdit; node: string | null }[] = [];
+    const given = new Map<string, Set<string>>();
+    for (const m of births) {
+      const input = parse(vmCreateSchema, m.make, `Member "${m.name}"`);
+      if (input.node !== undefined && view.find('node', input.node) === null)
+        throw notFound('node', input.node);
+      await nameFree(this.deps, 'vm', input.name);
+      await this.macsFree(input.nics, m.vm);
+      const ctx = await this.editContext(input.nics);
+      const edit = createVm(m.vm, input, {
+        ...ctx,
+        network: (ref) => networks.find((n) => n.id === ref) ?? ctx.network(ref),
+        addresses: (id) => new Set([...ctx.addresses(id), ...(given.get(id) ?? [])]),
+      });
+      for (const n of edit.spec.nics)
+        if (n.address !== null) given.set(n.network, (given.get(n.network) ?? new Set()).add(n.address));
+      vms.push({ edit, node: input.node ?? null });
+    }
+    const joining = births.flatMap((m, i): VmSpec[] => {
+      const spec = vms[i]?.edit.spec;
+      return spec === undefined ? [] : [{ ...spec, vapp: { id: vapp.id, member: m.name } }];
+    });
+    const { cluster } = outlookOf(view, { joining });
+    // Its rules as they will be, the record has those of before.
+    const there = [...view.ledger.tables.vmSpec.values()].map((k) => k.value);
+    const rules = planRules({ rules: [], vapps: [vapp], vms: [...there, ...joining], nodes: [] });
+    return placeNew(vms, {
+      nodes: view.clusterNodes(),
+      cluster: { ...cluster, rules: [...(cluster.rules ?? []), ...rules] },
+      admission: view.ledger.policy.plan.admission,
+      at: this.lookup(),
+    });
+  }
+
+  private lookup(): MakeLookup {
+    const { view } = this.deps;
     return {
-      cpus: spec.cpus,
-      memoryMiB: spec.memoryMiB,
-      node,
-      networks: edit.networks,
-      isos: edit.images
-        .filter((i) => i.format === 'iso')
-        .map((image) => ({ image, pool: poolById(image.pool), sourceHere: sourceHere(image) })),
-      disks: edit.made.map((m) => ({
-        name: m.disk.name,
-        pool: m.pool,
-        sizeBytes: m.disk.sizeBytes,
-        replicated: isReplicated(m.disk),
-        image:
-          m.image === null || m.disk.source.kind !== 'image'
-            ? null
-            : {
-                image: m.image,
-                pool: poolById(m.image.pool),
-                mode: m.disk.source.mode,
-                sourceHere: sourceHere(m.image),
-              },
-      })),
+      sourceHere: (i) => i.node === null || view.presenceOf(i.node) === 'here',
+      pool: (id) => {
+        const pool = view.ledger.tables.pool.get(id)?.value;
+        if (pool === undefined) throw notFound('pool', id);
+        return pool;
+      },
     };
   }
 
@@ -482,33 +499,14 @@ export class VmWrites {
     const { view } = this.deps;
     if (input.node !== undefined && view.find('node', input.node) === null)
       throw notFound('node', input.node);
-    const nodes = view.clusterNodes();
-    const pools = edit.made.map((m) => m.pool);
-    const reached = edit.made.every((m) => m.pool.kind === 'shared' || isReplicated(m.disk));
-    const request = this.request(edit.spec, edit, input.node ?? null);
-    const answer = place({
-      request,
-      vm: newcomer(edit.spec, {
-        alone: !edit.spec.ha.enabled || !reached,
-        on: nodes.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id),
-      }),
-      nodes,
-      cluster: outlookOf(view, { joining: edit.spec }).cluster,
+    const placed = placeNew([{ edit, node: input.node ?? null }], {
+      nodes: view.clusterNodes(),
+      cluster: outlookOf(view, { joining: [edit.spec] }).cluster,
       admission: view.ledger.policy.plan.admission,
-    });
-    if (answer.ok) {
-      const { node, warnings } = answer;
-      if (!edit.made.some((m) => isReplicated(m.disk))) return { node, copy: null, warnings };
-      const second = placeCopy(request, { owner: node, preferred: answer.standby }, nodes);
-      if (second.ok) return { node, copy: second.node, warnings };
-      throw refusal(
-        `VM "${input.name}" fits on ${node}, but no other node can hold its copies`,
-        second.nodes,
-      );
-    }
-    const told = answer.nodes.filter((n) => n.reasons.every((r) => r.reason !== 'not-asked'));
-    if (answer.code === 'no-node-fits') throw refusal(`VM "${input.name}" fits on no node`, told);
-    throw noFailoverRoom(`VM "${input.name}" is not made`, answer.shortfalls, told);
+      at: this.lookup(),
+    }).get(edit.spec.id);
+    if (placed === undefined) throw new Error('a VM was not placed');
+    return placed;
   }
 
   /**
@@ -611,53 +609,6 @@ export class VmWrites {
     for (const p of edit.pools) refer('pool', p.id);
     for (const id of edit.orderedAfter) change.at(kinds.vmSpec.key(id), t.vmSpec.get(id) ?? null);
   }
-}
-
-/** A VM that is nowhere yet, as the planner sees it. */
-const newcomer = (spec: VmSpec, o: { alone: boolean; on: readonly string[] }): PlanVm => ({
-  name: spec.name,
-  memoryMiB: spec.memoryMiB + placementPolicy.vmOverheadMiB,
-  diskMiB: 0,
-  cpus: spec.cpus,
-  spindles: 0,
-  load: [0, 0, 0, 0],
-  owner: '',
-  standby: '',
-  apart: [],
-  ...(o.alone ? { alone: true as const } : {}),
-  on: o.on,
-});
-
-function noFailoverRoom(
-  message: string,
-  shortfalls: readonly { readonly text: string; readonly help: string }[],
-  nodes: readonly NodeRefusal[],
-): FlotillaError {
-  const help = [...new Set(shortfalls.map((x) => x.help))].slice(0, 3);
-  return new FlotillaError(
-    'no-failover-room',
-    `${message}: ${shortfalls.map((x) => x.text).join(' · ') || placementText(nodes)}`,
-    {
-      hint: [...help, 'Or say that promises may be broken: flotilla ha admission warn.'].join(' '),
-      details: { shortfalls, nodes },
-    },
-  );
-}
-
-function refusal(
-  message: string,
-  nodes: readonly { node: string; reasons: readonly { reason: string; text: string; hint: string }[] }[],
-): FlotillaError {
-  const space = nodes.length > 0 && nodes.every((n) => n.reasons.every((r) => r.reason === 'no-space'));
-  const hints = [...new Set(nodes.flatMap((n) => n.reasons.map((r) => r.hint)))].slice(0, 3);
-  return new FlotillaError(
-    space ? 'no-space' : 'no-node-fits',
-    `${message}: ${placementText(nodes as never)}`,
-    {
-      hint: hints.join(' ') || 'Add a node to the cluster.',
-      details: { nodes },
-    },
-  );
 }
 
 /** The phase in which an operation that was done leaves its VM; null: any. */

@@ -82,7 +82,15 @@ export class ApiClient {
   /** All pages of a list. */
   async *all<
     N extends
-      'vmList' | 'opList' | 'nodeList' | 'imageList' | 'poolList' | 'networkList' | 'tokenList' | 'userList',
+      | 'vmList'
+      | 'opList'
+      | 'nodeList'
+      | 'imageList'
+      | 'poolList'
+      | 'networkList'
+      | 'tokenList'
+      | 'userList'
+      | 'vappList',
   >(name: N, query: RestCall<N>['query']): AsyncGenerator<RestAnswer<N>> {
     let after: string | null = null;
     do {

@@ -23,6 +23,7 @@ import {
 } from './things.js';
 import { ruleCommands } from './rule.js';
 import { userCommands } from './users.js';
+import { vappCommands } from './vapp.js';
 import { vmCommands } from './vm.js';
 
 /**
@@ -57,6 +58,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   imageCommands(program, io);
   ovfCommands(program, io);
   exportCommand(program, io);
+  vappCommands(program, io);
   poolCommands(program, io);
   networkCommands(program, io);
   opCommands(program, io);

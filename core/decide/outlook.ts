@@ -56,7 +56,7 @@ export interface OutlookOptions {
   /** Smoothed loads; by default what was heard last. */
   readonly load?: (vm: string) => LoadVector | null;
   /** A VM that is being made: rules by tags are about it, too. */
-  readonly joining?: VmSpec;
+  readonly joining?: readonly VmSpec[];
 }
 
 /** Ledger and radio as one picture for all decisions about which node a VM is on: agents and controllers see the same. */
@@ -89,7 +89,7 @@ export class Outlook {
       planRules({
         rules: values(r.rules),
         vapps: values(r.vapps),
-        vms: [...values(r.specs), ...(o.joining === undefined ? [] : [o.joining])],
+        vms: [...values(r.specs), ...(o.joining ?? [])],
         nodes: values(r.nodes),
       }),
     );

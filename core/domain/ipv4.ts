@@ -26,6 +26,9 @@ export function parseCidr(text: string): Cidr {
   return { base, bits, first: base, last: base + size - 1 };
 }
 
+/** The last address of a subnet that a host may have. In isolated networks it is kept for looking into them. */
+export const lastHost = (cidr: string): string => intToIpv4(parseCidr(cidr).last - 1);
+
 export function ipv4InCidr(address: string, cidr: string): boolean {
   const { first, last } = parseCidr(cidr);
   const n = ipv4ToInt(address);

@@ -204,6 +204,14 @@ export type ImageView = z.output<typeof imageViewSchema>;
 export const opViewSchema = opSchema.meta({ id: 'Op' });
 export type OpView = z.output<typeof opViewSchema>;
 
+export const opAnswerSchema = z.object({ op: opViewSchema }).meta({ id: 'OpAnswer' });
+
+/** Words of the query that mean yes. */
+export const flagSchema = z
+  .enum(['true', 'false', '1', '0', ''])
+  .default('false')
+  .transform((s) => s === 'true' || s === '1' || s === '');
+
 /** A token without its hash. */
 export const tokenViewSchema = tokenRecordSchema.omit({ sha256: true }).meta({ id: 'Token' });
 export type TokenView = z.output<typeof tokenViewSchema>;
@@ -255,7 +263,17 @@ export const clusterViewSchema = freshnessSchema
 export type ClusterView = z.output<typeof clusterViewSchema>;
 
 /** The kinds of server-sent events; `data` of an object's event is its view, of `*-gone` its id. */
-export const eventKinds = ['snapshot', 'cluster', 'node', 'vm', 'image', 'pool', 'network', 'op'] as const;
+export const eventKinds = [
+  'snapshot',
+  'cluster',
+  'node',
+  'vm',
+  'image',
+  'pool',
+  'network',
+  'op',
+  'vapp',
+] as const;
 export type EventKind = (typeof eventKinds)[number];
 
 /* ---- what is asked --------------------------------------------------------------------------------- */

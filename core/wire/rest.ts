@@ -18,6 +18,8 @@ import {
   networkViewSchema,
   imageViewSchema,
   opViewSchema,
+  opAnswerSchema,
+  flagSchema,
   clusterViewSchema,
   vmCreateSchema,
   vmPatchSchema,
@@ -51,6 +53,7 @@ import { planRoutes } from './plan-routes.js';
 
 import { peopleRoutes } from './rest-people.js';
 import { at, nothingSchema, strict, type RestRoute } from './rest-route.js';
+import { vappRoutes } from './rest-vapp-routes.js';
 
 import { notifyPatchSchema, notifyTestViewSchema, notifyViewSchema } from './rest-notify.js';
 import { historySpanSchema, historyViewSchema } from '../domain/history.js';
@@ -66,6 +69,7 @@ export * from './rest-notify.js';
 export * from './rest-users.js';
 export type { RestRoute } from './rest-route.js';
 export type { HistoryView } from '../domain/history.js';
+export * from './rest-vapp.js';
 
 /** What an accepted change of a VM answers: the operation to follow, and the VM as it now is. */
 export const vmChangeSchema = z
@@ -76,7 +80,6 @@ export const vmChangeSchema = z
     warnings: z.array(z.string()),
   })
   .meta({ id: 'VmChange' });
-export const opAnswerSchema = z.object({ op: opViewSchema }).meta({ id: 'OpAnswer' });
 export const imageChangeSchema = z
   .object({ image: imageViewSchema, op: opViewSchema.nullable() })
   .meta({ id: 'ImageChange' });
@@ -84,12 +87,6 @@ export const imageChangeSchema = z
 const opIdParams = z.strictObject({ op: idSchema });
 
 const historyQuery = z.strictObject({ span: historySpanSchema.default('day') });
-
-/** Words of the query that mean yes. */
-const flagSchema = z
-  .enum(['true', 'false', '1', '0', ''])
-  .default('false')
-  .transform((s) => s === 'true' || s === '1' || s === '');
 
 export const rest = {
   clusterGet: {
@@ -471,6 +468,7 @@ export const rest = {
     etag: true,
     idempotent: true,
   },
+  ...vappRoutes,
   diskList: {
     method: 'get',
     path: '/disks',

@@ -479,7 +479,12 @@ export class SimNode {
         ['probe', 'openDisk', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
       ),
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },
-      bridges: { ensure: async () => undefined, owned: async () => [], remove: async () => undefined },
+      bridges: {
+        answers: async () => true,
+        ensure: async () => undefined,
+        owned: async () => [],
+        remove: async () => undefined,
+      },
       sockets: {
         paths: (id) => ({ serial: `/run/${id}/serial`, vnc: `/run/${id}/vnc`, serialLog: `/log/${id}` }),
         prepare: async () => undefined,

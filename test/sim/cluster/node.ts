@@ -298,6 +298,7 @@ export class ClusterNode {
       volumes: process.guard(this.#volumes()),
       seeds: process.guard({ make: async () => '/seed.iso', remove: async () => undefined }),
       bridges: process.guard({
+        answers: async () => true,
         ensure: async () => undefined,
         owned: async () => [],
         remove: async () => undefined,

@@ -91,7 +91,12 @@ export class RuleChecks {
         !own.fence.armed &&
         compares((c) => c.key === kinds.live.key(owner) && 'createRevision' in c && c.createRevision > 0n) &&
         compares((c) => c.key === kinds.node.key(owner) && 'modRevision' in c && c.modRevision > 0n);
-      if (owner !== node && !handsOver && !yields)
+      // The first there is of it: nobody has ever started it.
+      const born =
+        own.gen === 1 &&
+        own.state === 'stopped' &&
+        compares((c) => c.key === w.put && 'modRevision' in c && c.modRevision === 0n);
+      if (owner !== node && !handsOver && !yields && !born)
         this.#report('safety 5', `${by} wrote the ownership of VM ${vm}, which is for ${owner} to write`);
       if (failoversMs.length > failoversKept)
         this.#report('safety 12', `the ownership of VM ${vm} grows with each failover`);

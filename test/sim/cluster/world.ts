@@ -7,6 +7,7 @@ import type { Op, OpKind } from '../../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
 import type { Replica } from '../../../core/domain/replica.js';
 import { newCopies } from '../../../core/decide/replica-edit.js';
+import type { Vapp } from '../../../core/domain/vapp.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
 import { epochKey, ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
 import { fakePeer } from '../fake-migration.js';
@@ -193,7 +194,10 @@ export class World {
     }
     this.checks = new Checks(this);
     for (const n of this.nodes.values()) n.host.onChange = () => (this.checks.dirty = true);
-    time.afterStep = () => this.checks.afterStep();
+    time.afterStep = () => {
+      this.#followMembers();
+      this.checks.afterStep();
+    };
     const tick = (): void => {
       this.hub.tick();
       this.checks.tick();
@@ -462,6 +466,31 @@ export class World {
     return this.#ask(o.back === undefined ? 'node.drain' : 'node.return', node, args, 'node');
   }
 
+  /** Members of vApps: VMs as soon as they are made, and until they are gone. */
+  readonly #members = new Map<string, string>();
+  #followMembers(): void {
+    for (const [name, vm] of this.#members)
+      if (this.voters.store.peek(kinds.vmSpec.key(vm)) === null) this.vms.delete(name);
+      else this.vms.set(name, vm);
+  }
+
+  /** A vApp as the API writes it, with the operation that makes it. @returns the op */
+  deployVapp(vapp: Vapp, start: boolean): string {
+    const { store } = this.voters;
+    for (const m of vapp.members) {
+      this.#members.set(m.name, m.vm);
+      this.names.set(m.vm, m.name);
+    }
+    store.poke(unique.name('vapp', vapp.name), vapp.id);
+    store.poke(kinds.vapp.key(vapp.id), writeRecord(kinds.vapp, vapp));
+    return this.#ask('vapp.deploy', vapp.id, { phase: 'make', start }, 'vapp');
+  }
+
+  /** @returns the op */
+  onVapp(kind: 'vapp.start' | 'vapp.stop' | 'vapp.delete', vapp: string): string {
+    return this.#ask(kind, vapp, { phase: kind.slice('vapp.'.length) }, 'vapp');
+  }
+
   cancel(op: string): void {
     this.voters.store.poke(kinds.op.key(op), JSON.stringify({ ...this.op(op), cancelAsked: true }));
   }
@@ -478,7 +507,7 @@ export class World {
     this.voters.store.poke(kinds.op.key(id), JSON.stringify({ ...this.op(id), state: 'done' }));
   }
 
-  #ask(kind: OpKind, subject: string, args: Op['args'] = {}, of: 'vm' | 'node' = 'vm'): string {
+  #ask(kind: OpKind, subject: string, args: Op['args'] = {}, of: 'vm' | 'node' | 'vapp' = 'vm'): string {
     const id = this.rng.uuid();
     const now = this.wallMs;
     const op: Op = {

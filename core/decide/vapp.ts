@@ -1,0 +1,363 @@
+import { errorRecord, FlotillaError, type ErrorRecord } from '../domain/error.js';
+import type { Op } from '../domain/op.js';
+import type { Vapp, VappArgs, VappMember, VappStart } from '../domain/vapp.js';
+import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
+
+/** VMs that one transaction starts, stops or deletes, at most: each takes two of its 128 compares. */
+const actsAtOnce = 12;
+
+/** Members that are started or stopped together. */
+export interface VappStage {
+  readonly members: readonly VappMember[];
+  /** Seconds after the last of them is there, before the next stage. */
+  readonly delayS: number;
+}
+
+interface Item {
+  readonly order: number;
+  readonly delayS: number;
+  readonly members: VappMember[];
+  readonly inner: VappStage[];
+}
+
+/** What is in one (nested) vApp, in an order; those of nested ones come as their own stages within. */
+function stages(
+  v: Vapp,
+  group: string | null,
+  orderOf: (x: Pick<VappMember, 'start' | 'stop'>) => { order: number; delayS: number } | null,
+): VappStage[] {
+  const items = new Map<number, Item>();
+  const at = (x: Pick<VappMember, 'start' | 'stop'>): Item | null => {
+    const o = orderOf(x);
+    if (o === null) return null;
+    const item = items.get(o.order) ?? { order: o.order, delayS: 0, members: [], inner: [] };
+    const next = { ...item, delayS: Math.max(item.delayS, o.delayS) };
+    items.set(o.order, next);
+    return next;
+  };
+  for (const m of v.members) if (m.group === group && !m.leaving) at(m)?.members.push(m);
+  for (const g of v.groups) if (g.group === group) at(g)?.inner.push(...stages(v, g.name, orderOf));
+  return [...items.values()]
+    .sort((a, b) => a.order - b.order)
+    .flatMap((i) => {
+      const own = i.members.length === 0 ? [] : [{ members: i.members, delayS: 0 }];
+      const all = [...own, ...i.inner];
+      const last = all.pop();
+      return last === undefined ? [] : [...all, { ...last, delayS: last.delayS + i.delayS }];
+    });
+}
+
+/** In which order a vApp, or one nested in it, is started. */
+export const startStages = (v: Vapp, group: string | null = null): VappStage[] =>
+  stages(v, group, ({ start }) => (start.action === 'none' ? null : start));
+
+/** And stopped: where nothing else is said, the other way round. */
+export function stopStages(v: Vapp, group: string | null = null): VappStage[] {
+  const top = Math.max(0, ...[...v.members, ...v.groups].map((x) => x.start.order));
+  return stages(v, group, ({ start, stop }) =>
+    stop.action === 'none' ? null : { order: stop.order ?? top - start.order, delayS: stop.delayS },
+  );
+}
+
+/** Members of a nested vApp, and of those nested in it; null: all. */
+export function membersOf(v: Vapp, group: string | null): VappMember[] {
+  if (group === null) return [...v.members];
+  const groups = new Set([group]);
+  for (let n = 0; n < v.groups.length; n++)
+    for (const g of v.groups) if (g.group !== null && groups.has(g.group)) groups.add(g.name);
+  return v.members.filter((m) => m.group !== null && groups.has(m.group));
+}
+
+/** VMs that must run before a member's: those of the stage before its own. */
+export function membersBefore(v: Vapp, member: string): VappMember[] {
+  const all = startStages(v);
+  const at = all.findIndex((s) => s.members.some((m) => m.name === member));
+  return at < 1 ? [] : [...(all[at - 1]?.members ?? [])];
+}
+
+export interface VappSubject {
+  readonly spec: VmSpec;
+  readonly own: VmOwn;
+  readonly phase: VmPhase;
+  readonly guestAgent: boolean;
+}
+
+/** An unfinished operation on a vApp, and all that it needs to know. */
+export interface VappOpView {
+  readonly op: Op;
+  readonly args: VappArgs;
+  readonly vapp: Vapp;
+  vm(id: string): VappSubject | null;
+  /** Operations on that VM that this one began, the newest first. */
+  begun(vm: string, kind: Op['kind']): Op | undefined;
+  /** Whether a member's check was answered; null: not asked yet. */
+  answered(member: string): boolean | null;
+  /** How long this stage stands, and how long all of it has been there, ms; null: it is not. */
+  readonly stageMs: number;
+  readonly thereMs: number | null;
+}
+
+export type VappAct =
+  | { readonly do: 'make'; readonly member: VappMember }
+  | { readonly do: 'start' | 'stop' | 'force-stop' | 'delete'; readonly vm: string };
+
+/** A member whose check is to be asked. */
+export interface VappAsk {
+  readonly member: string;
+  readonly vm: string;
+  readonly start: VappStart;
+}
+
+export interface VappDecision {
+  readonly args: VappArgs;
+  readonly acts: readonly VappAct[];
+  readonly asks: readonly VappAsk[];
+  readonly step: string;
+  readonly progress: number;
+  /** All of the present stage is there: its delay begins. */
+  readonly there: boolean;
+  readonly end:
+    | { readonly state: 'done' | 'cancelled'; readonly gone: boolean }
+    | { readonly state: 'failed'; readonly error: ErrorRecord; readonly gone: boolean }
+    | null;
+}
+
+/**
+ * What to do next for an operation on a vApp. All it knows is in the ledger and on the radio, so whoever decides next goes
+ * on from there: each act is in the same transaction as what is noted of it.
+ */
+export function decideVapp(v: VappOpView): VappDecision {
+  switch (v.args.phase) {
+    case 'make':
+      return making(v);
+    case 'start':
+      return starting(v);
+    case 'stop':
+      return stopping(v);
+    case 'delete':
+    case 'undo':
+      return deleting(v);
+  }
+}
+
+const go = (v: VappOpView, o: Partial<VappDecision> & { readonly step: string }): VappDecision => ({
+  args: v.args,
+  acts: [],
+  asks: [],
+  progress: v.op.progress ?? 0,
+  there: false,
+  end: null,
+  ...o,
+});
+
+/** What fails a deployment takes back all of it; what fails an update leaves what there is. */
+export function failVapp(v: VappOpView, why: ErrorRecord): VappDecision {
+  if (v.op.kind === 'vapp.deploy' && v.args.phase === 'make')
+    return go(v, { args: { ...v.args, phase: 'undo', why }, step: 'takes back what was made' });
+  return go(v, { step: v.op.step, end: { state: 'failed', error: why, gone: false } });
+}
+
+const cancelled = new FlotillaError('cancelled', 'It was cancelled', {
+  hint: 'Ask again when it is wanted.',
+});
+
+function making(v: VappOpView): VappDecision {
+  const { vapp, args } = v;
+  if (v.op.cancelAsked) {
+    if (v.op.kind === 'vapp.deploy') return failVapp(v, errorRecord(cancelled));
+    return go(v, { step: v.op.step, end: { state: 'cancelled', gone: false } });
+  }
+  const acts: VappAct[] = [];
+  let made = 0;
+  const waits: string[] = [];
+  // Each names those that must run before it, so these are made first.
+  const ordered = startStages(vapp).flatMap((s) => s.members);
+  for (const m of [...ordered, ...vapp.members.filter((x) => !ordered.includes(x))]) {
+    const s = v.vm(m.vm);
+    if (m.leaving) {
+      const o = v.begun(m.vm, 'vm.delete');
+      if (s === null) made++;
+      else if (o?.state === 'failed' && o.error !== null) return failVapp(v, o.error);
+      else if (o === undefined) acts.push({ do: 'delete', vm: m.vm });
+      continue;
+    }
+    const o = v.begun(m.vm, 'vm.create');
+    if (s === null) {
+      if (o !== undefined)
+        return failVapp(
+          v,
+          errorRecord(
+            new FlotillaError('not-found', `"${m.name}" was deleted meanwhile`, { hint: 'Apply it again.' }),
+          ),
+        );
+      if (m.make !== null) acts.push({ do: 'make', member: m });
+      continue;
+    }
+    if (o?.state === 'failed' || o?.state === 'cancelled')
+      return failVapp(
+        v,
+        o.error ??
+          errorRecord(
+            new FlotillaError('cancelled', `The making of "${m.name}" was cancelled`, {
+              hint: 'Deploy it again.',
+            }),
+          ),
+      );
+    if (o === undefined || o.state === 'done') made++;
+    else waits.push(m.name);
+  }
+  const n = vapp.members.length;
+  const step = `${made} of ${n} members are made${waits.length > 0 ? `, waits for ${waits.slice(0, 3).join(', ')}` : ''}`;
+  // Each is a transaction of its own: one at a time, so that the planner sees those before it.
+  const makes = acts.filter((a) => a.do === 'make').slice(0, 1);
+  const others = acts.filter((a) => a.do !== 'make').slice(0, actsAtOnce);
+  if (made < n) return go(v, { acts: [...others, ...makes], step, progress: (made / Math.max(1, n)) * 0.8 });
+  if (args.start)
+    return go(v, {
+      args: { ...args, phase: 'start', stage: 0 },
+      step: 'all members are made',
+      progress: 0.8,
+    });
+  return go(v, { step: 'made', progress: 1, end: { state: 'done', gone: false } });
+}
+
+function starting(v: VappOpView): VappDecision {
+  const { vapp, args } = v;
+  const all = startStages(vapp, args.group);
+  if (v.op.cancelAsked) return go(v, { step: v.op.step, end: { state: 'cancelled', gone: false } });
+  const stage = all[args.stage];
+  if (stage === undefined)
+    return go(v, { step: 'running', progress: 1, end: { state: 'done', gone: false } });
+  const acts: VappAct[] = [];
+  const asks: VappAsk[] = [];
+  const waits: string[] = [];
+  let late: VappMember | null = null;
+  for (const m of stage.members) {
+    const s = v.vm(m.vm);
+    if (s === null) continue; // deleted by somebody
+    const o = v.begun(m.vm, 'vm.start');
+    if (s.spec.power !== 'running') {
+      // Somebody stopped it again: theirs is the later word.
+      if (o !== undefined) continue;
+      acts.push({ do: 'start', vm: m.vm });
+      waits.push(`${m.name} to start`);
+      continue;
+    }
+    if (o?.state === 'failed' && o.error !== null && s.phase !== 'running') return failVapp(v, o.error);
+    const wants = m.start.wait;
+    const there =
+      s.phase === 'running' &&
+      (wants === 'running' || (wants === 'guest' ? s.guestAgent : v.answered(m.name) === true));
+    if (there) continue;
+    if (s.phase === 'running' && (wants === 'tcp' || wants === 'http'))
+      asks.push({ member: m.name, vm: m.vm, start: m.start });
+    if (v.stageMs < m.start.timeoutS * 1000) waits.push(waitText(m));
+    else if (m.start.onTimeout === 'fail') late ??= m;
+  }
+  if (late !== null)
+    return failVapp(
+      v,
+      errorRecord(
+        new FlotillaError(
+          'timeout',
+          `"${late.name}" did not come in ${late.start.timeoutS} s: ${waitText(late)}`,
+          {
+            hint: 'See its console; what was started runs. Start the vApp again to go on from there.',
+          },
+        ),
+      ),
+    );
+  const progress = 0.8 + (0.2 * args.stage) / Math.max(1, all.length);
+  const head = `stage ${args.stage + 1} of ${all.length}`;
+  if (acts.length > 0 || waits.length > 0)
+    return go(v, {
+      acts: acts.slice(0, actsAtOnce),
+      asks,
+      step: `${head}: waits for ${waits.slice(0, 3).join(', ')}`,
+      progress,
+    });
+  if (stage.delayS > 0 && (v.thereMs ?? 0) < stage.delayS * 1000)
+    return go(v, { there: true, step: `${head}: ${stage.delayS} s before the next`, progress });
+  return go(v, { args: { ...args, stage: args.stage + 1 }, step: `${head} is there`, progress });
+}
+
+function waitText({ name, start }: VappMember): string {
+  switch (start.wait) {
+    case 'running':
+      return `${name} to run`;
+    case 'guest':
+      return `the guest agent of ${name}`;
+    case 'tcp':
+      return `${name} to listen on port ${start.port ?? 0}`;
+    case 'http':
+      return `${name} to answer ${start.path ?? '/'} on port ${start.port ?? 80}`;
+  }
+}
+
+function stopping(v: VappOpView): VappDecision {
+  const { vapp, args } = v;
+  const all = stopStages(vapp, args.group);
+  if (v.op.cancelAsked) return go(v, { step: v.op.step, end: { state: 'cancelled', gone: false } });
+  const stage = all[args.stage];
+  if (stage === undefined)
+    return go(v, { step: 'stopped', progress: 1, end: { state: 'done', gone: false } });
+  const acts: VappAct[] = [];
+  const waits: string[] = [];
+  for (const m of stage.members) {
+    const s = v.vm(m.vm);
+    if (s === null) continue;
+    const hard = args.force || m.stop.action === 'power-off';
+    const kind = hard ? 'force-stop' : 'stop';
+    const o = v.begun(m.vm, `vm.${kind}`);
+    if (s.own.state === 'stopped' && s.spec.power === 'stopped') continue;
+    if (s.spec.power !== 'stopped') {
+      if (o !== undefined) continue;
+      acts.push({ do: kind, vm: m.vm });
+    } else if (hard && o === undefined) acts.push({ do: kind, vm: m.vm });
+    if (o?.state === 'failed' && o.error !== null) return failVapp(v, o.error);
+    waits.push(m.name);
+  }
+  const progress = args.stage / Math.max(1, all.length);
+  if (acts.length > 0 || waits.length > 0)
+    return go(v, {
+      acts: acts.slice(0, actsAtOnce),
+      step: `waits for ${waits.slice(0, 3).join(', ')} to stop`,
+      progress,
+    });
+  if (stage.delayS > 0 && (v.thereMs ?? 0) < stage.delayS * 1000)
+    return go(v, { there: true, step: `${stage.delayS} s before the next`, progress });
+  return go(v, {
+    args: { ...args, stage: args.stage + 1 },
+    step: `stage ${args.stage + 1} of ${all.length} is stopped`,
+    progress,
+  });
+}
+
+function deleting(v: VappOpView): VappDecision {
+  const { vapp, args } = v;
+  const acts: VappAct[] = [];
+  let left = 0;
+  for (const m of vapp.members) {
+    if (v.vm(m.vm) === null) continue;
+    left++;
+    const o = v.begun(m.vm, 'vm.delete');
+    if (o?.state === 'failed' && o.error !== null && args.phase === 'delete') return failVapp(v, o.error);
+    if (o === undefined) acts.push({ do: 'delete', vm: m.vm });
+  }
+  const n = Math.max(1, vapp.members.length);
+  if (left > 0)
+    return go(v, {
+      acts: acts.slice(0, actsAtOnce),
+      step: `${left} of ${n} members are left to delete`,
+      progress: 1 - left / n,
+    });
+  const { why } = args;
+  if (why === null) return go(v, { step: 'deleted', progress: 1, end: { state: 'done', gone: true } });
+  return go(v, {
+    step: 'all that was made is taken back',
+    end:
+      why.code === 'cancelled'
+        ? { state: 'cancelled', gone: true }
+        : { state: 'failed', error: why, gone: true },
+  });
+}

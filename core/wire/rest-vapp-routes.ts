@@ -1,0 +1,85 @@
+/** The routes of vApps: a part of the table in `rest.ts`. */
+import { z } from 'zod';
+import { flagSchema, opAnswerSchema, pageOf, pageQuery, refSchema } from './rest-objects.js';
+import {
+  vappActionSchema,
+  vappActSchema,
+  vappAppliedSchema,
+  vappApplySchema,
+  vappDocSchema,
+  vappViewSchema,
+} from './rest-vapp.js';
+
+const at = z.strictObject({ vapp: refSchema });
+
+export const vappRoutes = {
+  vappList: {
+    method: 'get',
+    path: '/vapps',
+    tag: 'vapps',
+    summary: 'vApps, by name, with their members',
+    query: z.strictObject(pageQuery),
+    status: 200,
+    response: pageOf(vappViewSchema),
+  },
+  vappGet: {
+    method: 'get',
+    path: '/vapps/{vapp}',
+    tag: 'vapps',
+    summary: 'One vApp: members, order, networks, properties without secrets',
+    params: at,
+    status: 200,
+    response: vappViewSchema,
+  },
+  vappApply: {
+    method: 'post',
+    path: '/vapps',
+    tag: 'vapps',
+    summary:
+      'Make a vApp of a document, or change it to what the document says; `dryRun` says only what would change',
+    body: vappApplySchema,
+    status: 202,
+    response: vappAppliedSchema,
+    idempotent: true,
+  },
+  vappDocument: {
+    method: 'get',
+    path: '/vapps/{vapp}/document',
+    tag: 'vapps',
+    summary: 'A vApp as the document that makes its like; `template` leaves MACs and addresses out',
+    params: at,
+    query: z.strictObject({ template: flagSchema }),
+    status: 200,
+    response: vappDocSchema,
+  },
+  vappAction: {
+    method: 'post',
+    path: '/vapps/{vapp}/actions/{action}',
+    tag: 'vapps',
+    summary: 'Start or stop a vApp in its order, or one nested in it',
+    params: z.strictObject({ vapp: refSchema, action: vappActionSchema }),
+    body: vappActSchema,
+    status: 202,
+    response: opAnswerSchema,
+    idempotent: true,
+  },
+  vappDelete: {
+    method: 'delete',
+    path: '/vapps/{vapp}',
+    tag: 'vapps',
+    summary: 'Delete a vApp with its VMs, their disks and its own networks; `force` also while they run',
+    params: at,
+    query: z.strictObject({ force: flagSchema }),
+    status: 202,
+    response: opAnswerSchema,
+    idempotent: true,
+  },
+  vappSchema: {
+    method: 'get',
+    path: '/schemas/vapp',
+    tag: 'vapps',
+    summary: 'The JSON Schema of the document, for editors',
+    status: 200,
+    response: z.record(z.string(), z.unknown()),
+  },
+} as const;
