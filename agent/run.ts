@@ -9,6 +9,10 @@ import type { AgentConfig } from './cluster/config.js';
 import { joinApp } from './cluster/join-app.js';
 import { fetchCaKeyFromAny } from './cluster/join.js';
 import { brokerLogFile } from './cluster/mosquitto.js';
+import { SystemConnections } from './cluster/connections.js';
+import { clientUrl } from './cluster/etcd-settings.js';
+import { Membership, removedText } from './cluster/membership.js';
+import { Revocation } from './cluster/revocation.js';
 import { SystemdServices } from './cluster/services.js';
 import { openMigrationPort } from './cluster/migration-port.js';
 import { noGuests, noHypervisor } from './cluster/witness.js';
@@ -43,6 +47,7 @@ import { overlayPeers } from './net/overlay.js';
 import { certificateInfo } from './pki/certificates.js';
 import type { PeerNode } from './pki/identity.js';
 import { readTls } from './pki/store.js';
+import type { TlsMaterial } from './pki/tls.js';
 import { imagesApp } from './pool/http.js';
 import { peerImages } from './pool/peer.js';
 import { DriveList } from './lvm/drives.js';
@@ -182,6 +187,8 @@ export async function runAgent(
     await tokens.update([...s.tokens.values()].map((k) => k.value));
     if (s.meta === null) return;
     if (store !== null && store.epoch !== null && s.meta.value.epoch !== store.epoch) o.onOtherEpoch();
+    revocation.look(s);
+    http.cutStrangers();
     const nodes = [...s.nodes.values()].map((k) => k.value);
     const now = s.nodes.get(node)?.value.addresses ?? [];
     if (now.join() !== addresses.join()) {
@@ -206,8 +213,9 @@ export async function runAgent(
 
   const membership = (): Health[] => {
     const s = loop.view().snapshot;
-    if (s === null || s.meta === null || s.nodes.has(node)) return [];
-    return [{ part: 'membership', ok: false, text: 'this node was removed from the cluster: switch it off' }];
+    const gone = s !== null && s.meta !== null && !s.nodes.has(node);
+    const text = gone ? removedText(null) : others.text;
+    return text === null ? [] : [{ part: 'membership', ok: false, text }];
   };
   /** An address that the ledger names and no card has: copies of disks would wait for it. */
   const addressless = (): Health[] => {
@@ -222,7 +230,8 @@ export async function runAgent(
       }));
   };
   const alsoHealth = (): Health[] => {
-    const fault = upkeep.fault();
+    const fault = upkeep.fault() ?? revocation.fault();
+    others.look(loop.view().ageMs);
     const seat = voters?.state;
     return [
       machine.health(),
@@ -353,7 +362,9 @@ export async function runAgent(
   const isMember = (peer: PeerNode): boolean => {
     const s = loop.view().snapshot;
     // Before the ledger was ever read nobody can be told from a removed node; the certificate has to do.
-    return s === null || s.nodes.get(peer.node)?.value.fingerprint === peer.fingerprint;
+    if (s === null) return true;
+    const revoked = s.certs.get(peer.serial)?.value.revoked ?? null;
+    return revoked === null && s.nodes.get(peer.node)?.value.fingerprint === peer.fingerprint;
   };
   let consolesRefused = 0;
   const consoles = new ConsoleDoor({
@@ -389,6 +400,37 @@ export async function runAgent(
   });
 
   const services = new SystemdServices();
+  const connections = new SystemConnections(config.address);
+  const useTls = (now: TlsMaterial): void => {
+    tls = now;
+    own = certificateInfo(tls.cert);
+    ledger.setTls(tls);
+    http.reloadTls();
+  };
+  const ownVoter = clientUrl(config.address, ports);
+  const revocation = new Revocation({
+    config,
+    services,
+    connections,
+    store: () => store,
+    live: keeper,
+    leads: () => voters?.state.leads === true,
+    etcdAnswers: () =>
+      ledger.gateway.call('/v3/kv/range', { key: 'AA==' }, { kind: 'read', endpoint: ownVoter }).then(
+        () => true,
+        () => false,
+      ),
+    onTls: useTls,
+    clock,
+    log,
+  });
+  const others = new Membership({
+    peers: () => cluster.peers.filter((p) => p.node !== node).map((p) => p.address),
+    port: ports.agent,
+    tls: () => tls,
+    clock,
+    log,
+  });
   const upkeep = new Upkeep({
     config,
     services,
@@ -397,10 +439,11 @@ export async function runAgent(
     voters: () => cluster.ledgerEndpoints.map((e) => new URL(e).hostname),
     addresses: () => addresses,
     onTls: (renewed) => {
-      tls = renewed;
-      own = certificateInfo(tls.cert);
-      ledger.setTls(tls);
-      http.reloadTls();
+      useTls(renewed);
+      if (witness) return;
+      connections
+        .reloadMigrationPort()
+        .catch((e: unknown) => log.warn(`the renewed certificate: ${errorRecord(e).message}`));
     },
   });
 
@@ -452,6 +495,7 @@ export async function runAgent(
       clearInterval(screenTimer);
       await opened;
       await upkeep.stop();
+      await revocation.stop();
       await ledgerSnapshots.stop();
       await history.stop();
       await notify.stop();

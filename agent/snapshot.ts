@@ -1,6 +1,7 @@
 import { isOthers, type BmcTest } from '../core/domain/fencing.js';
 import type { z } from 'zod';
 import { balanceId, type BalanceRecord } from '../core/domain/balance.js';
+import type { CertificateRecord, CrlRecord } from '../core/domain/certificate.js';
 import type { ClusterMeta } from '../core/domain/cluster.js';
 import type { Disk } from '../core/domain/disk.js';
 import type { Image } from '../core/domain/image.js';
@@ -16,6 +17,8 @@ import type { Vapp } from '../core/domain/vapp.js';
 import type { Rule } from '../core/domain/rule.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
 import {
+  crlKey,
+  crlRecordSchema,
   ledger as kinds,
   ledgerRoot,
   metaKey,
@@ -50,6 +53,10 @@ export interface Snapshot {
   readonly vapps: ReadonlyMap<string, Kept<Vapp>>;
   readonly rules: ReadonlyMap<string, Kept<Rule>>;
   readonly tokens: ReadonlyMap<string, Kept<TokenRecord>>;
+  /** Certificates of nodes, by serial. */
+  readonly certs: ReadonlyMap<string, Kept<CertificateRecord>>;
+  /** Null: there is none yet, or it cannot be read. */
+  readonly crl: Kept<CrlRecord> | null;
   /** Nodes that are alive now; `createRevision` is the incarnation. */
   readonly lives: ReadonlyMap<string, Kept<Live> & { readonly createRevision: bigint }>;
   /** Revision at which each node's keeper last made its live key. */
@@ -139,12 +146,14 @@ export class Snapshots {
       fenced: new Map<string, Kept<Fenced>>(),
       bmcTest: new Map<string, Kept<BmcTest>>(),
       balance: new Map<string, Kept<BalanceRecord>>(),
+      cert: new Map<string, Kept<CertificateRecord>>(),
     };
     const lives = new Map<string, Kept<Live> & { createRevision: bigint }>();
     const seen = new Map<string, bigint>();
     const bmcs = new Set<string>();
     let policy: Policy = policyDefault;
     let recovering: string | null = null;
+    let crl: Kept<CrlRecord> | null = null;
     for (const e of entries) {
       if (e.key === metaKey) {
         meta = take({ schema: metaSchema }, e);
@@ -153,6 +162,10 @@ export class Snapshots {
       if (e.key === policyKey) {
         const kept = take({ schema: policySchema }, e);
         policy = kept?.value ?? { ...policyDefault, ha: { ...policyDefault.ha, hold: true } };
+        continue;
+      }
+      if (e.key === crlKey) {
+        crl = take({ schema: crlRecordSchema }, e);
         continue;
       }
       if (e.key === recoveryKey) {
@@ -203,6 +216,8 @@ export class Snapshots {
       vapps: maps.vapp,
       rules: maps.rule,
       tokens: maps.token,
+      certs: maps.cert,
+      crl,
       lives,
       seen,
       fenced: maps.fenced,

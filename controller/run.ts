@@ -6,7 +6,7 @@ import type { TlsMaterial } from '../agent/pki/tls.js';
 import { MqttRadio } from '../agent/radio/mqtt-radio.js';
 import { errorRecord } from '../core/domain/error.js';
 import { HttpsAsk } from './agent-ask.js';
-import { controllerApp } from './api/app.js';
+import { controllerApp, isMember } from './api/app.js';
 import { HttpsUploads } from './api/uploads.js';
 import { readClusterFile, type ClusterFile, type ControllerConfig } from './config.js';
 import { HttpsConsoles } from './console-dial.js';
@@ -21,8 +21,8 @@ import { readWebFiles } from './web-files.js';
 
 /** A node that is not in a cluster yet is looked at so often, ms. */
 const joinedPollMs = 2_000;
-/** The certificate may be renewed, and voters change: looked at so often, ms. */
-const upkeepMs = 60_000;
+/** The certificate may be renewed, others be revoked, and voters change: looked at so often, ms. */
+const upkeepMs = 10_000;
 
 /** Puts the controller together from its parts and runs it until the signal. The only place that knows them all. */
 export async function runController(config: ControllerConfig, log: Log, signal: AbortSignal): Promise<void> {
@@ -75,6 +75,10 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
   await server.start();
   log.info('controller is up', { version, cluster: cluster.name, port: server.port });
 
+  // The tables change before the page's events do: whoever was removed is cut within a second or two.
+  view.onTick(() => {
+    if (view.ledger.ready) server.cutStrangers((peer) => isMember({ view }, peer));
+  });
   const upkeep = setInterval(() => {
     followVoters();
     void renewed();
@@ -111,11 +115,11 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
       log.warn(`the certificate cannot be read: ${errorRecord(error).message}`);
       return;
     }
-    if (now.cert === tls.cert) return;
+    if (now.cert === tls.cert && now.crl === tls.crl) return;
     tls = now;
     server.setTls(now);
     ledger.setTls(now);
-    log.info('the renewed certificate is used');
+    log.info('the renewed certificate, or list of revoked ones, is used');
   }
 }
 

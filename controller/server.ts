@@ -3,6 +3,8 @@ import type { IncomingMessage } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
+import { PeerSockets } from '../agent/http/peer-sockets.js';
+import type { PeerNode } from '../agent/pki/identity.js';
 import { httpsServerOptions, type TlsMaterial } from '../agent/pki/tls.js';
 import type { controllerApp } from './api/app.js';
 import type { Consoles } from './consoles.js';
@@ -24,6 +26,7 @@ export class ControllerServer {
   private readonly tls: TlsMaterial;
   private readonly consoles: Pick<Consoles, 'upgrade'>;
   private server: Server | null = null;
+  private peers: PeerSockets | null = null;
 
   constructor(o: {
     app: ReturnType<typeof controllerApp>;
@@ -55,6 +58,7 @@ export class ControllerServer {
         requestTimeout: 0,
       },
     }) as Server;
+    this.peers = new PeerSockets(server);
     server.maxConnections = connectionsMax;
     server.setTimeout(idleTimeoutMs);
     server.on('tlsClientError', () => undefined);
@@ -70,6 +74,11 @@ export class ControllerServer {
   /** Serves with another certificate from the next connection on. */
   setTls(tls: TlsMaterial): void {
     this.server?.setSecureContext(httpsServerOptions(tls));
+  }
+
+  /** Cuts the connections of nodes whose certificate counts no longer. */
+  cutStrangers(isMember: (peer: PeerNode) => boolean): void {
+    this.peers?.cut(isMember);
   }
 
   /** Takes nothing new, lets what runs end for a moment, then cuts it. */

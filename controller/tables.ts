@@ -56,6 +56,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['rule'],
   ['user'],
   ['vapp'],
+  ['cert'],
 ];
 
 interface Group {
@@ -103,6 +104,7 @@ export class LedgerTables {
     vappSecret: new Map(),
     balance: new Map(),
     rule: new Map(),
+    cert: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

@@ -310,6 +310,7 @@ export class View {
       case 'vappSecret':
       case 'balance':
       case 'rule':
+      case 'cert':
         break;
       case 'vapp':
         this.dirty.vapp.add(id);

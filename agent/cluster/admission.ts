@@ -1,10 +1,26 @@
+import type { CertificateRecord } from '../../core/domain/certificate.js';
 import type { ClusterMeta } from '../../core/domain/cluster.js';
+import { certificatesMax, isOver, perKeyMax, revokedKey } from '../../core/decide/revocation.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { NodeRecord } from '../../core/domain/node.js';
-import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
+import { crlKey, crlRecordSchema, ledger as kinds, readRecord, unique } from '../../core/wire/ledger-keys.js';
 import type { Clock } from '../env.js';
-import { absent, changeTriesMax, putRecord, unchanged, type RecordStore } from '../ledger/records.js';
-import { checkCsr, signNode, type Ca } from '../pki/certificates.js';
+import {
+  absent,
+  changeTriesMax,
+  putRecord,
+  unchanged,
+  type RecordStore,
+  type Stored,
+} from '../ledger/records.js';
+import {
+  certificateRecord,
+  checkCsr,
+  isFor,
+  signNode,
+  type Ca,
+  type NodeSubject,
+} from '../pki/certificates.js';
 import { checkToken } from '../pki/tokens.js';
 import { addressesOf, type Ports } from './config.js';
 import { clientUrl } from './etcd-settings.js';
@@ -36,12 +52,13 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
   await checkToken(d.store, 'join', bearer, d.clock.wallMs());
   const fingerprint = await checkCsr(request.csr);
   checkAddress(request, from);
-  let cert: string | null = null;
+  let cert: CertificateRecord | null = null;
   for (let i = 0; i < changeTriesMax; i++) {
     const token = await checkToken(d.store, 'join', bearer, d.clock.wallMs());
     const nodes = await d.store.list(kinds.node);
     const own = nodes.items.find((n) => n.id === request.name);
     const again = own !== undefined && isSame(own.value, request, fingerprint);
+    const certs = await goodCertificates(d, fingerprint);
     if (!again) {
       const used = token.value.usesLeft === 0;
       if (used) throw usedUp(token.value.name);
@@ -55,14 +72,18 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
     // Signed before it is written: a signer that fails has admitted nobody.
     const addresses = addressesOf(request);
     const subject = { node: request.name, addresses };
-    cert ??= await signNode(d.ca, request.csr, subject, d.clock.wallMs());
-    if (again)
+    if (again) {
+      const fits = (pem: string) => addresses.every((a) => isFor(pem, a));
+      const kept =
+        certs.find((c) => c.pem !== null && fits(c.pem))?.pem ?? (await issue(d, own, request.csr, subject));
       return answer(
         d,
         request,
-        cert,
+        kept,
         nodes.items.map((n) => n.value),
       );
+    }
+    cert ??= await signed(d, request.csr, subject);
     const record: NodeRecord = {
       id: request.name,
       addresses,
@@ -81,9 +102,10 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
         putRecord(kinds.token, token.id, { ...token.value, usesLeft: left === null ? null : left - 1 }),
         putRecord(kinds.node, record.id, record),
         ...keys.map((put) => ({ put, value: record.id })),
+        putRecord(kinds.cert, cert.serial, cert),
       ],
     );
-    if (r.done) return answer(d, request, cert, [...nodes.items.map((n) => n.value), record]);
+    if (r.done) return answer(d, request, cert.pem ?? '', [...nodes.items.map((n) => n.value), record]);
     for (const [i, key] of keys.entries()) {
       const holder = await d.store.ledger.get(key);
       if (holder !== null && holder.value !== request.name)
@@ -93,6 +115,69 @@ export async function admit(d: AdmissionDeps, request: JoinRequest, from: string
   throw new FlotillaError('edit-conflict', `The admission of ${request.name} lost ${changeTriesMax} races`, {
     hint: 'Many nodes join at once: try again.',
   });
+}
+
+const signed = async (
+  d: Pick<AdmissionDeps, 'ca' | 'clock'>,
+  csr: string,
+  subject: NodeSubject,
+): Promise<CertificateRecord> => {
+  const wallMs = d.clock.wallMs();
+  return certificateRecord(await signNode(d.ca, csr, subject, wallMs), wallMs);
+};
+
+/**
+ * Signs one more certificate of a node for its key, and writes it down: what is not written down could not be revoked.
+ *
+ * @returns the certificate, PEM
+ * @throws FlotillaError `forbidden`: its key was revoked; `wrong-state`: there are too many; `edit-conflict`
+ */
+export async function issue(
+  d: Pick<AdmissionDeps, 'store' | 'ca' | 'clock'>,
+  node: Stored<NodeRecord>,
+  csr: string,
+  subject: NodeSubject,
+): Promise<string> {
+  await goodCertificates(d, node.value.fingerprint);
+  const cert = await signed(d, csr, subject);
+  const r = await d.store.txn(
+    [unchanged(node), absent(kinds.cert.key(cert.serial))],
+    [putRecord(kinds.cert, cert.serial, cert)],
+  );
+  if (r.done) return cert.pem ?? '';
+  throw new FlotillaError('edit-conflict', `The node ${node.id} was changed just now`, {
+    hint: 'Try again.',
+  });
+}
+
+/**
+ * The certificates of a key that are good now.
+ *
+ * @throws FlotillaError `forbidden`: the key was revoked; `wrong-state`: no more can be kept
+ */
+async function goodCertificates(
+  d: Pick<AdmissionDeps, 'store' | 'clock'>,
+  fingerprint: string,
+): Promise<CertificateRecord[]> {
+  const all = (await d.store.list(kinds.cert)).items.map((c) => c.value);
+  const was = revokedKey(all, fingerprint);
+  if (was !== null) {
+    const when = new Date(was.revoked?.atMs ?? 0).toISOString().slice(0, 10);
+    throw new FlotillaError(
+      'forbidden',
+      `The key of this machine is that of node "${was.node}", revoked on ${when}`,
+      {
+        hint: 'It does not come back by itself. To take it in again give it a new key: remove pki from its state directory.',
+      },
+    );
+  }
+  const good = all.filter((c) => c.fingerprint === fingerprint && !isOver(c, d.clock.wallMs()));
+  if (good.length >= perKeyMax || all.length >= certificatesMax) {
+    throw new FlotillaError('wrong-state', 'The cluster keeps no more certificates', {
+      hint: 'See which there are: flotilla certificate list. They are forgotten a day after they expire.',
+    });
+  }
+  return good;
 }
 
 const isSame = (node: NodeRecord, request: JoinRequest, fingerprint: string): boolean =>
@@ -146,12 +231,13 @@ function usedUp(name: string): FlotillaError {
   });
 }
 
-function answer(
+async function answer(
   d: AdmissionDeps,
   request: JoinRequest,
   cert: string,
   nodes: readonly NodeRecord[],
-): JoinAnswer {
+): Promise<JoinAnswer> {
+  const crl = await d.store.ledger.get(crlKey);
   const at = (n: NodeRecord) => n.addresses[0] ?? '';
   return {
     cluster: { id: d.meta.id, name: d.meta.name, epoch: d.meta.epoch },
@@ -159,6 +245,7 @@ function answer(
     address: request.address,
     cert,
     ca: d.ca.cert,
+    crl: crl === null ? null : readRecord({ schema: crlRecordSchema }, crlKey, crl.value).pem,
     peers: nodes.map((n) => ({ node: n.id, address: at(n) })),
     ledgerEndpoints: nodes.filter((n) => n.voter).map((n) => clientUrl(at(n), d.ports)),
     voterPlan: nodes.filter((n) => n.voter).length >= 3 ? 'client' : 'may-become-voter',

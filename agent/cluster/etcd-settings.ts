@@ -18,6 +18,8 @@ export interface VoterOptions {
   readonly state: 'new' | 'existing';
   /** All members, this one too. */
   readonly members: readonly { readonly name: string; readonly peerUrl: string }[];
+  /** Whether the list of revoked certificates is there: etcd reads it at each handshake, and refuses all without it. */
+  readonly crl: boolean;
 }
 
 export const etcdDir = (stateDir: string): string => path.join(stateDir, 'etcd');
@@ -62,6 +64,7 @@ export function voterSettings(o: VoterOptions): Record<string, string> {
     ETCD_PEER_KEY_FILE: pki.nodeKey,
     ETCD_PEER_TRUSTED_CA_FILE: pki.caCert,
     ETCD_PEER_CLIENT_CERT_AUTH: 'true',
+    ...(o.crl ? crlSettings(o.stateDir) : {}),
     ETCD_TLS_MIN_VERSION: 'TLS1.2',
     ETCD_QUOTA_BACKEND_BYTES: String(quotaBytes),
     ETCD_AUTO_COMPACTION_MODE: 'periodic',
@@ -74,6 +77,12 @@ export function voterSettings(o: VoterOptions): Record<string, string> {
     ETCD_LOGGER: 'zap',
     ETCD_LOG_LEVEL: 'warn',
   };
+}
+
+/** @see etcd 3.5: it looks for serials alone, not for who signed the list or until when, and reads the first list of the file */
+export function crlSettings(stateDir: string): Record<string, string> {
+  const { crl } = pkiPaths(stateDir);
+  return { ETCD_CLIENT_CRL_FILE: crl, ETCD_PEER_CRL_FILE: crl };
 }
 
 /** `etcd.env` as systemd reads it. None of the values needs quoting; one that would is a defect. */

@@ -1,12 +1,15 @@
 import path from 'node:path';
 import { rm } from 'node:fs/promises';
 import { z } from 'zod';
+import type { CrlRecord } from '../../core/domain/certificate.js';
 import type { ClusterMeta } from '../../core/domain/cluster.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import { idSchema, nameSchema, parse } from '../../core/domain/schema.js';
 import { passwordSchema, type User } from '../../core/domain/user.js';
 import {
+  crlKey,
+  crlRecordSchema,
   epochKey,
   ledger as kinds,
   metaKey,
@@ -19,7 +22,8 @@ import type { Clock, Log, Random } from '../env.js';
 import { EtcdLedger } from '../ledger/etcd.js';
 import type { Ledger } from '../ledger/ledger.js';
 import { absent, putRecord } from '../ledger/records.js';
-import { certificateInfo, makeCa, makeCsr, signNode } from '../pki/certificates.js';
+import { certificateRecord, makeCa, makeCsr, signNode, type Ca } from '../pki/certificates.js';
+import { crlMark, makeCrl, nextCrlNumber, readCrl } from '../pki/crl.js';
 import { ensurePrivateKey } from '../pki/keys.js';
 import { pkiPaths, readIfThere, readTls, writePublic, writeSecret } from '../pki/store.js';
 import { hashPassword, madeUpPassword } from '../pki/password.js';
@@ -91,7 +95,9 @@ export async function found(
   const subject = { node: config.name, addresses: addressesOf(config) };
   await writePublic(p.nodeCert, await signNode({ cert: ca, keyFile: p.caKey }, csr, subject, clock.wallMs()));
 
+  const { crl } = await ensureCrl({ cert: ca, keyFile: p.caKey }, p.crl, clock.wallMs());
   const settings = voterSettings({
+    crl: true,
     node: config.name,
     address: config.address,
     stateDir,
@@ -109,7 +115,7 @@ export async function found(
   )(endpoint);
   try {
     await untilAnswers(ledger, clock);
-    const { apiToken, adminPassword } = await writeFirstRecords(d, ledger, plan, { ca, password });
+    const { apiToken, adminPassword } = await writeFirstRecords(d, ledger, plan, { ca, crl, password });
     await installMosquitto(config);
     await d.services.enable('flotilla-mosquitto');
     await writeClusterCache(stateDir, {
@@ -172,6 +178,15 @@ async function ensureCa(clusterId: string, stateDir: string, wallMs: number): Pr
   return cert;
 }
 
+/** The first list names nobody. It is there before etcd and mosquitto, so that they never have to start anew for it. */
+async function ensureCrl(ca: Ca, file: string, wallMs: number): Promise<{ crl: CrlRecord }> {
+  const there = await readIfThere(file);
+  const pem = there ?? (await makeCrl(ca, nextCrlNumber(0, wallMs), []));
+  if (there === null) await writePublic(file, pem);
+  const { number, serials } = await readCrl(pem, ca.cert);
+  return { crl: { number, mark: crlMark(serials), pem } };
+}
+
 async function untilAnswers(ledger: Ledger, clock: Clock): Promise<void> {
   const endMs = clock.nowMs() + firstAnswerMs;
   for (;;) {
@@ -196,7 +211,7 @@ async function writeFirstRecords(
   d: FoundDeps,
   ledger: Ledger,
   plan: z.output<typeof planSchema>,
-  { ca, password }: { ca: string; password: string | null },
+  { ca, crl, password }: { ca: string; crl: CrlRecord; password: string | null },
 ): Promise<{ apiToken: string; adminPassword: string }> {
   const { config, clock } = d;
   const file = adminTokenFile(config.stateDir);
@@ -230,6 +245,7 @@ async function writeFirstRecords(
     foundedMs: wallMs,
     founder: config.name,
   };
+  const own = certificateRecord((await readIfThere(pkiPaths(config.stateDir).nodeCert)) ?? '', wallMs);
   const node: NodeRecord = {
     id: config.name,
     addresses: addressesOf(config),
@@ -237,7 +253,7 @@ async function writeFirstRecords(
     desired: 'active',
     rack: null,
     witness: false,
-    fingerprint: certificateInfo((await readIfThere(pkiPaths(config.stateDir).nodeCert)) ?? '').fingerprint,
+    fingerprint: own.fingerprint,
     joinedMs: wallMs,
   };
   const r = await ledger.txn(
@@ -245,6 +261,8 @@ async function writeFirstRecords(
     [
       { put: metaKey, value: writeRecord({ schema: metaSchema }, meta) },
       { put: epochKey, value: String(meta.epoch) },
+      { put: crlKey, value: writeRecord({ schema: crlRecordSchema }, crl) },
+      putRecord(kinds.cert, own.serial, own),
       putRecord(kinds.node, node.id, node),
       ...node.addresses.map((a) => ({ put: unique.nodeAddress(a), value: node.id })),
       putRecord(kinds.token, token.id, token),

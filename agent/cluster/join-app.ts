@@ -1,19 +1,22 @@
 import { readFile } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
+import { TLSSocket } from 'node:tls';
 import { Hono, type Context } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import type { ClusterMeta } from '../../core/domain/cluster.js';
+import { revokedKey } from '../../core/decide/revocation.js';
 import { errorRecord, FlotillaError, type ErrorCode } from '../../core/domain/error.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import { parse } from '../../core/domain/schema.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { Clock, Log } from '../env.js';
 import type { LedgerMembers } from '../ledger/members.js';
-import type { RecordStore } from '../ledger/records.js';
-import { checkCsr, signNode, type Ca } from '../pki/certificates.js';
+import type { RecordStore, Stored } from '../ledger/records.js';
+import { checkCsr, type Ca } from '../pki/certificates.js';
+import { fingerprintOfKey } from '../pki/keys.js';
 import { peerNode } from '../pki/identity.js';
 import { pkiPaths, readIfThere } from '../pki/store.js';
-import { admit } from './admission.js';
+import { admit, issue } from './admission.js';
 import type { AgentConfig } from './config.js';
 import { peerUrl } from './etcd-settings.js';
 import { joinBodyBytesMax, joinRequestSchema, renewRequestSchema } from './join-wire.js';
@@ -89,7 +92,7 @@ export function joinApp(d: JoinAppDeps): JoinApp {
     }
   };
   /** The node at the other end, by certificate *and* by the ledger: one that was removed is nobody. */
-  const peer = async (c: Context): Promise<NodeRecord> => {
+  const peer = async (c: Context): Promise<Stored<NodeRecord>> => {
     const socket = socketOf(c);
     const who = socket === undefined ? null : peerNode(socket);
     if (who === null || who === 'wrong') {
@@ -102,7 +105,7 @@ export function joinApp(d: JoinAppDeps): JoinApp {
       );
     }
     const record = await cluster().store.read(kinds.node, who.node);
-    if (record?.value.fingerprint === who.fingerprint) return record.value;
+    if (record?.value.fingerprint === who.fingerprint) return record;
     throw new FlotillaError(
       'wrong-certificate',
       `The certificate of "${who.node}" is not that of a node of ours now`,
@@ -133,7 +136,8 @@ export function joinApp(d: JoinAppDeps): JoinApp {
   });
 
   app.post('/renew', small, async (c) => {
-    const node = await peer(c);
+    const stored = await peer(c);
+    const node = stored.value;
     const { csr } = parse(renewRequestSchema, await body(c), 'the renewal');
     const ca = await signer();
     const fingerprint = await checkCsr(csr);
@@ -143,13 +147,39 @@ export function joinApp(d: JoinAppDeps): JoinApp {
       });
     }
     const subject = { node: node.id, addresses: node.addresses };
-    const cert = await gate.run(() => signNode(ca, csr, subject, d.clock.wallMs()));
+    const deps = { store: cluster().store, ca, clock: d.clock };
+    const cert = await gate.run(() => issue(deps, stored, csr, subject));
     d.log.info('renewed a certificate', { node: node.id });
     return c.json({ cert });
   });
 
+  // For a node that wonders why nobody lets it in. Holding the key is all it takes: the answer is about that key alone.
+  app.get('/membership', async (c) => {
+    const socket = socketOf(c);
+    const shown = socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined;
+    if (shown === undefined) {
+      throw new FlotillaError('unauthenticated', 'No certificate was shown', {
+        hint: 'Nodes ask this, with theirs.',
+      });
+    }
+    const from = socket?.remoteAddress ?? '';
+    if (!limit.take(from, d.clock.nowMs())) throw tooMany();
+    const fingerprint = fingerprintOfKey(shown.publicKey);
+    const { store } = cluster();
+    const nodes = await store.list(kinds.node);
+    if (nodes.items.some((n) => n.value.fingerprint === fingerprint))
+      return c.json({ state: 'member', sinceMs: null });
+    const certs = await store.list(kinds.cert);
+    const was = revokedKey(
+      certs.items.map((i) => i.value),
+      fingerprint,
+    );
+    const sinceMs = was?.revoked?.atMs ?? null;
+    return c.json({ state: was === null ? 'unknown' : 'removed', sinceMs });
+  });
+
   app.get('/voter/ca-key', async (c) => {
-    const node = await peer(c);
+    const node = (await peer(c)).value;
     const wanted = peerUrl(node.addresses[0] ?? '', d.config.ports);
     const members = await d.members.list();
     if (!members.some((m) => m.peerUrls.includes(wanted))) {

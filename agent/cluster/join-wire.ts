@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { errorStatus, type ErrorCode } from '../../core/domain/error.js';
-import { idSchema, ipv4Schema, nameSchema, nodeIdSchema } from '../../core/domain/schema.js';
+import { idSchema, ipv4Schema, nameSchema, nodeIdSchema, wallMsSchema } from '../../core/domain/schema.js';
 import { csrBytesMax } from '../pki/certificates.js';
 import { bearerSchema } from '../pki/tokens.js';
 
@@ -28,12 +28,21 @@ export const joinAnswerSchema = z.object({
   address: ipv4Schema,
   cert: z.string().max(16_384),
   ca: z.string().max(16_384),
+  /** Revoked certificates; null or absent: the cluster has no list yet. */
+  crl: z.string().max(64_000).nullable().default(null),
   peers: z.array(z.object({ node: nodeIdSchema, address: ipv4Schema })).max(1024),
   ledgerEndpoints: z.array(z.url()).min(1).max(16),
   /** What the ledger plans with this node: it starts as a client; the leader may make it a voter later. */
   voterPlan: z.enum(['client', 'may-become-voter']),
 });
 export type JoinAnswer = z.output<typeof joinAnswerSchema>;
+
+/** `GET /membership`: what the cluster knows of the key that the asker proved to hold. */
+export const membershipSchema = z.object({
+  state: z.enum(['member', 'removed', 'unknown']),
+  /** When it was removed; null: it was not. */
+  sinceMs: wallMsSchema.nullable(),
+});
 
 /** `POST /renew`, with the certificate that is to be renewed. */
 export const renewRequestSchema = z.strictObject({ csr: z.string().max(csrBytesMax) });

@@ -6,6 +6,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { parse } from '../../core/domain/schema.js';
 import type { Clock, Log } from '../env.js';
 import { certificateInfo, certificateSha256, dueForRenewal, isFor, makeCsr } from '../pki/certificates.js';
+import { readCrl } from '../pki/crl.js';
 import { ensurePrivateKey, fingerprintOfPrivateKey } from '../pki/keys.js';
 import { pkiPaths, readTls, writePublic } from '../pki/store.js';
 import { parseJoinToken, type JoinToken } from '../pki/tokens.js';
@@ -87,6 +88,11 @@ export async function join(d: JoinDeps, tokenText: string): Promise<Joined> {
   checkAnswer(config, token, answer, fingerprint);
 
   await writePublic(p.caCert, answer.ca);
+  // Before the daemons that are to use it.
+  if (answer.crl !== null) {
+    await readCrl(answer.crl, answer.ca);
+    await writePublic(p.crl, answer.crl);
+  }
   await writePublic(p.nodeCert, answer.cert);
   await installMosquitto(config);
   await d.services.enable('flotilla-mosquitto');

@@ -3,7 +3,9 @@ import { errorRecord } from '../../core/domain/error.js';
 import type { Log } from '../env.js';
 
 /** libvirt's socket for other nodes, by TLS with the node's certificate (images/rootfs/etc/libvirt/libvirtd.conf). */
-const unit = 'libvirtd-tls.socket';
+const port = 'libvirtd-tls.socket';
+/** How it is told of new certificates and revoked ones while it runs; for root on this node alone. */
+const admin = 'libvirtd-admin.socket';
 const timeoutMs = 60_000;
 
 /**
@@ -16,10 +18,12 @@ const timeoutMs = 60_000;
 export async function openMigrationPort(log: Log): Promise<string | null> {
   const systemctl = (...args: string[]) => execa('systemctl', args, { timeout: timeoutMs, stdin: 'ignore' });
   try {
-    if ((await execa('systemctl', ['is-active', '--quiet', unit], { reject: false })).exitCode === 0)
-      return null;
+    const states = await Promise.all(
+      [port, admin].map((unit) => execa('systemctl', ['is-active', '--quiet', unit], { reject: false })),
+    );
+    if (states.every((s) => s.exitCode === 0)) return null;
     await systemctl('stop', 'libvirtd.service');
-    await systemctl('start', unit);
+    await systemctl('start', port, admin);
     log.info('the port for migrations from other nodes is open');
     return null;
   } catch (e) {

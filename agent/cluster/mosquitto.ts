@@ -27,8 +27,15 @@ export async function installMosquitto(
   // Everywhere: the agent itself speaks to its broker at 127.0.0.1, peers at the address. Nodes that share a
   // machine have loopback addresses and keep to theirs.
   const address = config.address.startsWith('127.') ? config.address : null;
+  const crl = await readIfThere(pki.crl);
   const files: [name: string, text: string, means: 'restart' | 'reload'][] = [
-    ['mosquitto.conf', brokerConfig({ dir, port: config.ports.radio, address, logFile }), 'restart'],
+    // Before the configuration that names it.
+    ...(crl === null ? [] : [['ca.crl', crl, 'reload'] satisfies [string, string, 'reload']]),
+    [
+      'mosquitto.conf',
+      brokerConfig({ dir, port: config.ports.radio, address, logFile, crl: crl !== null }),
+      'restart',
+    ],
     ['acl', brokerAcl, 'reload'],
     ['ca.crt', await text(pki.caCert), 'reload'],
     ['node.crt', await text(pki.nodeCert), 'reload'],

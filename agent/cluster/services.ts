@@ -15,7 +15,7 @@ export interface Services {
   disable(unit: Unit): Promise<void>;
   /** Starts it anew, with its new configuration. */
   restart(unit: Unit): Promise<void>;
-  /** Lets it read certificates and access lists again. */
+  /** Lets it read certificates and access lists again, and waits until it was told. */
   reload(unit: Unit): Promise<void>;
   active(unit: Unit): Promise<boolean>;
 }
@@ -55,7 +55,7 @@ export class SystemdServices implements Services {
   }
 
   async reload(unit: Unit): Promise<void> {
-    await this.#systemctl('reload-or-restart', '--no-block', `${unit}.service`);
+    await this.#systemctl('reload-or-restart', `${unit}.service`);
   }
 
   async active(unit: Unit): Promise<boolean> {

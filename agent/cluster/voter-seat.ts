@@ -60,7 +60,9 @@ export class VoterSeat {
     if (text !== null) await this.#putAside();
     await mkdir(etcdDir(config.stateDir), { recursive: true, mode: 0o700 });
     const own = peerUrl(config.address, config.ports);
+    const crl = (await readIfThere(pkiPaths(config.stateDir).crl)) !== null;
     const settings = voterSettings({
+      crl,
       node: config.name,
       address: config.address,
       stateDir: config.stateDir,

@@ -9,6 +9,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { Clock, Log } from '../env.js';
 import type { PeerNode } from '../pki/identity.js';
 import { httpsServerOptions, type TlsMaterial } from '../pki/tls.js';
+import { PeerSockets } from './peer-sockets.js';
 import { authenticate, requireIdentity, type AuthEnv, type TokenVerifier } from './auth.js';
 import { securityHeaders } from './headers.js';
 import { loginApp } from './login.js';
@@ -75,6 +76,8 @@ export interface AgentHttp {
   stop(): Promise<void>;
   /** Reads the certificate again after it was renewed; connections that are open keep the old one. */
   reloadTls(): void;
+  /** Cuts the connections of those whose certificate counts no longer. */
+  cutStrangers(): void;
   /** Refused since start: `certificate`, `token`. */
   refused(): Readonly<Record<string, number>>;
 }
@@ -90,6 +93,7 @@ export function createAgentHttp(o: AgentHttpOptions): AgentHttp {
   };
   const app = routes(o, onRefused);
   let server: Server | null = null;
+  let peers: PeerSockets | null = null;
   return {
     app,
     get port() {
@@ -106,6 +110,7 @@ export function createAgentHttp(o: AgentHttpOptions): AgentHttp {
           requestTimeout: 0,
         },
       }) as Server;
+      peers = new PeerSockets(s);
       s.maxConnections = connectionsMax;
       s.setTimeout(idleTimeoutMs);
       s.on('tlsClientError', () => onRefused('tls'));
@@ -127,6 +132,9 @@ export function createAgentHttp(o: AgentHttpOptions): AgentHttp {
     },
     reloadTls() {
       server?.setSecureContext(httpsServerOptions(o.tls()));
+    },
+    cutStrangers() {
+      peers?.cut((peer) => o.isMember?.(peer) !== false);
     },
     refused: () => ({ ...refused }),
   };

@@ -70,9 +70,10 @@ export class Surroundings {
   }
 
   async #look(): Promise<void> {
-    const files = [path.join(this.#stateDir, 'cluster.json'), pkiPaths(this.#stateDir).nodeCert];
-    const stats = await Promise.all(files.map((f) => stat(f)));
-    const stamp = stats.map((s) => `${s.ino} ${s.mtimeMs}`).join(', ');
+    const { nodeCert, crl } = pkiPaths(this.#stateDir);
+    const files = [path.join(this.#stateDir, 'cluster.json'), nodeCert];
+    const stats = await Promise.all([...files.map((f) => stat(f)), stat(crl).catch(() => null)]);
+    const stamp = stats.map((s) => `${s?.ino} ${s?.mtimeMs}`).join(', ');
     if (stamp === this.#stamp) return;
     const urls = await readEndpoints(this.#stateDir);
     if (urls !== null) this.#ledger.set(urls, await readTls(this.#stateDir));

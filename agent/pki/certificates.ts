@@ -1,6 +1,7 @@
 import { createHash, createPublicKey, randomBytes, X509Certificate } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import type { CertificateRecord } from '../../core/domain/certificate.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { idSchema, ipv4Schema, nodeIdSchema } from '../../core/domain/schema.js';
 import { fingerprintOfKey, isOurCurve } from './keys.js';
@@ -36,7 +37,8 @@ export interface NodeSubject {
 }
 
 /** `-startdate`'s form. */
-const asn1Time = (ms: number): string => new Date(ms).toISOString().replace(/[-:T]/g, '').slice(0, 14) + 'Z';
+export const asn1Time = (ms: number): string =>
+  new Date(ms).toISOString().replace(/[-:T]/g, '').slice(0, 14) + 'Z';
 
 /** openssl's own bookkeeping (`index.txt`) lives and dies with the call: who is a node, the ledger says. */
 function caConfig(dir: string, extensions: string): string {
@@ -246,6 +248,12 @@ export function certificateInfo(pem: string): CertificateInfo {
     notBeforeMs: Date.parse(x.validFrom),
     notAfterMs: Date.parse(x.validTo),
   };
+}
+
+/** What the ledger keeps of a certificate that was signed for a node. */
+export function certificateRecord(pem: string, issuedMs: number): CertificateRecord {
+  const { serial, commonName, fingerprint, notAfterMs } = certificateInfo(pem);
+  return { serial, node: commonName, fingerprint, issuedMs, notAfterMs, pem, revoked: null };
 }
 
 /** State of a certificate at a time, in words for a health page; null: nothing to say. */

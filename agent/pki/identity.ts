@@ -8,6 +8,7 @@ export interface PeerNode {
   readonly node: string;
   /** Compare with the node's record in the ledger: a removed node's certificate is still well signed. */
   readonly fingerprint: string;
+  readonly serial: string;
 }
 
 /**
@@ -21,5 +22,5 @@ export function peerNode(socket: Socket): PeerNode | 'wrong' | null {
   if (!socket.authorized) return 'wrong';
   const info = certificateInfo(der.toString());
   const node = nodeIdSchema.safeParse(info.commonName);
-  return node.success ? { node: node.data, fingerprint: info.fingerprint } : 'wrong';
+  return node.success ? { node: node.data, fingerprint: info.fingerprint, serial: info.serial } : 'wrong';
 }

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { createSecureContext } from 'node:tls';
 import { FlotillaError } from '../../core/domain/error.js';
 import { writeFileDurably } from './files.js';
 import type { TlsMaterial } from './tls.js';
@@ -12,6 +13,8 @@ export interface PkiPaths {
   readonly caKey: string;
   readonly nodeCert: string;
   readonly nodeKey: string;
+  /** The list of revoked certificates; in clusters of before there were such lists, none. */
+  readonly crl: string;
 }
 
 export function pkiPaths(stateDir: string): PkiPaths {
@@ -23,6 +26,7 @@ export function pkiPaths(stateDir: string): PkiPaths {
     caKey: file('ca.key'),
     nodeCert: file('node.crt'),
     nodeKey: file('node.key'),
+    crl: file('ca.crl'),
   };
 }
 
@@ -37,12 +41,24 @@ export async function readTls(stateDir: string): Promise<TlsMaterial> {
     const [ca, cert, key] = await Promise.all(
       [p.caCert, p.nodeCert, p.nodeKey].map((f) => readFile(f, 'utf8')),
     );
-    return { ca: ca ?? '', cert: cert ?? '', key: key ?? '' };
+    return { ca: ca ?? '', cert: cert ?? '', key: key ?? '', ...(await crlIfGood(p.crl)) };
   } catch (cause) {
     throw new FlotillaError('not-found', `This node has no certificate in ${p.dir}`, {
       hint: 'Found a cluster or join one first.',
       cause,
     });
+  }
+}
+
+/** A list that is damaged is as none: it would cut the node off from all others. */
+async function crlIfGood(file: string): Promise<{ crl?: string }> {
+  const crl = await readIfThere(file);
+  if (crl === null) return {};
+  try {
+    createSecureContext({ crl });
+    return { crl };
+  } catch {
+    return {};
   }
 }
 

@@ -5,7 +5,11 @@ export interface TlsMaterial {
   readonly ca: string;
   readonly cert: string;
   readonly key: string;
+  /** Certificates of the CA that are refused, whichever end shows them. */
+  readonly crl?: string;
 }
+
+const crlOf = (m: TlsMaterial): { crl?: string } => (m.crl === undefined ? {} : { crl: m.crl });
 
 /** TLS 1.2 is the least that mosquitto, etcd and QEMU of Debian 13 all speak well; all of them prefer 1.3. */
 const minVersion = 'TLSv1.2';
@@ -20,6 +24,7 @@ export function httpsServerOptions(m: TlsMaterial): TlsOptions {
     key: m.key,
     cert: `${m.cert.trimEnd()}\n${m.ca}`,
     ca: m.ca,
+    ...crlOf(m),
     requestCert: true,
     rejectUnauthorized: false,
     minVersion,
@@ -28,7 +33,7 @@ export function httpsServerOptions(m: TlsMaterial): TlsOptions {
 
 /** Options of a client of the cluster's servers: HTTPS, etcd. The server must show a certificate of our CA with its address in it. */
 export function clientTlsOptions(m: TlsMaterial): SecureContextOptions & { rejectUnauthorized: true } {
-  return { key: m.key, cert: m.cert, ca: m.ca, rejectUnauthorized: true, minVersion };
+  return { key: m.key, cert: m.cert, ca: m.ca, ...crlOf(m), rejectUnauthorized: true, minVersion };
 }
 
 /** The same for mqtt.js: fields of its `connect` options. */

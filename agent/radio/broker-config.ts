@@ -20,6 +20,8 @@ export function brokerConfig(o: {
   port: number;
   address: string | null;
   logFile: string | null;
+  /** Whether `ca.crl` is there too: without the file the broker does not start. */
+  crl: boolean;
 }): string {
   return `# Written by flotilla-agent at each start; changes are lost.
 per_listener_settings false
@@ -27,7 +29,7 @@ listener ${o.port}${o.address === null ? '' : ` ${o.address}`}
 cafile ${o.dir}/ca.crt
 certfile ${o.dir}/node.crt
 keyfile ${o.dir}/node.key
-tls_version tlsv1.3
+${o.crl ? `crlfile ${o.dir}/ca.crl\n` : ''}tls_version tlsv1.3
 require_certificate true
 use_identity_as_username true
 allow_anonymous false

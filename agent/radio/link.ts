@@ -21,6 +21,7 @@ export interface TlsFiles {
   readonly ca: string;
   readonly cert: string;
   readonly key: string;
+  readonly crl?: string;
 }
 
 export interface LinkOptions {

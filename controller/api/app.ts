@@ -38,6 +38,7 @@ import {
 import type { View } from '../view.js';
 import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-files.js';
 import { authorize } from './access.js';
+import { certificateHandlers } from './certificates.js';
 import { clusterHandlers, clusterView } from './cluster.js';
 import { consoleHandlers } from './consoles.js';
 import type { ApiDeps, Ask, Handlers, Reply } from './context.js';
@@ -179,6 +180,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...poolHandlers(deps),
     ...networkHandlers(deps),
     ...opHandlers(deps),
+    ...certificateHandlers(deps),
     ...tokenHandlers(deps),
     ...consoleHandlers(deps),
     ...userHandlers(deps),
@@ -439,6 +441,7 @@ function document(app: OpenAPIHono<Env>, version: string): void {
         security: [{ token: [] }, { session: [] }],
         tags: [
           'cluster',
+          'certificates',
           'nodes',
           'ha',
           'vms',
@@ -459,8 +462,11 @@ function document(app: OpenAPIHono<Env>, version: string): void {
 }
 
 /** A certificate is a node's only while the ledger's record has its fingerprint. */
-function isMember(deps: ApiDeps, peer: PeerNode): boolean {
-  return deps.view.ledger.tables.node.get(peer.node)?.value.fingerprint === peer.fingerprint;
+/** Whether a certificate is that of a node of the cluster now. */
+export function isMember({ view }: Pick<ApiDeps, 'view'>, peer: PeerNode): boolean {
+  const { node, cert } = view.ledger.tables;
+  const revoked = cert.get(peer.serial)?.value.revoked ?? null;
+  return revoked === null && node.get(peer.node)?.value.fingerprint === peer.fingerprint;
 }
 
 const nameOf = (who: Identity | null): string =>

@@ -7,6 +7,7 @@ import { waitsForFailover } from '../ha-view.js';
 import { summary } from '../summary.js';
 import { contentMark } from '../tables.js';
 import type { View } from '../view.js';
+import { revoked } from './certificates.js';
 import { Change, checkIfMatch, commit, etagOf, fresh } from './commit.js';
 import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
@@ -88,6 +89,13 @@ export function clusterHandlers(
         for (const k of [kinds.seen, kinds.fenced, kinds.bmc, kinds.bmcTest, kinds.live])
           change.del(k.key(id));
         change.del(admittedKey(id));
+        for (const c of view.ledger.tables.cert.values()) {
+          if (c.value.node !== id || c.value.revoked !== null) continue;
+          const { serial } = c.value;
+          change
+            .at(kinds.cert.key(serial), c)
+            .put(kinds.cert, serial, revoked(c.value, 'removed', deps.clock.wallMs()));
+        }
         return { change, answer: (): Reply<'nodeDelete'> => ({ body: null }) };
       });
     },

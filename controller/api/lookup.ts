@@ -17,10 +17,14 @@ const words: Record<Kind, string> = {
   vapp: 'vApp',
 };
 
-export function notFound(kind: Kind, ref: string): FlotillaError {
-  return new FlotillaError('not-found', `There is no ${words[kind]} "${ref}"`, {
-    hint: `See which there are: flotilla ${kind} list.`,
-  });
+export function notFound(kind: Kind | 'certificate', ref: string): FlotillaError {
+  return new FlotillaError(
+    'not-found',
+    `There is no ${kind === 'certificate' ? kind : words[kind]} "${ref}"`,
+    {
+      hint: `See which there are: flotilla ${kind} list.`,
+    },
+  );
 }
 
 /**

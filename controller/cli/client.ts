@@ -90,7 +90,8 @@ export class ApiClient {
       | 'networkList'
       | 'tokenList'
       | 'userList'
-      | 'vappList',
+      | 'vappList'
+      | 'certificateList',
   >(name: N, query: RestCall<N>['query']): AsyncGenerator<RestAnswer<N>> {
     let after: string | null = null;
     do {

@@ -29,6 +29,7 @@ const names: Readonly<Record<string, (c: ApiClient) => Promise<readonly string[]
   rule: async (c) => (await c.call('ruleList', {})).items.map((r) => r.name),
   op: async (c) => (await c.call('opList', { query: {} })).items.map((o) => o.id),
   user: async (c) => (await c.call('userList', { query: {} })).items.map((u) => u.name),
+  serial: async (c) => (await c.call('certificateList', { query: {} })).items.map((k) => k.id),
   token: async (c) => (await c.call('tokenList', { query: {} })).items.map((k) => k.name),
 };
 

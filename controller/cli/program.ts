@@ -22,6 +22,7 @@ import {
   tokenCommands,
 } from './things.js';
 import { ruleCommands } from './rule.js';
+import { certificateCommands } from './certificates.js';
 import { userCommands } from './users.js';
 import { vappCommands } from './vapp.js';
 import { vmCommands } from './vm.js';
@@ -63,6 +64,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   networkCommands(program, io);
   opCommands(program, io);
   tokenCommands(program, io);
+  certificateCommands(program, io);
   userCommands(program, io);
   eventsCommand(program, io);
   loginCommand(program, io);

@@ -10,6 +10,7 @@ import { failoverFacts, keeperText } from './ha.js';
 import { historyCommand } from './history.js';
 import { collect, specOf, wholeNumber } from './input.js';
 import { bar, opLine, waitSDefault, type Io } from './io.js';
+import { certificatesOf } from './certificates.js';
 import { nodeAdmitCommands } from './node-admit.js';
 import { nodeDrainCommands } from './node-drain.js';
 import { nodeUpdateCommand } from './node-update.js';
@@ -174,24 +175,32 @@ export function nodeCommands(program: Command, io: Io): void {
       const client = await io.client();
       const params = { node: name };
       await client.call('nodePatch', { params, body: { desired: 'leaving' } });
+      const known = await certificatesOf(client, name);
       await removed(() => client.call('nodeDelete', { params }));
-      const text = `Node ${name} is removed. Switch it off: its certificate still opens etcd and mosquitto.`;
-      io.show({ removed: name }, () => text);
+      const text =
+        known.length > 0
+          ? 'Its certificate is revoked: within a minute no node lets it in. Switch it off.'
+          : 'Its certificate is not known to the cluster and could not be revoked: switch it off, and see docs/security.md.';
+      io.show({ removed: name, revoked: known }, () => `Node ${name} is removed. ${text}`);
     });
 }
 
 /** How long moving a voter's seat may take, ms: etcd wants its voters connected for 5 s, and a learner caught up. */
 const seatMs = 120_000;
 
-/** Asks again while the node still votes. */
+/** Asks again while the node still votes, and while the ledger elects: the seat that moves may be its leader's. */
 async function removed(ask: () => Promise<unknown>): Promise<void> {
   const endMs = performance.now() + seatMs;
-  for (;;) {
+  for (let again = false; ; again = true) {
     try {
       await ask();
       return;
     } catch (error) {
-      const waits = (errorRecord(error).details as { waitsFor?: string } | undefined)?.waitsFor === 'voter';
+      const { code, details } = errorRecord(error);
+      // The answer to the former try got lost.
+      if (again && code === 'not-found') return;
+      const waits =
+        code === 'ledger-unavailable' || (details as { waitsFor?: string } | undefined)?.waitsFor === 'voter';
       if (!waits || performance.now() > endMs) throw error;
     }
     await sleep(1_000);

@@ -1,5 +1,6 @@
 import { type z } from 'zod';
 import { balanceRecordSchema } from '../domain/balance.js';
+import { certificateRecordSchema, crlRecordSchema } from '../domain/certificate.js';
 import { clusterMetaSchema, liveSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
@@ -58,6 +59,10 @@ export { epochKey };
 export { policyKey };
 export { policySchema };
 
+/** The list of revoked certificates that every node is to use; absent until a voter has made the first. */
+export const crlKey = `${ledgerRoot}crl`;
+export { crlRecordSchema };
+
 /** There while the ledger is being recovered. */
 export const recoveryKey = `${ledgerRoot}recovery`;
 export { recoverySchema };
@@ -95,10 +100,12 @@ export const ledger = {
   rule: kind('rule', ruleSchema),
   /** One record: the plan that evens the cluster out, and what was moved of late. */
   balance: kind('balance', balanceRecordSchema),
+  /** By serial. */
+  cert: kind('cert', certificateRecordSchema),
 } as const;
 
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */
-export const leadKey = (role: 'voters'): string => `${ledgerRoot}lead/${role}`;
+export const leadKey = (role: 'voters' | 'etcd-restart'): string => `${ledgerRoot}lead/${role}`;
 
 /** Who is powering that node off now, so that one does it at a time; bound to the lease of the node that does. */
 export const fencingKey = (node: string): string => `${ledgerRoot}fencing/${node}`;

@@ -1,6 +1,7 @@
 /** What the REST API takes and answers: the objects of the table in `rest.ts`. */
 import { z } from 'zod';
 import { roleSchema } from '../domain/user.js';
+import { certificateRecordSchema, serialSchema } from '../domain/certificate.js';
 import { clusterMetaSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema, replicasSchema } from '../domain/disk.js';
 import { errorStatus, type ErrorCode } from '../domain/error.js';
@@ -211,6 +212,23 @@ export const flagSchema = z
   .enum(['true', 'false', '1', '0', ''])
   .default('false')
   .transform((s) => s === 'true' || s === '1' || s === '');
+/** A certificate that the cluster's CA signed, without its text. */
+export const certificateViewSchema = certificateRecordSchema
+  .omit({ pem: true, serial: true })
+  .extend({
+    /** Its serial number. */
+    id: serialSchema,
+    /** Whether its key is that of a node of the cluster now. */
+    member: z.boolean(),
+  })
+  .meta({ id: 'Certificate' });
+export type CertificateView = z.output<typeof certificateViewSchema>;
+export const certificateRevokeSchema = z
+  .strictObject({
+    /** Also where a node of the cluster uses it, which is cut off by that. */
+    force: z.boolean().default(false),
+  })
+  .meta({ id: 'CertificateRevoke' });
 
 /** A token without its hash. */
 export const tokenViewSchema = tokenRecordSchema.omit({ sha256: true }).meta({ id: 'Token' });

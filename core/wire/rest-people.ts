@@ -1,4 +1,13 @@
-import { pageOf, pageQuery, tokenCreateSchema, tokenMadeSchema, tokenViewSchema } from './rest-objects.js';
+import { serialSchema } from '../domain/certificate.js';
+import {
+  certificateRevokeSchema,
+  certificateViewSchema,
+  pageOf,
+  pageQuery,
+  tokenCreateSchema,
+  tokenMadeSchema,
+  tokenViewSchema,
+} from './rest-objects.js';
 import { at, nothingSchema, strict, type RestRoute } from './rest-route.js';
 import {
   loggedInSchema,
@@ -12,7 +21,7 @@ import {
   userViewSchema,
 } from './rest-users.js';
 
-/** Logins, users and tokens: a part of the table in `rest.ts`. */
+/** Logins, users, certificates and tokens: a part of the table in `rest.ts`. */
 export const peopleRoutes = {
   login: {
     method: 'post',
@@ -122,6 +131,25 @@ export const peopleRoutes = {
     status: 204,
     response: nothingSchema,
     etag: true,
+  },
+  certificateList: {
+    method: 'get',
+    path: '/certificates',
+    tag: 'certificates',
+    summary: 'Certificates of nodes, the revoked ones too, until they would have expired',
+    query: strict(pageQuery),
+    status: 200,
+    response: pageOf(certificateViewSchema),
+  },
+  certificateRevoke: {
+    method: 'post',
+    path: '/certificates/{serial}/actions/revoke',
+    tag: 'certificates',
+    summary: 'Have every node refuse a certificate; what came in with it is cut off',
+    params: strict({ serial: serialSchema }),
+    body: certificateRevokeSchema,
+    status: 200,
+    response: certificateViewSchema,
   },
   tokenList: {
     method: 'get',

@@ -132,7 +132,7 @@ export const rest = {
     path: '/nodes/{node}',
     tag: 'nodes',
     summary:
-      'Remove a node that is set to leave, owns no VMs and votes no more; its certificate counts no longer',
+      'Remove a node that is set to leave, owns no VMs and votes no more; its certificates are revoked',
     params: at('node'),
     status: 204,
     response: nothingSchema,

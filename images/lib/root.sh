@@ -8,7 +8,7 @@ ROOT_DISABLED=(mosquitto.service etcd.service nftables.service ipmievd.service)
 # Each either needs hardware, or a terminal, or wakes up for nothing in a system that is read-only.
 ROOT_MASKED=(
   apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer logrotate.timer
-  libvirt-guests.service libvirtd-admin.socket virtlogd-admin.socket
+  libvirt-guests.service virtlogd-admin.socket
   dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount
   getty@tty1.service console-getty.service systemd-pstore.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount
   # The agent alone says which volumes are active, which disks have two replicas, and asks drives how they are.

@@ -144,3 +144,147 @@ void t.test(
     t.equal((await etcd('n1', own, 'get', '--print-value-only', '/test')).stdout.trim(), '1');
   },
 );
+
+void t.test(
+  'a removed node: its key and certificate open nothing any more, and what they had open is cut',
+  { timeout: 900_000 },
+  async (t) => {
+    await waitFor('three voters', async () => (await voters('n1')).length === 3, { limitMs: 240_000 });
+    await lab.sh('n1', 'systemctl start flotilla-controller');
+    const cli = (...args: string[]) =>
+      lab.exec(
+        'n1',
+        'env',
+        'FLOTILLA_SERVER=https://127.0.0.1:8443',
+        'FLOTILLA_TOKEN_FILE=/var/lib/flotilla/admin-token',
+        `FLOTILLA_CA=${pki}/ca.crt`,
+        'flotilla',
+        ...args,
+      );
+    await waitFor('the controller', async () => (await cli('node', 'list')).code === 0, { limitMs: 120_000 });
+    await waitFor('all certificates to be written down', async () => {
+      const { stdout } = await cli('certificate', 'list');
+      return ['n1', 'n2', 'n3'].every((n) => new RegExp(`^${n} .*good$`, 'm').test(stdout));
+    });
+    for (const node of ['n1', 'n2'])
+      await waitFor('the port for migrations', () => lab.sh(node, 'systemctl is-active libvirtd-tls.socket'));
+
+    // A thief on n2: he has the key, and connections that are open before the removal.
+    const thief = { cert: '/root/thief.crt', key: '/root/thief.key' };
+    for (const [from, to] of [
+      ['node.crt', thief.cert],
+      ['node.key', thief.key],
+    ] as const) {
+      const text = await lab.sh('n3', `cat ${pki}/${from}`);
+      await lab.sh('n2', `umask 077; cat >${to} <<'END'\n${text}\nEND`);
+    }
+    const n1 = lab.address('n1');
+    const shake = (port: number) =>
+      `openssl s_client -connect ${n1}:${port} -CAfile ${pki}/ca.crt -cert ${thief.cert} -key ${thief.key}`;
+    const open: Record<string, string> = {
+      etcd: `etcdctl --cacert ${pki}/ca.crt --cert ${thief.cert} --key ${thief.key} --endpoints https://${n1}:2379 watch /none`,
+      mosquitto: `mosquitto_sub -V 5 -h ${n1} -p 8883 --cafile ${pki}/ca.crt --cert ${thief.cert} --key ${thief.key} -t v1/#`,
+      agent: `sh -c 'sleep infinity | ${shake(7443)}'`,
+      controller: `sh -c 'sleep infinity | ${shake(8443)}'`,
+      libvirt: `sh -c 'sleep infinity | ${shake(16514)}'`,
+    };
+    const ports: Record<string, number> = {
+      etcd: 2379,
+      mosquitto: 8883,
+      agent: 7443,
+      controller: 8443,
+      libvirt: 16514,
+    };
+    // Of the process that the thief's unit runs: n2 itself has connections there too.
+    const isOpen = async (what: string): Promise<boolean> => {
+      const pids = await lab.sh(
+        'n2',
+        `systemctl show -p ControlGroup --value thief-${what} | xargs -I{} cat /sys/fs/cgroup{}/cgroup.procs 2>/dev/null || true`,
+      );
+      const { stdout } = await lab.exec(
+        'n2',
+        'ss',
+        '-Htnp',
+        'state',
+        'established',
+        `dport = :${ports[what]}`,
+      );
+      return pids.split('\n').some((pid) => pid !== '' && stdout.includes(`pid=${pid},`));
+    };
+    for (const [what, command] of Object.entries(open)) {
+      await lab.sh('n2', `systemd-run -q --unit=thief-${what} ${command}`);
+      await waitFor(`${what} to let the thief in`, () => isOpen(what));
+    }
+    const script = `const [url] = process.argv.slice(2); const fs = require('node:fs');
+      require('node:https').get(url, { ca: fs.readFileSync('${pki}/ca.crt'), cert: fs.readFileSync('${thief.cert}'), key: fs.readFileSync('${thief.key}'), agent: false },
+        (res) => { process.stdout.write(res.statusCode + ' '); res.pipe(process.stdout); }).on('error', () => console.log('no answer'));`;
+    await lab.sh('n2', `cat >/root/ask.cjs <<'END'\n${script}\nEND`);
+    /** Status and body of what the thief is answered. */
+    const asked = (url: string) => lab.sh('n2', `node /root/ask.cjs ${url}`);
+    t.equal((await etcd('n2', thief, 'get', '/flotilla/meta')).code, 0, 'until then it opens the ledger');
+    t.match(await asked(`https://${n1}:2380/version`), /^200 /);
+
+    const removed = await cli('node', 'remove', 'n3');
+    t.equal(removed.code, 0, removed.stderr);
+    t.match(removed.stdout, /certificate is revoked/);
+    const began = Date.now();
+    const said: string[] = [];
+    const within = async (what: string, look: () => Promise<boolean>) => {
+      await waitFor(what, look, { limitMs: 240_000 });
+      said.push(`${what}: ${((Date.now() - began) / 1000).toFixed(1)} s`);
+    };
+    for (const what of Object.keys(open)) await within(`${what} cuts`, async () => !(await isOpen(what)));
+    for (const node of ['n1', 'n2']) {
+      const at = lab.address(node);
+      const ask = (...args: string[]) =>
+        lab.exec(
+          'n2',
+          ...['etcdctl', '--cacert', `${pki}/ca.crt`, '--cert', thief.cert, '--key', thief.key],
+          ...['--command-timeout=5s', '--endpoints', `https://${at}:2379`],
+          ...args,
+        );
+      await within(`etcd of ${node} refuses`, async () => (await ask('get', '/flotilla/meta')).code !== 0);
+      await within(`etcd of ${node} refuses as a member`, async () =>
+        /no answer/.test(await asked(`https://${at}:2380/version`)),
+      );
+      await within(`mosquitto of ${node} refuses`, async () => {
+        const { code } = await lab.exec(
+          'n2',
+          ...['mosquitto_sub', '-V', '5', '-h', at, '-p', '8883', '--cafile', `${pki}/ca.crt`],
+          ...['--cert', thief.cert, '--key', thief.key, '-t', 'v1/#', '-W', '1', '-E'],
+        );
+        return code !== 0;
+      });
+      await within(`the agent of ${node} refuses`, async () =>
+        /wrong-certificate/.test(await asked(`https://${at}:7443/v1/journal`)),
+      );
+      await within(`libvirt of ${node} refuses`, async () => {
+        // It greets with one byte whom it knows.
+        const greeting = await lab.sh(
+          'n2',
+          `(sleep 2) | timeout 10 openssl s_client -quiet -connect ${at}:16514 -CAfile ${pki}/ca.crt -cert ${thief.cert} -key ${thief.key} 2>/dev/null | od -An -tx1 | head -n 1 || true`,
+        );
+        return greeting.trim() === '';
+      });
+    }
+    await within('the controller refuses', async () =>
+      /wrong-certificate/.test(await asked(`https://${n1}:8443/api/v1/nodes`)),
+    );
+    t.comment(said.join('; '));
+    // Those who may are let in as before.
+    for (const node of ['n1', 'n2']) {
+      await waitFor(
+        `the ledger for ${node}`,
+        async () => (await etcd(node, own, 'get', '/flotilla/meta')).code === 0,
+      );
+      t.equal((await listen(node, own)).code, 0);
+    }
+    await waitFor('n3 to be told', () =>
+      lab.sh('n3', "journalctl -u flotilla-agent --no-pager | grep -m1 'was removed from the cluster'"),
+    );
+    await lab.sh('n3', 'systemctl stop flotilla-agent; rm /var/lib/flotilla/cluster.json');
+    const back = await join('n3', await newToken('n1'));
+    t.not(back.code, 0);
+    t.match(back.stderr, /that of node .*n3.*revoked on/);
+  },
+);

@@ -45,6 +45,7 @@ export async function withEtcdAside<T>(
     clusterId: o.clusterId,
     state: 'existing',
     members: [{ name: config.name, peerUrl: peerUrl(config.address, config.ports) }],
+    crl: false,
   });
   const child = spawn(o.program, [], {
     env: {

@@ -18,7 +18,7 @@ import { journalFile, readJournal } from '../../journal/read.js';
 import { EtcdLedger } from '../../ledger/etcd.js';
 import type { Ledger } from '../../ledger/ledger.js';
 import { LedgerMembers } from '../../ledger/members.js';
-import { readIfThere, readTls, writeSecret } from '../../pki/store.js';
+import { pkiPaths, readIfThere, readTls, writeSecret } from '../../pki/store.js';
 import { snapshotFault } from '../../snapshots/check.js';
 import { readClusterCache, writeClusterCache, type ClusterCache } from '../cache.js';
 import type { AgentConfig } from '../config.js';
@@ -239,6 +239,7 @@ async function serve(d: RebuildDeps, cache: ClusterCache, epoch: number): Promis
     clusterId: cache.clusterId,
     state: 'existing',
     members: [{ name: config.name, peerUrl: peerUrl(config.address, config.ports) }],
+    crl: (await readIfThere(pkiPaths(stateDir).crl)) !== null,
   });
   say('starts etcd with it');
   await writeSecret(etcdEnvFile(stateDir), settingsText(settings));

@@ -8,6 +8,7 @@ import {
   Stack,
   Text,
   TextInput,
+  Title,
 } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { call, useAsked, useDo } from './api';
@@ -47,7 +48,51 @@ export function TokensPage(): ReactNode {
           ],
         }))}
       />
+      <Certificates />
     </Page>
+  );
+}
+
+function Certificates(): ReactNode {
+  const [again, setAgain] = useState(0);
+  const { value, refused } = useAsked('certificateList', { query: { limit: 500 } }, again);
+  const day = (ms: number): string => new Date(ms).toLocaleDateString();
+  return (
+    <>
+      <Title order={2} size="h4">
+        Certificates of nodes
+      </Title>
+      <Refusal of={refused} />
+      <Rows
+        label="Certificates"
+        head={['Node', 'Serial number', 'Expires', 'State', '']}
+        none="None is written down yet."
+        rows={(value?.items ?? []).map((c) => ({
+          key: c.id,
+          cells: [
+            c.node,
+            <Code>{c.id}</Code>,
+            day(c.notAfterMs),
+            c.revoked === null
+              ? c.member
+                ? 'good'
+                : 'good, of no node of the cluster'
+              : `revoked on ${day(c.revoked.atMs)}${c.revoked.why === 'removed' ? ', its node was removed' : ''}`,
+            c.revoked !== null || c.member ? null : (
+              <Confirm
+                label="Revoke"
+                danger
+                title={`Revoke a certificate of ${c.node}?`}
+                says="Within a minute no node lets it in, and what it has open is cut. A certificate that is revoked stays so."
+                yes="Revoke"
+                act={() => call('certificateRevoke', { params: { serial: c.id }, body: {} })}
+                done={() => setAgain(again + 1)}
+              />
+            ),
+          ],
+        }))}
+      />
+    </>
   );
 }
 

@@ -150,8 +150,34 @@ void t.test('a node is removed when it owns nothing, is set to leave, and votes 
   const etag = (await r.call('GET', '/api/v1/nodes/n2')).headers.get('etag') ?? '';
   const held = (tag: string) => r.call('DELETE', '/api/v1/nodes/n2', undefined, { 'if-match': tag });
   t.match(await held('"other"'), { status: 409, body: { code: 'edit-conflict' } });
+  const certificate = (serial: string, node: string, key: string) => ({
+    serial,
+    node,
+    fingerprint: key.repeat(64),
+    issuedMs: 1,
+    notAfterMs: 4e12,
+    pem: 'x',
+    revoked: null,
+  });
+  for (const c of [certificate('0A', 'n1', '0'), certificate('0B', 'n2', '1')])
+    r.memory.poke(kinds.cert.key(c.serial), JSON.stringify(c));
+  const revoke = (body: object) => r.call('POST', '/api/v1/certificates/0A/actions/revoke', body);
+  t.match(await revoke({}), { status: 409, body: { code: 'in-use', hint: /flotilla node remove n1/ } });
+  t.match(await r.call('POST', '/api/v1/certificates/0C/actions/revoke', {}), { status: 404 });
   t.equal((await held(etag)).status, 204);
   t.equal((await r.call('GET', '/api/v1/nodes/n2')).status, 404);
+  t.match((await r.call('GET', '/api/v1/certificates')).body, {
+    items: [
+      { id: '0A', member: true, revoked: null },
+      { id: '0B', member: false, revoked: { why: 'removed' } },
+    ],
+  });
+  t.notMatch((await r.ledger.get(kinds.cert.key('0B')))?.value, /"pem":"/);
+  t.match(await revoke({ force: true }), {
+    status: 200,
+    body: { member: false, revoked: { why: 'by-hand' } },
+  });
+  t.match(await revoke({}), { status: 200 }, 'said again it is no fault');
   t.equal(await r.ledger.get(kinds.node.key('n2')), null);
   t.match(await ask(), { status: 404 });
 });

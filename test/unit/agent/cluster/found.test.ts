@@ -77,6 +77,7 @@ void t.test('a founded node: keys, voter, broker, records, token', async (t) => 
   t.match(conf, /^use_identity_as_username true$/m);
   t.same((await readdir(path.join(dir, 'mosquitto'))).sort(), [
     'acl',
+    'ca.crl',
     'ca.crt',
     'mosquitto.conf',
     'node.crt',

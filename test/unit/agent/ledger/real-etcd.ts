@@ -5,7 +5,9 @@ import { createServer, type AddressInfo } from 'node:net';
 import path from 'node:path';
 import { EtcdLedger } from '../../../../agent/ledger/etcd.js';
 import type { TlsMaterial } from '../../../../agent/pki/tls.js';
-import { makeCa, makeCsr, signNode } from '../../../../agent/pki/certificates.js';
+import { makeCrl } from '../../../../agent/pki/crl.js';
+import { writePublic } from '../../../../agent/pki/store.js';
+import { certificateRecord, makeCa, makeCsr, signNode } from '../../../../agent/pki/certificates.js';
 import { ensurePrivateKey } from '../../../../agent/pki/keys.js';
 import { voterSettings } from '../../../../agent/cluster/etcd-settings.js';
 
@@ -88,6 +90,7 @@ export class TestCluster {
         ['ca.crt', tls.ca],
         ['node.crt', tls.cert],
         ['node.key', tls.key],
+        ['ca.crl', await makeCrl(this.ca, 1, [])],
       ] as const) {
         await writeFile(path.join(stateDir, 'pki', f), text, { mode: 0o600 });
       }
@@ -98,11 +101,19 @@ export class TestCluster {
         ports: this.ports,
         clusterId,
         state: 'new',
+        crl: true,
         members: nodes.map((m) => ({ name: m.name, peerUrl: `https://${m.address}:${ledgerPeer}` })),
       });
       this.members.push(this.#member(n.name, n.address, { ...settings, ...extra }));
     }
     for (const m of this.members) m.start();
+  }
+
+  /** Has all members refuse these certificates. */
+  async revoke(...pems: readonly string[]): Promise<void> {
+    const revoked = pems.map((pem) => certificateRecord(pem, Date.now()));
+    const crl = await makeCrl(this.ca, Date.now(), revoked);
+    for (const m of this.members) await writePublic(path.join(this.#dir, m.name, 'pki', 'ca.crl'), crl);
   }
 
   #member(name: string, address: string, env: Record<string, string>): TestMember {

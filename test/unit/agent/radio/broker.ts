@@ -60,9 +60,10 @@ export class Broker {
 
   async start(): Promise<void> {
     await mkdir(this.dir, { recursive: true });
-    const { ca, cert, key } = this.tls;
+    const { ca, cert, key, crl } = this.tls;
     const user = process.getuid?.() === 0 ? 'user root\n' : '';
     await writeFile(`${this.dir}/ca.crt`, ca);
+    if (crl !== undefined) await writeFile(`${this.dir}/ca.crl`, crl);
     await writeFile(`${this.dir}/node.crt`, cert);
     await writeFile(`${this.dir}/node.key`, key);
     await writeFile(`${this.dir}/acl`, brokerAcl, { mode: 0o600 });
@@ -71,6 +72,7 @@ export class Broker {
       port: this.port,
       address: '127.0.0.1',
       logFile: this.logFile,
+      crl: crl !== undefined,
     });
     await writeFile(`${this.dir}/mosquitto.conf`, config + user);
     const [program, ...args] = [...mosquittoCommand(), '-c', `${this.dir}/mosquitto.conf`];
@@ -80,6 +82,11 @@ export class Broker {
     process.once('exit', () => p.kill('SIGKILL'));
     for (const s of [p.stdout, p.stderr]) s.on('data', (d: Buffer) => (this.log += d.toString()));
     await until(`mosquitto on ${this.port}: ${this.log}`, () => answers(this.port));
+  }
+
+  /** As `systemctl reload`. */
+  reload(): void {
+    this.#process?.kill('SIGHUP');
   }
 
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {

@@ -1,0 +1,262 @@
+import path from 'node:path';
+import { isOver, revokedNow } from '../../core/decide/revocation.js';
+import { errorRecord } from '../../core/domain/error.js';
+import {
+  crlKey,
+  crlRecordSchema,
+  leadKey,
+  ledger as kinds,
+  writeRecord,
+} from '../../core/wire/ledger-keys.js';
+import type { Clock, Liveness, Log } from '../env.js';
+import type { RecordStore } from '../ledger/records.js';
+import { absent, putRecord, unchanged } from '../ledger/records.js';
+import { certificateRecord } from '../pki/certificates.js';
+import { crlMark, makeCrl, nextCrlNumber, readCrl } from '../pki/crl.js';
+import { pkiPaths, readIfThere, readTls, writePublic, writeSecret } from '../pki/store.js';
+import type { TlsMaterial } from '../pki/tls.js';
+import type { Snapshot } from '../snapshot.js';
+import type { AgentConfig } from './config.js';
+import type { Connections } from './connections.js';
+import { crlSettings, etcdEnvFile } from './etcd-settings.js';
+import { installMosquitto } from './mosquitto.js';
+import type { Services } from './services.js';
+
+/** libvirt's port for TLS. */
+const migrationPort = 16_514;
+/** The voters end connections to etcd one after the other, so that no moment has all clients connecting anew, ms. */
+const turnMs = 2_000;
+/** Certificates forgotten in one transaction. */
+const forgottenMax = 40;
+/** What failed is tried again so soon, ms. */
+const againMs = 15_000;
+/** An etcd that was restarted answers within that time, ms; else somebody has to look. */
+const etcdAnswersMs = 60_000;
+const etcdAgainMs = 250;
+
+export interface RevocationDeps {
+  readonly config: AgentConfig;
+  readonly services: Services;
+  readonly connections: Connections;
+  /** Null while the ledger has not answered yet. */
+  readonly store: () => RecordStore | null;
+  readonly live: Liveness & { lease(): string | null };
+  /** True while this node does what one node does for all. */
+  readonly leads: () => boolean;
+  /** Whether the voter on this node answers. */
+  readonly etcdAnswers: () => Promise<boolean>;
+  /** Gives the list to whoever holds connections. */
+  readonly onTls: (tls: TlsMaterial) => void;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/**
+ * What is revoked in the ledger stops working at the daemons of every node. The node that leads the voters signs a list
+ * of the revoked certificates and puts it into the ledger; each node verifies it, has its daemons use it, and ends
+ * the connections that others have to them. All is found again by looking: a step that was cut off is done again.
+ */
+export class Revocation {
+  readonly #d: RevocationDeps;
+  #fault: string | null = null;
+  #running: Promise<void> | null = null;
+  #next: Snapshot | null = null;
+  #done: { readonly snapshot: Snapshot; readonly led: boolean } | null = null;
+  #notBeforeMs = 0;
+  /** The number of the list on disk; null: not looked yet. */
+  #number: number | null = null;
+  #stopped = false;
+
+  constructor(d: RevocationDeps) {
+    this.#d = d;
+  }
+
+  /** What is wrong, for the node's health; null: nothing. */
+  fault(): string | null {
+    return this.#fault;
+  }
+
+  /** Never waits. A look that comes while one is at work is taken up after it. */
+  look(s: Snapshot): void {
+    this.#next = s;
+    if (this.#stopped) return;
+    this.#running ??= this.#run().finally(() => (this.#running = null));
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    for (let s = this.#take(); s !== null; s = this.#take()) {
+      try {
+        const led = this.#d.leads();
+        await this.step(s);
+        this.#done = { snapshot: s, led };
+        this.#fault = null;
+      } catch (error) {
+        const { code, message, causes } = errorRecord(error);
+        // Others were faster, or the ledger is away: the next look tells.
+        if (code === 'ledger-unavailable' || code === 'edit-conflict') continue;
+        this.#notBeforeMs = this.#d.clock.nowMs() + againMs;
+        const text = [message, ...causes].join(': ').slice(0, 500);
+        if (this.#fault !== text) this.#d.log.warn('revoked certificates', { code, message, causes });
+        this.#fault = text;
+      }
+    }
+  }
+
+  #take(): Snapshot | null {
+    const s = this.#next;
+    this.#next = null;
+    if (s === null || this.#stopped || this.#d.clock.nowMs() < this.#notBeforeMs) return null;
+    // Nothing is new, unless it became this node's part to sign.
+    const same = s === this.#done?.snapshot && (this.#done.led || !this.#d.leads());
+    return same ? null : s;
+  }
+
+  /** One round. @throws FlotillaError of what failed; the next round tries again */
+  async step(s: Snapshot): Promise<void> {
+    await this.#register(s);
+    if (this.#d.leads()) await this.#publish(s);
+    await this.#install(s);
+    await this.#use(s);
+    await this.#etcd();
+  }
+
+  /** A certificate of before there were records of them: one that is not written down could not be revoked. */
+  async #register(s: Snapshot): Promise<void> {
+    const { config, clock } = this.#d;
+    const store = this.#d.store();
+    const node = s.nodes.get(config.name);
+    const pem = await readIfThere(pkiPaths(config.stateDir).nodeCert);
+    if (store === null || node === undefined || pem === null) return;
+    const own = certificateRecord(pem, clock.wallMs());
+    if (s.certs.has(own.serial) || own.fingerprint !== node.value.fingerprint) return;
+    const key = kinds.cert.key(own.serial);
+    if (s.unreadable.includes(key)) return;
+    await store.txn(
+      [absent(key), unchanged({ key: kinds.node.key(config.name), modRevision: node.modRevision })],
+      [putRecord(kinds.cert, own.serial, own)],
+    );
+  }
+
+  /** Signs a new list where the one in the ledger does not say what is to be said, and forgets what is over. */
+  async #publish(s: Snapshot): Promise<void> {
+    const { config, clock, log } = this.#d;
+    const store = this.#d.store();
+    const p = pkiPaths(config.stateDir);
+    const [ca, caKey] = await Promise.all([readIfThere(p.caCert), readIfThere(p.caKey)]);
+    if (store === null || ca === null || caKey === null) return;
+    const all = [...s.certs.values()].map((k) => k.value);
+    const wallMs = clock.wallMs();
+    const revoked = revokedNow(all, wallMs);
+    const mark = crlMark(revoked.map((c) => c.serial));
+    const own = await this.#ownNumber();
+    // One whose number is behind is of a ledger that was restored: nobody would take it.
+    if (s.crl === null || s.crl.value.mark !== mark || s.crl.value.number < own) {
+      const number = nextCrlNumber(Math.max(own, s.crl?.value.number ?? 0), wallMs);
+      const pem = await makeCrl({ cert: ca, keyFile: p.caKey }, number, revoked);
+      const value = writeRecord({ schema: crlRecordSchema }, { number, mark, pem });
+      // An unreadable one is replaced too, by whoever sees the same one.
+      const before = s.crl?.modRevision ?? (await store.ledger.get(crlKey))?.modRevision ?? 0n;
+      const r = await store.txn([{ key: crlKey, modRevision: before }], [{ put: crlKey, value }]);
+      if (r.done) log.info('signed a list of revoked certificates', { number, revoked: revoked.length });
+    }
+    const over = all.filter((c) => isOver(c, wallMs)).slice(0, forgottenMax);
+    if (over.length > 0)
+      await store.txn(
+        [],
+        over.map((c) => ({ del: kinds.cert.key(c.serial) })),
+      );
+  }
+
+  /** Takes the ledger's list where it is newer and really of our CA: whoever can write the ledger may not go back. */
+  async #install(s: Snapshot): Promise<void> {
+    const { config } = this.#d;
+    if (s.crl === null || s.crl.value.number <= (await this.#ownNumber())) return;
+    const p = pkiPaths(config.stateDir);
+    const { number } = await readCrl(s.crl.value.pem, (await readIfThere(p.caCert)) ?? '');
+    if (number <= (await this.#ownNumber())) return;
+    await writePublic(p.crl, s.crl.value.pem);
+    this.#number = number;
+  }
+
+  /** Has the daemons use the list on disk, once. */
+  async #use(s: Snapshot): Promise<void> {
+    const { config, services, connections, log, onTls } = this.#d;
+    const { stateDir, ports } = config;
+    await this.#once('ca.crl.used', async (number) => {
+      const { serials } = await this.#own();
+      onTls(await readTls(stateDir));
+      const due = await installMosquitto(config);
+      if (due === 'restart') await services.restart('flotilla-mosquitto');
+      // Also where the files are there already: the upkeep may have been faster.
+      else await services.reload('flotilla-mosquitto');
+      if (serials.length === 0) return;
+      await connections.cut([ports.radio]);
+      if ((await readIfThere(etcdEnvFile(stateDir))) !== null) {
+        const voters = [...s.nodes.values()].filter((n) => n.value.voter).map((n) => n.value.id);
+        await this.#d.clock.sleep(turnMs * Math.max(0, voters.sort().indexOf(config.name)));
+        await connections.cut([ports.ledger, ports.ledgerPeer]);
+      }
+      log.info('uses a list of revoked certificates', { number, revoked: serials.length });
+    });
+    if (config.witness) return;
+    await this.#once('ca.crl.used-for-migration', async () => {
+      await connections.reloadMigrationPort();
+      const { serials } = await this.#own();
+      if (serials.length > 0) await connections.cut([migrationPort]);
+    });
+  }
+
+  /** Work that is done once for each list, also over restarts. */
+  async #once(name: string, work: (number: number) => Promise<void>): Promise<void> {
+    const number = await this.#ownNumber();
+    const file = path.join(pkiPaths(this.#d.config.stateDir).dir, name);
+    if (number === 0 || (await readIfThere(file)) === String(number)) return;
+    await work(number);
+    await writePublic(file, String(number));
+  }
+
+  /**
+   * The voter of a cluster of before there were lists starts anew once, with one. One voter of the cluster at a time:
+   * the key that says whose turn it is ends with the lease.
+   */
+  async #etcd(): Promise<void> {
+    const { config, services, live, clock, log } = this.#d;
+    const store = this.#d.store();
+    const file = etcdEnvFile(config.stateDir);
+    const [text, number] = [await readIfThere(file), await this.#ownNumber()];
+    const settings = Object.entries(crlSettings(config.stateDir)).map(([k, v]) => `${k}=${v}\n`);
+    if (text === null || number === 0 || store === null || settings.every((l) => text.includes(l))) return;
+    const [mine, lease, key] = [live.compare(), live.lease(), leadKey('etcd-restart')];
+    if (mine === null || lease === null) return;
+    const turn = await store.txn([absent(key), mine], [{ put: key, value: config.name, lease }]);
+    if (!turn.done) return;
+    log.info('the ledger’s voter on this node starts anew, to learn of revoked certificates');
+    await writeSecret(file, `${text.trimEnd()}\n${settings.join('')}`);
+    await services.restart('flotilla-etcd');
+    const endMs = clock.nowMs() + etcdAnswersMs;
+    while (!(await this.#d.etcdAnswers()) && clock.nowMs() < endMs && !this.#stopped)
+      await clock.sleep(etcdAgainMs);
+    await store.txn([{ key, value: config.name }], [{ del: key }]);
+  }
+
+  async #ownNumber(): Promise<number> {
+    this.#number ??= (await this.#own()).number;
+    return this.#number;
+  }
+
+  async #own(): Promise<{ number: number; serials: readonly string[] }> {
+    const p = pkiPaths(this.#d.config.stateDir);
+    const [pem, ca] = [await readIfThere(p.crl), await readIfThere(p.caCert)];
+    if (pem === null || ca === null) return { number: 0, serials: [] };
+    return readCrl(pem, ca).catch((error: unknown) => {
+      // Damaged: etcd would let nobody in with it. The next one from the ledger takes its place.
+      this.#d.log.error('the list of revoked certificates on this node is damaged', { error: String(error) });
+      return { number: 0, serials: [] };
+    });
+  }
+}
