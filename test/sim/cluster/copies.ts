@@ -21,6 +21,8 @@ interface Copy {
   parent: string | null;
   /** It was written to when its node lost its power. */
   crashed: boolean;
+  /** Its drive is gone. */
+  lost: boolean;
   open: boolean;
   /** It has seen its peer, or was told by the ledger, since it was opened: else it is only `Consistent`. */
   sure: boolean;
@@ -62,6 +64,7 @@ const closed = (history: string, peer: string): Copy => ({
   history,
   parent: null,
   crashed: false,
+  lost: false,
   open: false,
   sure: false,
   primary: false,
@@ -91,6 +94,8 @@ export interface CopiesParts {
   /** A machine of it is there, whether it runs, is paused or frozen: it has the disk open. */
   holds(node: string, vm: string): boolean;
   report(promise: string, text: string): void;
+  /** The ledger calls that node's copy stale now. */
+  stale(vm: string, node: string): boolean;
   say(text: string): void;
 }
 
@@ -159,9 +164,22 @@ export class SimCopies {
   remove(node: string, vm: string): void {
     const pair = this.#pair(vm);
     if (pair.copies.get(node)?.open === true) throw new Error(`the copy of ${vm} on ${node} is still open`);
-    if (pair.copies.size <= 2 && pair.copies.has(node))
+    const others = [...pair.copies].filter(([n, c]) => n !== node && c.whole);
+    if (pair.copies.has(node) && others.length < 2)
       this.#p.report('safety 13', `the copy of VM ${vm} on ${node} is taken away with no other two there`);
     pair.copies.delete(node);
+  }
+
+  /** The drive below it fails: what is read and written there goes to the other copy. */
+  loseDrive(node: string, vm: string): void {
+    Object.assign(this.#copy(node, vm), { lost: true, whole: false });
+  }
+
+  /** Somebody writes to it while it is apart, without the ledger. */
+  writeApart(node: string, vm: string): void {
+    const c = this.#copy(node, vm);
+    c.data++;
+    this.#alone(c);
   }
 
   powerOff(node: string): void {
@@ -170,7 +188,8 @@ export class SimCopies {
       if (c === undefined) continue;
       // What was on its way when the power went may be on this disk alone; nobody was told.
       if (c.primary && this.#p.chance() < 0.5) c.data++;
-      c.crashed = c.primary;
+      // Known until the two have met again, however often it fails before.
+      c.crashed ||= c.primary;
       Object.assign(c, {
         open: false,
         sure: false,
@@ -251,6 +270,7 @@ export class SimCopies {
     const to = (node: string): void => {
       const target = this.#copy(node, pair.vm);
       target.whole = false;
+      this.#p.say(`${pair.vm}: what differs is copied to ${node}`);
       pair.sync = { to: node, untilMs: this.#p.time.nowMs + syncMs };
     };
     // Both write, or the two do not agree whether that is allowed.
@@ -259,14 +279,15 @@ export class SimCopies {
       return;
     }
     if (x.history === y.history) {
-      if (!x.whole) to(a);
+      if (x.lost || y.lost) pair.sync = null;
+      else if (!x.whole) to(a);
       else if (!y.whole) to(b);
       // Who was written to when the power went has what the other may lack.
       else if (x.data !== y.data) to(x.crashed || x.primary ? b : a);
     } else if (x.parent === y.history) to(b);
     else if (y.parent === x.history) to(a);
-    else if (x.discards && !x.primary) to(a);
-    else if (y.discards && !y.primary) to(b);
+    else if (x.discards && !x.primary) this.#discard(pair, a, to);
+    else if (y.discards && !y.primary) this.#discard(pair, b, to);
     else if (!x.whole && y.whole && !x.primary) to(a);
     else if (!y.whole && x.whole && !y.primary) to(b);
     else {
@@ -280,6 +301,16 @@ export class SimCopies {
       if (c.whole) c.sure = true;
       Object.assign(c, { frozen: false, discards: false, crashed: false });
     }
+  }
+
+  /** What was written there is thrown away. */
+  #discard(pair: Pair, node: string, to: (node: string) => void): void {
+    if (!this.#p.stale(pair.vm, node))
+      this.#p.report(
+        'safety 8',
+        `${node} throws away what it has of VM ${pair.vm} without the ledger's proof`,
+      );
+    to(node);
   }
 
   #freeze(pair: Pair, node: string, c: Copy): void {
@@ -338,6 +369,7 @@ export class SimCopies {
   #alone(c: Copy): void {
     c.frozen = false;
     c.sure = true;
+    if (c.lost) this.#p.report('safety 3', 'a node without its drive writes on without the other copy');
     c.parent ??= c.history;
     c.history = this.#p.uuid();
   }
@@ -355,10 +387,9 @@ export class SimCopies {
           `VM ${pair.vm} goes on on ${node} with ${c.data} of ${pair.told} writes that its guest was told of`,
         );
       const n = Math.max(c.data, pair.told) + 1;
-      const [other, peer] = this.#other(node, pair);
-      c.data = n;
-      if (linked(pair, node) && (pair.sync === null || pair.sync.to === other))
-        peer.data = peer.whole ? n : peer.data;
+      const [, peer] = this.#other(node, pair);
+      if (!c.lost) c.data = n;
+      if (linked(pair, node) && peer.whole) peer.data = n;
       pair.told = n;
     }
   }
@@ -367,9 +398,9 @@ export class SimCopies {
   driver(node: string, process: Process, env: () => AgentEnv): Replication {
     const seen = (pair: Pair, c: Copy): PairSeen => {
       const [other, peer] = this.#other(node, pair);
-      const here = !c.whole ? 'Inconsistent' : c.sure ? 'UpToDate' : 'Consistent';
+      const here = c.lost ? 'Diskless' : !c.whole ? 'Inconsistent' : c.sure ? 'UpToDate' : 'Consistent';
       const up = linked(pair, node);
-      const there = !up ? 'DUnknown' : peer.whole ? 'UpToDate' : 'Inconsistent';
+      const there = !up ? 'DUnknown' : peer.lost ? 'Diskless' : peer.whole ? 'UpToDate' : 'Inconsistent';
       const syncing = pair.sync?.to === other ? 'SyncSource' : 'SyncTarget';
       return {
         vm: pair.vm,

@@ -123,6 +123,25 @@ const withCopies = (act: (w: World, vm: string) => Promise<void>) => async (w: W
   w.checks.atRest();
 };
 
+/** The way between the copies is cut for a while, and something happens meanwhile. */
+const copiesApart = async (w: World, meanwhile: unknown = null): Promise<void> => {
+  w.storage.cut = true;
+  await w.pass(8_000);
+  if (typeof meanwhile === 'function') (meanwhile as () => void)();
+  w.storage.cut = false;
+  await w.pass(8_000);
+};
+
+const copiesApartThenOwnerFails = async (w: World): Promise<void> => {
+  w.storage.cut = true;
+  await w.pass(8_000);
+  w.node(owner).powerLoss();
+  await w.pass(30_000);
+  w.storage.cut = false;
+  w.node(owner).powerOn();
+  await w.pass(20_000);
+};
+
 const braked = { nodes: 5, slowStarts: true } as const;
 
 export const mutations: readonly Mutation[] = [
@@ -239,6 +258,98 @@ export const mutations: readonly Mutation[] = [
       w.node(owner).powerLoss();
       await w.pass(20_000);
     },
+  },
+  {
+    name: 's2-stale-unsaid',
+    rule: 'safety 2: writes go on without the other copy only after the ledger calls it stale',
+    breaks: /^P2/,
+    edits: [
+      edit(
+        'agent/drbd/fence-door.js',
+        'if (kept === null || mine === null || epoch === null)',
+        "return { ok: true, why: '', stays: false }; if (kept === null || mine === null || epoch === null)",
+      ),
+    ],
+    world: { copies: true },
+    night: withCopies(copiesApartThenOwnerFails),
+  },
+  {
+    name: 's2-old-epoch',
+    rule: 'safety 2: a copy is called stale in a new epoch',
+    breaks: /^safety 2/,
+    edits: [edit('core/decide/replica.js', 'own.syncEpoch + 1', 'own.syncEpoch')],
+    world: { copies: true },
+    night: withCopies(copiesApart),
+  },
+  {
+    name: 's2-sync-unseen',
+    rule: 'safety 2: copies are called the same only when they were seen to be',
+    breaks: /^P2/,
+    edits: [edit('core/decide/replica.js', '(v !== undefined && inSync(pair, v))', '(true)')],
+    world: { copies: true },
+    night: withCopies(copiesApartThenOwnerFails),
+  },
+  {
+    name: 's3-without-its-drive',
+    rule: 'safety 3: an owner without its drive never calls the other copy stale',
+    breaks: /^safety 3/,
+    edits: [
+      edit('core/decide/replica.js', "const whole = v.here === 'UpToDate' ||", 'const whole = true ||'),
+    ],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => {
+      w.copies?.loseDrive(owner, vm);
+      await copiesApart(w);
+    }),
+  },
+  {
+    name: 's3-gives-the-good-copy-up',
+    rule: 'safety 3: an owner whose copy is not whole gives the other one up for nobody',
+    breaks: /^safety 3/,
+    edits: [edit('core/decide/second-node.js', "v.here !== 'UpToDate' && v.here !== 'Consistent'", 'false')],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => {
+      w.copies?.loseDrive(owner, vm);
+      w.standby(vm, 'n3', true);
+      await w.pass(10_000);
+    }),
+  },
+  {
+    name: 's8-thrown-away-unproven',
+    rule: 'safety 8: what was written apart is thrown away only where the ledger proves that nobody was told of it',
+    breaks: /^safety 8/,
+    edits: [edit('core/decide/copies.js', 'discardMine: stale && peerWhole', 'discardMine: true')],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => {
+      await copiesApart(w, () => {
+        w.copies?.writeApart('n2', vm);
+        // As after the ledger was restored from an older snapshot.
+        const copies = w.own(vm)?.copies.map((c) => ({ ...c, state: 'ok' }));
+        rewrite(w, vm, { copies, sync: 'stale' });
+      });
+    }),
+  },
+  {
+    name: 's13-given-up-unasked',
+    rule: 'safety 13: a good copy is given up for another one only when somebody said so',
+    breaks: /^safety 13/,
+    edits: [edit('agent/replica/standby-desk.js', "x.own.value.sync === 'ok' && !args.unprotected", 'false')],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => {
+      w.standby(vm, 'n3', false);
+      await w.pass(10_000);
+    }),
+  },
+  {
+    name: 's13-taken-away-early',
+    rule: 'safety 13: a replaced copy is taken away only when the present ones are the same',
+    breaks: /^safety 13/,
+    edits: [edit('core/decide/second-node.js', "if (v.own.sync === 'ok')", 'if (true)')],
+    world: { copies: true },
+    night: withCopies(async (w, vm) => {
+      w.standby(vm, 'n3', true);
+      await w.pass(10_000);
+    }),
   },
   {
     name: 'r6-radio-decides',

@@ -1,3 +1,4 @@
+import type { VmHa } from '../../../core/domain/ha.js';
 import { transitions, type Transition, type Violation } from './checks.js';
 import { faultKinds, makeFault, mendAll, type FaultKind } from './faults.js';
 import { Rng } from './rng.js';
@@ -38,6 +39,12 @@ const causeMs: Partial<Record<(typeof transitions)[number], number>> = {
 
 /** Made by an owner that lives, however long they take. */
 const lively: ReadonlySet<string> = new Set(['yield', 'break-off', 'hand-over']);
+
+/** In an order by chance. */
+function shuffled<T>(list: readonly T[], rng: Rng): T[] {
+  const left = [...list];
+  return list.map(() => left.splice(rng.below(left.length), 1)[0] as T);
+}
 
 /** What a schedule is to bring together. */
 export interface Aim {
@@ -81,6 +88,7 @@ export async function runSchedule(o: ScheduleOptions): Promise<Outcome> {
   const w = new World({
     bmc: rng.chance(0.2),
     locks: rng.pick([null, null, 0, 20_000]),
+    copies: o.seed % 2 === 0,
     ...o,
     nodes,
     voters: nodes >= 7 ? 5 : 3,
@@ -110,12 +118,15 @@ class Schedule {
   readonly #aim: Aim;
   /** Chance of its own for what a fault does: a fault more changes nothing else. */
   readonly #faultRng: Rng;
+  /** The same of what becomes of copies. */
+  readonly #copiesRng: Rng;
 
   constructor(w: World, rng: Rng, aim: Aim) {
     this.#w = w;
     this.#rng = rng;
     this.#aim = aim;
     this.#faultRng = new Rng(rng.below(2 ** 31));
+    this.#copiesRng = new Rng(w.rng.below(2 ** 31));
     w.checks.onTransition = (what) => {
       for (const f of w.troubles(underMs))
         if (f.fromMs <= w.time.nowMs) this.covered.add(`${what} ${f.kind}`);
@@ -133,7 +144,8 @@ class Schedule {
     while (w.faults.length < faultsMin || w.time.nowMs < faultsEndMs) {
       if (w.time.nowMs > faultsEndMs * 2) break;
       await w.pass(this.#rng.below(gapMs * 2));
-      if (this.#rng.chance(0.3)) this.#userActs();
+      if (w.copies !== null && this.#copiesRng.chance(0.3)) this.#copiesActs();
+      else if (this.#rng.chance(0.3)) this.#userActs();
       else this.#fault(this.#rng.pick(faultKinds));
     }
     await w.pass(Math.max(1_000, faultsEndMs - w.time.nowMs));
@@ -145,14 +157,50 @@ class Schedule {
     const ids = w.net.nodes;
     const priority = (): number => this.#rng.pick([10, 50, 50, 90]);
     const onHang = 'nothing' as const;
-    const ha = { enabled: true, priority: priority(), after: [], onHang, restartsPerHourMax: 100 };
+    const ha: VmHa = { enabled: true, priority: priority(), after: [], onHang, restartsPerHourMax: 100 };
     w.createVm('web', ids[0] ?? '', { ha });
     w.createVm('db', ids[1] ?? '', { ha: { ...ha, priority: priority() } });
     w.createVm('idle', this.#rng.pick(ids), { ha, power: 'stopped' });
     w.createVm('plain', this.#rng.pick(ids), { ha: { ...ha, enabled: false } });
+    this.#pairs(ha);
     const more = this.#rng.below(3);
     for (let i = 0; i < more; i++)
       w.createVm(`vm${i}`, this.#rng.pick(ids), { ha: { ...ha, priority: priority() } });
+  }
+
+  /** VMs with two copies, which lie on a network of their own or not. */
+  #pairs(ha: VmHa): void {
+    const w = this.#w;
+    if (w.copies === null) return;
+    const rng = this.#copiesRng;
+    w.storage.own = rng.chance(0.5);
+    if (rng.chance(0.5)) w.replaceAfter(1);
+    const count = rng.between(1, 2);
+    for (let i = 0; i < count; i++) {
+      const [owner, second] = shuffled(w.net.nodes, rng) as [string, string];
+      w.createVm(`pair${i}`, owner, { ha: { ...ha, enabled: rng.chance(0.8) } }, second);
+    }
+  }
+
+  /** What goes wrong between copies, and what people want of them. */
+  #copiesActs(): void {
+    const w = this.#w;
+    const rng = this.#copiesRng;
+    const pairs = [...w.vms].flatMap(([name, vm]) => (name.startsWith('pair') ? [vm] : []));
+    const vm = rng.pick(pairs);
+    switch (rng.below(4)) {
+      case 0:
+      case 1:
+        w.storage.cut = true;
+        w.checks.troubled();
+        w.say('* the copies lose sight of each other');
+        return void w.time.after(rng.between(500, 15_000), () => (w.storage.cut = false));
+      case 2:
+        w.say('* another standby is wanted');
+        return void w.standby(vm, rng.chance(0.5) ? rng.pick(w.net.nodes) : null, rng.chance(0.7));
+      default:
+        w.storageAddress(rng.pick(w.net.nodes));
+    }
   }
 
   #fault(kind: FaultKind, node?: string): void {
@@ -288,6 +336,7 @@ class Schedule {
   async #mended(): Promise<void> {
     const w = this.#w;
     mendAll(w);
+    w.storage.cut = false;
     w.policy({ paused: false, hold: false });
     for (const n of w.net.nodes) w.desired(n, 'active');
     const endMs = w.time.nowMs + restMsMax;

@@ -95,6 +95,7 @@ export class World {
             executes: (n, vm) => this.node(n).host.executes(vm),
             holds: (n, vm) => this.node(n).host.exists(vm),
             report: (promise, text) => this.checks.report(promise, text),
+            stale: (vm, n) => this.own(vm)?.copies.find((c) => c.node === n)?.state === 'stale',
             say: (text) => this.say(text),
           });
     this.#poolId = rng.uuid();
@@ -499,6 +500,11 @@ export class World {
     const e = this.voters.store.peek(kinds.op.key(id));
     if (e === null) throw new Error(`there is no op ${id}`);
     return JSON.parse(e.value) as Op;
+  }
+
+  /** All that the ledger has. */
+  ops(): Op[] {
+    return this.voters.store.peekAll(kinds.op.prefix).map((e) => JSON.parse(e.value) as Op);
   }
 
   /** An operation that is over, as many are after a while. */
