@@ -66,6 +66,9 @@ export interface PackageReport extends OvfPackage {
  */
 export class OvfArchive {
   readonly #shelf: Shelf;
+  /** What the manifest says of files that `report` did not read, by their names here. */
+  readonly #unread = new Map<string, Digest[]>();
+  #manifestName = '';
 
   private constructor(shelf: Shelf) {
     this.#shelf = shelf;
@@ -132,6 +135,33 @@ export class OvfArchive {
       for await (const part of bytesOf(piece, skip)) yield Buffer.from(part);
       skip = 0;
     }
+  }
+
+  /**
+   * The same from the first byte on, and checked against the manifest as it is read: whoever has read all knows that it
+   * is what was packed.
+   *
+   * @throws FlotillaError `bad-input` with the manifest's line, at the end of the file that is another
+   */
+  async *checked(file: PackageFile): AsyncGenerator<Buffer> {
+    for (const name of file.names) {
+      const hashes = (this.#unread.get(name) ?? []).map((d) => ({ d, hash: createHash(d.algorithm) }));
+      for await (const part of this.content({ ...file, names: [name] })) {
+        for (const { hash } of hashes) hash.update(part);
+        yield part;
+      }
+      for (const { d, hash } of hashes)
+        if (hash.digest('hex') !== d.hex) throw this.#another(this.#manifestName, d);
+    }
+  }
+
+  #another(manifest: string, d: Digest): FlotillaError {
+    return refusal(
+      manifest,
+      d.line,
+      `"${shown(d.file)}" has another ${d.algorithm.toUpperCase()} checksum than the manifest says`,
+      'It was changed or damaged after it was packed: get the package again.',
+    );
   }
 
   /** A small file as a whole. */
@@ -273,6 +303,8 @@ export class OvfArchive {
   ): Promise<{ manifest: PackageReport['manifest']; sha256: Map<string, string> }> {
     const verified: string[] = [];
     const unverified: string[] = [];
+    this.#unread.clear();
+    this.#manifestName = manifest;
     const large = new Set(files.flatMap((f) => f.names));
     const pieces = new Map<Digest, Piece>();
     const sha256 = new Map<string, string>();
@@ -290,7 +322,11 @@ export class OvfArchive {
           );
         unverified.push(d.file);
       } else if (o.verify || !large.has(name ?? '')) pieces.set(d, piece);
-      else unverified.push(d.file);
+      else {
+        unverified.push(d.file);
+        const here = piece.name;
+        this.#unread.set(here, [...(this.#unread.get(here) ?? []), d]);
+      }
     }
     const total = [...pieces.values()].reduce((n, p) => n + p.sizeBytes, 0);
     let done = 0;
@@ -303,13 +339,7 @@ export class OvfArchive {
         done += part.length;
         o.progress?.(total === 0 ? 1 : done / total);
       }
-      if (hash.digest('hex') !== d.hex)
-        throw refusal(
-          manifest,
-          d.line,
-          `"${shown(d.file)}" has another ${d.algorithm.toUpperCase()} checksum than the manifest says`,
-          'It was changed or damaged after it was packed: get the package again.',
-        );
+      if (hash.digest('hex') !== d.hex) throw this.#another(manifest, d);
       verified.push(d.file);
     }
     const has = new Set(digests.map((d) => prefix + d.file));

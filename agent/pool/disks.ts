@@ -6,7 +6,7 @@ import type { WorkOptions } from '../env.js';
 import { building, needSpace } from './building.js';
 import type { Catalogue } from './catalogue.js';
 import { virtualSizeOf } from './facts.js';
-import { diskFormats, diskPath, folderPath, tempPath } from './layout.js';
+import { diskFormats, diskPath, folderPath, imagePath, tempPath } from './layout.js';
 import type { Parts } from './parts.js';
 
 /** Disks of VMs as files. */
@@ -31,6 +31,8 @@ export class Disks {
       const space = await this.#parts.guard.require(pool);
       const path = diskPath(disk, pool);
       if (await this.#parts.files.stat(path)) return;
+      if (from && disk.source.kind === 'image' && disk.source.mode === 'moved')
+        return this.#move(disk, pool, from.image);
       if (disk.sizeBytes > space.totalBytes) {
         throw new FlotillaError(
           'no-space',
@@ -138,6 +140,8 @@ export class Disks {
         `${disk.sizeBytes} bytes are too few for image "${from.image.name}" of ${from.image.virtualSizeBytes}`,
         `Give it at least ${from.image.virtualSizeBytes} bytes.`,
       );
+    if (disk.source.mode === 'moved' && (disk.format !== from.image.format || from.pool.id !== pool.id))
+      throw bad('what is moved keeps its format and pool', 'Make a full copy.');
     if (disk.source.mode !== 'linked') return;
     if (disk.format !== 'qcow2')
       throw bad('a linked disk must be qcow2', 'Use format qcow2, or a full copy.');
@@ -199,6 +203,25 @@ export class Disks {
         onto: 'zeros',
       },
     );
+  }
+
+  /** Makes the image's own file the disk. Only of the disk's own size: whatever breaks off is either not begun or done. */
+  async #move(disk: Disk, pool: Pool, image: Image): Promise<void> {
+    const { files, turns } = this.#parts;
+    await turns.take(`image ${image.id}`, async () => {
+      const from = imagePath(image, pool);
+      const virtual = await virtualSizeOf(files, image.format, from, `Image "${image.name}"`);
+      const refuse = (why: string, hint: string) =>
+        new FlotillaError('unsupported', `Image "${image.name}" cannot become disk "${disk.name}": ${why}`, {
+          hint,
+        });
+      if (virtual !== disk.sizeBytes)
+        throw refuse(`it has ${virtual} bytes, not ${disk.sizeBytes}`, 'Make a full copy of it.');
+      if ((await this.#catalogue.linkedTo(image.id, pool)).length > 0)
+        throw refuse('other disks are linked to it', 'Make a full copy of it.');
+      await files.publish(from, diskPath(disk, pool));
+      await this.#catalogue.drop(image.id, pool);
+    });
   }
 
   /** Writes the image's data, and the disk's own size, to `temp`. */

@@ -25,15 +25,14 @@ type Options = WaitOptions & {
   network?: string[];
   property?: string[];
   properties?: string;
-  configuration?: string;
+  deploymentOption?: string;
   prefix: string;
   pool?: string;
   node?: string;
   acceptEulas?: true;
   keepImages?: true;
   start?: true;
-  dryRun?: true;
-  verify: boolean;
+  preview?: true;
 };
 
 /** A guest is asked so often whether it answers, ms. */
@@ -44,20 +43,20 @@ const guestS = 600;
 const usage = (message: string, hint: string): FlotillaError =>
   new FlotillaError('bad-input', message, { hint });
 
-export function ovfImportCommand(ovf: Command, io: Io): void {
-  waiting(ovf.command('import'))
+/** `flotilla import`, and the same among the commands for packages. */
+export function ovfImportCommand(parent: Command, io: Io): void {
+  waiting(parent.command('import'))
     .description('make the VMs of a package; given again after it was stopped, it goes on')
     .argument('<file>', 'an .ova, an .ovf, or a folder with one')
-    .option('--dry-run', 'only say what would be made')
+    .option('--preview', 'only say what would be made')
     .option('--network <theirs=ours>', 'which network one of the package’s is; =none: none', collect)
     .option('--property <id=value>', 'the value of a property', collect)
     .option('--properties <file>', 'values of properties, as YAML; secret ones only so; -: standard input')
-    .option('--configuration <id>', 'one of its deployment options')
+    .option('--deployment-option <id>', 'one of its deployment options')
     .option('--prefix <text>', 'before the names of VMs and images', '')
     .option('--pool <pool>', 'where disks and images lie')
     .option('--node <node>', 'the node that shall own the VMs')
     .option('--accept-eulas', 'its licences are accepted')
-    .option('--no-verify', 'do not read disks beforehand for checksums that nodes cannot check')
     .option('--keep-images', 'leave the images from which the disks were made')
     .option('--start', 'start them in their order')
     .action(async (file: string, o: Options) => {
@@ -73,7 +72,7 @@ export function ovfImportCommand(ovf: Command, io: Io): void {
             details: { refusals: plan.refusals },
           },
         );
-      if (o.dryRun === true) {
+      if (o.preview === true) {
         io.show(shownPlan(plan), () => planText(plan));
         return;
       }
@@ -88,26 +87,16 @@ export function ovfImportCommand(ovf: Command, io: Io): void {
     });
 }
 
-/** Reads the package, and all of its bytes where nodes could not check them against the manifest. */
+/** Reads the package but for its disks, which are checked as they are sent. */
 async function read(io: Io, archive: OvfArchive, o: Options): Promise<PackageReport> {
   const options = {
-    ...(o.configuration === undefined ? {} : { configuration: o.configuration }),
+    ...(o.deploymentOption === undefined ? {} : { configuration: o.deploymentOption }),
+    verify: false,
     nowMs: Date.now(),
     signal: io.terminal.signal,
-    progress: (share: number) => io.progress(`checking ${Math.round(share * 100)} %`),
   };
-  const first = await archive.report({ ...options, verify: false });
-  const values = await valuesOf(io, first, o);
-  const checked = first.files.every(
-    (f) => f.names.length === 0 || (f.sha256 !== null && f.compression === null),
-  );
-  const report = await archive.report({
-    ...options,
-    values,
-    verify: o.verify && !checked && first.manifest !== null,
-  });
-  io.progress(null);
-  return report;
+  const first = await archive.report(options);
+  return archive.report({ ...options, values: await valuesOf(io, first, o) });
 }
 
 async function valuesOf(io: Io, report: PackageReport, o: Options): Promise<Map<string, string>> {
@@ -224,6 +213,10 @@ class Import {
   readonly #report: PackageReport;
   readonly #o: Options;
   readonly #images = new Map<string, ImageView>();
+  /** Files that were read to their end. */
+  readonly #reads = new Map<string, Whole>();
+  /** The image of each disk of the plan. */
+  #users: (string | undefined)[] = [];
   /** By this run. */
   readonly #madeImages: string[] = [];
   readonly #madeVms: string[] = [];
@@ -236,6 +229,7 @@ class Import {
   }
 
   async run(plan: ImportPlan): Promise<void> {
+    this.#users = plan.vms.flatMap((v) => v.body.disks.map((d) => d.image));
     try {
       for (const vm of plan.vms) await this.#checkFree(vm);
       for (const image of plan.images) this.#images.set(image.name, await this.#image(image));
@@ -273,18 +267,21 @@ class Import {
   async #image(planned: PlannedImage): Promise<ImageView> {
     const file = this.#report.files.find((f) => f.id === planned.file);
     if (file === undefined) throw usage(`File "${planned.file}" is gone`, 'Begin anew.');
-    const { size, sha256 } = await this.#measured(file);
+    const size = file.compression === null ? (file.storedBytes ?? 0) : (await this.#read(file)).size;
     const there = await this.#find('imageGet', { image: planned.name });
-    if (there?.state === 'ready' && there.sha256 === sha256) {
+    if (there?.state === 'ready' && there.sha256 === (await this.#read(file)).sha256) {
       this.#io.say(`Image "${there.name}" is there already.\n`);
       return there;
     }
+    const sha256 = file.compression === null ? file.sha256 : null;
     const body = defined({
       name: planned.name,
       pool: this.#o.pool,
+      // All on one node: there their files become disks.
+      node: this.#o.node ?? [...this.#images.values()].find((i) => i.node !== null)?.node ?? undefined,
       format: planned.iso ? 'iso' : undefined,
       sizeBytes: size,
-      sha256,
+      sha256: sha256 ?? undefined,
     }) as RestCall<'imageCreate'>['body'];
     const entry = await imageEntry(this.#io, body, size, sha256);
     this.#madeImages.push(entry.id);
@@ -292,43 +289,42 @@ class Import {
     const client = await this.#io.client();
     const done = await client.call('imageComplete', { params: { image: entry.id } });
     if (done.op !== null) await this.#io.follow(done.op, { ...this.#o, wait: true });
-    return client.call('imageGet', { params: { image: entry.id } });
+    const image = await client.call('imageGet', { params: { image: entry.id } });
+    // Also of what an earlier run had sent: all that came is what the package has, and what its manifest says.
+    const whole = this.#reads.get(file.id) ?? (await this.#read(file));
+    if (image.sha256 !== whole.sha256)
+      throw new FlotillaError('checksum-mismatch', `Not all that came of "${file.href}" is of this package`, {
+        hint: 'Give the command again: it begins anew.',
+      });
+    return image;
   }
 
-  /**
-   * Length and checksum of what is sent. The checksum says, too, that an image of this name is of this file: where the
-   * manifest does not have it, all is read once more.
-   */
-  async #measured(file: PackageFile): Promise<{ size: number; sha256: string }> {
-    if (file.compression === null && file.sha256 !== null)
-      return { size: file.storedBytes ?? 0, sha256: file.sha256 };
+  /** Reads all of a file as its disk reads it, and checks it. */
+  async #read(file: PackageFile): Promise<Whole> {
+    const had = this.#reads.get(file.id);
+    if (had !== undefined) return had;
+    let size = 0;
+    for await (const part of this.#bytes(file, 0)) {
+      size += (part as Buffer).length;
+      this.#io.progress(`reading ${file.href}: ${formatSize(size)}`);
+    }
+    this.#io.progress(null);
+    const whole = this.#reads.get(file.id);
+    if (whole === undefined) throw usage(`"${file.href}" was not read to its end`, 'Begin anew.');
+    return whole;
+  }
+
+  /** A file as its disk reads it, from a byte on. It is always read from the first, which tells whether it is whole. */
+  #bytes(file: PackageFile, offset: number): Readable {
+    const { signal } = this.#io.terminal;
     const capacities = this.#report.disks.filter((d) => d.file === file.id).map((d) => d.capacityBytes ?? 0);
     // Packed data can claim to be anything: no disk is much longer than its capacity.
     const bytesMax =
       file.compression === null ? Infinity : Math.max(0, ...capacities) * 1.1 + unpackedSlackBytes;
-    const hash = createHash('sha256');
-    let size = 0;
-    for await (const part of this.#bytes(file, 0)) {
-      size += (part as Buffer).length;
-      if (size > bytesMax)
-        throw new FlotillaError('image-refused', `"${file.href}" is far larger unpacked than its disk`, {
-          hint: 'Such files are made to fill disks: do not use the package unless you know its maker.',
-        });
-      hash.update(part as Buffer);
-      this.#io.progress(`reading ${file.href}: ${formatSize(size)}`);
-    }
-    this.#io.progress(null);
-    return { size, sha256: hash.digest('hex') };
-  }
-
-  /** A file as its disk reads it, from a byte on; what is packed is unpacked anew up to there. */
-  #bytes(file: PackageFile, offset: number): Readable {
-    const { signal } = this.#io.terminal;
-    if (file.compression === null)
-      return Readable.from(this.#archive.content(file, offset), { signal, objectMode: false });
-    const gunzip = createGunzip();
-    pipeline(Readable.from(this.#archive.content(file), { objectMode: false }), gunzip, () => undefined);
-    return Readable.from(skipped(gunzip, offset, file.href), { signal, objectMode: false });
+    const whole = wholly(unpacked(this.#archive.checked(file), file), file, bytesMax, (w) =>
+      this.#reads.set(file.id, w),
+    );
+    return Readable.from(skipped(whole, offset), { signal, objectMode: false });
   }
 
   async #vm(vm: PlannedVm): Promise<void> {
@@ -337,10 +333,29 @@ class Import {
       const image = d.image === undefined ? undefined : this.#images.get(d.image);
       if (image === undefined) return d;
       const sizeBytes = Math.max(d.sizeBytes ?? 0, image.virtualSizeBytes);
-      return { ...d, mode: 'full' as const, ...(sizeBytes > 0 ? { sizeBytes } : {}) };
+      // Its file becomes the disk itself, where nobody else needs it.
+      const alone = this.#users.filter((u) => u === d.image).length === 1 && this.#o.keepImages !== true;
+      const moved = alone && sizeBytes === image.virtualSizeBytes && image.format !== 'iso';
+      return {
+        ...d,
+        mode: moved ? ('moved' as const) : ('full' as const),
+        ...(moved && image.format === 'raw' ? { format: 'raw' as const } : {}),
+        ...(sizeBytes > 0 ? { sizeBytes } : {}),
+      };
     });
-    const body = { ...vm.body, disks } as RestCall<'vmCreate'>['body'];
-    const made = await (await this.#io.client()).call('vmCreate', { body });
+    const client = await this.#io.client();
+    const create = (mode: 'moved' | 'full') =>
+      client.call('vmCreate', {
+        body: {
+          ...vm.body,
+          disks: disks.map((d) => ('mode' in d && mode === 'full' ? { ...d, mode } : d)),
+        } as RestCall<'vmCreate'>['body'],
+      });
+    const made = await create('moved').catch((error: unknown) => {
+      // The node with its images may have no room for the VM: another one copies them.
+      if (!(error instanceof FlotillaError) || passing.has(error.code)) throw error;
+      return create('full');
+    });
     this.#madeVms.push(made.vm.id);
     await this.#io.follow(made.op, { ...this.#o, wait: true });
   }
@@ -385,22 +400,59 @@ class Import {
 
 const unpackedSlackBytes = 64 * 1024 * 1024;
 
+/** What a file was, read to its end. */
+interface Whole {
+  readonly size: number;
+  readonly sha256: string;
+}
+
 /** @throws FlotillaError `image-refused`: it cannot be unpacked */
-async function* skipped(data: AsyncIterable<Buffer>, offset: number, name: string): AsyncGenerator<Buffer> {
-  let left = offset;
+async function* unpacked(data: AsyncIterable<Buffer>, file: PackageFile): AsyncGenerator<Buffer> {
+  if (file.compression === null) {
+    yield* data;
+    return;
+  }
+  const gunzip = createGunzip();
+  pipeline(Readable.from(data, { objectMode: false }), gunzip, () => undefined);
   try {
-    for await (const part of data) {
-      if (left >= part.length) left -= part.length;
-      else {
-        yield left === 0 ? part : part.subarray(left);
-        left = 0;
-      }
-    }
+    for await (const part of gunzip) yield part as Buffer;
   } catch (cause) {
     if (cause instanceof FlotillaError) throw cause;
-    throw new FlotillaError('image-refused', `"${name}" cannot be unpacked`, {
+    throw new FlotillaError('image-refused', `"${file.href}" cannot be unpacked`, {
       hint: 'It was damaged or cut off: get it again.',
       cause,
     });
+  }
+}
+
+/** @throws FlotillaError `image-refused`: it is longer than it may be */
+async function* wholly(
+  data: AsyncIterable<Buffer>,
+  file: PackageFile,
+  bytesMax: number,
+  ended: (whole: Whole) => void,
+): AsyncGenerator<Buffer> {
+  const hash = createHash('sha256');
+  let size = 0;
+  for await (const part of data) {
+    size += part.length;
+    if (size > bytesMax)
+      throw new FlotillaError('image-refused', `"${file.href}" is far larger unpacked than its disk`, {
+        hint: 'Such files are made to fill disks: do not use the package unless you know its maker.',
+      });
+    hash.update(part);
+    yield part;
+  }
+  ended({ size, sha256: hash.digest('hex') });
+}
+
+async function* skipped(data: AsyncIterable<Buffer>, offset: number): AsyncGenerator<Buffer> {
+  let left = offset;
+  for await (const part of data) {
+    if (left >= part.length) left -= part.length;
+    else {
+      yield left === 0 ? part : part.subarray(left);
+      left = 0;
+    }
   }
 }

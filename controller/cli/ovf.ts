@@ -16,13 +16,13 @@ export function ovfCommands(program: Command, io: Io): void {
     .command('inspect')
     .description('what a package holds, and whether it is whole; needs no cluster')
     .argument('<file>', 'an .ova, an .ovf, or a folder with one')
-    .option('--configuration <id>', 'show it with this deployment option')
+    .option('--deployment-option <id>', 'show it with this deployment option')
     .option('--language <tag>', 'language of its texts, e.g. de-DE')
     .option('--no-verify', 'do not compute the checksums of disks')
-    .action(async (file: string, o: { configuration?: string; language?: string; verify: boolean }) => {
+    .action(async (file: string, o: { deploymentOption?: string; language?: string; verify: boolean }) => {
       const archive = await OvfArchive.open(file);
       const report = await archive.report({
-        ...(o.configuration === undefined ? {} : { configuration: o.configuration }),
+        ...(o.deploymentOption === undefined ? {} : { configuration: o.deploymentOption }),
         ...(o.language === undefined ? {} : { language: o.language }),
         verify: o.verify,
         nowMs: Date.now(),

@@ -12,6 +12,7 @@ import { Io, type Terminal } from './io.js';
 import { loginCommand } from './login.js';
 import { notifyCommands } from './notify.js';
 import { ovfCommands } from './ovf.js';
+import { ovfImportCommand } from './ovf-import.js';
 import {
   eventsCommand,
   networkCommands,
@@ -58,6 +59,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   consoleCommand(program, io);
   imageCommands(program, io);
   ovfCommands(program, io);
+  ovfImportCommand(program, io);
   exportCommand(program, io);
   vappCommands(program, io);
   poolCommands(program, io);

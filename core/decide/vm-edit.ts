@@ -264,6 +264,11 @@ function makeDisks(
         `${what}: a thin pool has no linked clones`,
         'Clone full: it takes only what is written.',
       );
+    if (w.mode === 'moved' && image !== null && image.pool !== pool.id)
+      throw badInput(
+        `${what}: the image "${image.name}" lies in another pool, and cannot be moved`,
+        'Name its pool, or clone full.',
+      );
     if (w.replicas === 2 && !thin)
       throw badInput(
         `${what}: only disks on pools of kind thin have copies on two nodes, "${pool.name}" is ${pool.kind}`,
@@ -303,6 +308,12 @@ function diskSource(what: string, w: VmCreate['disks'][number], image: Image | n
   const mode = w.mode ?? 'full';
   if (mode === 'linked' && w.format !== 'qcow2') {
     throw badInput(`${what}: a linked clone is always qcow2`, 'Leave the format out, or clone full.');
+  }
+  if (mode === 'moved' && w.format !== image.format) {
+    throw badInput(
+      `${what}: the image "${image.name}" is ${image.format}, and what is moved stays so`,
+      `Give format ${image.format}, or clone full.`,
+    );
   }
   return { kind: 'image', image: image.id, mode };
 }

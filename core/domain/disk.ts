@@ -8,8 +8,11 @@ export const diskBytesMin = 1024 * 1024;
 
 export const diskSourceSchema = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('blank') }),
-  /** `full`: all data copied. `linked`: only changes are stored; the image cannot be deleted meanwhile. */
-  z.object({ kind: z.literal('image'), image: idSchema, mode: z.enum(['full', 'linked']) }),
+  /**
+   * `full`: all data copied. `linked`: only changes are stored; the image cannot be deleted meanwhile. `moved`: the image's
+   * own file becomes the disk, at once and without room, and the image has none any more.
+   */
+  z.object({ kind: z.literal('image'), image: idSchema, mode: z.enum(['full', 'linked', 'moved']) }),
 ]);
 export type DiskSource = z.output<typeof diskSourceSchema>;
 

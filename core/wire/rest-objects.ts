@@ -307,7 +307,8 @@ export const newDiskSchema = z
     bus: diskBusSchema.default('virtio'),
     format: z.enum(['raw', 'qcow2']).default('qcow2'),
     image: refSchema.optional(),
-    mode: z.enum(['full', 'linked']).optional(),
+    /** `moved`: the image's file becomes the disk; the image is of no use then, and is to be deleted. */
+    mode: z.enum(['full', 'linked', 'moved']).optional(),
     /** 2, on a thin pool: every write is on two nodes before the guest is told. */
     replicas: replicasSchema.optional(),
   })

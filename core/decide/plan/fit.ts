@@ -38,7 +38,7 @@ export interface PlacementDisk {
   readonly image: {
     readonly image: Image;
     readonly pool: Pool;
-    readonly mode: 'full' | 'linked';
+    readonly mode: 'full' | 'linked' | 'moved';
     readonly sourceHere: boolean;
   } | null;
 }
@@ -291,7 +291,9 @@ function checkImages(r: PlacementRequest, node: PlacementNode, no: No): void {
       check(
         d.image.image,
         d.image.pool,
-        d.image.sourceHere && (d.pool.kind !== 'thin' || poolHasNode(d.image.pool, node.id)),
+        d.image.mode !== 'moved' &&
+          d.image.sourceHere &&
+          (d.pool.kind !== 'thin' || poolHasNode(d.image.pool, node.id)),
       );
 }
 

@@ -58,7 +58,7 @@ const usual = ['--network', 'back=inner', '--accept-eulas'];
 
 void t.test('an OVA becomes VMs; images are gone after, secrets are nowhere', async (t) => {
   const { l, file, dir } = await prepared(t);
-  const preview = await l.run('ovf', 'import', file, ...usual, '--dry-run');
+  const preview = await l.run('ovf', 'import', file, ...usual, '--preview');
   t.match(preview, {
     code: 0,
     out: /VM Database: 2 CPUs, 2048 MiB, bios\n {2}disk disk1: 8 GiB on scsi, of Shop-base/,
@@ -214,3 +214,21 @@ void t.test('packed data that is damaged or a bomb is found before it is sent', 
     t.match(await l.run('vm', 'list'), { out: /There are no VMs/ });
   }
 });
+
+void t.test(
+  'disks are checked as they are sent: what is another than the manifest says leaves nothing',
+  async (t) => {
+    for (const algorithm of ['sha1', 'sha512']) {
+      const { l, file } = await prepared(t, {
+        manifest: manifestOf({ ...files, 'base.vmdk': 'another' }, algorithm),
+      });
+      const ran = await l.run('import', file, ...usual);
+      t.match(ran, { code: exitCodes.usage, err: /shop\.mf line \d+.*"base\.vmdk" has another/s }, algorithm);
+      t.match(await l.run('image', 'list'), { out: /There are no images/ });
+      t.match(await l.run('vm', 'list'), { out: /There are no VMs/ });
+    }
+    const { l, file } = await prepared(t, { manifest: manifestOf(files, 'sha1') });
+    t.match(await l.run('import', file, ...usual, '--preview'), { code: 0, out: /VM Database/ });
+    t.match(await l.run('import', file, ...usual), { code: 0 }, 'and what is right is taken');
+  },
+);

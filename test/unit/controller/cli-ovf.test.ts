@@ -40,7 +40,7 @@ void t.test('a package is shown to people and to programs, without a cluster', a
     /! line 8: the file "base\.vmdk" is not in the package/,
   ])
     t.match(text.out, expected);
-  const json = await run('ovf', 'inspect', file, '--configuration', 'big', '--json');
+  const json = await run('ovf', 'inspect', file, '--deployment-option', 'big', '--json');
   t.match(json, { code: 0, err: '' });
   const report = JSON.parse(json.out) as Record<string, { xml?: string }[]>;
   t.match(report, {
@@ -67,7 +67,7 @@ void t.test('an invalid one ends with its reason, file and line', async (t) => {
   t.match(json, { code: 2, out: '' });
   t.match(JSON.parse(json.err), { error: { code: 'bad-input', details: { file: 'bad.ovf' } } });
   t.match(await run('ovf', 'inspect', path.join(dir, 'none.ova')), { code: 2, err: /cannot be read/ });
-  t.match(await run('ovf', 'inspect', file, '--configuration', 'x'), {
+  t.match(await run('ovf', 'inspect', file, '--deployment-option', 'x'), {
     code: 2,
     err: /There are: small, usual, big/,
   });

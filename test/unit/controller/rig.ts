@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { duplexPair, type Duplex } from 'node:stream';
 import type { HeardNode, Log, Radio } from '../../../agent/env.js';
 import type { Ledger, Write } from '../../../agent/ledger/ledger.js';
@@ -138,9 +139,13 @@ export class FakeAgents {
   private ended = false;
   private readonly unwatch: () => void;
 
-  constructor(ledger: Ledger, radio: FakeRadio) {
+  /** What was uploaded, by image. */
+  private readonly files: ReadonlyMap<string, Buffer>;
+
+  constructor(ledger: Ledger, radio: FakeRadio, files: ReadonlyMap<string, Buffer> = new Map()) {
     this.ledger = ledger;
     this.radio = radio;
+    this.files = files;
     this.unwatch = ledger.watch(kinds.op.prefix, () => void this.look());
   }
 
@@ -187,6 +192,11 @@ export class FakeAgents {
       state: 'ready',
       sizeBytes: image.expectedBytes ?? GiB,
       virtualSizeBytes: 2 * GiB,
+      sha256:
+        image.sha256 ??
+        createHash('sha256')
+          .update(this.files.get(image.id) ?? '')
+          .digest('hex'),
       error: null,
     };
     await this.ledger.txn([], [{ put: key, value: writeRecord(kinds.image, ready) }, put]);
@@ -475,7 +485,7 @@ export async function rig(
   };
   const { app, view, consoles } = controller(ledger, 'boot1');
   await view.ledger.refresh();
-  const agents = new FakeAgents(memory.client('agents'), radio);
+  const agents = new FakeAgents(memory.client('agents'), radio, uploads.files);
   const token = apiTokenText({ id: record.id, secret });
   return {
     memory,

@@ -4,13 +4,16 @@ import { open } from 'node:fs/promises';
 import path from 'node:path';
 import { deflateSync } from 'node:zlib';
 import t from 'tap';
+import type { Disk } from '../../../../core/domain/disk.js';
 import { Intake } from '../../../../agent/pool/intake.js';
 import { streamedVmdk } from '../../../../agent/pool/vmdk-stream.js';
 import {
   bytesOf,
   codeOf,
+  diskOf,
   filesBelow,
   imageOf,
+  importFile,
   infoOf,
   MiB,
   noise,
@@ -267,4 +270,35 @@ void t.test('an upload that is taken in as it comes', async (t) => {
       [],
     );
   });
+});
+
+void t.test('an image becomes a disk by its own file', async (t) => {
+  const dir = t.testdir();
+  const pool = poolAt(`${dir}/pool`);
+  const v = volumesAt(dir);
+  fs.writeFileSync(`${dir}/r.raw`, noise(4 * MiB, 5));
+  const moved = (image: { id: string }, o: Partial<Disk> = {}): Disk =>
+    diskOf(pool, { sizeBytes: 4 * MiB, source: { kind: 'image', image: image.id, mode: 'moved' }, ...o });
+  const image = await importFile(v, pool, `${dir}/r.raw`);
+  const disk = moved(image);
+  await v.makeDisk(disk, pool, { image, pool }, work());
+  t.match(
+    qemuImg('compare', '-f', 'raw', '-F', 'qcow2', `${dir}/r.raw`, v.diskPath(disk, pool)),
+    /Images are identical/,
+  );
+  t.equal(await v.imageFacts(image.id, pool), null, 'the image has no file any more');
+  await v.makeDisk(disk, pool, { image, pool }, work());
+  t.equal(await codeOf(v.makeDisk(moved(image), pool, { image, pool }, work())), 'not-found', 'nor twice');
+  await v.removeImage(image, pool);
+
+  const base = await importFile(v, pool, `${dir}/r.raw`);
+  const linked = diskOf(pool, {
+    sizeBytes: 4 * MiB,
+    source: { kind: 'image', image: base.id, mode: 'linked' },
+  });
+  await v.makeDisk(linked, pool, { image: base, pool }, work());
+  t.equal(await codeOf(v.makeDisk(moved(base), pool, { image: base, pool }, work())), 'unsupported');
+  const larger = moved(base, { sizeBytes: 8 * MiB });
+  t.equal(await codeOf(v.makeDisk(larger, pool, { image: base, pool }, work())), 'unsupported');
+  t.ok(await v.imageFacts(base.id, pool), 'what is refused is left as it was');
 });
