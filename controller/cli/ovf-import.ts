@@ -349,7 +349,7 @@ class Import {
         body: {
           ...vm.body,
           disks: disks.map((d) => ('mode' in d && mode === 'full' ? { ...d, mode } : d)),
-        } as RestCall<'vmCreate'>['body'],
+        },
       });
     const made = await create('moved').catch((error: unknown) => {
       // The node with its images may have no room for the VM: another one copies them.
