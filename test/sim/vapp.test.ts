@@ -137,7 +137,7 @@ for (const who of ['n1', 'n2']) {
     const { w, acts } = await life(null);
     w.end();
     let nights = 0;
-    for (let n = 0; n < Math.min(acts, 200); n += 5)
+    for (let n = 0; n < Math.min(acts, 200); n += 9)
       for (const when of ['before', 'after'] as const) {
         const { w, made } = await life({ who, n, when });
         nights++;
