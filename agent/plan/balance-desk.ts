@@ -153,6 +153,7 @@ export class BalanceDesk {
     const wallMs = env.clock.wallMs();
     const record = before === null ? null : followed(before, (id) => s.ops.get(id)?.value, wallMs);
     const holds = holdsOf(s, env);
+    const used = outlookOf(s, env.radio.heard()).use();
     const decide = (held: readonly string[]): AutoStep =>
       decideBalance({
         me: env.node,
@@ -164,6 +165,7 @@ export class BalanceDesk {
         wantedMs: (vm) => env.clock.nowMs() - (this.wanted.get(vm)?.sinceMs ?? Infinity),
         holds: held,
         loads,
+        use: { memoryMiB: used.memoryMiB, diskBytes: used.diskBytes },
         newId: () => env.random.uuid(),
       });
     let step = decide(holds);

@@ -1,8 +1,8 @@
 import { Argument, Option, type Command } from 'commander';
 import { balanceModeSchema, type BalanceMode } from '../../core/domain/balance.js';
-import { formatSize } from '../../core/domain/units.js';
-import type { BalanceAnswer, OpView } from '../../core/wire/rest.js';
-import { wholeNumber } from './input.js';
+import { formatSize, parseSize } from '../../core/domain/units.js';
+import type { BalanceAnswer, CapacityView, OpView } from '../../core/wire/rest.js';
+import { memoryMiB, wholeNumber } from './input.js';
 import type { Io, WaitOptions } from './io.js';
 import { table, type Column } from './table.js';
 import { waiting } from './vm.js';
@@ -95,6 +95,60 @@ export function balanceCommands(program: Command, io: Io): void {
         done.length === 0
           ? 'Nothing is to be moved.'
           : done.map((op) => `${op.subject.name}: ${op.step}`).join('\n'),
+      );
+    });
+}
+
+const trendText = (t: CapacityView['memoryMiB'], size: string): string =>
+  `${size}${t.daysUntilFull === null ? '' : `, full in ${Math.round(t.daysUntilFull)} days if it goes on so`}`;
+
+/** `flotilla capacity`, `flotilla rolling` */
+export function capacityCommands(program: Command, io: Io): void {
+  program
+    .command('capacity')
+    .description('how many more VMs of a size fit, and how long what there is will do')
+    .option('--cpu <n>', 'CPUs of each', wholeNumber, 1)
+    .requiredOption('--memory <size>', 'memory of each, e.g. 4G', memoryMiB)
+    .option('--disk <size>', 'its disks together, e.g. 40G', (s) => parseSize(s, 'The disk’s size'))
+    .option('--pool <pool>', 'where its disks are')
+    .option('--no-ha', 'without a standby each')
+    .action(async (o: { cpu: number; memory: number; disk?: number; pool?: string; ha: boolean }) => {
+      const c = await (
+        await io.client()
+      ).call('capacityGet', {
+        query: {
+          cpus: o.cpu,
+          memoryMiB: o.memory,
+          ha: o.ha ? 'true' : 'false',
+          ...(o.disk === undefined ? {} : { diskBytes: o.disk }),
+          ...(o.pool === undefined ? {} : { pool: o.pool }),
+        },
+      });
+      const size = (used: number, total: number): string => `${formatSize(used)} of ${formatSize(total)}`;
+      const { memoryMiB: m, diskBytes: d } = c;
+      io.show(c, () =>
+        [
+          c.sentence,
+          `Memory promised: ${trendText(m, size(m.used * 2 ** 20, m.total * 2 ** 20))}.`,
+          `Pools in use: ${trendText(d, size(d.used, d.total))}.`,
+        ].join('\n'),
+      );
+    });
+  program
+    .command('rolling')
+    .description('in which order all nodes could go down for work, and what moves before; nothing is done')
+    .option('--at-once <n>', 'nodes down at the same time, at most', wholeNumber, 1)
+    .action(async (o: { atOnce: number }) => {
+      const r = await (await io.client()).call('rollingGet', { query: { atOnce: o.atOnce } });
+      io.show(r, () =>
+        [
+          r.sentence,
+          ...r.groups.map(
+            (g, i) =>
+              `${i + 1}. ${g.nodes.join(', ')}${g.moves.length === 0 ? '' : `, after ${g.moves.map((m) => `${m.name} → ${m.to}`).join(', ')}`}`,
+          ),
+          ...r.blocked.map((b) => `${b.node} cannot be emptied: ${b.reason}`),
+        ].join('\n'),
       );
     });
 }

@@ -4,7 +4,7 @@ import { version } from '../version.js';
 import { completionCommands } from './completion.js';
 import { consoleCommand } from './console.js';
 import { errorText, exitCodeOf, exitCodes } from './exit.js';
-import { balanceCommands } from './balance.js';
+import { balanceCommands, capacityCommands } from './balance.js';
 import { exportCommand } from './export.js';
 import { haCommands } from './ha.js';
 import { imageCommands } from './image.js';
@@ -55,6 +55,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   notifyCommands(program, io);
   balanceCommands(program, io);
   ruleCommands(program, io);
+  capacityCommands(program, io);
   vmCommands(program, io);
   consoleCommand(program, io);
   imageCommands(program, io);

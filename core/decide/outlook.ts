@@ -10,7 +10,7 @@ import type { Rule } from '../domain/rule.js';
 import type { Vapp } from '../domain/vapp.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../domain/vm.js';
 import type { LoadsNow } from './plan/auto.js';
-import { evenOut, shareWithout } from './plan/even.js';
+import { cpuShare, evenOut, shareWithout } from './plan/even.js';
 import { checkMigration, type MigrateCheck } from './migrate-check.js';
 import {
   clusterNode,
@@ -22,6 +22,7 @@ import {
 } from './plan/gather.js';
 import type { LoadVector, PlanCluster } from './plan/model.js';
 import { Moves } from './plan/move.js';
+import { rollingMoves, type RollingPlan } from './plan/rolling.js';
 import { planRules } from './rules.js';
 import { reachOf } from './standby.js';
 
@@ -169,24 +170,13 @@ export class Outlook {
     o: { readonly rulesOnly?: boolean; readonly may?: (vm: string, node: string) => boolean } = {},
   ): Generator<undefined, BalanceMove[]> {
     const ids = this.byName();
-    const checks = new Map<string, MigrateCheck | null>();
-    const moves = this.moves();
-    const checkOf = (id: string): MigrateCheck | null => {
-      const known = checks.get(id);
-      if (known !== undefined) return known;
-      const [spec, own] = [this.r.specs.get(id)?.value, this.r.owns.get(id)?.value];
-      const check =
-        spec === undefined || own?.state !== 'running' || spec.autoMove === false
-          ? null
-          : this.check(spec, own, { node: null, moves });
-      checks.set(id, check);
-      return check;
-    };
+    const checkOf = this.checks();
     const found = yield* evenOut(
       this.cluster,
       (vm, node) => {
         const id = ids.get(vm) ?? '';
         if (o.may?.(id, node) === false) return false;
+        if (this.r.specs.get(id)?.value.autoMove === false) return false;
         const c = checkOf(id);
         return c !== null && c.blockers.length === 0 && !c.nodes.some((n) => n.node === node);
       },
@@ -200,6 +190,61 @@ export class Outlook {
     }));
   }
 
+  /** Whether each VM that runs could migrate, looked at once. */
+  private checks(): (id: string) => MigrateCheck | null {
+    const known = new Map<string, MigrateCheck | null>();
+    const moves = this.moves();
+    return (id) => {
+      let check = known.get(id);
+      if (check !== undefined) return check;
+      const [spec, own] = [this.r.specs.get(id)?.value, this.r.owns.get(id)?.value];
+      check =
+        spec === undefined || own?.state !== 'running' ? null : this.check(spec, own, { node: null, moves });
+      known.set(id, check);
+      return check;
+    };
+  }
+
+  /** In which order all nodes could go down for work, and what moves before; names of VMs as the plan has them. */
+  rolling(atOnceMax: number): Generator<undefined, RollingPlan> {
+    const ids = this.byName();
+    const checkOf = this.checks();
+    const votes = new Set([...this.r.nodes.values()].flatMap(({ value: n }) => (n.voter ? [n.id] : [])));
+    return rollingMoves(this.cluster, {
+      atOnceMax,
+      runs: (vm) => this.r.owns.get(ids.get(vm) ?? '')?.value.state !== 'stopped',
+      may: (vm, node) => {
+        const c = checkOf(ids.get(vm) ?? '');
+        // What room there is follows from the plan, not from how it is now.
+        const bars = c?.nodes.find((n) => n.node === node)?.blockers ?? [];
+        return c !== null && c.blockers.length === 0 && bars.every((b) => roomCodes.has(b.code));
+      },
+      both: (a, b) => !(votes.has(a) && votes.has(b)),
+    });
+  }
+
+  /** What is promised of the memory of nodes, and what pools have in use; a shared pool is one, whoever tells of it. */
+  use(): { memoryMiB: number; diskBytes: number; memoryTotalMiB: number; diskTotalBytes: number } {
+    const pools = new Map<string, { used: number; total: number }>();
+    for (const n of this.nodes)
+      for (const u of n.pools) {
+        const shared = this.r.pools.get(u.pool)?.value.kind === 'shared';
+        if (u.ok)
+          pools.set(shared ? u.pool : `${u.pool} ${n.id}`, {
+            used: u.totalBytes - u.freeBytes,
+            total: u.totalBytes,
+          });
+      }
+    const sum = (of: (p: { used: number; total: number }) => number): number =>
+      [...pools.values()].reduce((a, p) => a + of(p), 0);
+    return {
+      memoryMiB: this.cluster.vms.reduce((a, v) => a + v.memoryMiB, 0),
+      memoryTotalMiB: this.cluster.nodes.reduce((a, n) => a + n.vmMemoryMiB, 0),
+      diskBytes: sum((p) => p.used),
+      diskTotalBytes: sum((p) => p.total),
+    };
+  }
+
   /** Loads as they are, for the brakes of balancing. */
   loads(): LoadsNow {
     const moves = this.moves();
@@ -210,6 +255,10 @@ export class Outlook {
     s.vms.forEach((v, i) => vms.set(ids.get(v.name) ?? '', i));
     return {
       vmCpus: (id) => s.loads[(vms.get(id) ?? -1) * 4] ?? 0,
+      cpuShare: (node) => {
+        const n = nodes.get(node);
+        return n === undefined ? 0 : cpuShare(moves, n);
+      },
       shareWithout: (node, id) => {
         const n = nodes.get(node);
         return n === undefined ? 0 : shareWithout(moves, n, vms.get(id) ?? -1);
@@ -240,6 +289,9 @@ export class Outlook {
     }
   }
 }
+
+/** What speaks against a node only as it is now. */
+const roomCodes: ReadonlySet<string> = new Set(['no-memory', 'no-cpus', 'no-failover-room', 'rule']);
 
 const valuesOf = <T>(kept: Kept<T>): { get(id: string): T | undefined } => ({
   get: (id) => kept.get(id)?.value,

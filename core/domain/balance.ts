@@ -56,6 +56,11 @@ export const balanceRecordSchema = z.looseObject({
   moves: z.array(balanceMoveSchema).max(balanceMovesMax),
   /** Newest last. The last one may be under way. */
   past: z.array(pastMoveSchema).max(balancePastMax),
+  /** What was promised and used when, for the trend: twice a day. */
+  use: z
+    .array(z.looseObject({ atMs: wallMsSchema, memoryMiB: z.number(), diskBytes: z.number() }))
+    .max(64)
+    .default([]),
 });
 export type BalanceRecord = z.output<typeof balanceRecordSchema>;
 /** The id of the one record. */

@@ -1,9 +1,18 @@
 import { z } from 'zod';
 import type { RestRoute } from './rest.js';
 import { refSchema } from './rest-objects.js';
-import { balanceViewSchema, ruleCreateSchema, ruleListSchema, ruleViewSchema } from './rest-plan.js';
+import {
+  balanceViewSchema,
+  capacityQuerySchema,
+  capacityViewSchema,
+  rollingQuerySchema,
+  rollingViewSchema,
+  ruleCreateSchema,
+  ruleListSchema,
+  ruleViewSchema,
+} from './rest-plan.js';
 
-/** Routes about where VMs are: balance, rules. */
+/** Routes about where VMs are: balance, capacity, rolling work, rules. */
 export const planRoutes = {
   balanceGet: {
     method: 'get',
@@ -12,6 +21,25 @@ export const planRoutes = {
     summary: 'Live migrations that would even the cluster out, each with why, before, after and cost',
     status: 200,
     response: balanceViewSchema,
+  },
+  capacityGet: {
+    method: 'get',
+    path: '/capacity',
+    tag: 'cluster',
+    summary: 'How many more VMs of a size fit, each with a standby; days until memory and pools are full',
+    query: capacityQuerySchema,
+    status: 200,
+    response: capacityViewSchema,
+  },
+  rollingGet: {
+    method: 'get',
+    path: '/rolling',
+    tag: 'cluster',
+    summary:
+      'In which order all nodes could go down for work, what moves before, and which cannot be emptied',
+    query: rollingQuerySchema,
+    status: 200,
+    response: rollingViewSchema,
   },
   ruleList: {
     method: 'get',

@@ -124,3 +124,55 @@ export const ruleCreateSchema = z
     'on and not-on need nodes, racks or tags of nodes; together and apart take none',
   )
   .meta({ id: 'RuleCreate' });
+
+const wholeSchema = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
+
+/** A size of VMs of which one asks how many more fit. */
+export const capacityQuerySchema = z.strictObject({
+  cpus: wholeSchema(1, 256).default(1),
+  memoryMiB: wholeSchema(32, 16 * 1024 * 1024),
+  /** Of all its disks, on one pool. */
+  diskBytes: wholeSchema(0, Number.MAX_SAFE_INTEGER).default(0),
+  pool: refSchema.optional(),
+  /** `false`: without a standby each. */
+  ha: z.enum(['true', 'false']).default('true'),
+});
+
+const trendSchema = z.object({
+  used: z.number(),
+  total: z.number(),
+  /** If it goes on as it went; null: it does not grow, or not enough is known. */
+  daysUntilFull: z.number().nullable(),
+});
+
+export const capacityViewSchema = z
+  .object({
+    /** How many more fit; counting ends at `countedMax`. */
+    vms: z.number().int(),
+    countedMax: z.number().int(),
+    sentence: z.string(),
+    /** Memory promised to VMs, MiB, and what pools have in use, bytes, of what there is. */
+    memoryMiB: trendSchema,
+    diskBytes: trendSchema,
+    /** Moments that the trend is drawn through. */
+    points: z.number().int(),
+  })
+  .meta({ id: 'Capacity' });
+export type CapacityView = z.output<typeof capacityViewSchema>;
+
+/** An order in which all nodes could go down for work. */
+export const rollingViewSchema = z
+  .object({
+    sentence: z.string(),
+    groups: z.array(
+      z.object({
+        nodes: z.array(nodeIdSchema),
+        /** What moves elsewhere before they go down. */
+        moves: z.array(z.object({ vm: idSchema, name: z.string(), to: nodeIdSchema })),
+      }),
+    ),
+    blocked: z.array(z.object({ node: nodeIdSchema, reason: z.string() })),
+  })
+  .meta({ id: 'Rolling' });
+export type RollingView = z.output<typeof rollingViewSchema>;
+export const rollingQuerySchema = z.strictObject({ atOnce: wholeSchema(1, 64).default(1) });

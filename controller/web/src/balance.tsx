@@ -6,6 +6,7 @@ import { call, saw, useAsked, useDo } from './api';
 import { useAll } from './live';
 import { useMay } from './may';
 import { Confirm, Page, Refusal, Rows, State, To } from './parts';
+import { Capacity, Rolling } from './outlook';
 import { Rules } from './rules';
 
 /** What would even the cluster out, what is done about it by itself, and what was. */
@@ -60,6 +61,8 @@ export function BalancePage(): ReactNode {
           ],
         }))}
       />
+      <Capacity />
+      <Rolling />
     </Page>
   );
 }

@@ -12,6 +12,9 @@ const hour = 60 * minute;
 
 /** A move must have been wanted for so long without a break before it is made by itself, ms. */
 export const holdMs = 5 * minute;
+/** Of a node whose VMs keep more than this of its CPUs busy, only for so long, ms. */
+const fullShare = 0.85;
+export const urgentMs = minute;
 /** A VM that was moved is left alone for so long, ms. */
 export const cooldownMs = hour;
 /** After a move that failed, so long, ms: what kept it may be gone. */
@@ -27,6 +30,8 @@ const cpusNear = 0.3;
 /** How a VM and nodes are loaded now, as far as the brakes compare it. */
 export interface LoadsNow {
   vmCpus(vm: string): number;
+  /** Share of its CPUs that VMs keep busy. */
+  cpuShare(node: string): number;
   /** How much of a node is in use without that VM, 0 to 1 and above: of its CPUs or its memory, what is more. */
   shareWithout(node: string, vm: string): number;
 }
@@ -74,9 +79,31 @@ export interface AutoView {
   /** What keeps everything where it is, in words. */
   readonly holds: readonly string[];
   readonly loads: LoadsNow;
+  /** What is promised of memory and used of pools now. */
+  readonly use: Omit<UsePointRecord, 'atMs'>;
   /** Its id for the operation of the move that is begun. */
   newId(): string;
 }
+
+type UsePointRecord = { readonly atMs: number; readonly memoryMiB: number; readonly diskBytes: number };
+
+/** A point of the trend is so long after the one before it, ms. */
+const useEveryMs = 12 * hour;
+const usePointsMax = 64;
+
+/** One point more, twice a day. */
+function trend(points: BalanceRecord['use'], now: UsePointRecord): BalanceRecord['use'] {
+  const last = points.at(-1);
+  return last !== undefined && now.atMs - last.atMs < useEveryMs
+    ? points
+    : [...points, now].slice(-usePointsMax);
+}
+
+/** What is over needs few words: the record must stay within what a value of the ledger holds. */
+const shortened = (m: PastMove): PastMove =>
+  m.outcome === null || (m.why.length <= 120 && m.text.length <= 120)
+    ? m
+    : { ...m, why: m.why.slice(0, 120), text: m.text.slice(0, 120) };
 
 export interface AutoStep {
   readonly record: BalanceRecord;
@@ -115,7 +142,8 @@ export function decideBalance(v: AutoView): AutoStep {
       atMs: v.nowMs,
       sentence: sentence.slice(0, 500),
       moves: v.found.slice(0, 16),
-      past: [...past, ...(begin === null ? [] : [begin])].slice(-balancePastMax),
+      past: [...past.map(shortened), ...(begin === null ? [] : [begin])].slice(-balancePastMax),
+      use: trend(v.record?.use ?? [], { atMs: v.nowMs, ...v.use }),
     },
   });
   const n = v.found.length;
@@ -123,16 +151,18 @@ export function decideBalance(v: AutoView): AutoStep {
   if (under !== undefined)
     return out(`"${under.name}" moves from ${under.from} to ${under.to}: ${under.why}`);
   if (v.mode === 'recommend') return out(`${would}; nothing is moved by itself`);
-  const first = v.found.find((m) => v.mode === 'automatic' || m.for === 'rule');
-  if (first === undefined) return out(n === 0 ? would : `${would}, none of them for a rule`);
+  const may = v.found.filter((m) => v.mode === 'automatic' || m.for === 'rule');
+  if (may.length === 0) return out(n === 0 ? would : `${would}, none of them for a rule`);
   if (v.holds.length > 0) return out(`${would}, and wait: ${v.holds.join('; ')}`);
   const lastEnd = Math.max(0, ...past.map((m) => m.atMs + (m.tookMs ?? 0)));
-  if (past.length > 0 && v.nowMs >= lastEnd && v.nowMs - lastEnd < settleMs)
+  const urgent = may.find((m) => v.loads.cpuShare(m.from) > fullShare && v.wantedMs(m.vm) >= urgentMs);
+  const restMs = urgent === undefined ? settleMs : urgentMs;
+  if (past.length > 0 && v.nowMs >= lastEnd && v.nowMs - lastEnd < restMs)
     return out(`${would}; after the last move loads are measured anew`);
   const hourly = past.filter((m) => age(m) < hour).length;
   if (hourly >= v.movesPerHourMax)
     return out(`${would}, and wait: ${hourly} moves were made within the hour, as many as are allowed`);
-  const due = v.found.find((m) => (v.mode === 'automatic' || m.for === 'rule') && v.wantedMs(m.vm) >= holdMs);
+  const due = urgent ?? may.find((m) => v.wantedMs(m.vm) >= holdMs);
   if (due === undefined)
     return out(`${would}, and wait until that has been so for ${holdMs / minute} minutes`);
   return out(`"${due.name}" moves from ${due.from} to ${due.to}: ${due.why}`, {

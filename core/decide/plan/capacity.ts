@@ -14,17 +14,35 @@ export const capacityMax = 1000;
  *
  * @param sample - the load one of them is expected to bring
  */
-export function capacity(cluster: PlanCluster, size: VmSize, sample: PlanVm['load'] = [0, 0, 0, 0]): number {
+export function capacity(cluster: PlanCluster, size: VmSize, sample?: PlanVm['load']): number {
+  const steps = capacitySteps(cluster, size, sample === undefined ? {} : { sample });
+  let step = steps.next();
+  while (step.done !== true) step = steps.next();
+  return step.value;
+}
+
+/**
+ * The same, yielding after each VM.
+ *
+ * @param o.alone - they need no standby
+ * @param o.max - counting ends there
+ */
+export function* capacitySteps(
+  cluster: PlanCluster,
+  size: VmSize,
+  o: { readonly sample?: PlanVm['load']; readonly alone?: boolean; readonly max?: number } = {},
+): Generator<undefined, number> {
   const memory = cluster.nodes.reduce((a, n) => a + n.vmMemoryMiB, 0);
-  const count = Math.min(capacityMax, Math.floor(memory / Math.max(1, size.memoryMiB)));
+  const count = Math.min(o.max ?? capacityMax, Math.floor(memory / Math.max(1, size.memoryMiB)));
   const more = Array.from({ length: count }, (_, i): PlanVm => ({
     ...size,
     name: `\uffff${String(i).padStart(6, '0')}`, // after all others
     spindles: 1,
-    load: sample,
+    load: o.sample ?? [0, 0, 0, 0],
     owner: '',
     standby: '',
     apart: [],
+    ...(o.alone === true ? { alone: true as const } : {}),
   }));
   const s = new State({ nodes: cluster.nodes, vms: [...cluster.vms, ...more] });
   for (let i = 0; i < count; i++) {
@@ -32,6 +50,7 @@ export function capacity(cluster: PlanCluster, size: VmSize, sample: PlanVm['loa
     const answer = placeOne(s, vm);
     if (!answer.ok) return i;
     enter(s, vm, answer);
+    yield;
   }
   return count;
 }

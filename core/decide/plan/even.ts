@@ -116,6 +116,9 @@ function ruleText({ s, rules }: Moves, vm: number): string {
     .join('; ');
 }
 
+/** Share of a node's CPUs that its VMs keep busy. */
+export const cpuShare = (moves: Moves, n: number): number => sharesOf(moves, n)[0];
+
 /** How much of a node is in use without one VM: of its CPUs that VMs keep busy or of its memory they were promised, what is more. */
 export function shareWithout(moves: Moves, n: number, vm: number): number {
   const [cpu, memory] = sharesOf(moves, n);

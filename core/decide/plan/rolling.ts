@@ -1,4 +1,6 @@
 import { Guard } from './guard.js';
+import type { PlanCluster, PlanVm } from './model.js';
+import { Moves } from './move.js';
 import type { State } from './state.js';
 
 /** Nodes that go down together, and what is done before. */
@@ -75,4 +77,88 @@ function whyNot(s: State, n: number): string {
       return `${s.nodes[to]!.name} has ${Math.max(0, s.freeMem[to]!)} MiB for the ${s.peer(to, n)} MiB it would take over`;
   }
   return 'with its VMs on their standbys another node could no longer take over what it promised';
+}
+
+/** Limits of {@link rollingMoves} that the planner does not know. */
+export interface RollingLimits {
+  /** Nodes in a group, at most. */
+  readonly atOnceMax: number;
+  /** It is on and has to go; what is off stays where it is. */
+  runs(vm: string): boolean;
+  /** Whether that VM could migrate there. */
+  may(vm: string, node: string): boolean;
+  /** Two nodes may be down at the same time, e.g. not both vote. */
+  both(a: string, b: string): boolean;
+}
+
+/**
+ * The same for VMs that migrate to any node that reaches their disks: before a group goes down what runs there moves
+ * away, with room for all and no promise broken while the group is away. VMs stay where a group has sent them. Nodes
+ * with the least on them come first; ties break by name. Yields after each node it has tried.
+ */
+export function* rollingMoves(cluster: PlanCluster, o: RollingLimits): Generator<undefined, RollingPlan> {
+  let { vms } = cluster;
+  const groups: RollingGroup[] = [];
+  const why = new Map<string, string>();
+  let left = cluster.nodes.filter((n) => n.state === 'online').map((n) => n.name);
+  const load = (node: string): number =>
+    vms.reduce((sum, v) => sum + (v.owner === node && o.runs(v.name) ? v.memoryMiB : 0), 0);
+  while (left.length > 0) {
+    const group: string[] = [];
+    const swaps: { vm: string; to: string }[] = [];
+    const loads = new Map(left.map((n) => [n, load(n)]));
+    for (const n of [...left].sort((a, b) => loads.get(a)! - loads.get(b)! || (a < b ? -1 : 1))) {
+      if (group.length >= o.atOnceMax) break;
+      // What has just been sent there would have to move twice.
+      if (!group.every((g) => o.both(g, n)) || swaps.some((m) => m.to === n)) continue;
+      const tried = emptied({ ...cluster, vms }, new Set([...group, n]), n, o);
+      yield;
+      if (typeof tried === 'string') {
+        why.set(n, tried);
+        continue;
+      }
+      group.push(n);
+      swaps.push(...tried.moved);
+      vms = tried.vms;
+    }
+    if (group.length === 0) break;
+    left = left.filter((n) => !group.includes(n));
+    groups.push({ nodes: group.sort(), swaps });
+  }
+  return { groups, blocked: left.sort().map((node) => ({ node, reason: why.get(node) ?? '' })) };
+}
+
+/** Moves what runs on a node away, with all of its group gone. @returns why that cannot be, in words */
+function emptied(
+  cluster: PlanCluster,
+  down: ReadonlySet<string>,
+  node: string,
+  o: RollingLimits,
+): string | { readonly moved: { vm: string; to: string }[]; readonly vms: readonly PlanVm[] } {
+  const moves = new Moves({
+    ...cluster,
+    nodes: cluster.nodes.map((n) => (down.has(n.name) ? { ...n, state: 'drained' } : n)),
+    vms: cluster.vms.map((v) => (down.has(v.standby) ? { ...v, standby: '' } : v)),
+  });
+  const { s } = moves;
+  const moved: { vm: string; to: string }[] = [];
+  const n = s.nodeNumber(node);
+  const mine = s.vms.flatMap((v, vm) => (s.owner[vm] === n && o.runs(v.name) ? [vm] : []));
+  for (const vm of mine.sort((a, b) => s.memory[b]! - s.memory[a]! || a - b)) {
+    const { name } = s.vms[vm]!;
+    const seat = moves.best(vm, (x) => o.may(name, s.nodes[x]!.name));
+    if (seat === null)
+      return `"${name}" cannot leave it: no other node reaches its disks, has room for it and keeps what was promised`;
+    moves.take(vm, seat);
+    moved.push({ vm: name, to: s.nodes[seat.node]!.name });
+  }
+  const end = new Map(s.vms.map((v, vm) => [v.name, vm]));
+  return {
+    moved,
+    vms: cluster.vms.map((v) => ({
+      ...v,
+      owner: s.nodes[s.owner[end.get(v.name)!]!]?.name ?? '',
+      standby: s.nodes[s.standby[end.get(v.name)!]!]?.name ?? '',
+    })),
+  };
 }

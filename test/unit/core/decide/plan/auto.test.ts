@@ -12,6 +12,7 @@ import {
   followed,
   holdMs,
   settleMs,
+  urgentMs,
   type AutoView,
 } from '../../../../../core/decide/plan/auto.js';
 import { evenOut } from '../../../../../core/decide/plan/even.js';
@@ -46,8 +47,15 @@ const past = (n: number, atMs: number, o: Partial<PastMove> = {}): PastMove => (
   toShare: 0.2,
   ...o,
 });
-const recordOf = (p: PastMove[]): BalanceRecord => ({ by: 'a', atMs: 0, sentence: '', moves: [], past: p });
-const loads = { vmCpus: () => 2, shareWithout: (n: string) => (n === 'a' ? 0.6 : 0.2) };
+const recordOf = (p: PastMove[]): BalanceRecord => ({
+  by: 'a',
+  atMs: 0,
+  sentence: '',
+  moves: [],
+  past: p,
+  use: [],
+});
+const loads = { vmCpus: () => 2, cpuShare: () => 0.6, shareWithout: (n: string) => (n === 'a' ? 0.6 : 0.2) };
 const now = 100 * hour;
 const view = (o: Partial<AutoView> = {}): AutoView => ({
   me: 'a',
@@ -59,6 +67,7 @@ const view = (o: Partial<AutoView> = {}): AutoView => ({
   wantedMs: () => holdMs,
   holds: [],
   loads,
+  use: { memoryMiB: 1, diskBytes: 2 },
   newId: () => id(999),
   ...o,
 });
@@ -88,6 +97,10 @@ void t.test('what holds it back is said', (t) => {
   };
   t.match(held({ mode: 'recommend' }), /2 moves would help; nothing is moved by itself/);
   t.match(held({ mode: 'rules-only' }), /none of them for a rule/);
+  const full = { ...loads, cpuShare: (n: string) => (n === 'a' ? 0.9 : 0.2) };
+  const soon = { loads: full, wantedMs: () => urgentMs, record: recordOf([past(3, now - 2 * urgentMs)]) };
+  t.equal(decideBalance(view(soon)).begin?.vm, id(1), 'a full node waits a minute, not five');
+  t.match(held({ ...soon, wantedMs: () => urgentMs - 1 }), /measured anew/);
   t.match(held({ found: [] }), /is even/);
   t.match(held({ holds: ['HA is paused'] }), /and wait: HA is paused/);
   t.match(held({ wantedMs: () => holdMs - 1 }), /until that has been so for 5 minutes/);

@@ -1,0 +1,108 @@
+import { Button, Group, List, NumberInput, Stack, Text, Title } from '@mantine/core';
+import { useState, type ReactNode } from 'react';
+import { formatSize } from '../../../core/domain/units';
+import type { CapacityView, RollingView } from '../../../core/wire/rest';
+import { call, useDo } from './api';
+import { Refusal } from './parts';
+
+/** How many more VMs of a size fit, and how long what there is will do. */
+export function Capacity(): ReactNode {
+  const [size, setSize] = useState({ cpus: 2, memoryGiB: 4 });
+  const [found, setFound] = useState<CapacityView | null>(null);
+  const { busy, refused, run } = useDo();
+  const ask = (): Promise<void> =>
+    call('capacityGet', { query: { cpus: size.cpus, memoryMiB: Math.round(size.memoryGiB * 1024) } }).then(
+      setFound,
+    );
+  const days = (t: CapacityView['memoryMiB']): string =>
+    t.daysUntilFull === null ? '' : `, full in ${Math.round(t.daysUntilFull)} days if it goes on so`;
+  return (
+    <Stack gap="xs">
+      <Title order={2} size="h5">
+        How many more fit?
+      </Title>
+      <Group align="end">
+        <NumberInput
+          label="CPUs of each"
+          min={1}
+          max={256}
+          w={120}
+          value={size.cpus}
+          onChange={(v) => setSize({ ...size, cpus: Number(v) })}
+        />
+        <NumberInput
+          label="Memory of each, GiB"
+          min={0.125}
+          step={1}
+          w={160}
+          value={size.memoryGiB}
+          onChange={(v) => setSize({ ...size, memoryGiB: Number(v) })}
+        />
+        <Button size="sm" variant="default" loading={busy} onClick={() => void run(ask)}>
+          Reckon
+        </Button>
+      </Group>
+      {found !== null && (
+        <Text size="sm" role="status">
+          {found.sentence} Memory promised: {formatSize(found.memoryMiB.used * 2 ** 20)} of{' '}
+          {formatSize(found.memoryMiB.total * 2 ** 20)}
+          {days(found.memoryMiB)}. Pools in use: {formatSize(found.diskBytes.used)} of{' '}
+          {formatSize(found.diskBytes.total)}
+          {days(found.diskBytes)}.
+        </Text>
+      )}
+      <Refusal of={refused} />
+    </Stack>
+  );
+}
+
+/** In which order all nodes could go down for work. */
+export function Rolling(): ReactNode {
+  const [atOnce, setAtOnce] = useState(1);
+  const [found, setFound] = useState<RollingView | null>(null);
+  const { busy, refused, run } = useDo();
+  const ask = (): Promise<void> => call('rollingGet', { query: { atOnce } }).then(setFound);
+  return (
+    <Stack gap="xs">
+      <Title order={2} size="h5">
+        Work on all nodes, one after the other
+      </Title>
+      <Group align="end">
+        <NumberInput
+          label="Nodes down at the same time, at most"
+          min={1}
+          max={64}
+          w={260}
+          value={atOnce}
+          onChange={(v) => setAtOnce(Number(v))}
+        />
+        <Button size="sm" variant="default" loading={busy} onClick={() => void run(ask)}>
+          Find an order
+        </Button>
+      </Group>
+      {found !== null && (
+        <>
+          <Text size="sm" role="status">
+            {found.sentence} Nothing is done: empty each with Maintenance on its page.
+          </Text>
+          <List type="ordered" size="sm">
+            {found.groups.map((g) => (
+              <List.Item key={g.nodes.join()}>
+                {g.nodes.join(', ')}
+                {g.moves.length === 0
+                  ? ''
+                  : `, after ${g.moves.map((m) => `${m.name} → ${m.to}`).join(', ')}`}
+              </List.Item>
+            ))}
+          </List>
+          {found.blocked.map((b) => (
+            <Text size="sm" key={b.node}>
+              {b.node} cannot be emptied: {b.reason}
+            </Text>
+          ))}
+        </>
+      )}
+      <Refusal of={refused} />
+    </Stack>
+  );
+}
