@@ -88,6 +88,8 @@ export class ReplicaDesk {
   /** VMs to whose disks this node writes without a machine, and how many such works. */
   private readonly filling = new Map<string, number>();
   private readonly rate = new SyncRate();
+  /** VMs whose disks this agent has opened for the copy that migrates here: nothing has been written to them from here. */
+  private readonly second = new Set<string>();
   /** VMs of which this agent knows that the kernel lets one node write only. */
   private readonly oneWriter = new Set<string>();
   /** Revisions of records that were tidied already. */
@@ -124,7 +126,7 @@ export class ReplicaDesk {
     const known = new Set(mine.map(([id]) => id));
     for (const map of [this.actedMs, this.openedMs, this.made, this.troubles, this.connectMs])
       for (const id of map.keys()) if (!known.has(id)) map.delete(id);
-    for (const id of this.oneWriter) if (!known.has(id)) this.oneWriter.delete(id);
+    for (const set of [this.oneWriter, this.second]) for (const id of set) if (!known.has(id)) set.delete(id);
     if (mine.length === 0 || this.use.text !== '') return null;
     if (clock.nowMs() - this.lookedMs >= lookMs) void this.observe(replication);
     if (this.pairs !== null) for (const [id, k] of mine) this.one(id, k, s, domains);
@@ -326,6 +328,7 @@ export class ReplicaDesk {
     const now = env.clock.nowMs();
     const own = s.owns.get(vm)?.value ?? null;
     if (own?.state === 'migrating') this.oneWriter.delete(vm);
+    if (own?.owner === this.env.node) this.second.delete(vm);
     if (this.lookedMs <= (this.actedMs.get(vm) ?? -Infinity)) return;
     if ((this.troubles.get(vm)?.untilMs ?? -Infinity) > now) return;
     const pair = this.pairs?.get(vm) ?? null;
@@ -442,8 +445,11 @@ export class ReplicaDesk {
               hint: 'Another node owns the VM. If it stays so, power this node off and on.',
             },
           );
-        if (pair?.suspended === true) await replication.resume(minors);
-        return replication.demote(vm);
+        // Let go, frozen writes begin a history of their own. A copy that never ran has none to let go.
+        if (pair?.suspended === true && !this.second.has(vm)) await replication.resume(minors);
+        await replication.demote(vm);
+        this.second.delete(vm);
+        return;
       case 'connect':
         await replication.connect(vm, { discardMine: step.discardMine });
         this.oneWriter.add(vm);
@@ -523,6 +529,7 @@ export class ReplicaDesk {
     if (!mayOpenSecond(readRecord(kinds.vmOwn, kept.key, kept.value), node, pair)) return;
     // Asked for on both ends: the one may not have heard of it from the other yet.
     await replication.allowTwoPrimaries(vm, true);
+    this.second.add(vm);
     await replication.promote(vm);
   }
 

@@ -169,6 +169,27 @@ export class Scenes {
     );
   }
 
+  /** Of a VM with copies: all but blocks can travel. */
+  storageCut(): Promise<unknown> {
+    const { d } = this;
+    return this.scene(
+      'the storage network alone is cut: the VM goes on where it is, with one copy',
+      async (t) => {
+        const owner = await this.owner();
+        const boot = d.bootOf(Scenes.vm);
+        await d.lab.cut('n1', 'n2', 'storage');
+        await waitFor('the ledger calls the other copy stale', async () => {
+          return (await d.own(Scenes.vm, d.c.founder)).sync === 'stale';
+        });
+        await d.goesOn(Scenes.vm);
+        await d.lab.heal();
+        await this.settled();
+        t.equal(d.bootOf(Scenes.vm), boot, 'the same boot');
+        t.equal(await d.ownerOf(Scenes.vm), owner);
+      },
+    );
+  }
+
   thereAndBack(): Promise<unknown> {
     const { d } = this;
     return this.scene('it moves there and back while it runs, and its guest notices nothing', async (t) => {
@@ -251,6 +272,23 @@ export class Scenes {
     });
     await d.goesOn(Scenes.vm);
     await this.inSync();
+    if (this.copies) await this.oneWriter();
+  }
+
+  /** Nothing is left of a migration: the owner alone has the disks open, and the kernels would refuse another. */
+  private async oneWriter(): Promise<void> {
+    const { d } = this;
+    const script = `drbdsetup events2 --now | grep -c '^exists resource .*role:Primary' || true
+      drbdsetup show | grep -c allow-two-primaries || true`;
+    await waitFor('one node may write to its disks', async () => {
+      const owner = await d.ownerOf(Scenes.vm);
+      for (const n of d.nodes) {
+        const [open, two] = (await d.lab.sh(n, script)).split('\n').map(Number);
+        if (open !== (n === owner ? 1 : 0) || two !== 0)
+          throw new Error(`${n}: open ${open} times, of two writers ${two} times; ${owner} owns it`);
+      }
+      return true;
+    });
   }
 }
 

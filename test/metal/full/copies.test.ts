@@ -1,8 +1,7 @@
 import { Scenes } from '../scenes.js';
 
 /**
- * A VM whose disk has a copy on each machine: its owner is cut off, hangs, loses power. Copies travel over the management network
- * as long as a node cannot be told a second address, so a cut of the storage network alone would touch nothing.
+ * A VM whose disk has a copy on each machine: its owner is cut off, hangs, loses power.
  */
 
 const s = await Scenes.open('rigcopies', { copies: true });

@@ -147,7 +147,11 @@ export class SimCopies {
   open(node: string, vm: string): void {
     const c = this.#copy(node, vm);
     if (!c.primary || !c.open) throw new Error(`the disk of ${vm} is not open for writing on ${node}`);
-    const { told } = this.#pair(vm);
+    const pair = this.#pair(vm);
+    const { told } = pair;
+    // What is not here yet is read from the other one while it is copied.
+    const [, peer] = this.#other(node, pair);
+    if (!c.whole && pair.sync?.to === node && peer.data >= told) return;
     if (c.data < told || !c.whole)
       this.#p.report(
         c.whole ? 'P2' : 'P3',
@@ -269,6 +273,12 @@ export class SimCopies {
   #connect(pair: Pair, [a, x]: readonly [string, Copy], [b, y]: readonly [string, Copy]): void {
     const to = (node: string): void => {
       const target = this.#copy(node, pair.vm);
+      // What a node has open is not written over.
+      if (target.primary && target.whole) {
+        this.#p.say(`the copies of ${pair.vm} refuse each other: ${node} has its own open`);
+        x.refused = y.refused = true;
+        return;
+      }
       target.whole = false;
       this.#p.say(`${pair.vm}: what differs is copied to ${node}`);
       pair.sync = { to: node, untilMs: this.#p.time.nowMs + syncMs };
@@ -283,7 +293,7 @@ export class SimCopies {
       else if (!x.whole) to(a);
       else if (!y.whole) to(b);
       // Who was written to when the power went has what the other may lack.
-      else if (x.data !== y.data) to(x.crashed || x.primary ? b : a);
+      else if (x.data !== y.data) to(x.crashed || (x.primary && !y.crashed) ? b : a);
     } else if (x.parent === y.history) to(b);
     else if (y.parent === x.history) to(a);
     else if (x.discards && !x.primary) this.#discard(pair, a, to);
@@ -296,6 +306,7 @@ export class SimCopies {
       x.discards = y.discards = false;
       return;
     }
+    if (x.refused || y.refused) return;
     pair.link = [a, b];
     for (const c of [x, y]) {
       if (c.whole) c.sure = true;
@@ -386,9 +397,11 @@ export class SimCopies {
           'P2',
           `VM ${pair.vm} goes on on ${node} with ${c.data} of ${pair.told} writes that its guest was told of`,
         );
+      // Half copied and alone it reads nothing and writes nothing.
+      if (!c.whole && !linked(pair, node)) continue;
       const n = Math.max(c.data, pair.told) + 1;
       const [, peer] = this.#other(node, pair);
-      if (!c.lost) c.data = n;
+      if (!c.lost && c.whole) c.data = n;
       if (linked(pair, node) && peer.whole) peer.data = n;
       pair.told = n;
     }

@@ -188,7 +188,14 @@ class Schedule {
     const rng = this.#copiesRng;
     const pairs = [...w.vms].flatMap(([name, vm]) => (name.startsWith('pair') ? [vm] : []));
     const vm = rng.pick(pairs);
-    switch (rng.below(4)) {
+    switch (rng.below(6)) {
+      case 4:
+      case 5: {
+        const own = w.own(vm);
+        const other = own?.copies.find((c) => c.node !== own.owner)?.node;
+        if (other !== undefined && w.spec(vm).power === 'running') w.migrate(vm, other);
+        return;
+      }
       case 0:
       case 1:
         w.storage.cut = true;
