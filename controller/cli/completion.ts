@@ -1,6 +1,7 @@
 import { Argument, type Command } from 'commander';
 import type { ApiClient } from './client.js';
 import type { Io } from './io.js';
+import { contextsOf } from './session.js';
 
 const scripts: Readonly<Record<string, string>> = {
   bash: `_flotilla() {
@@ -62,11 +63,13 @@ async function candidates(program: Command, io: Io, words: readonly string[]): P
   }
   const option = at.options.find((o) => o.long === words.at(-2) || o.short === words.at(-2));
   const choices = option?.argChoices;
-  const kind = option?.required === true ? option.long?.replace(/^--/, '') : path[0];
+  const about = path[0] === 'wait' ? path[1] : path[0];
+  const kind = option?.required === true ? option.long?.replace(/^--/, '') : about;
   let all: readonly string[];
   if (choices !== undefined) all = choices;
   else if (last.startsWith('-')) all = [...at.options, ...program.options].flatMap((o) => o.long ?? []);
   else if (at.commands.length > 0) all = at.commands.map((c) => c.name()).filter((n) => !n.startsWith('_'));
+  else if (kind === 'context') all = (await contextsOf(io.terminal.env)).map((c) => c.name);
   else all = await namesOf(io, kind === 'iso' ? 'image' : (kind ?? ''));
   return all.filter((n) => n.startsWith(last)).sort();
 }

@@ -11,6 +11,18 @@ export const exitCodes = {
   timedOut: 6,
 } as const;
 
+/** What each means, for the manual. */
+export const exitWords: Readonly<Record<number, string>> = {
+  0: 'Done.',
+  1: 'It was tried and failed; also an operation that failed or was cancelled.',
+  2: 'Wrong usage, or input that is refused as such.',
+  3: 'There is no such object.',
+  4: 'Refused: a conflict, a wrong state, no room, no right.',
+  5: 'Controller, node or ledger out of reach.',
+  6: 'Not done in the time given; it may go on.',
+  130: 'Ended by Ctrl-C.',
+};
+
 /** What an operation ended as, where it was waited for. */
 export class OpFailed extends FlotillaError {}
 

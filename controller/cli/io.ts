@@ -15,6 +15,8 @@ export interface Terminal {
   write(bytes: Uint8Array): void;
   /** Cells; null: not a terminal. */
   readonly width: number | null;
+  /** Lines; not there: not known. */
+  readonly height?: number;
   /** Progress may be drawn. */
   readonly tty: boolean;
   readonly stdin: NodeJS.ReadableStream;

@@ -22,6 +22,7 @@ process.exitCode = await runCli(process.argv.slice(2), {
   err: (text) => void process.stderr.write(text),
   write: (bytes) => void process.stdout.write(bytes),
   width: process.stdout.isTTY ? process.stdout.columns : null,
+  ...(process.stdout.isTTY ? { height: process.stdout.rows } : {}),
   tty: process.stderr.isTTY,
   stdin: process.stdin,
   signal: stop.signal,

@@ -3,6 +3,7 @@ import { errorRecord } from '../../core/domain/error.js';
 import { version } from '../version.js';
 import { completionCommands } from './completion.js';
 import { consoleCommand } from './console.js';
+import { contextCommands } from './context.js';
 import { errorText, exitCodeOf, exitCodes } from './exit.js';
 import { balanceCommands, capacityCommands } from './balance.js';
 import { exportCommand } from './export.js';
@@ -10,6 +11,7 @@ import { haCommands } from './ha.js';
 import { imageCommands } from './image.js';
 import { Io, type Terminal } from './io.js';
 import { loginCommand } from './login.js';
+import { manCommand } from './man.js';
 import { notifyCommands } from './notify.js';
 import { ovfCommands } from './ovf.js';
 import { ovfImportCommand } from './ovf-import.js';
@@ -24,9 +26,11 @@ import {
 } from './things.js';
 import { ruleCommands } from './rule.js';
 import { certificateCommands } from './certificates.js';
+import { topCommand } from './top.js';
 import { userCommands } from './users.js';
 import { vappCommands } from './vapp.js';
 import { vmCommands } from './vm.js';
+import { waitCommands } from './wait.js';
 
 /**
  * Runs one command line.
@@ -34,12 +38,15 @@ import { vmCommands } from './vm.js';
  * @param args - without the program's name
  * @returns the exit code
  */
-export async function runCli(args: readonly string[], terminal: Terminal): Promise<number> {
+export async function runCli(args: readonly string[], outside: Terminal): Promise<number> {
+  const env = { ...outside.env };
+  const terminal: Terminal = { ...outside, env };
   const io = new Io(terminal);
   const program = new Command('flotilla')
     .description('One virtual datacenter of a handful of servers.')
     .version(version)
     .option('--json', 'answers as JSON, errors too')
+    .option('--context <name>', 'the cluster, of those you are logged in to')
     .configureOutput({
       writeOut: (s) => terminal.out(s.replace(/\n$/, '')),
       writeErr: (s) => terminal.err(s),
@@ -47,7 +54,12 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     .showHelpAfterError('(see --help)')
     .exitOverride();
   program.hook('preAction', () => {
-    io.json = program.opts<{ json?: true }>().json === true;
+    const o = program.opts<{ json?: true; context?: string }>();
+    io.json = o.json === true;
+    if (o.context === undefined) return;
+    // What was said now goes before what the environment says.
+    env['FLOTILLA_CONTEXT'] = o.context;
+    for (const name of ['FLOTILLA_SERVER', 'FLOTILLA_TOKEN_FILE', 'FLOTILLA_CA']) delete env[name];
   });
   statusCommand(program, io);
   nodeCommands(program, io);
@@ -70,7 +82,11 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   certificateCommands(program, io);
   userCommands(program, io);
   eventsCommand(program, io);
+  topCommand(program, io);
+  waitCommands(program, io);
   loginCommand(program, io);
+  contextCommands(program, io);
+  manCommand(program, io);
   completionCommands(program, io);
   inherit(program);
   try {

@@ -1,5 +1,5 @@
 import { X509Certificate, createHash } from 'node:crypto';
-import { chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
 import { connect } from 'node:tls';
@@ -20,24 +20,81 @@ const fileSchema = z.strictObject({
     .nullable(),
 });
 
-/** `login.json` in the XDG configuration directory; it holds a secret, so 0600. */
-export function sessionFile(env: NodeJS.ProcessEnv): string {
-  const base = env['XDG_CONFIG_HOME'] ?? path.join(env['HOME'] ?? homedir(), '.config');
-  return path.join(base, 'flotilla', 'login.json');
+/** Where commands go unless somebody says another one. Its login is `login.json`, as before there were others. */
+const usual = 'default';
+const contextSchema = z
+  .string()
+  .regex(/^[a-z0-9][a-z0-9._-]{0,31}$/, 'lower-case letters, digits and . _ -, at most 32');
+
+const configDir = (env: NodeJS.ProcessEnv): string =>
+  path.join(env['XDG_CONFIG_HOME'] ?? path.join(env['HOME'] ?? homedir(), '.config'), 'flotilla');
+const contextsDir = (env: NodeJS.ProcessEnv): string => path.join(configDir(env), 'contexts');
+const currentFile = (env: NodeJS.ProcessEnv): string => path.join(configDir(env), 'context');
+const fileOf = (env: NodeJS.ProcessEnv, name: string): string =>
+  name === usual
+    ? path.join(configDir(env), 'login.json')
+    : path.join(contextsDir(env), `${parse(contextSchema, name, 'The context')}.json`);
+
+/** The context that commands go to: of the environment or `--context`, else the one chosen last. */
+export async function contextName(env: NodeJS.ProcessEnv): Promise<string> {
+  const said = env['FLOTILLA_CONTEXT'] ?? (await textOf(currentFile(env)))?.trim() ?? usual;
+  return parse(contextSchema, said, 'The context');
 }
 
+/** The file of the context that commands go to; it holds a secret, so 0600. */
+export const sessionFile = async (env: NodeJS.ProcessEnv): Promise<string> =>
+  fileOf(env, await contextName(env));
+
 export async function saveSession(env: NodeJS.ProcessEnv, target: Target): Promise<string> {
-  const file = sessionFile(env);
-  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
-  await writeFile(`${file}.new`, `${JSON.stringify(target)}\n`, { mode: 0o600 });
-  await chmod(`${file}.new`, 0o600);
-  await rename(`${file}.new`, file);
+  const file = await sessionFile(env);
+  await write(file, `${JSON.stringify(target)}\n`);
   return file;
 }
 
 /** Forgets what `flotilla login` kept. */
 export async function forgetSession(env: NodeJS.ProcessEnv): Promise<void> {
-  await rm(sessionFile(env), { force: true });
+  await rm(await sessionFile(env), { force: true });
+}
+
+/** All contexts that somebody is logged in to, by name. */
+export async function contextsOf(env: NodeJS.ProcessEnv): Promise<{ name: string; server: string }[]> {
+  const names = (await readdir(contextsDir(env)).catch(() => []))
+    .filter((n) => n.endsWith('.json'))
+    .map((n) => n.slice(0, -5))
+    .filter((n) => contextSchema.safeParse(n).success);
+  const out: { name: string; server: string }[] = [];
+  for (const name of [usual, ...names.sort()]) {
+    const saved = await readSaved(fileOf(env, name));
+    if (saved !== null) out.push({ name, server: saved.server });
+  }
+  return out;
+}
+
+/** Lets commands go to that context from now on. */
+export async function useContext(env: NodeJS.ProcessEnv, name: string): Promise<void> {
+  await write(currentFile(env), `${parse(contextSchema, name, 'The context')}\n`);
+}
+
+export async function deleteContext(env: NodeJS.ProcessEnv, name: string): Promise<void> {
+  await rm(fileOf(env, name), { force: true });
+  if ((await textOf(currentFile(env)))?.trim() === name) await rm(currentFile(env), { force: true });
+}
+
+/** By another name first: what is read is whole. */
+async function write(file: string, text: string): Promise<void> {
+  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
+  await writeFile(`${file}.new`, text, { mode: 0o600 });
+  await chmod(`${file}.new`, 0o600);
+  await rename(`${file}.new`, file);
+}
+
+async function textOf(file: string): Promise<string | null> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw error;
+  }
 }
 
 /**
@@ -46,7 +103,7 @@ export async function forgetSession(env: NodeJS.ProcessEnv): Promise<void> {
  * @throws FlotillaError `unauthenticated`: neither is there
  */
 export async function readTarget(env: NodeJS.ProcessEnv): Promise<Target> {
-  const saved = await readSaved(env);
+  const saved = await readSaved(await sessionFile(env));
   const server = env['FLOTILLA_SERVER'] ?? saved?.server;
   const tokenFile = env['FLOTILLA_TOKEN_FILE'];
   const token = tokenFile === undefined ? saved?.token : await readToken(tokenFile);
@@ -58,15 +115,9 @@ export async function readTarget(env: NodeJS.ProcessEnv): Promise<Target> {
   });
 }
 
-async function readSaved(env: NodeJS.ProcessEnv): Promise<Target | null> {
-  const file = sessionFile(env);
-  let text: string;
-  try {
-    text = await readFile(file, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-    throw error;
-  }
+async function readSaved(file: string): Promise<Target | null> {
+  const text = await textOf(file);
+  if (text === null) return null;
   let value: unknown = null;
   try {
     value = JSON.parse(text);

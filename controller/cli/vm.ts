@@ -186,8 +186,12 @@ export function vmCommands(program: Command, io: Io): void {
       await settle(all, io, (op) => `${op.subject.name}: ${op.state === 'done' ? 'deleted' : op.state}`);
     });
 
-  vm.command('wait')
-    .description('wait until a VM is in a state')
+  vmWaitCommand(vm.command('wait'), io);
+}
+
+/** `flotilla vm wait`, `flotilla wait vm` */
+export function vmWaitCommand(c: Command, io: Io): void {
+  c.description('wait until a VM is in a state')
     .argument('<vm>', 'name or id')
     .addOption(
       new Option('--for <what>', 'what to wait for')

@@ -63,7 +63,7 @@ void t.test('people by the command line: made, logged in, given rights, taken aw
   });
 
   t.match(await l.run('logout'), { code: 0 });
-  t.equal(existsSync(sessionFile(l.env)), false);
+  t.equal(existsSync(await sessionFile(l.env)), false);
   t.match(await l.run('whoami'), { code: 4, err: /not logged in/ });
   env['FLOTILLA_TOKEN_FILE'] = `${l.dir}/token`;
   t.match(await l.run('user', 'edit', 'vera', '--role', 'operator', '--operates', ''), { code: 0 });
