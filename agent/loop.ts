@@ -139,6 +139,7 @@ export class AgentLoop {
       ops: this.ops,
       words: (vm, s) => this.replicas.words(vm, s),
       loads: (s) => this.protection.loads(s),
+      runs: (vm) => this.observed.get(vm)?.active === true,
       wake: () => this.wake(),
     });
     this.maker = new DiskMaker(env, this.ops, this.replicas, () => this.wake());

@@ -5,16 +5,24 @@ import {
   withSecond,
   type SecondNode,
 } from '../../core/decide/second-node.js';
+import { withDiscarded } from '../../core/decide/repair.js';
 import { copyAddresses } from '../../core/decide/replica-edit.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { Health } from '../../core/domain/node.js';
 import { opFinished, queuedOp, type Op } from '../../core/domain/op.js';
-import { otherNode, standbyArgs, type Replica, type StandbyArgs } from '../../core/domain/replica.js';
+import {
+  otherNode,
+  repairArgs,
+  standbyArgs,
+  type Replica,
+  type StandbyArgs,
+} from '../../core/domain/replica.js';
 import type { CopyWords, VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { epochKey, ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { Loads } from '../ha/load.js';
+import type { Compare } from '../ledger/ledger.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 import { valuesOf } from '../vm/ownership.js';
@@ -40,6 +48,7 @@ export class StandbyDesk {
   private readonly ops: OpBook;
   private readonly words: (vm: string, s: Snapshot) => readonly CopyWords[];
   private readonly loads: (s: Snapshot) => Loads;
+  private readonly runs: (vm: string) => boolean;
   private readonly wake: () => void;
   private readonly busy = new Set<string>();
   private readonly lookedMs = new Map<string, number>();
@@ -54,6 +63,8 @@ export class StandbyDesk {
       readonly ops: OpBook;
       readonly words: StandbyDesk['words'];
       readonly loads: StandbyDesk['loads'];
+      /** Its machine is here. */
+      readonly runs: (vm: string) => boolean;
       readonly wake: () => void;
     },
   ) {
@@ -61,6 +72,7 @@ export class StandbyDesk {
     this.ops = d.ops;
     this.words = d.words;
     this.loads = d.loads;
+    this.runs = d.runs;
     this.wake = d.wake;
   }
 
@@ -73,7 +85,7 @@ export class StandbyDesk {
       for (const vm of map.keys()) if (s.owns.get(vm)?.value.owner !== env.node) map.delete(vm);
     const asked = new Map(
       [...s.ops.values()]
-        .filter((k) => k.value.kind === 'vm.standby' && !opFinished(k.value))
+        .filter((k) => ['vm.standby', 'vm.repair'].includes(k.value.kind) && !opFinished(k.value))
         .map((k) => [k.value.subject.id, k]),
     );
     for (const [vm, replica] of s.replicas) {
@@ -125,6 +137,7 @@ export class StandbyDesk {
 
   private async one(x: Subject, op: Kept<Op> | undefined): Promise<void> {
     if (op === undefined) return this.byItself(x);
+    if (op.value.kind === 'vm.repair') return this.repair(x, op);
     const args = standbyArgs(op.value);
     const peer = otherNode(x.replica.value, this.env.node);
     if (args === null) return this.ops.fail(op, refused(x, 'the request cannot be read'));
@@ -143,6 +156,72 @@ export class StandbyDesk {
     const choice = this.choose(x, args.to);
     if (!choice.ok) return this.ops.fail(op, refused(x, choice.why));
     await this.begin(x, { ...args, from: peer, to: choice.node }, op);
+  }
+
+  /** A person said whose copies are thrown away: the ledger says so, too, and the operation ends when they are the same. */
+  private async repair(x: Subject, op: Kept<Op>): Promise<void> {
+    const { env } = this;
+    const { s, vm } = x;
+    const args = repairArgs(op.value);
+    if (args === null) return this.ops.fail(op, refused(x, 'the request cannot be read'));
+    if (op.value.state === 'running') {
+      if (x.own.value.sync === 'ok') return this.ops.finish(op, 'done', 'its copies are the same');
+      if (op.value.cancelAsked) return this.ops.finish(op, 'cancelled', 'the copies meet when they can');
+      return this.progress(op.value, x);
+    }
+    if (op.value.cancelAsked) return this.ops.finish(op, 'cancelled', 'nothing was thrown away');
+    const peer = otherNode(x.replica.value, env.node);
+    const [live, node] = [s.lives.get(peer), s.nodes.get(peer)];
+    const pair = (await env.replication?.observe())?.pairs.get(vm) ?? null;
+    const inUse = this.runs(vm) || pair?.role === 'Primary';
+    const d = withDiscarded(x.own.value, env.node, args.discard, {
+      pair,
+      inUse,
+      peerLive: live !== undefined,
+    });
+    if (!d.ok)
+      return this.ops.fail(
+        op,
+        new FlotillaError('wrong-state', `No copy of VM "${x.spec.name}" is thrown away: ${d.why}`, {
+          hint: 'See how its copies stand: flotilla vm repair, without more, says what to do.',
+        }),
+      );
+    const mine = env.live.compare();
+    if (mine === null || s.meta === null) return;
+    const next: Op = {
+      ...op.value,
+      state: 'running',
+      step: `what ${args.discard} has is thrown away`,
+      updatedMs: env.clock.wallMs(),
+    };
+    const given: Compare[] =
+      d.own.owner === env.node || live === undefined || node === undefined
+        ? []
+        : [
+            { key: kinds.live.key(peer), createRevision: live.createRevision },
+            { key: kinds.node.key(peer), modRevision: node.modRevision },
+          ];
+    const r = await env.ledger.txn(
+      [
+        { key: kinds.vmOwn.key(vm), modRevision: x.own.modRevision },
+        { key: kinds.op.key(next.id), modRevision: op.modRevision },
+        ...given,
+        mine,
+        { key: epochKey, value: String(s.meta.value.epoch) },
+      ],
+      [
+        { put: kinds.vmOwn.key(vm), value: writeRecord(kinds.vmOwn, d.own) },
+        { put: kinds.op.key(next.id), value: writeRecord(kinds.op, next) },
+      ],
+    );
+    if (!r.done) return;
+    env.radio.say('op', next, next.id);
+    announce(
+      env,
+      'warning',
+      x.spec.name,
+      `${op.value.askedBy} throws away what ${args.discard} has of its disks`,
+    );
   }
 
   private async byItself(x: Subject): Promise<void> {

@@ -1,6 +1,12 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
-import { otherNode, type Replica, type StandbyArgs } from '../../core/domain/replica.js';
+import {
+  hasCopy,
+  otherNode,
+  type RepairArgs,
+  type Replica,
+  type StandbyArgs,
+} from '../../core/domain/replica.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { Kept } from '../tables.js';
@@ -44,9 +50,29 @@ export class VmCopies {
     });
   }
 
+  /** A person says whose copies are thrown away. */
+  async repair(ask: Ask<'vmRepair'>): Promise<VmChanged> {
+    const discard = await idOf(this.deps.view, 'node', ask.body.discard);
+    return this.wish(ask, 'vm.repair', ({ spec, own, replica }) => {
+      if (!hasCopy(replica.value, discard))
+        throw new FlotillaError(
+          'bad-input',
+          `${discard} has no copy of the disks of VM "${spec.value.name}"`,
+          {
+            hint: `Its copies are on ${replica.value.nodes.map((n) => n.node).join(' and ')}.`,
+          },
+        );
+      if (own.value.sync === 'ok')
+        throw new FlotillaError('wrong-state', `The copies of VM "${spec.value.name}" are the same`, {
+          hint: 'Nothing has to be thrown away.',
+        });
+      return { discard } satisfies RepairArgs;
+    });
+  }
+
   private async wish(
-    ask: Ask<'vmStandby'>,
-    kind: 'vm.standby',
+    ask: Ask<'vmStandby'> | Ask<'vmRepair'>,
+    kind: 'vm.standby' | 'vm.repair',
     argsOf: (r: Read) => Record<string, unknown>,
   ): Promise<VmChanged> {
     const { deps } = this;
@@ -98,4 +124,11 @@ export class VmCopies {
 }
 
 /** What must be over before the copies are changed. */
-const others: readonly Op['kind'][] = ['vm.standby', 'vm.migrate', 'vm.relocate', 'vm.failover', 'vm.delete'];
+const others: readonly Op['kind'][] = [
+  'vm.standby',
+  'vm.repair',
+  'vm.migrate',
+  'vm.relocate',
+  'vm.failover',
+  'vm.delete',
+];

@@ -15,6 +15,7 @@ type Names =
   | 'vmExport'
   | 'vmMigrateCheck'
   | 'vmStandby'
+  | 'vmRepair'
   | 'vmList'
   | 'vmGet'
   | 'vmCreate'
@@ -60,6 +61,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     vmAction: async (ask) => changed(await writes.act(ask)),
     vmExport: async (ask) => ({ body: { op: opView(view, await writes.export(ask)) } }),
     vmMigrateCheck: (ask) => migrations.check(ask),
+    vmRepair: async (ask) => changed(await copies.repair(ask)),
     vmStandby: async (ask) => changed(await copies.standby(ask)),
     vmMigrate: async (ask) => changed(await migrations.migrate(ask)),
     vmDelete: async (ask) => ({ body: { op: opView(view, await writes.remove(ask)) } }),

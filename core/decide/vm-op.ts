@@ -60,6 +60,7 @@ export function opVerdict(
     case 'vm.failover':
     case 'vm.migrate':
     case 'vm.standby':
+    case 'vm.repair':
     case 'vm.export':
     case 'vm.delete':
     case 'image.import':

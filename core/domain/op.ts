@@ -25,6 +25,7 @@ export const opKindSchema = z.enum([
   'vm.migrate',
   'vm.relocate',
   'vm.standby',
+  'vm.repair',
   'vm.export',
   'node.update',
   'image.import',

@@ -107,3 +107,11 @@ export type StandbyArgs = z.output<typeof standbyArgsSchema>;
 /** Null: of another kind, or it cannot be read. */
 export const standbyArgs = (op: { readonly kind: string; readonly args: unknown }): StandbyArgs | null =>
   op.kind === 'vm.standby' ? (standbyArgsSchema.safeParse(op.args).data ?? null) : null;
+
+/** What an operation `vm.repair` asks: whose copies are thrown away, by a person's choice. */
+const repairArgsSchema = z.looseObject({ discard: nodeIdSchema });
+export type RepairArgs = z.output<typeof repairArgsSchema>;
+
+/** Null: of another kind, or it cannot be read. */
+export const repairArgs = (op: { readonly kind: string; readonly args: unknown }): RepairArgs | null =>
+  op.kind === 'vm.repair' ? (repairArgsSchema.safeParse(op.args).data ?? null) : null;

@@ -10,3 +10,11 @@ export const vmStandbySchema = z
     unprotected: z.boolean().default(false),
   })
   .meta({ id: 'VmStandby' });
+
+/** A split brain resolved by a person. */
+export const vmRepairSchema = z
+  .strictObject({
+    /** The node whose copies are thrown away; what only they have is lost. */
+    discard: nodeIdSchema,
+  })
+  .meta({ id: 'VmRepair' });

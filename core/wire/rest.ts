@@ -45,7 +45,7 @@ import {
   policyViewSchema,
 } from './rest-ha.js';
 
-import { vmStandbySchema } from './rest-copies.js';
+import { vmRepairSchema, vmStandbySchema } from './rest-copies.js';
 import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
 import { drainViewSchema, nodeActivatedSchema, nodeActivateSchema, nodeDrainSchema } from './rest-plan.js';
 
@@ -434,6 +434,17 @@ export const rest = {
     query: historyQuery,
     status: 200,
     response: historyViewSchema,
+  },
+  vmRepair: {
+    method: 'post',
+    path: '/vms/{vm}/repair',
+    tag: 'vms',
+    summary: 'Throw one of two copies away that were both written while apart',
+    params: at('vm'),
+    body: vmRepairSchema,
+    status: 202,
+    response: vmChangeSchema,
+    idempotent: true,
   },
   vmStandby: {
     method: 'post',

@@ -28,6 +28,11 @@ const words: readonly (readonly [RegExp, (w: World, f: readonly string[]) => voi
     /^user gives (\w+) the standby (n\d)( unprotected meanwhile)?$/,
     (w, [vm = '', to = '', un]) => void w.standby(id(w, vm), to, un !== undefined),
   ],
+  [
+    /^the copy of (\w+) on (n\d) is written apart, and the ledger forgets which is good$/,
+    (w, [vm = '', n = '']) => w.splitBrain(id(w, vm), n),
+  ],
+  [/^user throws away what (n\d) has of (\w+)$/, (w, [n = '', vm = '']) => void w.discard(id(w, vm), n)],
   [/^a lost standby is replaced after (\d+) min$/, (w, [min]) => w.replaceAfter(Number(min))],
   [/^(n\d) is removed from the cluster$/, (w, [n = '']) => w.removeNode(n)],
   [/^(n\d) has a storage address$/, (w, [n = '']) => w.storageAddress(n)],

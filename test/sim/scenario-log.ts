@@ -44,7 +44,7 @@ const kinds: Readonly<Record<string, readonly [RegExp, string][]>> = {
   keepers: [[/^(n\d keeper: (?:run|ice|thaw) → .*)$/, '$1']],
   copies: [
     [
-      /^(n\d) agent: (\w+: the copy on n\d is in sync|\w+: its second copy is on .*|\w+: its replaced copy here was taken away|the other copy of the disks of VM \w+ is stale.*)$/,
+      /^(n\d) agent: (\w+: the copy on n\d is in sync|\w+: its second copy is on .*|\w+: its replaced copy here was taken away|\w+: somebody throws away .*|the other copy of the disks of VM \w+ is stale.*)$/,
       '$1: $2',
     ],
     [/^(the copies of \w+ refuse each other: .*)$/, '$1'],

@@ -1,5 +1,6 @@
-import { Checkbox, NativeSelect, Stack, Text } from '@mantine/core';
+import { Alert, Checkbox, NativeSelect, Stack, Text } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
+import { guidedRepair } from '../../../core/decide/repair';
 import { isReplicated } from '../../../core/domain/disk';
 import type { VmView } from '../../../core/wire/rest';
 import { call, saw } from './api';
@@ -48,5 +49,34 @@ export function OtherStandby({ vm }: { readonly vm: VmView }): ReactNode {
         saw('op', (await call('vmStandby', { params: { vm: vm.id }, body })).op);
       }}
     />
+  );
+}
+
+/** What to do about copies that are not the same; after a split brain, the choice. */
+export function RepairCopies({ vm }: { readonly vm: VmView }): ReactNode {
+  const copies = vm.observed?.copies ?? [];
+  const owner = vm.own?.owner ?? '';
+  const guide = guidedRepair(vm.name, copies, owner);
+  const split = copies.find((c) => c.state === 'split-brain');
+  if (guide === null) return null;
+  return (
+    <Alert color="orange" variant="light" title="Its copies are not the same">
+      <Stack gap="xs">
+        <Text size="sm">{guide.text}.</Text>
+        {split !== undefined && (
+          <Confirm
+            label={`Throw away what ${split.peer} has`}
+            danger
+            title={`Throw away what ${split.peer} has of the disks of "${vm.name}"?`}
+            says={`What ${owner} has is copied over it. Whatever only ${split.peer} has is lost, and nobody can bring it back.`}
+            yes="Throw it away"
+            act={async () => {
+              const body = { discard: split.peer };
+              saw('op', (await call('vmRepair', { params: { vm: vm.id }, body })).op);
+            }}
+          />
+        )}
+      </Stack>
+    </Alert>
   );
 }

@@ -12,7 +12,7 @@ import { May, useMay } from './may';
 import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
 import { OpRows, useOps } from './tasks';
 import { VmActions } from './vm-actions';
-import { OtherStandby } from './vm-copies';
+import { OtherStandby, RepairCopies } from './vm-copies';
 import { EditVm } from './vm-edit';
 
 export function VmPage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
@@ -130,6 +130,7 @@ function Disks({ vm }: { readonly vm: VmView }): ReactNode {
         <Group>
           <OtherStandby vm={vm} />
         </Group>
+        <RepairCopies vm={vm} />
       </May>
       <Rows
         label="Disks"

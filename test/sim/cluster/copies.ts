@@ -47,6 +47,8 @@ interface Pair {
   readonly copies: Map<string, Copy>;
   /** The two that are connected. */
   link: readonly [string, string] | null;
+  /** They have refused each other, which was said. */
+  split: boolean;
   /** Who copies to whom, and until when. */
   sync: { readonly to: string; readonly untilMs: number } | null;
   /** The last write that the guest was told is done. */
@@ -138,7 +140,7 @@ export class SimCopies {
       [a, { ...closed(history, b), whole: true }],
       [b, { ...closed(history, a), whole: true }],
     ]);
-    this.#pairs.set(vm, { vm, minor, copies, link: null, sync: null, told: 0 });
+    this.#pairs.set(vm, { vm, minor, copies, link: null, split: false, sync: null, told: 0 });
     if (!this.#ticking) this.#tick();
     this.#ticking = true;
   }
@@ -301,13 +303,16 @@ export class SimCopies {
     else if (!x.whole && y.whole && !x.primary) to(a);
     else if (!y.whole && x.whole && !y.primary) to(b);
     else {
-      this.#p.say(`the copies of ${pair.vm} refuse each other: both were written while apart`);
+      if (!pair.split)
+        this.#p.say(`the copies of ${pair.vm} refuse each other: both were written while apart`);
+      pair.split = true;
       x.refused = y.refused = true;
       x.discards = y.discards = false;
       return;
     }
     if (x.refused || y.refused) return;
     pair.link = [a, b];
+    pair.split = false;
     for (const c of [x, y]) {
       if (c.whole) c.sure = true;
       Object.assign(c, { frozen: false, discards: false, crashed: false });

@@ -452,6 +452,19 @@ export class World {
     return this.#ask('vm.standby', vm, { from, to, unprotected });
   }
 
+  /** A person says whose copy is thrown away. */
+  discard(vm: string, node: string): string {
+    return this.#ask('vm.repair', vm, { discard: node });
+  }
+
+  /** Both copies were written apart, and the ledger, restored from an older snapshot, calls both good. */
+  splitBrain(vm: string, node: string): void {
+    this.copies?.writeApart(node, vm);
+    const own = this.own(vm);
+    const copies = own?.copies.map((c) => ({ ...c, state: 'ok' }));
+    this.voters.store.poke(kinds.vmOwn.key(vm), JSON.stringify({ ...own, copies, sync: 'stale' }));
+  }
+
   removeNode(node: string): void {
     this.voters.store.drop(kinds.node.key(node));
   }

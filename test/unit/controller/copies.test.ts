@@ -95,6 +95,10 @@ void t.test(
       },
     });
     t.match((await ask({ unprotected: true })).body, { code: 'wrong-state', message: /under way/ });
+    const repair = (vmName: string, discard: string) =>
+      r.call('POST', `/api/v1/vms/${vmName}/repair`, { discard });
+    t.match((await repair('db', standby)).body, { code: 'wrong-state' }, 'its copies are the same');
+    t.match((await repair('db2', standby)).body, { op: { kind: 'vm.repair', args: { discard: standby } } });
     t.match((await r.call('POST', '/api/v1/vms', { name: 'bare' })).status, 202);
     t.match((await r.call('POST', '/api/v1/vms/bare/standby', {})).body, {
       message: /no disks with two copies/,
