@@ -71,11 +71,11 @@ function print(figure: string, t: ListTimes, n: number, lines: number): void {
   });
 }
 
-/** A thousand VMs on three nodes: each with spec, owner, disk, name, and a line on the radio. */
-function inject(r: Rig): VmState[] {
+/** That many VMs over all nodes: each with spec, owner, disk, name, and a line on the radio. */
+export function inject(r: Rig, vms = count): VmState[] {
   const nodes = [...r.radio.nodes.keys()];
   const out: VmState[] = [];
-  for (let i = 0; i < count; i++) {
+  for (let i = 0; i < vms; i++) {
     const id = randomUUID();
     const owner = nodes[i % nodes.length] ?? 'n1';
     const disk: Disk = {

@@ -16,6 +16,7 @@ import { libvirtClient } from './libvirt-client.js';
 import { migrate } from './migrate.js';
 import { ovaImport } from './ova-import.js';
 import { ovfParse } from './ovf.js';
+import { gui } from './gui.js';
 import { idleCpu, memory } from './resources.js';
 import { say } from './report.js';
 import { up, upFresh } from './up.js';
@@ -42,6 +43,7 @@ const inDrills: Readonly<Record<string, (d: Drills) => Promise<void>>> = {
 };
 const alone: Readonly<Record<string, () => Promise<void>>> = {
   'api-list': () => apiList(quick ? 100 : 500),
+  gui: () => gui(quick ? 3 : 15),
   up: () => up(quick ? 1 : 3),
   'up-fresh': upFresh,
   disk: () => disk(quick ? 3 : 21, quick ? 100 : 300),
