@@ -25,8 +25,8 @@ export class Scenes {
   }
 
   /** Brings the machines up, and a VM with HA on n1; takes them down when the tests end. */
-  static async open(id: string, { copies = false } = {}): Promise<Scenes> {
-    const d = await Drills.up({ kind: 'metal', id });
+  static async open(id: string, { copies = false, machines = 2 } = {}): Promise<Scenes> {
+    const d = await Drills.up({ kind: 'metal', id, nodes: machines });
     t.teardown(() => d.down());
     const s = new Scenes(d, copies);
     if (copies) await s.makePool();
@@ -186,6 +186,55 @@ export class Scenes {
         await this.settled();
         t.equal(d.bootOf(Scenes.vm), boot, 'the same boot');
         t.equal(await d.ownerOf(Scenes.vm), owner);
+      },
+    );
+  }
+
+  /** Of a VM with copies on nodes with a storage network: taken off it, and back to it. */
+  otherNetwork(): Promise<unknown> {
+    const { d } = this;
+    return this.scene('its copies change over to another network while it writes', async (t) => {
+      const boot = d.bootOf(Scenes.vm);
+      const owner = await this.owner();
+      const shown = (): Promise<string> => d.lab.sh(owner, 'drbdsetup show');
+      const record = await d.c.get<{ record: { addresses: string[] } }>('nodes/n1');
+      const storage = record.body.record.addresses[1] ?? '';
+      t.match(await shown(), storage, 'over the storage network, as the nodes joined');
+      for (const address of [null, storage]) {
+        await d.c.must('PATCH', 'nodes/n1', { storageAddress: address });
+        await waitFor('they are connected over the other network', async () => {
+          return (await shown()).includes(storage) === (address !== null);
+        });
+        await this.settled();
+      }
+      t.equal(d.bootOf(Scenes.vm), boot, 'the same boot');
+    });
+  }
+
+  /** Of a VM with copies on two of three machines: the third gets the second copy, and then the owner dies. */
+  otherStandby(): Promise<unknown> {
+    const { d } = this;
+    return this.scene(
+      'another node gets its second copy under writes, then its owner loses power',
+      async (t) => {
+        const owner = await this.owner();
+        const own = await d.own(Scenes.vm, d.c.founder);
+        const third = d.nodes.find((n) => !own.copies.some((c) => c.node === n)) ?? '';
+        const boot = d.bootOf(Scenes.vm);
+        const { op } = await d.c.must<{ op: Op }>('POST', `vms/${d.id(Scenes.vm)}/standby`, {
+          node: third,
+          unprotected: true,
+        });
+        const end = await d.c.opEnd(op, 900_000);
+        t.match(end, { state: 'done', error: null }, JSON.stringify(end));
+        t.equal(d.bootOf(Scenes.vm), boot, 'the same boot');
+        await this.inSync();
+        await d.untilProtected(Scenes.vm);
+        await d.lab.kill(owner);
+        await d.bootsAfter(Scenes.vm, boot);
+        t.equal(await d.ownerOf(Scenes.vm), third);
+        await d.lab.boot(owner);
+        await this.settled();
       },
     );
   }
