@@ -14,6 +14,7 @@ import {
   type PlannedVm,
   type Stage,
 } from '../../core/ovf/plan.js';
+import { vappOf } from '../../core/ovf/vapp.js';
 import type { ImageView, NetworkView, RestCall } from '../../core/wire/rest.js';
 import { imageEntry, sendImage } from './image.js';
 import { collect } from './input.js';
@@ -26,6 +27,7 @@ type Options = WaitOptions & {
   property?: string[];
   properties?: string;
   deploymentOption?: string;
+  asVapp?: string;
   prefix: string;
   pool?: string;
   node?: string;
@@ -53,6 +55,7 @@ export function ovfImportCommand(parent: Command, io: Io): void {
     .option('--property <id=value>', 'the value of a property', collect)
     .option('--properties <file>', 'values of properties, as YAML; secret ones only so; -: standard input')
     .option('--deployment-option <id>', 'one of its deployment options')
+    .option('--as-vapp <name>', 'one vApp of all its VMs, with their order')
     .option('--prefix <text>', 'before the names of VMs and images', '')
     .option('--pool <pool>', 'where disks and images lie')
     .option('--node <node>', 'the node that shall own the VMs')
@@ -220,6 +223,7 @@ class Import {
   /** By this run. */
   readonly #madeImages: string[] = [];
   readonly #madeVms: string[] = [];
+  #madeVapp: string | null = null;
 
   constructor(io: Io, archive: OvfArchive, report: PackageReport, o: Options) {
     this.#io = io;
@@ -231,9 +235,12 @@ class Import {
   async run(plan: ImportPlan): Promise<void> {
     this.#users = plan.vms.flatMap((v) => v.body.disks.map((d) => d.image));
     try {
-      for (const vm of plan.vms) await this.#checkFree(vm);
+      const { asVapp } = this.#o;
+      if (asVapp === undefined) for (const vm of plan.vms) await this.#checkFree(vm);
+      else if (await this.#vappThere(asVapp, plan)) return;
       for (const image of plan.images) this.#images.set(image.name, await this.#image(image));
-      for (const vm of plan.vms) await this.#vm(vm);
+      if (asVapp !== undefined) await this.#vapp(plan, asVapp);
+      else for (const vm of plan.vms) await this.#vm(vm);
     } catch (error) {
       if (!(error instanceof FlotillaError) || passing.has(error.code)) throw error;
       await this.#takeBack();
@@ -242,7 +249,8 @@ class Import {
     const isos = new Set(plan.images.filter((i) => i.iso).map((i) => this.#images.get(i.name)?.id));
     if (this.#o.keepImages !== true)
       for (const id of this.#madeImages) if (!isos.has(id)) await this.#deleteImage(id);
-    if (this.#o.start === true) for (const stage of plan.stages) await this.#start(stage);
+    if (this.#o.start === true && this.#o.asVapp === undefined)
+      for (const stage of plan.stages) await this.#start(stage);
   }
 
   /** @returns whether an earlier run of this import made it @throws FlotillaError `name-taken` */
@@ -255,7 +263,20 @@ class Import {
     });
   }
 
-  async #find<N extends 'vmGet' | 'imageGet'>(name: N, params: RestCall<N>['params']) {
+  /** @returns whether an earlier run of this import made it @throws FlotillaError `name-taken` */
+  async #vappThere(name: string, plan: ImportPlan): Promise<boolean> {
+    const there = await this.#find('vappGet', { vapp: name });
+    if (there === null) return false;
+    if (there.tags.some((tag) => plan.vms.some((v) => v.body.tags?.includes(tag) === true))) {
+      this.#io.say(`vApp "${name}" is there already.\n`);
+      return true;
+    }
+    throw new FlotillaError('name-taken', `There is a vApp "${name}" already`, {
+      hint: 'Name another, or delete it. Nothing was made.',
+    });
+  }
+
+  async #find<N extends 'vmGet' | 'imageGet' | 'vappGet'>(name: N, params: RestCall<N>['params']) {
     try {
       return await (await this.#io.client()).call(name, { params } as never);
     } catch (error) {
@@ -329,13 +350,49 @@ class Import {
 
   async #vm(vm: PlannedVm): Promise<void> {
     if (await this.#checkFree(vm)) return;
-    const disks = vm.body.disks.map((d) => {
+    const client = await this.#io.client();
+    const made = await this.#placed((mode) =>
+      client.call('vmCreate', {
+        body: { ...vm.body, disks: this.#disks(vm, mode) } as RestCall<'vmCreate'>['body'],
+      }),
+    );
+    this.#madeVms.push(made.vm.id);
+    await this.#io.follow(made.op, { ...this.#o, wait: true });
+  }
+
+  /** All VMs at once, as members of one. Applied again it changes nothing, which is how it goes on. */
+  async #vapp(plan: ImportPlan, name: string): Promise<void> {
+    const client = await this.#io.client();
+    const { op } = await this.#placed((mode) => {
+      const vms = plan.vms.map((v) => ({ ...v, body: { ...v.body, disks: this.#disks(v, mode) } }));
+      const document = vappOf(this.#report, plan, vms as PlannedVm[], name) as never;
+      return client.call('vappApply', {
+        body: { document, acceptEulas: true, start: this.#o.start === true },
+      });
+    });
+    this.#madeVapp = name;
+    if (op !== null) await this.#io.follow(op, { ...this.#o, wait: true });
+  }
+
+  /** Tries with disks that are their images' files; the node of these may have no room: then another one copies them. */
+  async #placed<T>(make: (mode: 'moved' | 'full') => Promise<T>): Promise<T> {
+    try {
+      return await make('moved');
+    } catch (error) {
+      if (!(error instanceof FlotillaError) || passing.has(error.code)) throw error;
+      return make('full');
+    }
+  }
+
+  /** @param mode - `moved`: where nobody else needs the image */
+  #disks(vm: PlannedVm, mode: 'moved' | 'full'): PlannedVm['body']['disks'] {
+    return vm.body.disks.map((d) => {
       const image = d.image === undefined ? undefined : this.#images.get(d.image);
       if (image === undefined) return d;
       const sizeBytes = Math.max(d.sizeBytes ?? 0, image.virtualSizeBytes);
-      // Its file becomes the disk itself, where nobody else needs it.
       const alone = this.#users.filter((u) => u === d.image).length === 1 && this.#o.keepImages !== true;
-      const moved = alone && sizeBytes === image.virtualSizeBytes && image.format !== 'iso';
+      const moved =
+        mode === 'moved' && alone && sizeBytes === image.virtualSizeBytes && image.format !== 'iso';
       return {
         ...d,
         mode: moved ? ('moved' as const) : ('full' as const),
@@ -343,21 +400,6 @@ class Import {
         ...(sizeBytes > 0 ? { sizeBytes } : {}),
       };
     });
-    const client = await this.#io.client();
-    const create = (mode: 'moved' | 'full') =>
-      client.call('vmCreate', {
-        body: {
-          ...vm.body,
-          disks: disks.map((d) => ('mode' in d && mode === 'full' ? { ...d, mode } : d)),
-        },
-      });
-    const made = await create('moved').catch((error: unknown) => {
-      // The node with its images may have no room for the VM: another one copies them.
-      if (!(error instanceof FlotillaError) || passing.has(error.code)) throw error;
-      return create('full');
-    });
-    this.#madeVms.push(made.vm.id);
-    await this.#io.follow(made.op, { ...this.#o, wait: true });
   }
 
   async #start(stage: Stage): Promise<void> {
@@ -384,6 +426,13 @@ class Import {
   async #takeBack(): Promise<void> {
     const client = await this.#io.client();
     this.#io.say('It failed: what was made is taken back.\n');
+    if (this.#madeVapp !== null) {
+      const { op } = await client.call('vappDelete', {
+        params: { vapp: this.#madeVapp },
+        query: { force: 'true' },
+      });
+      await this.#io.follow(op, { ...this.#o, wait: true });
+    }
     for (const vm of this.#madeVms) {
       const { op } = await client.call('vmDelete', { params: { vm }, query: { force: 'true' } });
       await this.#io.follow(op, { ...this.#o, wait: true });

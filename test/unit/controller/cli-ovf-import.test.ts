@@ -232,3 +232,15 @@ void t.test(
     t.match(await l.run('import', file, ...usual), { code: 0 }, 'and what is right is taken');
   },
 );
+
+void t.test('a package as one vApp: its document names the images that were sent', async (t) => {
+  const { l, file } = await prepared(t);
+  l.r.agents.deploys = true;
+  const ran = await l.run('import', file, ...usual, '--as-vapp', 'shop');
+  t.match(ran, { code: 0 }, ran.err);
+  const shown = await l.run('vapp', 'show', 'shop', '--json');
+  const { members } = JSON.parse(shown.out) as { members: { vmName: string }[] };
+  t.strictSame(members.map((m) => m.vmName).sort(), ['Database', 'application', 'web']);
+  const again = await l.run('import', file, ...usual, '--as-vapp', 'shop');
+  t.match(again, { code: 0, err: /is there already/ }, again.err);
+});
