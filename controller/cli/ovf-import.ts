@@ -353,7 +353,7 @@ class Import {
     const client = await this.#io.client();
     const made = await this.#placed((mode) =>
       client.call('vmCreate', {
-        body: { ...vm.body, disks: this.#disks(vm, mode) } as RestCall<'vmCreate'>['body'],
+        body: { ...vm.body, disks: this.#disks(vm, mode) },
       }),
     );
     this.#madeVms.push(made.vm.id);
@@ -365,7 +365,7 @@ class Import {
     const client = await this.#io.client();
     const { op } = await this.#placed((mode) => {
       const vms = plan.vms.map((v) => ({ ...v, body: { ...v.body, disks: this.#disks(v, mode) } }));
-      const document = vappOf(this.#report, plan, vms as PlannedVm[], name) as never;
+      const document = vappOf(this.#report, plan, vms, name) as never;
       return client.call('vappApply', {
         body: { document, acceptEulas: true, start: this.#o.start === true },
       });

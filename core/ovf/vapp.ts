@@ -41,6 +41,7 @@ export function vappOf(
         out[partOf(c.id, names)] = { vapp: { members: membersOf(c.id) }, ...order(c.id) };
     return out;
   };
+  const { cpuAllocation = null, memoryAllocation = null } = root ?? {};
   const eulas = p.eulas.slice(0, eulasMax).map((e) => e.text.slice(0, eulaCharsMax));
   return {
     kind: 'VApp',
@@ -50,8 +51,8 @@ export function vappOf(
     networks: Object.fromEntries([...networks].map(([network, part]) => [part, { network }])),
     members: membersOf(root?.id ?? null),
     ...(eulas.length === 0 ? {} : { eulas }),
-    ...(root?.cpuAllocation == null ? {} : { cpuAllocation: root.cpuAllocation }),
-    ...(root?.memoryAllocation == null ? {} : { memoryAllocation: root.memoryAllocation }),
+    ...(cpuAllocation === null ? {} : { cpuAllocation }),
+    ...(memoryAllocation === null ? {} : { memoryAllocation }),
   };
 }
 
