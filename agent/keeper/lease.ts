@@ -17,7 +17,7 @@ export type Renewal =
  *
  * A renewal is a keepalive *plus* a linearizable read of the own key, dated at sending: a deposed leader still
  * answers keepalives (measured). Each boot of the machine gets a lease of its own; a key that another boot left is
- * removed, never taken over.
+ * waited for, never taken over.
  */
 export class Lease {
   readonly #env: KeeperEnv;
@@ -33,6 +33,8 @@ export class Lease {
   #createRevision: bigint | null;
   #epoch: number | null = null;
   #unsafe = false;
+  /** The live key of another boot, and since when it is seen. */
+  #other: { readonly created: bigint; readonly sinceMs: number } | null = null;
 
   constructor(env: KeeperEnv, boot: string, had: { lease: string | null; createRevision: bigint | null }) {
     this.#env = env;
@@ -127,7 +129,11 @@ export class Lease {
     if (stranger !== null) return this.#lost(stranger);
     const epoch: Compare = { key: epochKey, value: String(this.#epoch) };
     const key = liveKey(node);
-    // Of a former boot, or of our own transaction whose answer was lost.
+    // Of another boot: it ends with its lease, within seconds, where the machine has started anew. Where another machine
+    // has this node's disk it does not end, and taking it away would have the two arm the same VMs in turn.
+    if (old !== undefined && old.lease !== '0' && bootOf(old.value) !== this.#boot)
+      return { is: 'unknown', why: this.#otherBoot(old) };
+    // Of our own transaction whose answer was lost.
     if (old !== undefined) await ledger.txn([{ key, modRevision: old.modRevision }, epoch], [{ del: key }]);
     const sentMs = clock.nowMs();
     const lease = await ledger.grantLease(timing.leaseTtlS);
@@ -170,6 +176,16 @@ export class Lease {
     return { live, stranger: null };
   }
 
+  /** Another boot's live key: in words, how long it has been seen. */
+  #otherBoot(old: LedgerEntry): string {
+    const { clock, timing } = this.#env;
+    if (this.#other?.created !== old.createRevision)
+      this.#other = { created: old.createRevision, sinceMs: clock.nowMs() };
+    if (clock.nowMs() - this.#other.sinceMs < 2_000 * timing.leaseTtlS)
+      return 'the live key of the boot before has not ended yet';
+    return 'another machine is alive as this node: one of the two has a copy of the other’s disk';
+  }
+
   #lost(why: string): Renewal {
     this.#lose();
     return { is: 'lost', why };
@@ -178,6 +194,15 @@ export class Lease {
   #lose(): void {
     this.#lease = null;
     this.#createRevision = null;
+  }
+}
+
+/** Null where it cannot be told. */
+function bootOf(live: string): string | null {
+  try {
+    return String((JSON.parse(live) as { boot?: unknown }).boot);
+  } catch {
+    return null;
   }
 }
 

@@ -215,13 +215,38 @@ void t.test('a lease that ends early freezes at once; the new incarnation goes t
   await rig.end();
 });
 
-void t.test('a key of another boot is removed, never taken over', async (t) => {
+void t.test('a key that no lease ends is removed, never taken over', async (t) => {
   const rig = new KeeperRig();
   rig.memory.poke(live, '{"node":"n1","boot":"other","version":"0"}');
   const old = rig.memory.peek(live)?.createRevision ?? 0n;
   await rig.up();
   t.ok((rig.keeper.state().createRevision ?? 0n) > old);
   t.match(rig.memory.peek(live)?.value, /boot-1/);
+  await rig.end();
+});
+
+void t.test('two machines with one identity: the second gets no lease, and says why', async (t) => {
+  const rig = new KeeperRig();
+  const twin = await rig.client.grantLease(rig.timing.leaseTtlS);
+  const value = '{"node":"n1","boot":"other","version":"0"}';
+  await rig.client.txn([], [{ put: live, value, lease: twin }]);
+  const theirs = rig.memory.peek(live)?.createRevision;
+  rig.keeper.start();
+  const pass = async (ms: number, renews: boolean) => {
+    for (let i = 0; i < ms; i += 500) {
+      if (renews) await rig.client.keepAlive(twin);
+      await rig.clock.advance(500);
+    }
+  };
+  await pass(2_000, true);
+  t.match(rig.keeper.state().text, /the boot before has not ended yet/);
+  await pass(60_000, true);
+  t.equal(rig.memory.peek(live)?.createRevision, theirs, 'nothing is taken from the one that is alive');
+  t.match(rig.keeper.state(), { mode: 'ice', text: /another machine is alive as this node/ });
+  t.equal(rig.keeper.state().createRevision, null);
+  await pass(rig.timing.leaseTtlS * 1_000 + 3_000, false);
+  t.match(rig.memory.peek(live)?.value, /boot-1/, 'when it is gone the place is free');
+  t.equal(rig.keeper.state().mode, 'run');
   await rig.end();
 });
 
