@@ -156,6 +156,8 @@ async function tryToken(
       'token-expired',
       'token-used-up',
       'bad-input',
+      // Its key is that of a node that was removed.
+      'forbidden',
     ]);
     if (refused.has(code)) await rm(file, { force: true });
     tell(`could not join: ${message}`);

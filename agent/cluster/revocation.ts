@@ -26,6 +26,11 @@ import type { Services } from './services.js';
 const migrationPort = 16_514;
 /** The voters end connections to etcd one after the other, so that no moment has all clients connecting anew, ms. */
 const turnMs = 2_000;
+/**
+ * A list that its signer leaves as it is for so long is signed by any node that can, ms: it may be the node that was removed
+ * that leads, as long as its lease lives.
+ */
+const overdueMs = 15_000;
 /** Certificates forgotten in one transaction. */
 const forgottenMax = 40;
 /** What failed is tried again so soon, ms. */
@@ -63,6 +68,8 @@ export class Revocation {
   #next: Snapshot | null = null;
   #done: { readonly snapshot: Snapshot; readonly led: boolean } | null = null;
   #notBeforeMs = 0;
+  /** Since when the list in the ledger does not say what it should; null: it does. */
+  #staleSinceMs: number | null = null;
   /** The number of the list on disk; null: not looked yet. */
   #number: number | null = null;
   #stopped = false;
@@ -93,7 +100,8 @@ export class Revocation {
       try {
         const led = this.#d.leads();
         await this.step(s);
-        this.#done = { snapshot: s, led };
+        // What another one is to sign is looked at again, until it is overdue.
+        if (this.#staleSinceMs === null) this.#done = { snapshot: s, led };
         this.#fault = null;
       } catch (error) {
         const { code, message, causes } = errorRecord(error);
@@ -119,7 +127,7 @@ export class Revocation {
   /** One round. @throws FlotillaError of what failed; the next round tries again */
   async step(s: Snapshot): Promise<void> {
     await this.#register(s);
-    if (this.#d.leads()) await this.#publish(s);
+    await this.#publish(s);
     await this.#install(s);
     await this.#use(s);
     await this.#etcd();
@@ -155,7 +163,11 @@ export class Revocation {
     const mark = crlMark(revoked.map((c) => c.serial));
     const own = await this.#ownNumber();
     // One whose number is behind is of a ledger that was restored: nobody would take it.
-    if (s.crl === null || s.crl.value.mark !== mark || s.crl.value.number < own) {
+    const stale = s.crl === null || s.crl.value.mark !== mark || s.crl.value.number < own;
+    this.#staleSinceMs = stale ? (this.#staleSinceMs ?? clock.nowMs()) : null;
+    const overdue = this.#staleSinceMs !== null && clock.nowMs() - this.#staleSinceMs > overdueMs;
+    if (!this.#d.leads() && !overdue) return;
+    if (stale) {
       const number = nextCrlNumber(Math.max(own, s.crl?.value.number ?? 0), wallMs);
       const pem = await makeCrl({ cert: ca, keyFile: p.caKey }, number, revoked);
       const value = writeRecord({ schema: crlRecordSchema }, { number, mark, pem });

@@ -110,7 +110,7 @@ void t.test(
     const was = await kept();
     await revoke(gone);
     await n2.step();
-    t.same(await kept(), was, 'one that does not lead signs nothing');
+    t.same(await kept(), was, 'one that does not lead, and has no key, signs nothing');
     await n1.step();
     n1.wrong.port = 'virt-admin is not there';
     await t.rejects(n1.step(), { message: /virt-admin/ });
@@ -259,4 +259,17 @@ void t.test('renewals are written down too, and no key has many', async (t) => {
   t.not(serial, await serialOf('n2'));
   for (let i = 2; i < perKeyMax; i++) await renew();
   await t.rejects(renew(), { code: 'wrong-state' });
+});
+
+void t.test('the one that is removed leads: another with the key signs before long', async (t) => {
+  const { r, serialOf, worker, revoke, kept } = await rig(t);
+  const other = worker('n1');
+  await revoke(await serialOf('n2'));
+  const was = await kept();
+  await other.step();
+  t.same(await kept(), was, 'it is the part of who leads');
+  const { nowMs } = r.clock;
+  r.clock.nowMs = () => nowMs() + 20_000;
+  await other.step();
+  t.same((await readCrl((await kept()).pem, r.meta.ca)).serials, [await serialOf('n2')]);
 });
