@@ -25,6 +25,7 @@ export async function readWebFiles(url: URL): Promise<WebFiles> {
 export const pagePaths = [
   '/',
   '/vms/*',
+  '/vapps/*',
   '/nodes/*',
   '/pools/*',
   '/networks/*',

@@ -6,28 +6,36 @@ import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
 /** VMs that one transaction starts, stops or deletes, at most: each takes two of its 128 compares. */
 const actsAtOnce = 12;
 
+type Ordered = Pick<VappMember, 'name' | 'group' | 'start' | 'stop' | 'leaving'>;
+
+/** A vApp as far as its order goes. */
+export interface VappOrder<M extends Ordered> {
+  readonly members: readonly M[];
+  readonly groups: Vapp['groups'];
+}
+
 /** Members that are started or stopped together. */
-export interface VappStage {
-  readonly members: readonly VappMember[];
+export interface VappStage<M extends Ordered = VappMember> {
+  readonly members: readonly M[];
   /** Seconds after the last of them is there, before the next stage. */
   readonly delayS: number;
 }
 
-interface Item {
+interface Item<M extends Ordered> {
   readonly order: number;
   readonly delayS: number;
-  readonly members: VappMember[];
-  readonly inner: VappStage[];
+  readonly members: M[];
+  readonly inner: VappStage<M>[];
 }
 
 /** What is in one (nested) vApp, in an order; those of nested ones come as their own stages within. */
-function stages(
-  v: Vapp,
+function stages<M extends Ordered>(
+  v: VappOrder<M>,
   group: string | null,
   orderOf: (x: Pick<VappMember, 'start' | 'stop'>) => { order: number; delayS: number } | null,
-): VappStage[] {
-  const items = new Map<number, Item>();
-  const at = (x: Pick<VappMember, 'start' | 'stop'>): Item | null => {
+): VappStage<M>[] {
+  const items = new Map<number, Item<M>>();
+  const at = (x: Pick<VappMember, 'start' | 'stop'>): Item<M> | null => {
     const o = orderOf(x);
     if (o === null) return null;
     const item = items.get(o.order) ?? { order: o.order, delayS: 0, members: [], inner: [] };
@@ -48,8 +56,10 @@ function stages(
 }
 
 /** In which order a vApp, or one nested in it, is started. */
-export const startStages = (v: Vapp, group: string | null = null): VappStage[] =>
-  stages(v, group, ({ start }) => (start.action === 'none' ? null : start));
+export const startStages = <M extends Ordered>(
+  v: VappOrder<M>,
+  group: string | null = null,
+): VappStage<M>[] => stages(v, group, ({ start }) => (start.action === 'none' ? null : start));
 
 /** And stopped: where nothing else is said, the other way round. */
 export function stopStages(v: Vapp, group: string | null = null): VappStage[] {

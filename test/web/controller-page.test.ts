@@ -26,6 +26,19 @@ const [wide] = looks;
 const db = await vm('db', 'n1');
 await armed(r, 'db', 'n2');
 await made(r, { name: 'plain', node: 'n3' });
+const { vapp: shop } = (
+  await r.call('POST', '/api/v1/vapps', {
+    document: {
+      kind: 'VApp',
+      name: 'shop',
+      networks: { back: { isolated: true } },
+      members: {
+        db: { start: { order: 1, wait: 'tcp', port: 5432 }, vm: { nics: [{ network: 'back' }] } },
+        web: { start: { order: 2 }, vm: { nics: [{ network: 'back' }] } },
+      },
+    },
+  })
+).body as { vapp: { id: string } };
 await r.call('POST', '/api/v1/networks', {
   name: 'lan',
   bridge: 'br-lan',
@@ -124,6 +137,9 @@ await t.test(
       ['vm-disks', `/vms/${db.id}/disks`, 'root'],
       ['vm-protection', `/vms/${db.id}/protection`, 'it starts on its standby'],
       ['vm-settings', `/vms/${db.id}/settings`, 'Start it on another node'],
+      ['vapps', '/vapps', 'shop'],
+      ['vapp', `/vapps/${shop.id}`, 'back: shop-back, isolated'],
+      ['vapp-document', `/vapps/${shop.id}/document`, '"kind": "VApp"'],
       ['vm-new', '/vms/new', 'The same by command line'],
       ['nodes', '/nodes', 'n3'],
       ['node', '/nodes/n1', 'Lease in the ledger'],

@@ -33,6 +33,7 @@ import { Search } from './search';
 import { OpsPage, TaskStrip } from './tasks';
 import { TokensPage } from './tokens';
 import { UsersPage } from './users';
+import { VappPage, VappsPage } from './vapps';
 import { VmPage } from './vm';
 import { NewVmPage } from './vm-new';
 import { VmsPage } from './vms';
@@ -40,6 +41,7 @@ import { VmsPage } from './vms';
 const places: readonly (readonly [string, string])[] = [
   ['/', 'Overview'],
   ['/vms', 'VMs'],
+  ['/vapps', 'vApps'],
   ['/nodes', 'Nodes'],
   ['/pools', 'Storage'],
   ['/networks', 'Networks'],
@@ -145,6 +147,8 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/vms" component={VmsPage} />
       <Route path="/vms/new" component={NewVmPage} />
       <Route path="/vms/:id/:tab?">{(p) => <VmPage key={p.id} id={p.id} tab={p.tab} />}</Route>
+      <Route path="/vapps" component={VappsPage} />
+      <Route path="/vapps/:id/:tab?">{(p) => <VappPage key={p.id} id={p.id} tab={p.tab} />}</Route>
       <Route path="/nodes" component={NodesPage} />
       <Route path="/nodes/:id/:tab?">{(p) => <NodePage key={p.id} id={p.id} tab={p.tab} />}</Route>
       <Route path="/pools" component={PoolsPage} />

@@ -6,6 +6,7 @@ import type {
   NodeView,
   OpView,
   PoolView,
+  VappView,
   VmRow,
 } from '../../../core/wire/rest';
 import { EventReader, pathOf, type SentEvent } from '../../../core/wire/rest-call';
@@ -18,9 +19,10 @@ export interface Kinds {
   readonly pool: PoolView;
   readonly network: NetworkView;
   readonly op: OpView;
+  readonly vapp: VappView;
 }
 export type Kind = keyof Kinds;
-export const kinds: readonly Kind[] = ['node', 'vm', 'image', 'pool', 'network', 'op'];
+export const kinds: readonly Kind[] = ['node', 'vm', 'image', 'pool', 'network', 'op', 'vapp'];
 
 /** `lost`: nothing came for longer than the server's heartbeat; what is shown may be old. */
 export type LinkState = 'connecting' | 'live' | 'lost';
@@ -86,6 +88,7 @@ class Live {
     pool: new Table<PoolView>(),
     network: new Table<NetworkView>(),
     op: new Table<OpView>(),
+    vapp: new Table<VappView>(),
   };
   readonly clusterBell = new Bell();
   readonly linkBell = new Bell();
