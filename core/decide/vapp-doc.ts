@@ -415,7 +415,7 @@ class Planner {
     }
     if (d.disks !== undefined) this.patchDisks(spec, body, out, path);
     if (d.nics !== undefined) this.patchNics(spec, body, out, path);
-    return Object.keys(out).length === 0 ? null : (out as VmPatch);
+    return Object.keys(out).length === 0 ? null : out;
   }
 
   private patchDisks(spec: VmSpec, body: VmCreate, out: Record<string, unknown>, path: Path): void {
@@ -665,7 +665,7 @@ export function documentOf(
       ]),
     ),
     networks: Object.fromEntries(
-      v.networks.map((n) => {
+      v.networks.map((n): [string, NonNullable<VappDoc['networks']>[string]] => {
         const network = at.network(n.network);
         if (!n.own) return [n.name, { network: network?.name ?? n.network }];
         return [
