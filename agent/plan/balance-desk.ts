@@ -115,20 +115,25 @@ export class BalanceDesk {
     if (s === null) return;
     const { balance: mode } = s.policy.plan;
     if (mode === 'off') return;
+    let beganMs = env.clock.nowMs();
+    const others = async (): Promise<void> => {
+      if (env.clock.nowMs() - beganMs < sliceMs) return;
+      await env.clock.sleep(1);
+      beganMs = env.clock.nowMs();
+    };
     const outlook = outlookOf(s, env.radio.heard(), { load: (vm) => this.smoothed.load(vm) });
+    await others();
     const loads = outlook.loads();
+    await others();
     const wallMs = env.clock.wallMs();
     const steps = outlook.balance({
       rulesOnly: mode === 'rules-only',
       may: (vm, node) => brakeOf(s.balance?.value ?? null, vm, node, loads, wallMs) === null,
     });
-    let beganMs = env.clock.nowMs();
     let step = steps.next();
     for (; step.done !== true; step = steps.next()) {
       if (this.stopped) return;
-      if (env.clock.nowMs() - beganMs < sliceMs) continue;
-      await env.clock.sleep(1);
-      beganMs = env.clock.nowMs();
+      await others();
     }
     this.want(step.value);
     await this.act(step.value, loads);

@@ -149,6 +149,7 @@ await t.test(
       ['networks', '/networks', 'br-lan'],
       ['images', '/images', 'There is no image yet'],
       ['ha', '/ha', 'The only VM with HA is protected.'],
+      ['balance', '/balance', 'The cluster is even'],
       ['ops', '/ops', 'vm create "plain"'],
       ['tokens', '/tokens', 'admin'],
       ['users', '/users', 'vera'],
@@ -170,6 +171,38 @@ await t.test(
     t.same(complaints, []);
   },
 );
+
+await t.test('balance: the mode is set, a rule is made and told what breaks it, and removed', async (t) => {
+  const { page, complaints } = await open(t, wide);
+  await page.goto(`${l.url}/balance`);
+  await page.getByLabel('By itself').selectOption('rules-only');
+  await page
+    .getByLabel('By itself')
+    .locator('option:checked')
+    .getByText('Rules only')
+    .waitFor({ state: 'attached' });
+  await page.getByRole('button', { name: 'New rule' }).click();
+  const dialog = page.getByRole('dialog', { name: 'New rule' });
+  await dialog.getByLabel('Name').fill('db-home');
+  await dialog.getByLabel('VMs', { exact: true }).fill('db');
+  await page.keyboard.press('Enter');
+  await dialog.getByLabel('Are to be').selectOption('not-on');
+  await dialog.getByLabel('Nodes', { exact: true }).fill('n1');
+  await page.keyboard.press('Enter');
+  await dialog.getByRole('button', { name: 'Create' }).click();
+  const rules = page.getByRole('table', { name: 'Rules' });
+  await rules.getByText('db on n1: not on n1').waitFor();
+  t.match((await r.call('GET', '/api/v1/rules')).body, { items: [{ name: 'db-home', kind: 'not-on' }] });
+  await rules.getByRole('button', { name: 'Remove' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+  await page.getByText('No rule: VMs are wherever they fit best.').waitFor();
+  await page.getByRole('button', { name: 'Reckon' }).click();
+  await page.getByText(/more VMs of 2 CPUs and 4 GiB fit/).waitFor();
+  await page.getByRole('button', { name: 'Find an order' }).click();
+  await page.getByText(/nodes could go down in/).waitFor();
+  await page.getByLabel('By itself').selectOption('recommend');
+  t.same(complaints, []);
+});
 
 await t.test('charts are zoomed by hand and by buttons, all of a page together', async (t) => {
   const { page, complaints } = await open(t, wide);

@@ -40,6 +40,7 @@ export function* evenOut(
   o: { readonly rulesOnly?: boolean } = {},
 ): Generator<undefined, Recommendation[]> {
   const moves = new Moves(cluster);
+  yield;
   const { s } = moves;
   const out: Recommendation[] = [];
   const moved = new Set<number>();

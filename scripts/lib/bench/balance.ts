@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { admit } from '../../../core/decide/plan/admission.js';
 import { descend } from '../../../core/decide/plan/descent.js';
+import { evenOut } from '../../../core/decide/plan/even.js';
 import type { HtoolsPlan } from '../../../core/decide/plan/htools.js';
 import type { PlanCluster } from '../../../core/decide/plan/model.js';
 import { placeOne } from '../../../core/decide/plan/place.js';
@@ -130,6 +131,21 @@ function reportGrowth(points: readonly { readonly vms: number; readonly cpuS: nu
       processStartS: round(start),
     },
   });
+}
+
+/** The longest that an agent that plans does nothing else: CPU of the longest slice of a plan. */
+export function balanceSlices(): void {
+  say('slices of a plan: 300 nodes, 6,000 VMs');
+  const steps = evenOut(makeCase({ nodes: 300, vms: 6000 }, 6000), () => true);
+  const slices: number[] = [];
+  for (let done = false; !done;) {
+    const from = process.cpuUsage();
+    done = steps.next().done === true;
+    const { user, system } = process.cpuUsage(from);
+    slices.push((user + system) / 1000);
+  }
+  const value = Math.max(...slices);
+  report({ figure: 'balance-slice', value, unit: 'ms of CPU', target: { atMost: 50 }, n: slices.length });
 }
 
 /** One VM more, and the N+1 check, at a thousand nodes and twenty thousand VMs. */

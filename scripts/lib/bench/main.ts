@@ -6,7 +6,7 @@ import { Drills } from '../../../test/lab/drill.js';
 import { Lab } from '../../../test/lab/harness.js';
 import { apiList } from './api-list.js';
 import { balanceDay } from './balance-day.js';
-import { balanceLarge, balancePlans } from './balance.js';
+import { balanceLarge, balancePlans, balanceSlices } from './balance.js';
 import { Cluster } from './cluster.js';
 import { coldStart } from './cold-start.js';
 import { disk } from './disk.js';
@@ -50,6 +50,7 @@ const alone: Readonly<Record<string, () => Promise<void>>> = {
   'ova-import': () => ovaImport(quick ? 1 : 5),
   'balance-plans': () => Promise.resolve(balancePlans(quick ? 1 : 5)),
   'balance-large': () => Promise.resolve(balanceLarge(quick ? 5 : 50)),
+  'balance-slices': () => Promise.resolve(balanceSlices()),
   'balance-day': () => Promise.resolve(balanceDay(quick)),
   'ovf-parse': () => Promise.resolve(ovfParse(quick ? 5 : 21)),
 };
