@@ -229,6 +229,7 @@ async function writeFirstRecords(
     name: 'admin',
     role: 'admin',
     operates: [],
+    operatesTags: [],
     disabled: false,
     password: await hashPassword(adminPassword),
     totp: null,

@@ -22,6 +22,8 @@ export interface Rights {
   readonly role: Role;
   /** VMs where it is an operator in any case. */
   readonly operates: readonly string[];
+  /** Tags whose VMs it operates too. */
+  readonly operatesTags: readonly string[];
   /** The id of the user whose it is. */
   readonly user: string | null;
   readonly session: boolean;

@@ -5,7 +5,7 @@ import type { Access } from '../../core/wire/access.js';
 import type { View } from '../view.js';
 
 /** Nodes by their certificates, and tests of what has no roles. */
-const all: Rights = { role: 'admin', operates: [], user: null, session: false };
+const all: Rights = { role: 'admin', operates: [], operatesTags: [], user: null, session: false };
 
 export const rightsOf = (who: Identity | null): Rights | null =>
   who === null ? null : who.kind === 'node' ? all : (who.rights ?? null);
@@ -28,9 +28,11 @@ export function authorize(view: View, who: Identity | null, access: Access, vm: 
   if (access === 'operator' && vm !== undefined) {
     const id = view.find('vm', vm);
     if (id !== null && rights.operates.includes(id)) return;
+    const tags = id === null ? [] : (view.ledger.tables.vmSpec.get(id)?.value.tags ?? []);
+    if (tags.some((t) => rights.operatesTags.includes(t))) return;
   }
   throw new FlotillaError('forbidden', `This is for the role ${access}; yours is ${rights.role}`, {
-    hint: 'Ask an admin: flotilla user edit NAME --role ROLE, or --operates VM.',
+    hint: 'Ask an admin: flotilla user edit NAME --role ROLE, --operates VM, or --operates-tag TAG.',
     details: { role: rights.role, needs: access },
   });
 }

@@ -49,13 +49,15 @@ export class TokenDoor {
     if (record === undefined || (record.expiresMs !== null && record.expiresMs <= this.clock.wallMs()))
       return null;
     const session = record.kind === 'session';
-    if (record.user === null) return { role: record.role, operates: [], user: null, session };
+    if (record.user === null)
+      return { role: record.role, operates: [], operatesTags: [], user: null, session };
     const user = tables.user.get(record.user)?.value;
     if (user === undefined || user.disabled) return null;
     return {
       // A session is as its user is now.
       role: session ? user.role : lesserRole(user.role, record.role),
       operates: session || mayAs(record.role, 'operator') ? user.operates : [],
+      operatesTags: session || mayAs(record.role, 'operator') ? user.operatesTags : [],
       user: user.id,
       session,
     };

@@ -22,15 +22,17 @@ export function meOf(view: View, who: Identity | null): Me {
       via: 'certificate',
       role: 'admin',
       operates: [],
+      operatesTags: [],
       user: null,
     };
-  const { role, operates, user, session } = who.rights;
+  const { role, operates, operatesTags, user, session } = who.rights;
   const record = user === null ? undefined : view.ledger.tables.user.get(user)?.value;
   return {
     name: who.name,
     via: session ? 'session' : 'token',
     role,
     operates: [...operates],
+    operatesTags: [...operatesTags],
     user: record === undefined ? null : shown(record),
   };
 }
@@ -60,6 +62,7 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
         via: 'session' as const,
         role: user.role,
         operates: user.operates,
+        operatesTags: user.operatesTags,
         user: shown(user),
       };
       return { body: { token, expiresMs: record.expiresMs ?? 0, me } };
@@ -124,6 +127,7 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
         name: body.name,
         role: body.role,
         operates,
+        operatesTags: body.operatesTags ?? [],
         disabled: false,
         password,
         totp: null,
@@ -161,6 +165,7 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
           ...(body.role === undefined ? {} : { role: body.role }),
           ...(body.disabled === undefined ? {} : { disabled: body.disabled }),
           ...(operates === undefined ? {} : { operates }),
+          ...(body.operatesTags === undefined ? {} : { operatesTags: body.operatesTags }),
           ...(password === undefined ? {} : { password, passwordMs: deps.clock.wallMs() }),
           ...(body.secondFactor === undefined ? {} : { totp: null }),
         }),

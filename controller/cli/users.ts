@@ -21,6 +21,7 @@ const columns: readonly Column<UserView>[] = [
 interface Edit {
   role?: Role;
   operates?: string[];
+  operatesTag?: string[];
   passwordFile?: string;
   secondFactorOff?: true;
   disable?: true;
@@ -104,6 +105,7 @@ export function userCommands(program: Command, io: Io): void {
         ['name', u.name],
         ['role', u.role],
         ['operates', u.operates.join(', ') || 'nothing beyond the role'],
+        ['operates tags', u.operatesTags.join(', ')],
         ['second factor', u.secondFactor ? 'yes' : 'no'],
         ['state', u.disabled ? 'disabled' : 'enabled'],
       ]);
@@ -114,6 +116,7 @@ export function userCommands(program: Command, io: Io): void {
     .argument('<name>')
     .addOption(role().default('viewer'))
     .option('--operates <vm>', 'a VM where the user is an operator in any case; again for more', collect)
+    .option('--operates-tag <tag>', 'all VMs with this tag, as --operates; again for more', collect)
     .option(
       '--password-file <file>',
       'where the password is (- for the standard input); else it is asked for',
@@ -125,6 +128,7 @@ export function userCommands(program: Command, io: Io): void {
         role: o.role,
         password,
         ...(o.operates === undefined ? {} : { operates: o.operates }),
+        ...(o.operatesTag === undefined ? {} : { operatesTags: o.operatesTag }),
       };
       const u = await (await io.client()).call('userCreate', { body });
       io.show(u, () => `${u.name}: made, ${u.role}`);
@@ -135,6 +139,11 @@ export function userCommands(program: Command, io: Io): void {
     .argument('<user>', 'name or id')
     .addOption(role())
     .option('--operates <vm>', 'VMs where the user is an operator, replaced as a whole; "" for none', collect)
+    .option(
+      '--operates-tag <tag>',
+      'tags whose VMs the user operates, replaced as a whole; "" for none',
+      collect,
+    )
     .option('--password-file <file>', 'a new password (- for the standard input); the user’s sessions end')
     .option('--second-factor-off', 'for who lost the authenticator')
     .option('--disable', 'sessions and tokens end, and no login is taken')
@@ -143,6 +152,7 @@ export function userCommands(program: Command, io: Io): void {
       const body = {
         ...(o.role === undefined ? {} : { role: o.role }),
         ...(o.operates === undefined ? {} : { operates: o.operates.filter((v) => v !== '') }),
+        ...(o.operatesTag === undefined ? {} : { operatesTags: o.operatesTag.filter((v) => v !== '') }),
         ...(o.passwordFile === undefined ? {} : { password: await readPassword(io, o.passwordFile) }),
         ...(o.secondFactorOff === true ? { secondFactor: false as const } : {}),
         ...(o.disable === true ? { disabled: true } : o.enable === true ? { disabled: false } : {}),

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { idSchema, wallMsSchema } from './schema.js';
+import { idSchema, tagsSchema, wallMsSchema } from './schema.js';
 
 /** What somebody may do: look; also handle VMs and images; everything. Each may what those before it may. */
 export const roleSchema = z.enum(['viewer', 'operator', 'admin']);
@@ -46,6 +46,8 @@ export const userSchema = z.object({
   role: roleSchema,
   /** VMs where the user is an operator, whatever the role. */
   operates: z.array(idSchema).max(operatesMax),
+  /** Tags whose VMs the user operates too, those that get the tag later among them. Records of before have none. */
+  operatesTags: tagsSchema.default([]),
   disabled: z.boolean(),
   password: passwordHashSchema,
   /** The second factor's secret; null: none is asked for. */

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { wallMsSchema } from '../domain/schema.js';
+import { tagsSchema, wallMsSchema } from '../domain/schema.js';
 import {
   operatesMax,
   passwordSchema,
@@ -26,6 +26,8 @@ export const userCreateSchema = z
     role: roleSchema,
     password: passwordSchema,
     operates: operatesInput.optional(),
+    /** Tags whose VMs the user operates too; replaced as a whole. */
+    operatesTags: tagsSchema.optional(),
   })
   .meta({ id: 'UserCreate' });
 
@@ -34,6 +36,8 @@ export const userPatchSchema = z
     role: roleSchema.optional(),
     /** VMs, replaced as a whole. */
     operates: operatesInput.optional(),
+    /** Tags whose VMs the user operates too; replaced as a whole. */
+    operatesTags: tagsSchema.optional(),
     disabled: z.boolean().optional(),
     /** A new password; ends the user's sessions. */
     password: passwordSchema.optional(),
@@ -57,6 +61,7 @@ export const meSchema = z
     via: z.enum(['session', 'token', 'certificate']),
     role: roleSchema,
     operates: z.array(z.string()),
+    operatesTags: z.array(z.string()),
     /** Null: a token that is nobody's, or a node. */
     user: userViewSchema.nullable(),
   })

@@ -1,5 +1,6 @@
 import { createContext, useContext, type ReactNode } from 'react';
 import { mayAs, type Role } from '../../../core/domain/user';
+import { useOne } from './live';
 import type { Me } from '../../../core/wire/rest';
 
 /** Who looks at the page; null: not known yet. */
@@ -8,8 +9,11 @@ export const MeContext = createContext<Me | null>(null);
 /** Whether whoever looks may what that role may, on that VM where one is named. The server decides; this hides dead buttons. */
 export function useMay(role: Role, vm?: string): boolean {
   const me = useContext(MeContext);
+  const tags = useOne('vm', vm ?? '')?.tags ?? [];
   if (me === null) return false;
-  return mayAs(me.role, role) || (role === 'operator' && vm !== undefined && me.operates.includes(vm));
+  if (mayAs(me.role, role)) return true;
+  if (role !== 'operator' || vm === undefined) return false;
+  return me.operates.includes(vm) || tags.some((t) => me.operatesTags.includes(t));
 }
 
 /** Shown only to who may. */

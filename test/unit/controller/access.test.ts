@@ -2,7 +2,7 @@ import t from 'tap';
 import type { Access } from '../../../core/wire/access.js';
 import { mayAs } from '../../../core/domain/user.js';
 import { made } from './ha-rig.js';
-import { person, session } from './people.js';
+import { password, person, session } from './people.js';
 import { callApp, rig } from './rig.js';
 
 /**
@@ -138,6 +138,24 @@ await t.test('who operates one VM does so there only', async (t) => {
   const others = routes.filter((y) => !y.path.includes('{vm}') && ['operator', 'admin'].includes(y.access));
   for (const x of others) t.match(await ask(x, token), { status: 403, code: 'forbidden' }, x.name);
   t.equal((await r.call('GET', '/api/v1/vms/web')).status, 200);
+});
+
+await t.test('who operates a tag does so on its VMs, as long as they have it', async (t) => {
+  const at = '/api/v1/vms/tagged';
+  await r.call('POST', '/api/v1/vms', { name: 'tagged', tags: ['team-a'], node: 'n1' });
+  const made = { name: 'tara', role: 'viewer', password: password('tara'), operatesTags: ['team-b'] };
+  t.match(await r.call('POST', '/api/v1/users', made), { status: 201, body: { operatesTags: ['team-b'] } });
+  t.match(await r.call('PATCH', '/api/v1/users/tara', { operatesTags: ['team-a'] }), { status: 200 });
+  const token = await session(r, 'tara');
+  const edit = (vm: string) => callApp(r.app, token, 'PATCH', vm, { note: 'x' });
+  t.equal((await edit(at)).status, 202);
+  t.equal((await edit('/api/v1/vms/other')).status, 403);
+  t.equal(
+    (await callApp(r.app, token, 'POST', '/api/v1/vms', { name: 'new', tags: ['team-a'] })).status,
+    403,
+  );
+  await r.call('PATCH', at, { tags: ['team-c'] });
+  t.equal((await edit(at)).status, 403);
 });
 
 await t.test('what was refused is in the audit, with who and from where', (t) => {
