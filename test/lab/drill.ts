@@ -14,6 +14,9 @@ type Change = { op: Op; vm: { id: string } };
 /** A guest needs so long to boot, at most, where the machine has other things to do. */
 export const bootMs = 120_000;
 
+/** The disk of a witness with a copy on each of two emulated machines, in the pool `fast`. */
+export const twoCopies = [{ name: 'root', pool: 'fast', image: 'bare', mode: 'full', replicas: 2 }];
+
 const etcdctl =
   'cd /var/lib/flotilla/pki; ETCDCTL_API=3 etcdctl --cacert ca.crt --cert node.crt --key node.key --command-timeout=3s';
 
@@ -73,6 +76,22 @@ export class Drills {
     else await c.image('tiny', 'shared', tinyImage());
     await this.ear.start();
     await this.allThere();
+  }
+
+  /** The pool `fast`, of a blank drive of each emulated machine. */
+  async poolOfDrives(): Promise<void> {
+    const { c, nodes } = this;
+    const drives = nodes.map((node) => ({ node, drive: 'drive1' }));
+    await c.must('POST', 'pools', { name: 'fast', kind: 'thin', drives });
+    await waitFor('the pool is well on both', async () => {
+      const { body } = await c.get<{
+        items: { name: string; use: { ok: boolean; text: string }[] }[];
+      }>('pools');
+      const uses = body.items.find((p) => p.name === 'fast')?.use ?? [];
+      const sick = uses.find((u) => !u.ok);
+      if (sick !== undefined) throw new Error(sick.text);
+      return uses.length === nodes.length;
+    });
   }
 
   async down(): Promise<void> {
@@ -192,6 +211,15 @@ export class Drills {
 
   own(name: string, node: string): Promise<VmOwn> {
     return this.ledger<VmOwn>(node, `vm/${this.id(name)}/own`);
+  }
+
+  /** Waits until the ledger says that both copies of its disk are the same. */
+  async inSync(name: string): Promise<void> {
+    await waitFor('its copies are in sync', async () => {
+      const { sync } = await this.own(name, this.c.founder);
+      if (sync !== 'ok') throw new Error(`they are ${sync}`);
+      return true;
+    });
   }
 
   /** The node whose voter leads. */

@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap';
 import { migrateArgs } from '../../core/domain/migration.js';
 import type { Op } from '../../core/domain/op.js';
-import { Drills } from '../lab/drill.js';
+import { Drills, twoCopies } from '../lab/drill.js';
 import { waitFor } from '../lab/harness.js';
 
 /** Who may die in the middle of a migration, and whether the whole machine goes. */
@@ -29,10 +29,9 @@ export class Scenes {
     const d = await Drills.up({ kind: 'metal', id, nodes: machines });
     t.teardown(() => d.down());
     const s = new Scenes(d, copies);
-    if (copies) await s.makePool();
+    if (copies) await d.poolOfDrives();
     await s.scene('a VM with HA on emulated machines is armed, on the chip set’s watchdog', async (t) => {
-      const disks = [{ name: 'root', pool: 'fast', image: 'bare', mode: 'full', replicas: 2 }];
-      await d.witness(Scenes.vm, 'n1', copies ? { disks } : {});
+      await d.witness(Scenes.vm, 'n1', copies ? { disks: twoCopies } : {});
       await s.inSync();
       t.match(await d.lab.sh('n1', 'cat /sys/class/watchdog/watchdog0/identity'), /^i6300ESB/);
       t.equal(await d.lab.sh('n1', 'cat /sys/class/watchdog/watchdog0/state'), 'active');
@@ -40,30 +39,10 @@ export class Scenes {
     return s;
   }
 
-  /** Of a blank drive of each machine. */
-  private async makePool(): Promise<void> {
-    const { c, nodes } = this.d;
-    const drives = nodes.map((node) => ({ node, drive: 'drive1' }));
-    await c.must('POST', 'pools', { name: 'fast', kind: 'thin', drives });
-    await waitFor('the pool is well on both', async () => {
-      const { body } = await c.get<{
-        items: { name: string; use: { ok: boolean; text: string }[] }[];
-      }>('pools');
-      const uses = body.items.find((p) => p.name === 'fast')?.use ?? [];
-      const sick = uses.find((u) => !u.ok);
-      if (sick !== undefined) throw new Error(sick.text);
-      return uses.length === nodes.length;
-    });
-  }
-
   /** Waits until the ledger says that both copies are the same; at once where there is but one. */
   async inSync(): Promise<void> {
     if (!this.copies) return;
-    await waitFor('its copies are in sync', async () => {
-      const { sync } = await this.d.own(Scenes.vm, this.d.c.founder);
-      if (sync !== 'ok') throw new Error(`they are ${sync}`);
-      return true;
-    });
+    await this.d.inSync(Scenes.vm);
   }
 
   scene(name: string, act: (t: Test) => Promise<void>): Promise<unknown> {

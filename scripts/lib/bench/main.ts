@@ -10,7 +10,7 @@ import { balanceLarge, balancePlans, balanceSlices } from './balance.js';
 import { Cluster } from './cluster.js';
 import { coldStart } from './cold-start.js';
 import { disk } from './disk.js';
-import { failover, plannedMove } from './failover.js';
+import { failover, failoverCopies, plannedMove } from './failover.js';
 import { freeze, keeper } from './keeper.js';
 import { libvirtClient } from './libvirt-client.js';
 import { migrate } from './migrate.js';
@@ -46,6 +46,7 @@ const alone: Readonly<Record<string, () => Promise<void>>> = {
   gui: () => gui(quick ? 3 : 15),
   up: () => up(quick ? 1 : 3),
   'up-fresh': upFresh,
+  'failover-copies': () => failoverCopies(quick ? 1 : 5),
   disk: () => disk(quick ? 3 : 21, quick ? 100 : 300),
   'ova-import': () => ovaImport(quick ? 1 : 5),
   'balance-plans': () => Promise.resolve(balancePlans(quick ? 1 : 5)),
