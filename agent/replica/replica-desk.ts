@@ -465,6 +465,11 @@ export class ReplicaDesk {
         return;
       case 'note-sync':
         return this.noteSync(vm, k, s, replication);
+      case 'note-behind':
+        // As if the kernel had asked: the ledger must not call a copy the same that is half of another state.
+        if ((await new FenceJudge({ ...env, replication }).once(vm)).ok)
+          env.log.warn(`the other copy of the disks of VM ${vm} is behind: it is stale from now on`, { vm });
+        return;
       case 'close':
         return replication.down(vm);
       case 'drop':
@@ -596,6 +601,7 @@ const words: Record<CopiesStep['do'] | FormerStep['do'], string> = {
   'one-writer': 'closing the disks to a second writer',
   'skip-first-sync': 'pairing the new disks',
   'note-sync': 'noting the copies as in sync',
+  'note-behind': 'noting that the other copy is behind',
   close: 'closing a copy that was replaced',
   drop: 'removing the copies',
 };

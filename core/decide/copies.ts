@@ -1,5 +1,12 @@
 import type { Disk } from '../domain/disk.js';
-import { hasCopy, volumesOf, type PairSeen, type Replica, type ReplicaVolume } from '../domain/replica.js';
+import {
+  hasCopy,
+  volumesOf,
+  type CopyState,
+  type PairSeen,
+  type Replica,
+  type ReplicaVolume,
+} from '../domain/replica.js';
 import type { VmOwn } from '../domain/vm.js';
 import { decideSync, inSync } from './replica.js';
 
@@ -48,6 +55,8 @@ export type CopiesStep =
   | { readonly do: 'one-writer' }
   /** Say in the ledger that the copies are the same. */
   | { readonly do: 'note-sync' }
+  /** Say in the ledger that the other copy is behind, though nobody asked: the kernel asks only where it loses the peer. */
+  | { readonly do: 'note-behind' }
   /** Take the copy here away. */
   | { readonly do: 'drop' };
 
@@ -106,8 +115,28 @@ export function decideCopies(v: CopiesView): CopiesStep {
     return empty && pair.connection === 'Connected' && v.disks.get(x.disk)?.state === 'wanted';
   });
   if (fresh.length > 0) return { do: 'skip-first-sync', volumes: fresh };
+  if (isBehind(own, syncedDisks(v), pair)) return { do: 'note-behind' };
   return decideSync(own, me, syncedDisks(v), pair) === null ? { do: 'none' } : { do: 'note-sync' };
 }
+
+/**
+ * The ledger calls both copies the same, and the other one is being copied to, or its drive is lost, with its node there all the
+ * time: its owner crashed and is back, or the drive failed alone. Started from, it would not be what the guest was told of.
+ */
+function isBehind(own: VmOwn, disks: readonly { disk: string; volume: number }[], pair: PairSeen): boolean {
+  return disks.some(({ disk, volume }) => {
+    const v = pair.volumes.find((x) => x.volume === volume);
+    return own.synced.includes(disk) && v?.here === 'UpToDate' && behind.has(v.there);
+  });
+}
+
+const behind: ReadonlySet<CopyState> = new Set([
+  'Inconsistent',
+  'Outdated',
+  'Diskless',
+  'Failed',
+  'Detaching',
+]);
 
 /**
  * Whether a node opens the disks of a VM for the copy that migrates to it: only while the ledger says that it comes here, and

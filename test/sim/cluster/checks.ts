@@ -210,7 +210,7 @@ export class Checks {
     const policy = w.currentPolicy();
     const able =
       own.fence.armed &&
-      (own.copies.length === 0 || own.sync === 'ok') &&
+      (own.copies.length === 0 || (own.sync === 'ok' && !this.#halfCopied(vm, own.standby))) &&
       spec.power === 'running' &&
       !policy.hold &&
       !policy.paused &&
@@ -261,9 +261,17 @@ export class Checks {
   /** A BMC powers that node off. Where it was back already, by then, this is a failure of its own. */
   struck(node: string): void {
     const { host } = this.#world.node(node);
-    for (const e of this.#expected.values())
-      if (e.node === node && host.powered && (e.off || e.boots !== host.boots))
-        e.sinceMs = this.#world.time.nowMs;
+    for (const [vm, e] of this.#expected) {
+      if (e.node !== node || !host.powered || (!e.off && e.boots === host.boots)) continue;
+      // It was back, and what its crash had left different was being copied: that is its second failure in one.
+      if (this.#halfCopied(vm, e.standby)) this.#expected.delete(vm);
+      else e.sinceMs = this.#world.time.nowMs;
+    }
+  }
+
+  #halfCopied(vm: string, node: string): boolean {
+    const { copies } = this.#world;
+    return copies?.has(vm) === true && copies.half(vm, node);
   }
 
   #rose(vm: string, node: string): void {

@@ -123,6 +123,11 @@ export class SimCopies {
     return [...copies].filter(([, c]) => !c.whole || c.data < told).map(([n]) => n);
   }
 
+  /** Whether that node's copy is being written over, or has lost its drive: then there is but one. */
+  half(vm: string, node: string): boolean {
+    return this.#pair(vm).copies.get(node)?.whole !== true;
+  }
+
   /** VMs of whose disks both copies are open for writing, or might be: nothing of a migration may be left behind. */
   shared(): string[] {
     return [...this.#pairs.values()]
@@ -153,6 +158,8 @@ export class SimCopies {
     const { told } = pair;
     // What is not here yet is read from the other one while it is copied.
     const [, peer] = this.#other(node, pair);
+    if (!c.whole && peer.primary)
+      this.#p.report('safety 6', `VM ${vm} is to come to ${node}, whose copy is half of another state`);
     if (!c.whole && pair.sync?.to === node && peer.data >= told) return;
     if (c.data < told || !c.whole)
       this.#p.report(

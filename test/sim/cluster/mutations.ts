@@ -609,7 +609,7 @@ export const mutations: readonly Mutation[] = [
   {
     name: 's6-opened-behind',
     rule: 'safety 6: a second node opens the disks only where it has every write',
-    breaks: /^P[23]: .* from a copy/,
+    breaks: /^safety 6: .* is to come to n2/,
     edits: [
       edit(
         'core/decide/copies.js',

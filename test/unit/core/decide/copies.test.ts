@@ -1,6 +1,6 @@
 import t from 'tap';
 import { decideCopies, isPaired, type CopiesView } from '../../../../core/decide/copies.js';
-import type { Replica } from '../../../../core/domain/replica.js';
+import type { CopyState, Replica } from '../../../../core/domain/replica.js';
 import { vmOwnSchema, type VmOwn } from '../../../../core/domain/vm.js';
 import { pair, vm, volume } from './pairs.js';
 
@@ -128,6 +128,20 @@ void t.test('in sync is noted by a live owner alone', async (t) => {
   t.same(step({ own: stale, me: 'n2' }), { do: 'none' });
   t.same(step({ own: stale, live: false }), { do: 'none' });
   t.same(step({ own: stale, disks: wanted }), { do: 'none' }, 'nothing is on it yet');
+});
+
+void t.test('a copy that is behind while its node is there is called so, by the owner alone, once', (t) => {
+  const seen = (there: CopyState, here: CopyState = 'UpToDate') =>
+    pair({ volumes: [volume({ here, there })] });
+  for (const there of ['Inconsistent', 'Outdated', 'Diskless', 'Failed', 'Detaching'] as const)
+    t.same(step({ pair: seen(there) }), { do: 'note-behind' }, there);
+  t.same(step({ pair: seen('UpToDate') }), { do: 'none' });
+  t.same(step({ pair: seen('DUnknown') }), { do: 'none' }, 'the kernel asks for that itself');
+  t.same(step({ pair: seen('Inconsistent', 'Diskless') }), { do: 'none' }, 'it may be the only one');
+  t.same(step({ pair: seen('Inconsistent'), own: stale }), { do: 'none' }, 'said already');
+  t.same(step({ pair: seen('Inconsistent'), live: false }), { do: 'none' });
+  t.same(step({ pair: seen('Inconsistent'), own: own({ owner: 'n2', standby: 'n1' }) }), { do: 'none' });
+  t.end();
 });
 
 void t.test(
