@@ -135,8 +135,9 @@ export class ClusterNode {
     this.#p.time.after(ms, () => this.goOn(what, process));
   }
 
-  /** Ends a stall of that process. */
+  /** Ends a stall of that process; on a machine that stands still itself it goes on with that. */
   goOn(what: 'agent' | 'keeper', process: Process | null): void {
+    if (this.host.stalled) return;
     if (what === 'agent' && this.agent === process && this.#radio !== null) this.#radio.paused = false;
     process?.resume();
   }
