@@ -67,7 +67,7 @@ export class KeeperServer {
       send(socket, { re: m.id, waitMs: 0 });
     } else if ('holds' in m) send(socket, { re: m.id, holds: keeper.holds(m.holds) });
     else {
-      keeper.arm(m.arm, m).then(
+      keeper.arm(m.arm, { takeover: m.takeover, gen: m.gen }).then(
         ({ waitMs }) => send(socket, { re: m.id, waitMs }),
         (error: unknown) => send(socket, refusal(m.id, error)),
       );

@@ -55,6 +55,7 @@ void t.test('the agent sees the state, arms and disarms, and counts on a young r
   await until('the question', () => (rig.store.run?.armed.length ?? 0) > 0);
   await rig.clock.advance(50);
   t.same(await armed, { waitMs: 7_000 });
+  t.same(rig.store.run?.armed, [{ vm: 'a', takeover: ['/srv/a.json'], gen: 1, confirmed: true }]);
   t.equal(await link.holds('a'), true);
   t.equal(await link.holds('never-armed'), false);
   await until('the state that follows', () => link.state()?.armed.length === 1);
