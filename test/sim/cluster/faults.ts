@@ -153,9 +153,12 @@ const faults: Readonly<Record<FaultKind, Fault>> = {
   reboot: {
     lastsMs: [bootMs + 3_000, 30_000],
     make: (w, n, rng) => {
+      const { boots } = n.host;
       void n.shutDown(rng.between(0, 2_000));
-      // Whatever hangs on the way down, its power goes.
-      w.time.after(3_000, () => n.powerLoss());
+      // Whatever hangs on the way down, its power goes; not that of the next boot.
+      w.time.after(3_000, () => {
+        if (n.host.boots === boots) n.powerLoss();
+      });
       return () => n.powerOn();
     },
   },
