@@ -409,6 +409,7 @@ export async function runAgent(
   };
   const ownVoter = clientUrl(config.address, ports);
   const revocation = new Revocation({
+    witness,
     config,
     services,
     connections,

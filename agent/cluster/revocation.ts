@@ -41,6 +41,8 @@ const etcdAgainMs = 250;
 
 export interface RevocationDeps {
   readonly config: AgentConfig;
+  /** It joined as one, whatever its settings say: it has no libvirt. */
+  readonly witness: boolean;
   readonly services: Services;
   readonly connections: Connections;
   /** Null while the ledger has not answered yet. */
@@ -215,7 +217,7 @@ export class Revocation {
       }
       log.info('uses a list of revoked certificates', { number, revoked: serials.length });
     });
-    if (config.witness) return;
+    if (this.#d.witness) return;
     await this.#once('ca.crl.used-for-migration', async () => {
       await connections.reloadMigrationPort();
       const { serials } = await this.#own();

@@ -41,7 +41,8 @@ await t.test(
     t.equal(w?.record.witness, true);
     await waitFor('it is well', async () => {
       const n3 = (await nodes()).find((n) => n.id === 'n3');
-      return n3?.live === true && n3.problems.length === 0;
+      if (n3?.live !== true || n3.problems.length > 0) throw new Error(JSON.stringify(n3?.problems));
+      return true;
     });
   },
 );

@@ -28,13 +28,14 @@ async function rig(t: { testdir(): string; teardown(f: () => void): void }) {
   const serialOf = async (name: string) =>
     certificateInfo((await readTls(path.join(r.dir, name))).cert).serial;
   /** One that works on the node of that name. */
-  const worker = (name: string, o: { leads?: boolean; lease?: string } = {}) => {
+  const worker = (name: string, o: { leads?: boolean; lease?: string; witness?: boolean } = {}) => {
     const services = new FakeServices();
     const did: string[] = [];
     const given: TlsMaterial[] = [];
     const wrong: { port: string | null } = { port: null };
     const revocation = new Revocation({
       config: name === 'n1' ? r.config : r.nodeConfig(name, '127.0.0.12'),
+      witness: o.witness === true,
       services,
       connections: {
         async reloadMigrationPort() {
@@ -90,6 +91,16 @@ void t.test(
     t.equal((await r.store.list(kinds.cert)).items.length, 2);
   },
 );
+
+void t.test('a witness has no libvirt to tell', async (t) => {
+  const { worker } = await rig(t);
+  const [n1, n2] = [worker('n1', { leads: true }), worker('n2', { witness: true })];
+  await n1.step();
+  n2.wrong.port = 'virt-admin is not there';
+  await n2.step();
+  t.same(n2.did, []);
+  t.same(n2.services.calls.slice(-1), ['reload flotilla-mosquitto']);
+});
 
 void t.test(
   'a revoked certificate: the leader signs, each node takes it and cuts what others have open',
