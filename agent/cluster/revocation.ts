@@ -1,5 +1,6 @@
 import path from 'node:path';
 import { isOver, revokedNow } from '../../core/decide/revocation.js';
+import type { CertificateRecord } from '../../core/domain/certificate.js';
 import { errorRecord } from '../../core/domain/error.js';
 import {
   crlKey,
@@ -31,6 +32,11 @@ const turnMs = 2_000;
  * that leads, as long as its lease lives.
  */
 const overdueMs = 15_000;
+/**
+ * A node that was removed can read so long that it was, and give up its seat among the voters, ms; then nobody lets it in. Not
+ * from the wall clock of whoever removed it, but from when the signer saw it.
+ */
+const leaveMs = 10_000;
 /** Certificates forgotten in one transaction. */
 const forgottenMax = 40;
 /** What failed is tried again so soon, ms. */
@@ -72,6 +78,8 @@ export class Revocation {
   #notBeforeMs = 0;
   /** Since when the list in the ledger does not say what it should; null: it does. */
   #staleSinceMs: number | null = null;
+  /** Since when certificates of removed nodes have been seen that no list names yet, by serial. */
+  readonly #leaving = new Map<string, number>();
   /** The number of the list on disk; null: not looked yet. */
   #number: number | null = null;
   #stopped = false;
@@ -103,7 +111,7 @@ export class Revocation {
         const led = this.#d.leads();
         await this.step(s);
         // What another one is to sign is looked at again, until it is overdue.
-        if (this.#staleSinceMs === null) this.#done = { snapshot: s, led };
+        if (this.#staleSinceMs === null && this.#leaving.size === 0) this.#done = { snapshot: s, led };
         this.#fault = null;
       } catch (error) {
         const { code, message, causes } = errorRecord(error);
@@ -161,7 +169,12 @@ export class Revocation {
     if (store === null || ca === null || caKey === null) return;
     const all = [...s.certs.values()].map((k) => k.value);
     const wallMs = clock.wallMs();
-    const revoked = revokedNow(all, wallMs);
+    const { serials } = await this.#own();
+    const listed = await readCrl(s.crl?.value.pem ?? '', ca).then(
+      (l) => l.serials,
+      () => [],
+    );
+    const revoked = this.#left(revokedNow(all, wallMs), new Set([...serials, ...listed]));
     const mark = crlMark(revoked.map((c) => c.serial));
     const own = await this.#ownNumber();
     // One whose number is behind is of a ledger that was restored: nobody would take it.
@@ -184,6 +197,16 @@ export class Revocation {
         [],
         over.map((c) => ({ del: kinds.cert.key(c.serial) })),
       );
+  }
+
+  /** Without those that may still read the ledger for a moment. */
+  #left(revoked: readonly CertificateRecord[], listed: ReadonlySet<string>): CertificateRecord[] {
+    const nowMs = this.#d.clock.nowMs();
+    const fresh = revoked.filter((c) => c.revoked?.why === 'removed' && !listed.has(c.serial));
+    const serials = new Set(fresh.map((c) => c.serial));
+    for (const serial of this.#leaving.keys()) if (!serials.has(serial)) this.#leaving.delete(serial);
+    for (const serial of serials) if (!this.#leaving.has(serial)) this.#leaving.set(serial, nowMs);
+    return revoked.filter((c) => nowMs - (this.#leaving.get(c.serial) ?? -Infinity) >= leaveMs);
   }
 
   /** Takes the ledger's list where it is newer and really of our CA: whoever can write the ledger may not go back. */

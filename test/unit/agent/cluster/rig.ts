@@ -59,7 +59,9 @@ export class KeptLog {
 /** Real time for waiting, so that real sockets get their turn, and a wall clock that tests may turn. */
 export class TestClock implements Clock {
   wallOffsetMs = 0;
-  nowMs = () => performance.now();
+  /** Time that went by at once. */
+  passedMs = 0;
+  nowMs = () => performance.now() + this.passedMs;
   wallMs = () => Date.now() + this.wallOffsetMs;
   sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, Math.min(ms, 20)));
 }
