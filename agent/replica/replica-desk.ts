@@ -552,6 +552,8 @@ export class ReplicaDesk {
     const r = await ledger.txn(
       [
         { key: kept.key, modRevision: kept.modRevision },
+        // What was seen is the pair of this record: meanwhile another node may have been given the second copy.
+        { key: kinds.replica.key(vm), modRevision: k.modRevision },
         mine,
         { key: epochKey, value: String(s.meta.value.epoch) },
       ],

@@ -325,6 +325,8 @@ export class VmActor {
     const { env } = this;
     let { gen, fence } = s.own.value;
     const journal = this.own.record(s, s.own.value);
+    // It is waited for below; a fault that comes before is no unheard one.
+    journal.catch(() => undefined);
     if (fence.armed && !(await this.tryArm(s)).armed) {
       // Nobody may count on a freeze that will not come. Should this agent die now, the copy is not taken in any more.
       gen++;
