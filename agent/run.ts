@@ -219,6 +219,7 @@ export async function runAgent(
   };
   /** An address that the ledger names and no card has: copies of disks would wait for it. */
   const addressless = (): Health[] => {
+    if (addresses.length < 2) return [];
     const have = new Set(Object.values(networkInterfaces()).flatMap((l) => (l ?? []).map((a) => a.address)));
     return addresses
       .slice(1)

@@ -169,13 +169,8 @@ export class Revocation {
     if (store === null || ca === null || caKey === null) return;
     const all = [...s.certs.values()].map((k) => k.value);
     const wallMs = clock.wallMs();
-    const { serials } = await this.#own();
-    const listed = await readCrl(s.crl?.value.pem ?? '', ca).then(
-      (l) => l.serials,
-      () => [],
-    );
-    const revoked = this.#left(revokedNow(all, wallMs), new Set([...serials, ...listed]));
-    const mark = crlMark(revoked.map((c) => c.serial));
+    const revoked = await this.#left(revokedNow(all, wallMs), s, ca);
+    const mark = markOf(revoked);
     const own = await this.#ownNumber();
     // One whose number is behind is of a ledger that was restored: nobody would take it.
     const stale = s.crl === null || s.crl.value.mark !== mark || s.crl.value.number < own;
@@ -199,13 +194,21 @@ export class Revocation {
       );
   }
 
-  /** Without those that may still read the ledger for a moment. */
-  #left(revoked: readonly CertificateRecord[], listed: ReadonlySet<string>): CertificateRecord[] {
+  /** Without those that may still read the ledger for a moment. Lists are read only where one does not name all already. */
+  async #left(
+    revoked: readonly CertificateRecord[],
+    s: Snapshot,
+    ca: string,
+  ): Promise<readonly CertificateRecord[]> {
+    const fresh = new Set<string>();
+    if (s.crl?.value.mark !== markOf(revoked)) {
+      const inLedger = await readCrl(s.crl?.value.pem ?? '', ca).catch(() => null);
+      const listed = new Set([...(await this.#own()).serials, ...(inLedger?.serials ?? [])]);
+      for (const c of revoked) if (c.revoked?.why === 'removed' && !listed.has(c.serial)) fresh.add(c.serial);
+    }
     const nowMs = this.#d.clock.nowMs();
-    const fresh = revoked.filter((c) => c.revoked?.why === 'removed' && !listed.has(c.serial));
-    const serials = new Set(fresh.map((c) => c.serial));
-    for (const serial of this.#leaving.keys()) if (!serials.has(serial)) this.#leaving.delete(serial);
-    for (const serial of serials) if (!this.#leaving.has(serial)) this.#leaving.set(serial, nowMs);
+    for (const serial of this.#leaving.keys()) if (!fresh.has(serial)) this.#leaving.delete(serial);
+    for (const serial of fresh) if (!this.#leaving.has(serial)) this.#leaving.set(serial, nowMs);
     return revoked.filter((c) => nowMs - (this.#leaving.get(c.serial) ?? -Infinity) >= leaveMs);
   }
 
@@ -297,3 +300,5 @@ export class Revocation {
     });
   }
 }
+
+const markOf = (revoked: readonly CertificateRecord[]): string => crlMark(revoked.map((c) => c.serial));
