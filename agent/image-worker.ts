@@ -1,9 +1,10 @@
 import { errorRecord, FlotillaError } from '../core/domain/error.js';
 import type { Image } from '../core/domain/image.js';
-import { opFinished, type Op } from '../core/domain/op.js';
+import type { Op } from '../core/domain/op.js';
 import { ledger as kinds, unique, writeRecord } from '../core/wire/ledger-keys.js';
 import type { AgentEnv } from './env.js';
 import type { OpBook } from './op-book.js';
+import { OpJobs } from './op-jobs.js';
 import type { Kept, Snapshot } from './snapshot.js';
 
 /** Images worked on at the same time on one node. */
@@ -13,40 +14,26 @@ const atOnce = 2;
 export class ImageWorker {
   private readonly env: AgentEnv;
   private readonly ops: OpBook;
-  private readonly wake: () => void;
-  private readonly jobs = new Map<string, AbortController>();
-  private stopped = false;
+  private readonly jobs: OpJobs;
 
   constructor(env: AgentEnv, ops: OpBook, wake: () => void) {
     this.env = env;
     this.ops = ops;
-    this.wake = wake;
+    this.jobs = new OpJobs(env, {
+      atOnce,
+      takes: (op) => op.kind.startsWith('image.'),
+      work: (kept, s, signal) => this.work(kept, s, signal),
+      wake,
+    });
   }
 
   stop(): void {
-    this.stopped = true;
-    for (const j of this.jobs.values()) j.abort();
+    this.jobs.stop();
   }
 
   /** Starts what is to be done, stops what was cancelled. Never waits. */
   look(s: Snapshot): void {
-    for (const kept of s.ops.values()) {
-      const op = kept.value;
-      if (!op.kind.startsWith('image.') || op.node !== this.env.node || opFinished(op)) continue;
-      const job = this.jobs.get(op.id);
-      if (job !== undefined) {
-        if (op.cancelAsked) job.abort();
-        continue;
-      }
-      if (this.jobs.size >= atOnce || this.env.live.compare() === null) continue;
-      const abort = new AbortController();
-      this.jobs.set(op.id, abort);
-      if (op.cancelAsked) abort.abort();
-      void this.work(kept, s, abort.signal).finally(() => {
-        this.jobs.delete(op.id);
-        this.wake();
-      });
-    }
+    this.jobs.look(s);
   }
 
   private async work(kept: Kept<Op>, s: Snapshot, signal: AbortSignal): Promise<void> {
@@ -80,7 +67,7 @@ export class ImageWorker {
       await this.put(image, { ...image.value, ...facts, state: 'ready', error: null });
       await this.finish(op, 'ready');
     } catch (e) {
-      if (this.stopped) return; // taken up again after the restart
+      if (this.jobs.stopped) return; // taken up again after the restart
       const error = signal.aborted
         ? new FlotillaError('cancelled', `The work on image "${op.subject.name}" was cancelled`, {
             hint: 'Delete the image, or import it again.',
@@ -93,7 +80,7 @@ export class ImageWorker {
   }
 
   private async finish(op: Op, step: string): Promise<void> {
-    const kept = await this.fresh(op.id);
+    const kept = await this.ops.latest(op.id);
     if (kept !== null) await this.ops.finish(kept, 'done', step);
   }
 
@@ -106,7 +93,7 @@ export class ImageWorker {
         { ...image, state: 'failed', error: errorRecord(error) },
       );
     }
-    const kept = await this.fresh(op.id);
+    const kept = await this.ops.latest(op.id);
     if (kept !== null) await this.ops.fail(kept, error);
   }
 
@@ -116,10 +103,5 @@ export class ImageWorker {
       [{ key, modRevision: kept.modRevision }],
       [{ put: key, value: writeRecord(kinds.image, image) }],
     );
-  }
-
-  private async fresh(opId: string): Promise<Kept<Op> | null> {
-    const e = await this.env.ledger.get(kinds.op.key(opId));
-    return e === null ? null : { value: JSON.parse(e.value) as Op, modRevision: e.modRevision };
   }
 }

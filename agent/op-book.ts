@@ -1,6 +1,6 @@
 import { errorRecord, FlotillaError, type ErrorRecord } from '../core/domain/error.js';
 import { opFinished, opsKeptMax, type Op } from '../core/domain/op.js';
-import { ledger as kinds, writeRecord } from '../core/wire/ledger-keys.js';
+import { ledger as kinds, readRecord, writeRecord } from '../core/wire/ledger-keys.js';
 import type { AgentEnv } from './env.js';
 import type { Write } from './ledger/ledger.js';
 import type { Kept, Snapshot } from './snapshot.js';
@@ -15,6 +15,13 @@ export class OpBook {
 
   constructor(env: AgentEnv) {
     this.env = env;
+  }
+
+  /** An op as it stands in the ledger now; null: it is gone. @throws FlotillaError `ledger-unavailable`, `unreadable-record` */
+  async latest(id: string): Promise<Kept<Op> | null> {
+    const key = kinds.op.key(id);
+    const e = await this.env.ledger.get(key);
+    return e === null ? null : { value: readRecord(kinds.op, key, e.value), modRevision: e.modRevision };
   }
 
   /**

@@ -7,7 +7,8 @@ import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { VmOwn } from '../../core/domain/vm.js';
 import type { AgentEnv, Exports } from '../env.js';
 import type { OpBook } from '../op-book.js';
-import type { Kept, Snapshot } from '../snapshot.js';
+import { OpJobs } from '../op-jobs.js';
+import type { Snapshot } from '../snapshot.js';
 
 /** A package is kept so long after it was made, ms. */
 export const exportKeptMs = 24 * 3600_000;
@@ -17,43 +18,30 @@ const sweepEveryMs = 60_000;
 export class ExportWorker {
   private readonly env: AgentEnv;
   private readonly ops: OpBook;
-  private readonly wake: () => void;
-  private job: { op: string; abort: AbortController } | null = null;
-  private stopped = false;
+  private readonly jobs: OpJobs;
   private sweptMs = -Infinity;
 
   constructor(env: AgentEnv, ops: OpBook, wake: () => void) {
     this.env = env;
     this.ops = ops;
-    this.wake = wake;
+    this.jobs = new OpJobs(env, {
+      atOnce: 1,
+      takes: (op) => op.kind === 'vm.export' && env.exports !== undefined,
+      work: async ({ value: op }, s, signal) => {
+        if (env.exports !== undefined) await this.work(op, s, env.exports, signal);
+      },
+      wake,
+    });
   }
 
   stop(): void {
-    this.stopped = true;
-    this.job?.abort.abort();
+    this.jobs.stop();
   }
 
-  /** Starts what is to be done, stops what was cancelled. Never waits. */
+  /** Starts what is to be done, stops what was cancelled, clears away. Never waits. */
   look(s: Snapshot): void {
-    const { exports } = this.env;
-    if (exports === undefined) return;
-    this.sweep(s, exports);
-    for (const kept of s.ops.values()) {
-      const op = kept.value;
-      if (op.kind !== 'vm.export' || op.node !== this.env.node || opFinished(op)) continue;
-      if (this.job !== null) {
-        if (this.job.op === op.id && op.cancelAsked) this.job.abort.abort();
-        continue;
-      }
-      if (this.env.live.compare() === null) return;
-      const abort = new AbortController();
-      if (op.cancelAsked) abort.abort();
-      this.job = { op: op.id, abort };
-      void this.work(op, s, exports, abort.signal).finally(() => {
-        this.job = null;
-        this.wake();
-      });
-    }
+    if (this.env.exports !== undefined) this.sweep(s, this.env.exports);
+    this.jobs.look(s);
   }
 
   private sweep(s: Snapshot, exports: Exports): void {
@@ -88,10 +76,10 @@ export class ExportWorker {
         throw new FlotillaError('wrong-state', `VM "${op.subject.name}" was started meanwhile`, {
           hint: 'Stop it and export it again.',
         });
-      const kept = await this.fresh(op.id);
+      const kept = await this.ops.latest(op.id);
       if (kept !== null) await this.ops.finish(kept, 'done', `ready to be fetched: ${formatSize(sizeBytes)}`);
     } catch (e) {
-      if (this.stopped) return; // begun anew after the restart
+      if (this.jobs.stopped) return; // begun anew after the restart
       const error = signal.aborted
         ? new FlotillaError('cancelled', `The export of VM "${op.subject.name}" was cancelled`, {
             hint: 'Nothing of it was kept.',
@@ -100,7 +88,7 @@ export class ExportWorker {
         : e;
       if (error instanceof FlotillaError && error.code === 'ledger-unavailable') return;
       this.sweptMs = -Infinity;
-      const kept = await this.fresh(op.id).catch(() => null);
+      const kept = await this.ops.latest(op.id).catch(() => null);
       if (kept !== null) await this.ops.fail(kept, error).catch(() => undefined);
     }
   }
@@ -135,10 +123,5 @@ export class ExportWorker {
       model: n.model,
     }));
     return { vm: { spec, disks, nics }, into: home, own };
-  }
-
-  private async fresh(opId: string): Promise<Kept<Op> | null> {
-    const e = await this.env.ledger.get(kinds.op.key(opId));
-    return e === null ? null : { value: JSON.parse(e.value) as Op, modRevision: e.modRevision };
   }
 }

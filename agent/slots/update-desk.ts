@@ -1,7 +1,6 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { nodeUpdateArgsSchema } from '../../core/domain/node-update.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
-import { ledger as kinds, readRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv, Slots, SlotState } from '../env.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept, Snapshot } from '../snapshot.js';
@@ -60,7 +59,7 @@ export class UpdateDesk {
     } catch (error) {
       if (this.#stopping.signal.aborted) return;
       if (error instanceof FlotillaError && error.code === 'ledger-unavailable') return;
-      const now = kept === undefined ? null : await this.#fresh(kept.value.id).catch(() => null);
+      const now = kept === undefined ? null : await this.#ops.latest(kept.value.id).catch(() => null);
       if (now !== null) await this.#ops.fail(now, error).catch(() => undefined);
       else log.warn('the slots of this node', { error: String(error) });
     }
@@ -88,7 +87,7 @@ export class UpdateDesk {
     }
     if (done.slot === undefined) {
       const slot = await this.#write(s, op);
-      const now = await this.#fresh(op.id);
+      const now = await this.#ops.latest(op.id);
       if (now === null) return;
       const args = { ...now.value.args, slot, boot: state.boot };
       const step = `slot ${slot} is written: restarts into it`;
@@ -134,12 +133,6 @@ export class UpdateDesk {
         hint: 'It runs the version it had. See the console of a machine that starts the other slot by hand.',
       },
     );
-  }
-
-  async #fresh(id: string): Promise<Kept<Op> | null> {
-    const e = await this.#env.ledger.get(kinds.op.key(id));
-    if (e === null) return null;
-    return { value: readRecord(kinds.op, kinds.op.key(id), e.value), modRevision: e.modRevision };
   }
 }
 
