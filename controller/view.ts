@@ -8,18 +8,19 @@ import { opFinished, type Op } from '../core/domain/op.js';
 import { poolHasNode } from '../core/domain/pool.js';
 import { poolUse } from '../core/decide/plan/fit.js';
 import { clusterNode, promisedBy, type ClusterNode, type Promised } from '../core/decide/plan/gather.js';
-import type {
-  DiskView,
-  EventKind,
-  Freshness,
-  ImageView,
-  NetworkView,
-  NodeView,
-  OpView,
-  PoolView,
-  VappView,
-  VmRow,
-  VmView,
+import {
+  objectKinds,
+  type DiskView,
+  type EventKind,
+  type Freshness,
+  type ImageView,
+  type NetworkView,
+  type NodeView,
+  type OpView,
+  type PoolView,
+  type VappView,
+  type VmRow,
+  type VmView,
 } from '../core/wire/rest.js';
 import type { EventLog } from './event-log.js';
 import { contentMark, LedgerTables, type Kept, type RecordOf, type TableName } from './tables.js';
@@ -62,15 +63,7 @@ interface CellsOf {
   vapp: VappView;
 }
 export type CellKind = keyof CellsOf;
-const cellKinds = [
-  'node',
-  'vm',
-  'image',
-  'pool',
-  'network',
-  'op',
-  'vapp',
-] as const satisfies readonly CellKind[];
+const cellKinds = objectKinds satisfies readonly CellKind[];
 
 const byText = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 

@@ -280,18 +280,11 @@ export const clusterViewSchema = freshnessSchema
   .meta({ id: 'Cluster' });
 export type ClusterView = z.output<typeof clusterViewSchema>;
 
+/** What the view lists, and tells changes of. */
+export const objectKinds = ['node', 'vm', 'image', 'pool', 'network', 'op', 'vapp'] as const;
+
 /** The kinds of server-sent events; `data` of an object's event is its view, of `*-gone` its id. */
-export const eventKinds = [
-  'snapshot',
-  'cluster',
-  'node',
-  'vm',
-  'image',
-  'pool',
-  'network',
-  'op',
-  'vapp',
-] as const;
+export const eventKinds = ['snapshot', 'cluster', ...objectKinds] as const;
 export type EventKind = (typeof eventKinds)[number];
 
 /* ---- what is asked --------------------------------------------------------------------------------- */

@@ -1,6 +1,8 @@
 import { writeFileSync } from 'node:fs';
 import https from 'node:https';
+import { Readable } from 'node:stream';
 import { Lab, waitFor, type LabOptions } from './harness.js';
+import { runCli } from '../../controller/cli/program.js';
 import type { Op } from '../../core/domain/op.js';
 import { opFinished } from '../../core/domain/op.js';
 
@@ -101,6 +103,22 @@ export class LabCluster {
       FLOTILLA_TOKEN_FILE: `${dir}/token`,
       FLOTILLA_CA: `${dir}/ca.crt`,
     };
+  }
+
+  /** The command line against the controller, logged in by files in that folder; what it says on both ways as one text. */
+  async cli(dir: string, ...args: string[]): Promise<{ code: number; text: string }> {
+    let text = '';
+    const code = await runCli(args, {
+      env: this.loginIn(dir),
+      out: (s) => (text += s),
+      err: (s) => (text += s),
+      write: () => undefined,
+      width: null,
+      tty: false,
+      stdin: Readable.from([]),
+      signal: new AbortController().signal,
+    });
+    return { code, text };
   }
 
   get<T = Record<string, unknown>>(path: string): Promise<Answer<T>> {

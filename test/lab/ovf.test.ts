@@ -2,9 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { Readable } from 'node:stream';
 import t from 'tap';
-import { runCli } from '../../controller/cli/program.js';
 import { manifestOf, tarOf } from '../unit/agent/ovf/make.js';
 import { LabCluster } from './cluster.js';
 import { waitFor } from './harness.js';
@@ -78,8 +76,6 @@ await waitFor('the pool is known of the node', async () => {
 });
 
 await t.test('an OVA with a stream-optimised vmdk becomes VMs that run, in their order', async (t) => {
-  const env = c.loginIn(dir);
-  let text = '';
   const args = [
     'ovf',
     'import',
@@ -90,16 +86,7 @@ await t.test('an OVA with a stream-optimised vmdk becomes VMs that run, in their
     '--property',
     'org.example.first.greeting=good day',
   ];
-  const code = await runCli(args, {
-    env,
-    out: (s) => (text += s),
-    err: (s) => (text += s),
-    write: () => undefined,
-    width: null,
-    tty: false,
-    stdin: Readable.from([]),
-    signal: new AbortController().signal,
-  });
+  const { code, text } = await c.cli(dir, ...args);
   if (!t.equal(code, 0, text)) return;
   for (const name of ['first', 'second']) {
     const vm = await c.untilPhase(name, 'running');

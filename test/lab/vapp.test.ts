@@ -1,9 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { Readable } from 'node:stream';
 import t from 'tap';
-import { runCli } from '../../controller/cli/program.js';
 import type { VappView } from '../../core/wire/rest.js';
 import { Drills } from './drill.js';
 import { waitFor } from './harness.js';
@@ -69,20 +67,7 @@ rules:
 writeFileSync(`${dir}/shop.yaml`, document);
 writeFileSync(`${dir}/values.yaml`, 'password: tall-trees\n');
 
-async function cli(...args: string[]): Promise<{ code: number; text: string }> {
-  let text = '';
-  const code = await runCli(args, {
-    env: c.loginIn(dir),
-    out: (s) => (text += s),
-    err: (s) => (text += s),
-    write: () => undefined,
-    width: null,
-    tty: false,
-    stdin: Readable.from([]),
-    signal: new AbortController().signal,
-  });
-  return { code, text };
-}
+const cli = (...args: string[]): Promise<{ code: number; text: string }> => c.cli(dir, ...args);
 
 const shop = async (): Promise<VappView> => (await c.get<VappView>('vapps/shop')).body;
 const nodeOf = async (member: string): Promise<string> =>

@@ -4,6 +4,7 @@ import type { FenceDevice } from '../../agent/fence/fence-agent.js';
 import type { AgentEnv, HeardNode, Radio, Volumes } from '../../agent/env.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
+import { firstOwn } from '../../core/decide/vm-make.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
 import { vmHaDefault, type JournalEntry, type Takeover } from '../../core/domain/ha.js';
@@ -325,20 +326,7 @@ export class SimNode {
       ha: vmHaDefault,
       ...o,
     };
-    const own: VmOwn = {
-      owner: this.node,
-      standby: null,
-      copies: [],
-      gen: 1,
-      state: 'stopped',
-      sync: 'none',
-      fence: { armed: false, waitMs: 0 },
-      op: null,
-      synced: [],
-      syncEpoch: 0,
-      failoversMs: [],
-      ...at.own,
-    };
+    const own: VmOwn = { ...firstOwn(this.node, null), ...at.own };
     this.ledger.poke(kinds.disk.key(diskId), writeRecord(kinds.disk, disk));
     this.ledger.poke(unique.name('vm', spec.name), id);
     this.ledger.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, own));

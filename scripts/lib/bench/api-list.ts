@@ -7,6 +7,7 @@ import { makeCa, makeCsr, signNode } from '../../../agent/pki/certificates.js';
 import { ensurePrivateKey } from '../../../agent/pki/keys.js';
 import type { TlsMaterial } from '../../../agent/pki/tls.js';
 import { ControllerServer } from '../../../controller/server.js';
+import { firstOwn } from '../../../core/decide/vm-make.js';
 import type { Disk } from '../../../core/domain/disk.js';
 import { vmHaDefault } from '../../../core/domain/ha.js';
 import type { VmOwn, VmSpec, VmState } from '../../../core/domain/vm.js';
@@ -111,19 +112,7 @@ export function inject(r: Rig, vms = count): VmState[] {
       onCrash: 'restart',
       ha: vmHaDefault,
     };
-    const own: VmOwn = {
-      owner,
-      standby: null,
-      copies: [],
-      gen: 2,
-      state: 'running',
-      sync: 'none',
-      fence: { armed: false, waitMs: 0 },
-      op: null,
-      synced: [],
-      syncEpoch: 0,
-      failoversMs: [],
-    };
+    const own: VmOwn = { ...firstOwn(owner, null), gen: 2, state: 'running' };
     r.memory.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));
     r.memory.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, own));
     r.memory.poke(kinds.disk.key(disk.id), writeRecord(kinds.disk, disk));

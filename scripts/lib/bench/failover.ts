@@ -65,6 +65,9 @@ export async function failover(d: Drills, followers: number, leaders: number): P
   if (wrong.length > 0) throw new Error(`a VM ran twice or lost a write: ${wrong.join('; ')}`);
 }
 
+const inSeconds = (phasesMs: Readonly<Record<string, number>>): Record<string, number> =>
+  Object.fromEntries(Object.entries(phasesMs).map(([p, ms]) => [p, ms / 1000]));
+
 const spread = (values: readonly number[]): Record<string, number> => ({
   median: round(median(values)),
   highest: round(Math.max(...values)),
@@ -98,7 +101,7 @@ async function loss(d: Drills, leads: boolean): Promise<Loss> {
     await d.bootsAfter(vm, boot);
     const guestMs = Date.now();
     const line = await d.takenOver(vm, before);
-    const phasesS = Object.fromEntries(Object.entries(line.phasesMs).map(([p, ms]) => [p, ms / 1000]));
+    const phasesS = inSeconds(line.phasesMs);
     return { runningS: (runningMs - lostMs) / 1000, guestS: (guestMs - lostMs) / 1000, phasesS, load };
   } finally {
     await there.close();
@@ -128,7 +131,7 @@ export async function failoverCopies(losses: number): Promise<void> {
       const { phasesMs } = await d.takenOver(vm, before);
       const bootMs = Date.now();
       await d.back(owner);
-      const phasesS = Object.fromEntries(Object.entries(phasesMs).map(([p, ms]) => [p, ms / 1000]));
+      const phasesS = inSeconds(phasesMs);
       lines.push({ phasesS, guestS, backS: (Date.now() - bootMs) / 1000 });
       say(`failover-copies ${i + 1} of ${losses}: ${phasesS['running']?.toFixed(2)} s`);
     }

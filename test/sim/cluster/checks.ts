@@ -210,7 +210,7 @@ export class Checks {
     const policy = w.currentPolicy();
     const able =
       own.fence.armed &&
-      (own.copies.length === 0 || (own.sync === 'ok' && !this.#halfCopied(vm, own.standby))) &&
+      (own.copies.length === 0 || (own.sync === 'ok' && w.copies?.half(vm, own.standby) !== true)) &&
       spec.power === 'running' &&
       !policy.hold &&
       !policy.paused &&
@@ -264,14 +264,9 @@ export class Checks {
     for (const [vm, e] of this.#expected) {
       if (e.node !== node || !host.powered || (!e.off && e.boots === host.boots)) continue;
       // It was back, and what its crash had left different was being copied: that is its second failure in one.
-      if (this.#halfCopied(vm, e.standby)) this.#expected.delete(vm);
+      if (this.#world.copies?.half(vm, e.standby) === true) this.#expected.delete(vm);
       else e.sinceMs = this.#world.time.nowMs;
     }
-  }
-
-  #halfCopied(vm: string, node: string): boolean {
-    const { copies } = this.#world;
-    return copies?.has(vm) === true && copies.half(vm, node);
   }
 
   #rose(vm: string, node: string): void {

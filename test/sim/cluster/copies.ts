@@ -59,6 +59,17 @@ const sides = (r: Replica): string => JSON.stringify([r.port, r.nodes]);
 
 const linked = (pair: Pair, node: string): boolean => pair.link?.includes(node) === true;
 
+/** What a kernel knows of a copy that it has just found, or that lost its power. */
+const asleep = {
+  open: false,
+  sure: false,
+  primary: false,
+  two: false,
+  frozen: false,
+  refused: false,
+  asking: false,
+};
+
 /** A volume that holds nothing yet, not open. */
 const closed = (history: string, peer: string): Copy => ({
   data: 0,
@@ -67,16 +78,10 @@ const closed = (history: string, peer: string): Copy => ({
   parent: null,
   crashed: false,
   lost: false,
-  open: false,
-  sure: false,
-  primary: false,
-  two: false,
-  frozen: false,
-  refused: false,
   madeFrom: '',
   peer,
   discards: false,
-  asking: false,
+  ...asleep,
 });
 
 interface Door {
@@ -123,9 +128,9 @@ export class SimCopies {
     return [...copies].filter(([, c]) => !c.whole || c.data < told).map(([n]) => n);
   }
 
-  /** Whether that node's copy is being written over, or has lost its drive: then there is but one. */
+  /** Whether that node's copy of a VM that has copies is being written over, or has lost its drive: then there is but one. */
   half(vm: string, node: string): boolean {
-    return this.#pair(vm).copies.get(node)?.whole !== true;
+    return this.has(vm) && this.#pair(vm).copies.get(node)?.whole !== true;
   }
 
   /** VMs of whose disks both copies are open for writing, or might be: nothing of a migration may be left behind. */
@@ -203,15 +208,7 @@ export class SimCopies {
       if (c.primary && this.#p.chance() < 0.5) c.data++;
       // Known until the two have met again, however often it fails before.
       c.crashed ||= c.primary;
-      Object.assign(c, {
-        open: false,
-        sure: false,
-        primary: false,
-        two: false,
-        frozen: false,
-        refused: false,
-        asking: false,
-      });
+      Object.assign(c, asleep);
       const [other, peer] = this.#other(node, pair);
       if (linked(pair, node) && peer.primary) this.#freeze(pair, other, peer);
       if (linked(pair, node)) {

@@ -6,7 +6,7 @@ import { policyDefault, vmHaDefault, type Policy } from '../../../core/domain/ha
 import type { Op, OpKind } from '../../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
 import type { Replica } from '../../../core/domain/replica.js';
-import { newCopies } from '../../../core/decide/replica-edit.js';
+import { firstOwn } from '../../../core/decide/vm-make.js';
 import type { Vapp } from '../../../core/domain/vapp.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
 import { epochKey, ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
@@ -373,23 +373,9 @@ export class World {
       ...o,
       ha: { ...vmHaDefault, enabled: true, ...o.ha },
     };
-    const own: VmOwn = {
-      owner,
-      standby: null,
-      copies: [],
-      gen: 1,
-      state: 'stopped',
-      sync: 'none',
-      fence: { armed: false, waitMs: 0 },
-      op: null,
-      synced: [],
-      syncEpoch: 0,
-      failoversMs: [],
-      ...(copy === null ? {} : newCopies(owner, copy)),
-    };
     if (copy !== null) this.#addCopies(id, disk, [owner, copy]);
     store.poke(unique.name('vm', name), id);
-    store.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, own));
+    store.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, firstOwn(owner, copy)));
     store.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));
     return id;
   }

@@ -25,6 +25,7 @@ import { httpsServerOptions } from '../../../../agent/pki/tls.js';
 import { takeSnapshot } from '../../../../agent/snapshots/keep.js';
 import { systemClock } from '../../../../agent/system.js';
 import { generationLeap, type RecoverAnswers } from '../../../../core/decide/recover.js';
+import { firstOwn } from '../../../../core/decide/vm-make.js';
 import type { VmOwn } from '../../../../core/domain/vm.js';
 import {
   epochKey,
@@ -40,17 +41,10 @@ import { etcdProgram, freePorts, TestCluster, until, type TestMember } from '../
 const clusterId = '6f1d4a52-9a3a-4ee6-9f0c-0f6c1a0c8e11';
 const nobody: RecoverAnswers = { off: [], owner: new Map() };
 const own = (owner: string, gen: number): VmOwn => ({
-  owner,
-  standby: null,
-  copies: [],
+  ...firstOwn(owner, null),
   gen,
   state: 'running',
-  sync: 'none',
   fence: { armed: true, waitMs: 7_000 },
-  op: null,
-  synced: [],
-  syncEpoch: 0,
-  failoversMs: [],
 });
 
 /** A node as far as a recovery goes: its state directory, and etcd as its unit would run it. */

@@ -1,8 +1,8 @@
 import t from 'tap';
 import { decideCopies, isPaired, type CopiesView } from '../../../../core/decide/copies.js';
 import type { CopyState, Replica } from '../../../../core/domain/replica.js';
-import { vmOwnSchema, type VmOwn } from '../../../../core/domain/vm.js';
-import { pair, vm, volume } from './pairs.js';
+import type { VmOwn } from '../../../../core/domain/vm.js';
+import { ownOf, pair, vm, volume } from './pairs.js';
 
 const disk = '22222222-2222-4222-8222-222222222220';
 const replica: Replica = {
@@ -15,24 +15,7 @@ const replica: Replica = {
   ],
   volumes: [{ disk, volume: 0, minor: 1000, pool: vm, below: '/dev/flotilla-p/d0' }],
 };
-const own = (o: Partial<VmOwn> = {}): VmOwn => ({
-  ...vmOwnSchema.parse({
-    owner: 'n1',
-    standby: 'n2',
-    copies: [
-      { node: 'n1', state: 'ok', epoch: 3 },
-      { node: 'n2', state: 'ok', epoch: 3 },
-    ],
-    gen: 7,
-    state: 'running',
-    sync: 'ok',
-    synced: [disk],
-    syncEpoch: 3,
-    fence: { armed: true, waitMs: 7000 },
-    op: null,
-  }),
-  ...o,
-});
+const own = (o: Partial<VmOwn> = {}): VmOwn => ownOf(3, { synced: [disk], ...o });
 const stale = own({
   sync: 'stale',
   synced: [],

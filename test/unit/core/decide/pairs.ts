@@ -1,4 +1,5 @@
 import type { PairSeen, VolumeSeen } from '../../../../core/domain/replica.js';
+import { vmOwnSchema, type VmOwn } from '../../../../core/domain/vm.js';
 
 export const vm = '11111111-1111-4111-8111-111111111111';
 
@@ -22,5 +23,24 @@ export const pair = (o: Partial<PairSeen> = {}): PairSeen => ({
   connection: 'Connected',
   suspended: false,
   volumes: [volume()],
+  ...o,
+});
+
+/** Of a VM that runs on n1, armed, its other copy on n2; in that epoch. */
+export const ownOf = (epoch: number, o: Partial<VmOwn> = {}): VmOwn => ({
+  ...vmOwnSchema.parse({
+    owner: 'n1',
+    standby: 'n2',
+    copies: [
+      { node: 'n1', state: 'ok', epoch },
+      { node: 'n2', state: 'ok', epoch },
+    ],
+    gen: 7,
+    state: 'running',
+    sync: 'ok',
+    syncEpoch: epoch,
+    fence: { armed: true, waitMs: 7000 },
+    op: null,
+  }),
   ...o,
 });

@@ -1,25 +1,9 @@
 import t from 'tap';
 import { guidedRepair, withDiscarded } from '../../../../core/decide/repair.js';
-import { vmOwnSchema, type CopyWords, type VmOwn } from '../../../../core/domain/vm.js';
-import { pair, volume } from './pairs.js';
+import type { CopyWords, VmOwn } from '../../../../core/domain/vm.js';
+import { ownOf, pair, volume } from './pairs.js';
 
-const own = (o: Partial<VmOwn> = {}): VmOwn => ({
-  ...vmOwnSchema.parse({
-    owner: 'n1',
-    standby: 'n2',
-    copies: [
-      { node: 'n1', state: 'ok', epoch: 4 },
-      { node: 'n2', state: 'ok', epoch: 4 },
-    ],
-    gen: 7,
-    state: 'running',
-    sync: 'stale',
-    syncEpoch: 4,
-    fence: { armed: true, waitMs: 7000 },
-    op: null,
-  }),
-  ...o,
-});
+const own = (o: Partial<VmOwn> = {}): VmOwn => ownOf(4, { sync: 'stale', ...o });
 const apart = pair({ connection: 'StandAlone', role: 'Primary' });
 const v = { pair: apart, inUse: true, peerLive: true };
 

@@ -1,30 +1,13 @@
 import t from 'tap';
 import { decideFence, decideSync, replicaWords } from '../../../../core/decide/replica.js';
 import type { PairSeen, VolumeSeen } from '../../../../core/domain/replica.js';
-import { vmOwnSchema, type VmOwn } from '../../../../core/domain/vm.js';
-import { pair as open, volume } from './pairs.js';
+import type { VmOwn } from '../../../../core/domain/vm.js';
+import { ownOf, pair as open, volume } from './pairs.js';
 
 const d0 = '22222222-2222-4222-8222-222222222220';
 const d1 = '22222222-2222-4222-8222-222222222221';
 
-const own = (o: Partial<VmOwn> = {}): VmOwn => ({
-  ...vmOwnSchema.parse({
-    owner: 'n1',
-    standby: 'n2',
-    copies: [
-      { node: 'n1', state: 'ok', epoch: 3 },
-      { node: 'n2', state: 'ok', epoch: 3 },
-    ],
-    gen: 7,
-    state: 'running',
-    sync: 'ok',
-    synced: [d0, d1],
-    syncEpoch: 3,
-    fence: { armed: true, waitMs: 7000 },
-    op: null,
-  }),
-  ...o,
-});
+const own = (o: Partial<VmOwn> = {}): VmOwn => ownOf(3, { synced: [d0, d1], ...o });
 const pair = (o: Partial<PairSeen> = {}): PairSeen =>
   open({ role: 'Primary', volumes: [volume(), volume({ volume: 1, minor: 1001 })], ...o });
 const lost = pair({

@@ -8,10 +8,10 @@ import {
   type SecondNode,
   type SecondVm,
 } from '../../../../core/decide/second-node.js';
-import { vmOwnSchema, type VmOwn } from '../../../../core/domain/vm.js';
+import type { VmOwn } from '../../../../core/domain/vm.js';
 import type { Pool } from '../../../../core/domain/pool.js';
 import type { Replica } from '../../../../core/domain/replica.js';
-import { pair, vm, volume } from './pairs.js';
+import { ownOf, pair, vm, volume } from './pairs.js';
 
 const GiB = 2 ** 30;
 const disk = '22222222-2222-4222-8222-222222222220';
@@ -69,20 +69,12 @@ const node = (id: string, o: Partial<SecondNode> = {}, line: Partial<NonNullable
     line: { ageMs: 10, keeper, pools: [use], memoryBytes: 8 * GiB, unwell: [], ...line },
   }) satisfies SecondNode as SecondNode;
 const own = (o: Partial<VmOwn> = {}): VmOwn => ({
-  ...vmOwnSchema.parse({
-    owner: 'n1',
-    standby: 'n2',
-    copies: [
-      { node: 'n1', state: 'ok', epoch: 4 },
-      { node: 'n2', state: 'stale', epoch: 3 },
-    ],
-    gen: 7,
-    state: 'running',
-    sync: 'stale',
-    syncEpoch: 4,
-    fence: { armed: true, waitMs: 7000 },
-    op: null,
-  }),
+  ...ownOf(4),
+  copies: [
+    { node: 'n1', state: 'ok', epoch: 4 },
+    { node: 'n2', state: 'stale', epoch: 3 },
+  ],
+  sync: 'stale',
   ...o,
 });
 
