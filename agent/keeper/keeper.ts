@@ -355,7 +355,7 @@ export class Keeper {
     const here = await this.#env.freezer.machines();
     const vms = new Set(this.#armed.keys());
     for (const m of here) if (m.inSlice) vms.add(m.vm);
-    await this.#owners.review([...vms]);
+    await this.#owners.review([...vms], this.#armed);
     this.#drop(this.#owners.dead);
     if (this.#mode !== 'thaw' || this.#enteredMs !== enteredMs) return;
     this.#ownersMs = sentMs;
@@ -383,7 +383,7 @@ export class Keeper {
     const enteredMs = this.#enteredMs;
     const before = this.#owners.frozen.length;
     await this.#insist();
-    await this.#owners.review(this.#owners.frozen);
+    await this.#owners.review(this.#owners.frozen, this.#armed);
     this.#drop(this.#owners.dead);
     if (this.#owners.frozen.length === before || this.#enteredMs !== enteredMs) return;
     this.#thawDue = true;

@@ -52,16 +52,21 @@ export class Owners {
   /**
    * Reads afresh who owns these VMs, and does what follows but thawing.
    *
+   * @param armed - the generation on which each of them was armed; one that is not in it was not
    * @throws where the owners could not be read; then nothing is known
    */
-  async review(vms: readonly string[]): Promise<void> {
+  async review(
+    vms: readonly string[],
+    armed: ReadonlyMap<string, { readonly gen: number }>,
+  ): Promise<void> {
     const { ledger, node } = this.#env;
     for (let i = 0; i < vms.length; i += keysMax) {
       const some = vms.slice(i, i + keysMax);
       const at = await ledger.read(some.map(ownKey));
       for (const vm of some) {
         const text = at.get(ownKey(vm))?.value ?? null;
-        await this.#follow(vm, ownerVerdict(text, node, await this.#journalGen(vm)));
+        const armedGen = armed.get(vm)?.gen ?? null;
+        await this.#follow(vm, ownerVerdict(text, node, await this.#journalGen(vm), armedGen));
       }
     }
   }

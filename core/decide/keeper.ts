@@ -102,8 +102,14 @@ export type Verdict =
  *
  * @param text - null: there is none
  * @param journalGen - the generation that this node's journal has; null: none
+ * @param armedGen - the one on which the VM was armed here; null: it was not
  */
-export function ownerVerdict(text: string | null, node: string, journalGen: number | null): Verdict {
+export function ownerVerdict(
+  text: string | null,
+  node: string,
+  journalGen: number | null,
+  armedGen: number | null,
+): Verdict {
   if (text === null) return { do: 'hold', why: 'the ledger has no owner of it' };
   const own = ownership(text);
   if (own === null) return { do: 'hold', why: 'its ownership record cannot be read' };
@@ -113,7 +119,19 @@ export function ownerVerdict(text: string | null, node: string, journalGen: numb
       return { do: 'hold', why: "another node owned it since, and this node's journal does not know the VM" };
     return { do: 'kill', why: 'another node owned it since, before the ledger was recovered' };
   }
+  if (comesTo(node, own, armedGen)) return { do: 'go-on' };
   return anothers(own, journalGen);
+}
+
+/**
+ * A migration brings it here: what is here is the copy, which runs no guest before the hand-over, and that may be done
+ * in the moment after this was read. A machine of before it cannot be: none was here when the VM was armed for the
+ * migration, which was on the generation before the one that began it, and this node did not own it then.
+ */
+function comesTo(node: string, own: Own, armedGen: number | null): boolean {
+  const { state, migration: m } = own;
+  if (state !== 'migrating' || typeof m !== 'object' || m === null) return false;
+  return 'to' in m && m.to === node && 'gen' in m && m.gen === own.gen && armedGen === own.gen - 1;
 }
 
 /**
@@ -143,15 +161,24 @@ function anothers(own: { owner: string; gen: number }, journalGen: number | null
   return { do: 'kill', why: is };
 }
 
+interface Own {
+  readonly owner: string;
+  readonly gen: number;
+  readonly fresh: boolean;
+  readonly state?: unknown;
+  readonly migration?: unknown;
+  readonly vm?: unknown;
+  readonly epoch?: unknown;
+}
+
 /** The few fields that every keeper ever shipped can read; null: not well-formed. */
-function ownership(
-  text: string,
-): { owner: string; gen: number; fresh: boolean; vm?: unknown; epoch?: unknown } | null {
+function ownership(text: string): Own | null {
   const o = object(text);
   if (o === null || typeof o['owner'] !== 'string' || o['owner'] === '') return null;
   const gen = o['gen'];
   if (typeof gen !== 'number' || !Number.isSafeInteger(gen) || gen < 1) return null;
-  return { owner: o['owner'], gen, fresh: o['fresh'] === true, vm: o['vm'], epoch: o['epoch'] };
+  const { owner, state, migration, vm, epoch } = o;
+  return { owner, gen, fresh: o['fresh'] === true, state, migration, vm, epoch };
 }
 
 function object(text: string): Record<string, unknown> | null {

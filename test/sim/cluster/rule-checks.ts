@@ -207,6 +207,7 @@ export class RuleChecks {
         own.standby === b.owner &&
         a.standby === b.owner &&
         own.state === 'running' &&
+        (own.copies.length === 0 || own.sync === 'ok') &&
         own.fence.armed === a.fence.armed &&
         own.failoversMs.length < spec.ha.restartsPerHourMax &&
         spec.ha.after.length === 0 &&

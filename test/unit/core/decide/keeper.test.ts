@@ -279,14 +279,14 @@ void t.test('a start goes on as it was only within the boot, in RUN, in time', a
 
 void t.test('kills on proof alone', async (t) => {
   const own = (owner: unknown, gen: unknown): string => JSON.stringify({ owner, gen });
-  t.equal(ownerVerdict(own('n1', 1), 'n1', 9).do, 'go-on');
-  t.equal(ownerVerdict(own('n2', 10), 'n1', 9).do, 'kill');
+  t.equal(ownerVerdict(own('n1', 1), 'n1', 9, null).do, 'go-on');
+  t.equal(ownerVerdict(own('n2', 10), 'n1', 9, null).do, 'kill');
   // Recovered: its own again, but another had it since.
   const fresh = (gen: number, is: unknown = true): string => JSON.stringify({ owner: 'n1', gen, fresh: is });
-  t.equal(ownerVerdict(fresh(1_010), 'n1', 9).do, 'kill');
-  t.equal(ownerVerdict(fresh(1_010), 'n1', 1_010).do, 'go-on');
-  t.equal(ownerVerdict(fresh(1_010), 'n1', null).do, 'hold');
-  t.equal(ownerVerdict(fresh(1_010, false), 'n1', 9).do, 'go-on');
+  t.equal(ownerVerdict(fresh(1_010), 'n1', 9, null).do, 'kill');
+  t.equal(ownerVerdict(fresh(1_010), 'n1', 1_010, null).do, 'go-on');
+  t.equal(ownerVerdict(fresh(1_010), 'n1', null, null).do, 'hold');
+  t.equal(ownerVerdict(fresh(1_010, false), 'n1', 9, null).do, 'go-on');
   for (const [text, gen] of [
     [null, 9],
     ['', 9],
@@ -299,7 +299,27 @@ void t.test('kills on proof alone', async (t) => {
     [own('n2', 10.5), 9],
     [own(null, 10), 9],
   ] as const) {
-    t.equal(ownerVerdict(text, 'n1', gen).do, 'hold', `${text} over ${gen}`);
+    t.equal(ownerVerdict(text, 'n1', gen, null).do, 'hold', `${text} over ${gen}`);
+  }
+});
+
+void t.test('spares the copy that a migration brings, and no machine of before', async (t) => {
+  const own = (o: object, m: object = {}): string =>
+    JSON.stringify({ owner: 'n2', gen: 10, state: 'migrating', migration: { to: 'n1', gen: 10, ...m }, ...o });
+  // The swap that follows may have been done when this is read.
+  t.equal(ownerVerdict(own({}), 'n1', 9, 9).do, 'go-on');
+  for (const [text, armedGen] of [
+    [own({}), null],
+    [own({}), 8],
+    [own({}), 10],
+    [own({ state: 'running' }), 9],
+    [own({ gen: 11 }), 10],
+    [own({ migration: null }), 9],
+    [own({ migration: 'n1' }), 9],
+    [own({}, { to: 'n3' }), 9],
+    [own({}, { gen: 9 }), 9],
+  ] as const) {
+    t.equal(ownerVerdict(text, 'n1', 9, armedGen).do, 'kill', `${text}, armed on ${armedGen}`);
   }
 });
 
