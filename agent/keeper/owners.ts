@@ -55,10 +55,7 @@ export class Owners {
    * @param armed - the generation on which each of them was armed; one that is not in it was not
    * @throws where the owners could not be read; then nothing is known
    */
-  async review(
-    vms: readonly string[],
-    armed: ReadonlyMap<string, { readonly gen: number }>,
-  ): Promise<void> {
+  async review(vms: readonly string[], armed: ReadonlyMap<string, { readonly gen: number }>): Promise<void> {
     const { ledger, node } = this.#env;
     for (let i = 0; i < vms.length; i += keysMax) {
       const some = vms.slice(i, i + keysMax);

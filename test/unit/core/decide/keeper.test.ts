@@ -305,7 +305,13 @@ void t.test('kills on proof alone', async (t) => {
 
 void t.test('spares the copy that a migration brings, and no machine of before', async (t) => {
   const own = (o: object, m: object = {}): string =>
-    JSON.stringify({ owner: 'n2', gen: 10, state: 'migrating', migration: { to: 'n1', gen: 10, ...m }, ...o });
+    JSON.stringify({
+      owner: 'n2',
+      gen: 10,
+      state: 'migrating',
+      migration: { to: 'n1', gen: 10, ...m },
+      ...o,
+    });
   // The swap that follows may have been done when this is read.
   t.equal(ownerVerdict(own({}), 'n1', 9, 9).do, 'go-on');
   for (const [text, armedGen] of [
