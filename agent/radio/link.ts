@@ -7,6 +7,11 @@ import type { Slots } from './slots.js';
 
 /** A connection with TLS and CONNACK takes milliseconds; a node that is off answers nothing at all. */
 const connectTimeoutMs = 5_000;
+/**
+ * A broker that answers, but is not through in time, gets twice as long in the next attempt, up to this. On a node that has
+ * just booted handshakes may take longer than any fixed time, and one given up half-way is work done for nothing, again and again.
+ */
+const connectTimeoutMaxMs = 40_000;
 /** First wait before dialling again; each is jittered from half to one and a half. */
 const retryMinMs = 500;
 /** Longest wait: a node that comes back is heard soon, and 63 silent peers cost six attempts a second. */
@@ -36,6 +41,8 @@ export interface LinkOptions {
   readonly subscribe: readonly string[];
   readonly slots: Slots;
   readonly random: Random;
+  /** A connection may take so long at first, ms; 5 s unless told. */
+  readonly timeoutMs?: number;
   onUp(): void;
   onDown(): void;
   onMessage(topic: string, payload: Uint8Array, retained: boolean): void;
@@ -84,11 +91,15 @@ export class Link {
 
   async #run(): Promise<void> {
     let wait = retryMinMs;
+    const firstMs = this.#o.timeoutMs ?? connectTimeoutMs;
+    let limitMs = firstMs;
     while (!this.#stop.signal.aborted) {
       const free = await this.#o.slots.take();
       try {
         if (this.#stop.signal.aborted) return;
-        if (await this.#attempt(free)) wait = retryMinMs;
+        const came = await this.#attempt(free, firstMs, limitMs);
+        if (came === 'up') [wait, limitMs] = [retryMinMs, firstMs];
+        if (came === 'late') limitMs = Math.min(limitMs * 2, connectTimeoutMaxMs);
       } finally {
         free();
       }
@@ -98,12 +109,31 @@ export class Link {
     }
   }
 
-  /** One connection from dialling to its end. @returns whether it ever was up */
-  #attempt(dialled: () => void): Promise<boolean> {
+  /**
+   * One connection from dialling to its end.
+   *
+   * @param dialled - others may dial
+   * @param reachMs - until the node answers at all @param limitMs - until its broker has let us in
+   * @returns `up`: it was; `late`: the node answered, its broker not in time; `away`: anything else
+   */
+  #attempt(dialled: () => void, reachMs: number, limitMs: number): Promise<'up' | 'late' | 'away'> {
     return new Promise((resolve) => {
-      let was = false;
+      let came: 'up' | 'late' | 'away' = 'away';
       let refused = false;
-      const client = new MqttClient(() => this.#dial(), this.#mqttOptions());
+      const giveUp = () => client.end(true);
+      let timer = setTimeout(giveUp, reachMs);
+      const reached = () => {
+        clearTimeout(timer);
+        timer = setTimeout(() => {
+          // Others need not wait for this one.
+          dialled();
+          timer = setTimeout(() => {
+            came = 'late';
+            giveUp();
+          }, limitMs - reachMs);
+        }, reachMs);
+      };
+      const client = new MqttClient(() => this.#dial().once('connect', reached), this.#mqttOptions());
       this.#client = client;
       const refuse = (error: Error) => {
         if (refused || !isCertificateError(error)) return;
@@ -111,7 +141,6 @@ export class Link {
         this.#o.onRefused('certificate', error.message);
       };
       const leave = () => client.end(false);
-      const timer = setTimeout(() => client.end(true), connectTimeoutMs);
       this.#stop.signal.addEventListener('abort', leave, { once: true });
       client.on('error', refuse);
       client.on('connect', () => {
@@ -121,7 +150,7 @@ export class Link {
         client.subscribe([...this.#o.subscribe], { qos: 1 }, (error) => {
           if (error) return client.end(true);
           if (client.disconnecting) return;
-          was = true;
+          came = 'up';
           this.#up = true;
           this.#o.onUp();
         });
@@ -135,7 +164,7 @@ export class Link {
         this.#client = null;
         client.end(true);
         if (up) this.#o.onDown();
-        resolve(was);
+        resolve(came);
       });
     });
   }
@@ -148,7 +177,8 @@ export class Link {
       clientId,
       keepalive: keepaliveS,
       reconnectPeriod: 0,
-      connectTimeout: connectTimeoutMs,
+      // Our own limits are tighter.
+      connectTimeout: 2 * connectTimeoutMaxMs,
       queueQoSZero: false,
       // A table of the 65,536 numbers as buffers: 8 MB resident, and marked anew at each collection.
       writeCache: false,

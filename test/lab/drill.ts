@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { FailoverTimeline } from '../../core/domain/ha.js';
 import { failoverTimelineSchema } from '../../core/domain/ha.js';
@@ -353,6 +354,22 @@ export class Drills {
       'journalctl -b -o short-precise --no-pager -n 60 -u flotilla-agent -u flotilla-keeper | cut -c8-260';
     const texts = (await this.lab.nodes()).map(async (n) => `${n}:\n${await this.lab.sh(n, journal)}`);
     return (await Promise.all(texts)).join('\n');
+  }
+
+  /** Keeps the whole journals and consoles of all nodes that are on, below `build/test/failed`. @returns where */
+  async keepRecords(): Promise<string> {
+    const dir = path.resolve('build/test/failed', `${this.lab.id}-${new Date().toISOString()}`);
+    mkdirSync(dir, { recursive: true });
+    const save = async (n: string): Promise<void> => {
+      const said = await this.lab.exec(n, 'journalctl', '-o', 'short-precise', '--no-pager');
+      writeFileSync(path.join(dir, `${n}.journal`), said.stdout + said.stderr);
+    };
+    await Promise.all((await this.lab.nodes()).map(save));
+    for (const n of this.voters) {
+      const log = path.join(this.lab.dir, n, 'console.log');
+      if (existsSync(log)) copyFileSync(log, path.join(dir, `${n}.console`));
+    }
+    return dir;
   }
 
   /** What must never be: the VM on two nodes, a write that was told to be on the disk and is not. */

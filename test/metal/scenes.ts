@@ -53,6 +53,7 @@ export class Scenes {
         await act(t);
       } catch (e) {
         t.comment(await d.words().catch(String));
+        t.comment(`all of it: ${await d.keepRecords().catch(String)}`);
         await d.lab.heal();
         await d.lab.must('boot', ...d.nodes);
         await d.allThere();

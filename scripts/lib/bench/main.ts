@@ -46,7 +46,7 @@ const alone: Readonly<Record<string, () => Promise<void>>> = {
   gui: () => gui(quick ? 3 : 15),
   up: () => up(quick ? 1 : 3),
   'up-fresh': upFresh,
-  'failover-copies': () => failoverCopies(quick ? 1 : 5),
+  'failover-copies': () => failoverCopies(quick ? 1 : 20),
   disk: () => disk(quick ? 3 : 21, quick ? 100 : 300),
   'ova-import': () => ovaImport(quick ? 1 : 5),
   'balance-plans': () => Promise.resolve(balancePlans(quick ? 1 : 5)),
