@@ -88,7 +88,7 @@ async function readAt(file: string, offset: number, length: number): Promise<Buf
 }
 
 async function descriptorOf(folder: string): Promise<string> {
-  const found = (await readdir(folder)).filter((n) => /\.ovf$/i.test(n));
+  const found = (await readdir(folder)).filter((n) => /\.ovf$/i.test(n) && !isFork(n));
   if (found.length === 1 && found[0] !== undefined) return found[0];
   throw refusal(
     folder,
@@ -99,6 +99,9 @@ async function descriptorOf(folder: string): Promise<string> {
     'Name the .ovf itself.',
   );
 }
+
+/** macOS puts what it knows of each file beside it. */
+const isFork = (name: string): boolean => path.posix.basename(name).startsWith('._');
 
 async function archiveShelf(file: string, sizeBytes: number): Promise<Shelf> {
   const name = path.basename(file);
@@ -112,7 +115,7 @@ async function archiveShelf(file: string, sizeBytes: number): Promise<Shelf> {
     },
     sizeBytes,
   );
-  const found = entries.filter((e) => /\.ovf$/i.test(e.name));
+  const found = entries.filter((e) => /\.ovf$/i.test(e.name) && !isFork(e.name));
   const [descriptor] = found;
   if (descriptor === undefined || found.length > 1)
     throw refusal(
@@ -127,7 +130,7 @@ async function archiveShelf(file: string, sizeBytes: number): Promise<Shelf> {
     kind: 'ova',
     name,
     descriptor: descriptor.name,
-    names: entries.map((e) => e.name),
+    names: entries.map((e) => e.name).filter((n) => !isFork(n)),
     piece: (n) => Promise.resolve(byName.get(path.posix.join(folder, n)) ?? byName.get(n) ?? null),
   };
 }

@@ -46,7 +46,8 @@ function encodingOf(bytes: Uint8Array): string {
   if ((a === 0xfe && b === 0xff) || (a === 0 && b === 0x3c)) return 'utf-16be';
   const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(200, bytes.length)).toString('latin1');
   const said = /^<\?xml[^>]*?\bencoding\s*=\s*["']([\w.:-]{1,40})["']/.exec(head)?.[1]?.toLowerCase();
-  return said ?? 'utf-8';
+  // Read byte by byte it is no UTF-16, whatever it says: what writes texts in .NET says it of all.
+  return said === undefined || /^utf-?16/.test(said) ? 'utf-8' : said;
 }
 
 /** Lines are cheap to find only once something is wrong. */
@@ -108,7 +109,7 @@ const xmlNs = 'http://www.w3.org/XML/1998/namespace';
 export function readXml(text: string, file: string): XmlElement {
   checkTags(text, file);
   refuseDocumentType(text, file);
-  const { root } = parse(text, file);
+  const { root } = parse(withoutLateDeclaration(text), file);
   if (root === null) throw refusal(file, 1, 'it is empty', 'Get the file again.');
   return convert(
     root,
@@ -117,6 +118,10 @@ export function readXml(text: string, file: string): XmlElement {
     1,
   );
 }
+
+/** Some files have blank lines before their declaration, which XML forbids: it is blanked, too, and all stays in its place. */
+const withoutLateDeclaration = (text: string): string =>
+  text.replace(/^[\s\ufeff]+<\?xml\s[^>]*\?>/, (d) => d.replaceAll(/\S/g, ' '));
 
 /** Looked at first, as the parser has no bounds. */
 function checkTags(text: string, file: string): void {

@@ -153,10 +153,7 @@ export function readEnvelope(root: XmlElement, o: EnvelopeOptions): OvfPackage {
     products: products.products,
     properties: products.properties,
     values: products.values,
-    eulas: of('EulaSection').map((p): OvfEula => ({
-      owner: p.owner,
-      text: strings.text(child(p.at, 'License')),
-    })),
+    eulas: of('EulaSection').map((p) => readEula(r, p, strings)),
     annotation: annotation(null),
     kept,
     warnings: r.warnings,
@@ -405,6 +402,15 @@ function hardwareReader(
         .find((x) => x !== undefined) ?? read[0];
     return best === undefined ? noHardware : readHardware(r, best.e, m.at, s);
   };
+}
+
+function readEula(r: Reading, { at, owner }: Placed, strings: Strings): OvfEula {
+  const e = child(at, 'License');
+  const text = strings.text(e);
+  const ref = e === null ? null : attribute(e, 'fileRef');
+  if (text !== '' || ref === null) return { owner, text };
+  r.warn(at, `the text of a licence is in the file "${shown(ref)}"`);
+  return { owner, text: `(in the file ${shown(ref)})` };
 }
 
 function readOs(e: XmlElement | null, strings: Strings): OvfOs | null {

@@ -44,13 +44,36 @@ interface Item {
   readonly fields: ReadonlyMap<string, readonly string[]>;
 }
 
+/** Fields that are read, in the case that CIM gives them: not all writers do. */
+const fieldNames = new Map(
+  [
+    'Address',
+    'AddressOnParent',
+    'AllocationUnits',
+    'Connection',
+    'CoresPerSocket',
+    'Description',
+    'DiskInterface',
+    'ElementName',
+    'HostResource',
+    'InstanceID',
+    'Limit',
+    'Parent',
+    'Reservation',
+    'ResourceSubType',
+    'ResourceType',
+    'VirtualQuantity',
+    'VirtualQuantityUnits',
+    'Weight',
+  ].map((name) => [name.toLowerCase(), name]),
+);
+
 /** Names that drafts and products use for CIM's. */
-const aliases: Readonly<Record<string, string>> = {
-  InstanceId: 'InstanceID',
-  Caption: 'ElementName',
-  Name: 'ElementName',
-  MACAddress: 'Address',
-};
+const aliases = new Map([
+  ['caption', 'ElementName'],
+  ['name', 'ElementName'],
+  ['macaddress', 'Address'],
+]);
 
 /** CIM's numbers of kinds of resources. @see CIM_ResourceAllocationSettingData.ResourceType */
 const kinds: Readonly<Record<number, string>> = {
@@ -97,7 +120,10 @@ export function readHardware(
 ): OvfHardware {
   const items = chosen(r, readItems(r, section, s), s);
   const of = (...types: number[]): Item[] => items.filter((i) => types.includes(i.type));
-  const isNic = (i: Item): boolean => i.at.name === 'EthernetPortItem' || [10, 11].includes(i.type);
+  const isNic = (i: Item): boolean => i.at.name === 'EthernetPortItem' || [10, 11, 33].includes(i.type);
+  // Some products call them storage extents or volumes.
+  const isDisk = (i: Item): boolean =>
+    [17, 31].includes(i.type) || (resource(i)?.kind === 'disk' && ![14, 15, 16].includes(i.type));
   const controllers = new Map<string, OvfController>();
   for (const i of of(1, 5, 6, 7, 8, 20, 23)) {
     const bus = busOf(i);
@@ -111,7 +137,7 @@ export function readHardware(
   }));
   const config = makerConfig(section);
   const vbox = vboxHardware(system);
-  const handled = new Set<Item>([...of(3, 4, 14, 15, 16, 17, 31), ...items.filter(isNic)]);
+  const handled = new Set<Item>([...of(3, 4, 14, 15, 16), ...items.filter(isDisk), ...items.filter(isNic)]);
   const others = items.filter((i) => !handled.has(i) && !controllers.has(i.instance) && !isTpm(i));
   return {
     families: familiesOf(section),
@@ -122,7 +148,7 @@ export function readHardware(
     tpm: items.some(isTpm) || hasVboxTpm(vbox),
     transports: (attribute(section, 'transport') ?? '').split(/[\s,]+/).filter((t) => t !== ''),
     controllers: [...controllers.values()],
-    disks: of(17, 31).map((i) => readDisk(r, i, s, plug)),
+    disks: items.filter(isDisk).map((i) => readDisk(r, i, s, plug)),
     drives: drives satisfies OvfDrive[],
     nics: items.filter(isNic).flatMap((i) => readNics(r, i, s)),
     others: others.map(readOther),
@@ -138,11 +164,16 @@ function readItems(r: Reading, section: XmlElement, s: Surroundings): Item[] {
     .flatMap((at) => {
       const fields = new Map<string, string[]>();
       for (const c of at.children) {
-        const name = aliases[c.name] ?? c.name;
+        const said = c.name.toLowerCase();
+        const alias = aliases.get(said);
+        const name = alias ?? fieldNames.get(said) ?? c.name;
         const text = textOf(c).slice(0, fieldCharsMax);
         if (text === '') continue;
         // The one name of a field goes before those of drafts.
-        if (aliases[c.name] !== undefined && at.children.some((o) => o.name === name && textOf(o) !== ''))
+        if (
+          alias !== undefined &&
+          at.children.some((o) => o.name.toLowerCase() === name.toLowerCase() && textOf(o) !== '')
+        )
           continue;
         const list = fields.get(name) ?? [];
         list.push(text);

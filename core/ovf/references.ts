@@ -96,10 +96,11 @@ export function readDisks(
       id,
       file: file?.id ?? null,
       ...capacity,
-      format: formatOf(formatUri ?? anyAttribute(e, 'volume-format'), file?.href ?? ''),
+      // oVirt writes the address of vmdk whatever it is, and the truth beside it.
+      format: formatOf(anyAttribute(e, 'volume-format') ?? formatUri, file?.href ?? ''),
       formatUri,
       populatedBytes,
-      parent: attribute(e, 'parentRef'),
+      parent: attribute(e, 'parentRef')?.trim() || null,
       line: e.line,
     });
   }
@@ -138,6 +139,9 @@ function capacityOf(
     // oVirt writes `size`, in GiB.
     const size = r.count(e, 'size');
     if (size !== null) return { capacityBytes: size * GiB, capacityProperty: null };
+    // VirtualBox leaves that of a CD empty: its data says it.
+    if (attribute(e, 'capacity') !== null && attribute(e, 'fileRef') !== null)
+      return { capacityBytes: null, capacityProperty: null };
     throw r.refuse(e, `disk "${shown(id)}" has no capacity`, 'Its attribute ovf:capacity is needed.');
   }
   const units = attribute(e, 'capacityAllocationUnits')?.trim() ?? '';

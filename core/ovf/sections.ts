@@ -29,6 +29,14 @@ const passed = new Set([
   'SharedDiskSection',
 ]);
 
+/** What oVirt writes in the way of drafts, without a word on whether it is needed: snapshots and who may do what. */
+const ovirts = new Set([
+  'AffinityGroupsSection',
+  'AffinityLabelsSection',
+  'SnapshotsSection',
+  'UserDomainsSection',
+]);
+
 /** Namespaces of makers that write sections without saying that nobody else needs them. */
 const tolerated = [
   'http://www.vmware.com/',
@@ -72,7 +80,7 @@ export function keep(
   const section = sectionName(e);
   const name = section ?? e.name;
   const required = attribute(e, 'required');
-  const known = section !== null && passed.has(section);
+  const known = section !== null && (passed.has(section) || (e.name === 'Section' && ovirts.has(section)));
   if (!known && (required === null ? needed(e, name) : booleanOf(required) === true)) {
     throw r.refuse(
       e,

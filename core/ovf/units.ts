@@ -7,7 +7,16 @@ const words: Readonly<Record<string, number>> = {
   T: 2 ** 40,
 };
 
-const longWords: Readonly<Record<string, string>> = { KILO: 'K', MEGA: 'M', GIGA: 'G', TERA: 'T' };
+const longWords: Readonly<Record<string, string>> = {
+  KILO: 'K',
+  MEGA: 'M',
+  GIGA: 'G',
+  TERA: 'T',
+  KIBI: 'K',
+  MEBI: 'M',
+  GIBI: 'G',
+  TEBI: 'T',
+};
 
 /**
  * Bytes of one unit: `byte * 2^20`, `byte*1024*1024`, `MegaBytes`, `GB`, `KiB`.
@@ -21,7 +30,7 @@ export function unitBytes(text: string): number | null {
   if (start === null || factors.length > 8) return null;
   let bytes = start;
   for (const f of factors) {
-    const m = /^(\d{1,6})(?:\s*\^\s*(\d{1,3}))?$/.exec(f);
+    const m = /^(\d{1,16})(?:\s*\^\s*(\d{1,3}))?$/.exec(f);
     if (m === null) return null;
     bytes *= Number(m[1]) ** Number(m[2] ?? 1);
   }
@@ -29,7 +38,9 @@ export function unitBytes(text: string): number | null {
 }
 
 function wordBytes(word: string): number | null {
-  const m = /^(KILO|MEGA|GIGA|TERA|[KMGT])?I?(?:BYTES?|B)$/.exec(word.toUpperCase().replaceAll(' ', ''));
+  const m = /^(KILO|MEGA|GIGA|TERA|KIBI|MEBI|GIBI|TEBI|[KMGT])?I?(?:BYTES?|B)$/.exec(
+    word.toUpperCase().replaceAll(' ', ''),
+  );
   if (m === null) return null;
   const prefix = m[1] ?? '';
   return words[longWords[prefix] ?? prefix] ?? null;

@@ -121,6 +121,17 @@ void t.test('an OVA with something wrong', async (t) => {
   ]);
   t.match(await refusal(await at(tarOf([{ name: 'a.txt' }]))), /there is no \.ovf in it/);
   t.match(await refusal(await at(tarOf([{ name: 'a.ovf' }, { name: 'b.ovf' }]))), /there are 2 \.ovf files/);
+  const forks = tarOf([
+    { name: './._x.ovf', data: 'of macOS' },
+    { name: 'x.ovf', data: ovf },
+    { name: '._my disk.img', data: 'of macOS' },
+    { name: 'my disk.img', data: 'bytes!' },
+  ]);
+  t.match(
+    warnings(await report(await at(forks))),
+    [/there is no manifest/],
+    'what macOS adds is passed over',
+  );
   t.match(
     await refusal(await at(tarOf([{ name: 'a.ovf', data: Buffer.alloc(17 * 2 ** 20, 32) }]))),
     /a\.ovf has \d+ bytes/,
