@@ -113,7 +113,7 @@ export interface Volumes {
    * @throws FlotillaError `no-space`, `not-found` (image's file), `tool-failed`, `cancelled`
    */
   makeDisk(disk: Disk, pool: Pool, image: { image: Image; pool: Pool } | null, o: WorkOptions): Promise<void>;
-  /** Enlarges the file of a stopped VM's disk. Shrinking is refused `unsupported`. */
+  /** Enlarges the file of a stopped VM's disk, or the volume below this node's copy. Shrinking is refused `unsupported`. */
   growDisk(disk: Disk, pool: Pool): Promise<void>;
   removeDisk(disk: Disk, pool: Pool): Promise<void>;
   /** Before a machine uses it: makes a volume appear that a boot left switched off. */
@@ -218,6 +218,11 @@ export interface Replication {
    * {@link reconnects} the connection must be broken before, as who writes or as the other: {@link disconnect}, {@link cutOff}.
    */
   adjust(replica: Replica): Promise<void>;
+  /**
+   * Makes a volume of the pair as large as what is below it on both nodes; what is new is copied from here. Only as who
+   * writes, and while both copies are the same.
+   */
+  resize(vm: string, volume: number): Promise<void>;
   /** Calls both copies of a volume the same without copying: only where both were made new for it. The kernel checks that. */
   skipFirstSync(vm: string, volume: number): Promise<void>;
   /** May be written to from here. @throws FlotillaError `replica-refused`: not this copy, not now */

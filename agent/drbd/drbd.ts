@@ -77,6 +77,10 @@ export class Drbd implements Replication {
     await rename(file, this.#path(replica.vm));
   }
 
+  async resize(vm: string, volume: number): Promise<void> {
+    await this.#adm(vm, ['resize'], `${resourceName(vm)}/${volume}`);
+  }
+
   async skipFirstSync(vm: string, volume: number): Promise<void> {
     await this.#adm(vm, ['--', '--clear-bitmap', 'new-current-uuid'], `${resourceName(vm)}/${volume}`);
   }

@@ -2,6 +2,7 @@ import { chmodSync, rmSync } from 'node:fs';
 import net from 'node:net';
 import { decideFence } from '../../core/decide/replica.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
+import type { PairSeen, ReplicaVolume } from '../../core/domain/replica.js';
 import type { VmOwn } from '../../core/domain/vm.js';
 import { epochKey, ledger as kinds, readRecord, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
@@ -67,7 +68,9 @@ export class FenceJudge {
     const [kept, epoch] = [await ledger.get(kinds.vmOwn.key(vm)), await ledger.get(epochKey)];
     const { pairs } = await this.#env.replication.observe();
     const own = readOwn(kept);
-    const d = decideFence({ me: node, live: mine !== null, own, pair: pairs.get(vm) ?? null });
+    const pair = pairs.get(vm) ?? null;
+    const unused = pair === null ? new Set<number>() : await this.#unused(pair);
+    const d = decideFence({ me: node, live: mine !== null, own, pair, unused });
     if (!d.ok) return { ok: false, why: d.why, stays: mine !== null };
     if (kept === null || mine === null || epoch === null)
       return { ok: false, why: 'the ledger has no epoch', stays: false };
@@ -76,6 +79,38 @@ export class FenceJudge {
       [{ put: kept.key, value: writeRecord(kinds.vmOwn, d.own) }],
     );
     return { ok: r.done, why: 'its ownership record changed meanwhile', stays: false };
+  }
+
+  /** Volumes that are not whole and of disks still in the making. @throws FlotillaError `ledger-unavailable` */
+  async #unused(pair: PairSeen): Promise<ReadonlySet<number>> {
+    const out = new Set<number>();
+    const odd = pair.volumes.filter((v) => v.here === 'Inconsistent');
+    if (odd.length === 0) return out;
+    const { ledger } = this.#env;
+    const key = kinds.replica.key(pair.vm);
+    const volumes = volumesOrNone(await ledger.get(key));
+    for (const v of odd) {
+      const disk = volumes.find((x) => x.volume === v.volume)?.disk;
+      const kept = disk === undefined ? null : await ledger.get(kinds.disk.key(disk));
+      if (kept !== null && stateOf(kept) === 'wanted') out.add(v.volume);
+    }
+    return out;
+  }
+}
+
+function volumesOrNone(kept: LedgerEntry | null): readonly ReplicaVolume[] {
+  try {
+    return kept === null ? [] : readRecord(kinds.replica, kept.key, kept.value).volumes;
+  } catch {
+    return [];
+  }
+}
+
+function stateOf(kept: LedgerEntry): string {
+  try {
+    return readRecord(kinds.disk, kept.key, kept.value).state;
+  } catch {
+    return '';
   }
 }
 

@@ -1,4 +1,4 @@
-import type { Disk } from '../../core/domain/disk.js';
+import { isReplicated, type Disk } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { poolUnwell, type PoolUse } from '../../core/domain/node.js';
 import { drivesOn, groupName, thinPieceBytes, type Pool } from '../../core/domain/pool.js';
@@ -95,7 +95,8 @@ export class ThinPools {
     const g = await this.#ready(pool, `Disk "${disk.name}"`);
     const v = this.#volume(g, pool, volumeName(disk.id));
     if (v === undefined) throw gone(disk, pool);
-    const size = Math.ceil(disk.sizeBytes / thinPieceBytes) * thinPieceBytes;
+    const wanted = disk.sizeBytes + (isReplicated(disk) ? notesBytes(disk.sizeBytes) : 0);
+    const size = Math.ceil(wanted / thinPieceBytes) * thinPieceBytes;
     if (v.lv_size > size) {
       throw new FlotillaError(
         'unsupported',

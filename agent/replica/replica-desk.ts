@@ -1,4 +1,5 @@
 import {
+  cannotGrow,
   decideCopies,
   isPaired,
   mayOpenSecond,
@@ -19,6 +20,7 @@ import {
   volumesOf,
   type PairSeen,
   type Replica,
+  type ReplicaVolume,
 } from '../../core/domain/replica.js';
 import type { Disk } from '../../core/domain/disk.js';
 import type { Image } from '../../core/domain/image.js';
@@ -217,6 +219,12 @@ export class ReplicaDesk {
     if (pair === undefined || !pairSame(pair)) return `the copy on ${peer} does not have every write`;
     if (peerRole === null || pair.peerRole === peerRole) return null;
     return peerRole === 'Primary' ? `${peer} has not opened its copy` : `${peer} still has its copy open`;
+  }
+
+  /** Why a disk of a VM of this node cannot be enlarged now, in words; null: it can. */
+  growWaits(disk: Disk, s: Snapshot): string | null {
+    const replica = s.replicas.get(disk.vm)?.value ?? null;
+    return cannotGrow(disk, { me: this.env.node, replica, pair: this.pairs?.get(disk.vm) ?? null });
   }
 
   /** Whether both copies of a new disk are there and the same. */
@@ -470,6 +478,17 @@ export class ReplicaDesk {
         if ((await new FenceJudge({ ...env, replication }).once(vm)).ok)
           env.log.warn(`the other copy of the disks of VM ${vm} is behind: it is stale from now on`, { vm });
         return;
+      case 'make-room':
+        return this.makeRoom(step.volumes, k, s);
+      case 'remove': {
+        for (const v of step.volumes) await this.removeBelow(v, vm, s);
+        const numbers = step.volumes.map((v) => v.volume);
+        await env.ledger.txn(
+          [{ key: kinds.replica.key(vm), modRevision: k.modRevision }],
+          withoutVolumes(k.value, env.node, numbers),
+        );
+        return;
+      }
       case 'close':
         return replication.down(vm);
       case 'drop':
@@ -575,13 +594,37 @@ export class ReplicaDesk {
       .catch(() => this.tidied.delete(k.modRevision));
   }
 
-  private async drop(vm: string, k: Kept<Replica>, s: Snapshot, replication: Replication): Promise<void> {
-    const { node, volumes, ledger } = this.env;
-    await replication.down(vm);
-    for (const v of k.value.volumes) {
+  private async removeBelow(v: ReplicaVolume, vm: string, s: Snapshot): Promise<void> {
+    const pool = s.pools.get(v.pool)?.value;
+    if (pool !== undefined) await this.env.volumes.removeDisk(goneDisk(v.disk, vm, v.pool), pool);
+  }
+
+  /** Below the copies that this node has of disks that are to grow; their owner enlarges the pair then. */
+  private async makeRoom(volumes: readonly ReplicaVolume[], k: Kept<Replica>, s: Snapshot): Promise<void> {
+    const { node } = this.env;
+    const rooms = new Map<number, number>();
+    for (const v of volumes) {
+      const disk = s.disks.get(v.disk)?.value;
       const pool = s.pools.get(v.pool)?.value;
-      if (pool !== undefined) await volumes.removeDisk(goneDisk(v.disk, vm, v.pool), pool);
+      if (disk === undefined || pool === undefined) continue;
+      await this.env.volumes.growDisk(disk, pool);
+      rooms.set(v.volume, disk.sizeBytes);
     }
+    const next = k.value.volumes.map((v) => {
+      const sizeBytes = rooms.get(v.volume);
+      return sizeBytes === undefined ? v : { ...v, room: { node, sizeBytes } };
+    });
+    const key = kinds.replica.key(k.value.vm);
+    await this.env.ledger.txn(
+      [{ key, modRevision: k.modRevision }],
+      [{ put: key, value: writeRecord(kinds.replica, { ...k.value, volumes: next }) }],
+    );
+  }
+
+  private async drop(vm: string, k: Kept<Replica>, s: Snapshot, replication: Replication): Promise<void> {
+    const { node, ledger } = this.env;
+    await replication.down(vm);
+    for (const v of k.value.volumes) await this.removeBelow(v, vm, s);
     await ledger.txn(
       [{ key: kinds.replica.key(vm), modRevision: k.modRevision }],
       hasCopy(k.value, node) ? withoutCopy(k.value, node) : recordWithout(k.value, [node]),
@@ -604,12 +647,15 @@ const words: Record<CopiesStep['do'] | FormerStep['do'], string> = {
   'skip-first-sync': 'pairing the new disks',
   'note-sync': 'noting the copies as in sync',
   'note-behind': 'noting that the other copy is behind',
+  'make-room': 'making room for a larger disk',
+  remove: 'removing the copies of a disk',
   close: 'closing a copy that was replaced',
   drop: 'removing the copies',
 };
 
 /** What of a record a pair is made from. */
-const markOf = (r: Replica): string => JSON.stringify([r.port, r.nodes, volumesOf(r)]);
+const markOf = (r: Replica): string =>
+  JSON.stringify([r.port, r.nodes, volumesOf(r).map(({ volume, minor, below }) => [volume, minor, below])]);
 
 function addressesNow(r: Replica, s: Snapshot): readonly [string, string] | null {
   const [a, b] = r.nodes.map((n) => s.nodes.get(n.node)?.value);
@@ -644,6 +690,20 @@ export function withoutCopy(r: Replica, node: string): Write[] {
   }));
   const next = { ...r, volumes };
   return gone(next) ?? [{ put: kinds.replica.key(r.vm), value: writeRecord(kinds.replica, next) }];
+}
+
+/** What is written when a node has taken its copies of some disks away: with the last of each its number is free again. */
+function withoutVolumes(r: Replica, node: string, numbers: readonly number[]): Write[] {
+  const free: Write[] = [];
+  const volumes = r.volumes.flatMap((v) => {
+    if (!numbers.includes(v.volume)) return [v];
+    const deleting = (v.deleting ?? []).filter((n) => n !== node);
+    if (deleting.length > 0) return [{ ...v, deleting }];
+    free.push({ del: unique.minor(v.minor) });
+    return [];
+  });
+  const value = writeRecord(kinds.replica, { ...r, volumes });
+  return [...free, { put: kinds.replica.key(r.vm), value }];
 }
 
 const unlike = (name: string, why: string): FlotillaError =>

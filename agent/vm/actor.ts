@@ -2,7 +2,12 @@ import type { VmStep } from '../../core/decide/vm-view.js';
 import type { HotStep } from '../../core/decide/hardware.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { FailoverPhase } from '../../core/domain/ha.js';
+import { withoutVolume } from '../../core/decide/replica-edit.js';
 import { isReplicated, type Disk } from '../../core/domain/disk.js';
+import type { Pool } from '../../core/domain/pool.js';
+import type { PairSeen, Replica } from '../../core/domain/replica.js';
+import { FenceJudge } from '../drbd/fence-door.js';
+import type { Kept } from '../snapshot.js';
 import { relocateArgsSchema } from '../../core/domain/drain.js';
 import type { Op } from '../../core/domain/op.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
@@ -470,6 +475,9 @@ export class VmActor {
         const taken = await this.usedTargets(s.id);
         const dev = freeTarget(prefix, new Set([...used, ...taken]));
         await this.openDisk(step.disk.id, s);
+        const disk = s.snapshot.disks.get(step.disk.id)?.value;
+        // Its first disk with two copies: so far nobody wrote to them.
+        if (disk !== undefined && isReplicated(disk)) await this.env.replication?.promote(s.id);
         return h.attachDevice(s.id, diskXml(step.disk, dev), o);
       }
       case 'detach-disk': {
@@ -516,22 +524,65 @@ export class VmActor {
       const dev = await this.targetOf(s.id, `ua-disk-${disk.id}`);
       if (dev === null) throw staleView(s);
       // A file grows with its machine, a volume before it.
-      if (pool.value.kind === 'thin') await this.env.volumes.growDisk(disk, pool.value);
+      if (isReplicated(disk)) await this.growPair(disk, pool.value, s);
+      else if (pool.value.kind === 'thin') await this.env.volumes.growDisk(disk, pool.value);
       await this.env.hypervisor.blockResize(s.id, dev, disk.sizeBytes);
+    } else if (isReplicated(disk)) {
+      await this.growPair(disk, pool.value, s);
     } else {
       await this.env.volumes.growDisk(disk, pool.value);
     }
     await putDisk(this.env, kept, { ...disk, madeBytes: disk.sizeBytes });
   }
 
+  /**
+   * Here there is room on the other node already. What is new is copied from here, so the other copy is behind until that is
+   * done: the ledger says so before.
+   */
+  private async growPair(disk: Disk, pool: Pool, s: Subject): Promise<void> {
+    const { env } = this;
+    const { replication } = env;
+    const volume = s.snapshot.replicas.get(s.id)?.value.volumes.find((v) => v.disk === disk.id);
+    if (replication === undefined || volume === undefined) throw staleView(s);
+    const look = async (): Promise<PairSeen | undefined> => (await replication.observe()).pairs.get(s.id);
+    await env.volumes.growDisk(disk, pool);
+    const sizeOf = (p: PairSeen | undefined): number =>
+      p?.volumes.find((v) => v.volume === volume.volume)?.sizeBytes ?? 0;
+    const before = await look();
+    if (sizeOf(before) >= disk.sizeBytes) return;
+    if (!(await new FenceJudge({ ...env, replication }).once(s.id)).ok) throw staleView(s);
+    // It ends with the next look where no machine is there.
+    if (before?.role !== 'Primary') await replication.promote(s.id);
+    await replication.resize(s.id, volume.volume);
+    if (sizeOf(await look()) >= disk.sizeBytes) return;
+    throw new FlotillaError('wrong-state', `Disk "${disk.name}" has not become larger`, {
+      hint: 'Is there room in its pool on both nodes? It is tried again by itself.',
+    });
+  }
+
   private async removeDisk(disk: Disk, s: Subject): Promise<void> {
     const kept = s.snapshot.disks.get(disk.id);
     const pool = s.snapshot.pools.get(disk.pool);
     if (kept === undefined) return;
+    const replica = s.snapshot.replicas.get(s.id);
+    if (isReplicated(disk) && replica !== undefined) return this.removePair(disk, kept, replica, s);
     if (pool !== undefined) await this.env.volumes.removeDisk(disk, pool.value);
     const key = kinds.disk.key(disk.id);
     const r = await this.env.ledger.txn([{ key, modRevision: kept.modRevision }], [{ del: key }]);
     if (!r.done) throw staleView(s);
+  }
+
+  /** From now on it is not the VM's; each node takes its copy away when it can. */
+  private async removePair(disk: Disk, kept: Kept<Disk>, replica: Kept<Replica>, s: Subject): Promise<void> {
+    const [own, next] = withoutVolume(s.own.value, replica.value, disk.id);
+    const key = kinds.disk.key(disk.id);
+    await this.own.swap(s, own, {
+      compare: [
+        { key, modRevision: kept.modRevision },
+        { key: kinds.replica.key(s.id), modRevision: replica.modRevision },
+      ],
+      writes: [{ del: key }, { put: kinds.replica.key(s.id), value: writeRecord(kinds.replica, next) }],
+    });
   }
 
   /** Takes everything of a VM away: domain, files, then all its keys in one transaction. */

@@ -54,7 +54,7 @@ export interface VmDeskParts {
   readonly guests: GuestInfo;
   readonly usage: Usage;
   readonly hangs: GuestHang;
-  readonly replicas: Pick<ReplicaDesk, 'waits' | 'making' | 'words'>;
+  readonly replicas: Pick<ReplicaDesk, 'waits' | 'making' | 'growWaits' | 'words'>;
   readonly protection: Protection;
   readonly snapshots: Snapshots;
   readonly turns: Turns;
@@ -140,7 +140,11 @@ export class VmDesk {
       recovering: s.recovering,
       domain,
       disks: this.disksOf(s).get(id) ?? [],
-      copies: { making: this.d.replicas.making(id, s), waits: this.d.replicas.waits(id, s) },
+      copies: {
+        making: this.d.replicas.making(id, s),
+        waits: this.d.replicas.waits(id, s),
+        growWaits: (disk) => this.d.replicas.growWaits(disk, s),
+      },
       ops: unfinished.map((k) => k.value),
       diff: this.diff(spec, domain, s),
       memory,

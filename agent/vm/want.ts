@@ -25,7 +25,8 @@ export function wantedHardware(spec: VmSpec, s: Snapshot, volumes: Volumes, seed
     memoryMaxMiB: spec.memoryMiB,
     firmware: spec.firmware,
     boot: spec.boot,
-    disks: spec.disks.map(({ disk: id, bus }) => {
+    disks: spec.disks.flatMap(({ disk: id, bus, detached }) => {
+      if (detached === true) return [];
       const disk = s.disks.get(id)?.value;
       const pool = disk && s.pools.get(disk.pool)?.value;
       if (disk === undefined) throw missing(`disk ${id}`);

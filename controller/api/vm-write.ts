@@ -1,9 +1,9 @@
 import { macFrom } from '../../core/decide/mac.js';
-import { refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
+import { placeCopy, refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
 import { protectionOf } from '../../core/decide/plan/placement.js';
 import { brokenBy, planRules } from '../../core/decide/rules.js';
 import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
-import { newReplica } from '../../core/decide/replica-edit.js';
+import { newCopies, newReplica, newVolumes } from '../../core/decide/replica-edit.js';
 import {
   firstOwn,
   noFailoverRoom,
@@ -13,10 +13,11 @@ import {
   type MakeLookup,
   type Placed,
 } from '../../core/decide/vm-make.js';
+import { isReplicated } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import type { Op } from '../../core/domain/op.js';
-import type { Replica } from '../../core/domain/replica.js';
+import { volumesOf, type Replica } from '../../core/domain/replica.js';
 import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import { parse } from '../../core/domain/schema.js';
@@ -167,6 +168,7 @@ export class VmWrites {
       if (grows !== undefined) change.promises(kinds.node.key(own.value.owner), grows);
       // New disks on a local pool belong on the owner: it must still be the owner.
       if (edit.made.length > 0) change.at(kinds.vmOwn.key(id), own);
+      if (edit.made.some((m) => isReplicated(m.disk))) await this.addPairs(change, id, own, edit);
       for (const d of edit.disks) {
         change.at(kinds.disk.key(d.id), diskKept.find((k) => k.value.id === d.id) ?? null);
         change.put(kinds.disk, d.id, d);
@@ -540,9 +542,7 @@ export class VmWrites {
     edit: VmEdit,
     [a, b]: readonly [string, string],
   ): Promise<Replica | null> {
-    const { ledger, chance, view } = this.deps;
-    const taken = async (prefix: string): Promise<Set<number>> =>
-      new Set((await ledger.list(prefix)).entries.map((e) => Number(e.key.slice(prefix.length))));
+    const { chance, view } = this.deps;
     const node = (id: string) => ({
       id,
       addresses: view.ledger.tables.node.get(id)?.value.addresses ?? [],
@@ -552,8 +552,60 @@ export class VmWrites {
       disks: edit.made.map((m) => m.disk),
       nodes: [node(a), node(b)],
       secret: chance.hex(16),
-      taken: { minors: await taken(unique.minorPrefix), ports: await taken(unique.replicaPortPrefix) },
+      taken: {
+        minors: await this.numbers(unique.minorPrefix),
+        ports: await this.numbers(unique.replicaPortPrefix),
+      },
     });
+  }
+
+  /**
+   * New disks with two copies join those that there are; the first ones of a VM get a pair of their own.
+   *
+   * @throws FlotillaError `wrong-state`, `no-node-fits`, `no-space`
+   */
+  private async addPairs(change: Change, id: string, own: Kept<VmOwn>, edit: VmEdit): Promise<void> {
+    const { deps } = this;
+    const who = `VM "${edit.spec.name}"`;
+    if (own.value.state === 'migrating')
+      throw new FlotillaError('wrong-state', `${who} migrates now`, { hint: 'Wait until that has ended.' });
+    const kept = await fresh(deps, kinds.replica, id);
+    const key = kinds.replica.key(id);
+    change.at(key, kept);
+    const made = edit.made.filter((m) => isReplicated(m.disk));
+    if (kept === null) {
+      const request = placementRequest(edit.spec, { ...edit, made }, null, this.lookup());
+      const { owner, standby } = own.value;
+      const second = placeCopy(request, { owner, preferred: standby }, deps.view.clusterNodes());
+      if (!second.ok) throw refusal(`No other node can hold the copies of ${who}`, second.nodes);
+      const replica = await this.replicaOf(id, edit, [owner, second.node]);
+      if (replica === null) return;
+      change.put(kinds.replica, id, replica);
+      change.put(kinds.vmOwn, id, { ...own.value, ...newCopies(owner, second.node), synced: [] });
+      const record = (await this.reckonable()).get(second.node);
+      if (record !== undefined) change.promises(kinds.node.key(second.node), record);
+      change.take(unique.replicaPort(replica.port), id);
+      for (const v of replica.volumes) change.take(unique.minor(v.minor), id);
+      return;
+    }
+    if (volumesOf(kept.value).length === 0)
+      throw new FlotillaError('wrong-state', `The former copies of ${who} are still being taken away`, {
+        hint: 'Ask again in a moment; a node that is off has to be back for it.',
+      });
+    const taken = await this.numbers(unique.minorPrefix);
+    const volumes = newVolumes(
+      made.map((m) => m.disk),
+      kept.value.volumes,
+      { minors: taken },
+    );
+    change.put(kinds.replica, id, { ...kept.value, volumes: [...kept.value.volumes, ...volumes] });
+    for (const v of volumes) change.take(unique.minor(v.minor), id);
+  }
+
+  /** Numbers of the cluster that are given out. */
+  private async numbers(prefix: string): Promise<Set<number>> {
+    const { entries } = await this.deps.ledger.list(prefix);
+    return new Set(entries.map((e) => Number(e.key.slice(prefix.length))));
   }
 
   /** @throws FlotillaError `no-node-fits`, `no-space`: an edit asks for more than the owner has */

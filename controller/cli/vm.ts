@@ -1,6 +1,7 @@
 import { Option, type Command } from 'commander';
 import { copyLine } from '../../core/domain/copy-words.js';
 import { isReplicated } from '../../core/domain/disk.js';
+import { isDetached } from '../../core/domain/vm.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { RestCall, VmRow, VmView } from '../../core/wire/rest.js';
@@ -127,7 +128,9 @@ export function vmCommands(program: Command, io: Io): void {
     .option('--name <name>', 'its new name')
     .option('--add-disk <spec>', 'as --disk of create', collect)
     .option('--remove-disk <disk>', 'delete a disk and its data', collect)
-    .option('--grow-disk <disk=size>', 'enlarge a disk', collect)
+    .option('--detach-disk <disk>', 'take a disk out of the machine; its data stay with the VM', collect)
+    .option('--attach-disk <disk>', 'put it back', collect)
+    .option('--grow-disk <disk=size>', 'enlarge a disk, also while the VM runs', collect)
     .option('--add-nic <spec>', 'as --nic of create', collect)
     .option('--remove-nic <nic>', 'by MAC or id', collect)
     .option('--eject', 'empty all CD drives')
@@ -210,6 +213,8 @@ type EditOptions = CreateOptions & {
   addDisk?: string[];
   removeDisk?: string[];
   growDisk?: string[];
+  detachDisk?: string[];
+  attachDisk?: string[];
   addNic?: string[];
   removeNic?: string[];
   eject?: true;
@@ -331,6 +336,8 @@ async function editBody(io: Io, o: EditOptions): Promise<Record<string, unknown>
       addDisks: o.addDisk?.map(diskOf),
       removeDisks: o.removeDisk,
       growDisks: o.growDisk?.map(growOf),
+      detachDisks: o.detachDisk,
+      attachDisks: o.attachDisk,
       addNics: o.addNic?.map(nicOf),
       removeNics: o.removeNic,
       ...(o.eject === true ? { cdroms: [] } : {}),
@@ -411,7 +418,7 @@ function vmFacts(v: VmView): (readonly [string, string | null])[] {
       (d) =>
         [
           `Disk ${d.name}`,
-          `${formatSize(d.sizeBytes)} ${d.format}, ${d.state}${d.error === null ? '' : `: ${d.error.message}`}${copiesOf(v, d)}`,
+          `${formatSize(d.sizeBytes)} ${d.format}, ${diskWord(v, d)}${d.error === null ? '' : `: ${d.error.message}`}${copiesOf(v, d)}`,
         ] as const,
     ),
     ...v.spec.cdroms.map((c, i) => [`CD drive ${i + 1}`, c.image ?? 'empty'] as const),
@@ -428,6 +435,9 @@ function vmFacts(v: VmView): (readonly [string, string | null])[] {
     ['Error', v.error === null ? null : `${v.error.message} [${v.error.code}]`],
   ];
 }
+
+const diskWord = (v: VmView, d: VmView['disks'][number]): string =>
+  isDetached(v.spec, d.id) ? 'not in the machine' : d.state;
 
 /** How the two copies of a disk stand; empty: it has one. */
 function copiesOf(v: VmView, d: VmView['disks'][number]): string {

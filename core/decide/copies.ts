@@ -1,6 +1,7 @@
 import type { Disk } from '../domain/disk.js';
 import {
   hasCopy,
+  otherNode,
   volumesOf,
   type CopyState,
   type PairSeen,
@@ -9,6 +10,9 @@ import {
 } from '../domain/replica.js';
 import type { VmOwn } from '../domain/vm.js';
 import { decideSync, inSync } from './replica.js';
+
+/** What of a disk matters to its copies. */
+export type DiskSeen = Pick<Disk, 'id' | 'state'> & Partial<Pick<Disk, 'sizeBytes' | 'madeBytes'>>;
 
 /** What a node sees of the pair of one VM of which it has a copy. */
 export interface CopiesView {
@@ -19,7 +23,7 @@ export interface CopiesView {
   /** Null: there is none, or it cannot be read. */
   readonly own: VmOwn | null;
   /** Of the VM. */
-  readonly disks: { get(id: string): Pick<Disk, 'id' | 'state'> | undefined };
+  readonly disks: { get(id: string): DiskSeen | undefined };
   /** Null: the pair is not open here. */
   readonly pair: PairSeen | null;
   /** The pair was made as the record says now. */
@@ -57,6 +61,10 @@ export type CopiesStep =
   | { readonly do: 'note-sync' }
   /** Say in the ledger that the other copy is behind, though nobody asked: the kernel asks only where it loses the peer. */
   | { readonly do: 'note-behind' }
+  /** Of disks that are to grow: make room below, and say so. */
+  | { readonly do: 'make-room'; readonly volumes: readonly ReplicaVolume[] }
+  /** Disks that were taken from the VM: their copies here go. */
+  | { readonly do: 'remove'; readonly volumes: readonly ReplicaVolume[] }
   /** Take the copy here away. */
   | { readonly do: 'drop' };
 
@@ -80,6 +88,7 @@ export function decideCopies(v: CopiesView): CopiesStep {
   // An error is not an absence: without its owner's record nothing is made, opened or given up.
   if (own === null) return { do: 'none' };
   const mine = own.owner === me;
+  const leaving = replica.volumes.filter((x) => x.deleting?.includes(me) === true);
   const stale = own.copies.find((c) => c.node === me)?.state === 'stale';
   const peerWhole = own.copies.find((c) => c.node === own.owner)?.state === 'ok';
   if (pair?.suspended === true && mine) return { do: 'ask' };
@@ -96,6 +105,9 @@ export function decideCopies(v: CopiesView): CopiesStep {
   }
   const moving = own.state === 'migrating' || (pair.role === 'Primary' && pair.peerRole === 'Primary');
   if (!v.asRecorded) return moving ? { do: 'none' } : { do: 'adjust' };
+  if (leaving.length > 0) return { do: 'remove', volumes: leaving };
+  const narrow = mine ? [] : volumes.filter((x) => isToGrow(v.disks.get(x.disk)) && !hasRoom(x, me, v.disks));
+  if (narrow.length > 0) return { do: 'make-room', volumes: narrow };
   const at = v.addresses;
   if (mine && v.live && !moving && at !== null && replica.nodes.some((n, i) => n.address !== at[i]))
     return { do: 'readdress', addresses: at };
@@ -117,6 +129,28 @@ export function decideCopies(v: CopiesView): CopiesStep {
   if (fresh.length > 0) return { do: 'skip-first-sync', volumes: fresh };
   if (isBehind(own, syncedDisks(v), pair)) return { do: 'note-behind' };
   return decideSync(own, me, syncedDisks(v), pair) === null ? { do: 'none' } : { do: 'note-sync' };
+}
+
+const isToGrow = (d: DiskSeen | undefined): boolean =>
+  d?.state === 'ready' && (d.madeBytes ?? 0) < (d.sizeBytes ?? 0);
+
+const hasRoom = (x: ReplicaVolume, node: string, disks: CopiesView['disks']): boolean =>
+  x.room?.node === node && x.room.sizeBytes >= (disks.get(x.disk)?.sizeBytes ?? Infinity);
+
+/**
+ * Why a disk with two copies cannot be enlarged now, in words; null: it can. First there is room on the other node, and both
+ * copies are the same: what is new is then copied, too.
+ */
+export function cannotGrow(
+  disk: Pick<Disk, 'id' | 'name' | 'state' | 'sizeBytes'>,
+  v: { readonly me: string; readonly replica: Replica | null; readonly pair: PairSeen | null },
+): string | null {
+  const x = v.replica === null ? undefined : volumesOf(v.replica).find((y) => y.disk === disk.id);
+  if (v.replica === null || x === undefined) return `disk "${disk.name}" has no pair`;
+  const peer = otherNode(v.replica, v.me);
+  if (v.pair === null || !pairSame(v.pair))
+    return `disk "${disk.name}" grows when its copies here and on ${peer} are the same`;
+  return hasRoom(x, peer, { get: () => disk }) ? null : `disk "${disk.name}" waits for room on ${peer}`;
 }
 
 /**

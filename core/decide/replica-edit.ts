@@ -2,7 +2,14 @@ import type { Disk } from '../domain/disk.js';
 import { isReplicated } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
 import { groupPath } from '../domain/pool.js';
-import { minorRange, portRange, type Replica } from '../domain/replica.js';
+import {
+  minorRange,
+  portRange,
+  volumeMax,
+  volumesOf,
+  type Replica,
+  type ReplicaVolume,
+} from '../domain/replica.js';
 import type { VmOwn } from '../domain/vm.js';
 
 /** What of the cluster's numbers is given out already. */
@@ -47,7 +54,6 @@ export function newReplica(o: {
 }): Replica | null {
   const disks = o.disks.filter(isReplicated);
   if (disks.length === 0) return null;
-  const minors = new Set(o.taken.minors);
   const [a, b] = o.nodes;
   const [x, y] = copyAddresses(a, b);
   return {
@@ -58,12 +64,35 @@ export function newReplica(o: {
       { node: a.id, address: x },
       { node: b.id, address: y },
     ],
-    volumes: disks.map((d, volume) => {
-      const minor = free(minorRange, minors, 'device numbers');
-      minors.add(minor);
-      return { disk: d.id, volume, minor, pool: d.pool, below: `${groupPath(d.pool)}/d-${d.id}` };
-    }),
+    volumes: newVolumes(disks, [], o.taken),
   };
+}
+
+/** Volumes for new disks beside those that there are, also such as are still being taken away. */
+export function newVolumes(
+  disks: readonly Disk[],
+  beside: readonly ReplicaVolume[],
+  taken: Pick<Taken, 'minors'>,
+): ReplicaVolume[] {
+  const minors = new Set(taken.minors);
+  const numbers = new Set(beside.map((v) => v.volume));
+  return disks.filter(isReplicated).map((d) => {
+    const minor = free(minorRange, minors, 'device numbers');
+    minors.add(minor);
+    const volume = free({ first: 0, last: volumeMax }, numbers, 'volumes of one VM');
+    numbers.add(volume);
+    return { disk: d.id, volume, minor, pool: d.pool, below: `${groupPath(d.pool)}/d-${d.id}` };
+  });
+}
+
+/** A disk of the pair is to be taken away, on both nodes: the record, and what the ownership says of copies then. */
+export function withoutVolume(own: VmOwn, r: Replica, disk: string): [VmOwn, Replica] {
+  const nodes = r.nodes.map((n) => n.node);
+  const volumes = r.volumes.map((v) => (v.disk === disk ? { ...v, deleting: nodes } : v));
+  const next = { ...r, volumes };
+  const synced = own.synced.filter((d) => d !== disk);
+  if (volumesOf(next).length > 0) return [{ ...own, synced }, next];
+  return [{ ...own, copies: [], standby: null, sync: 'none', synced: [] }, next];
 }
 
 /** What the ownership of a new VM says of copies: nothing is in sync before it has been seen so. */
@@ -76,7 +105,11 @@ export const newCopies = (owner: string, other: string): Pick<VmOwn, 'standby' |
   ],
 });
 
-function free(range: typeof minorRange | typeof portRange, taken: ReadonlySet<number>, what: string): number {
+function free(
+  range: { readonly first: number; readonly last: number },
+  taken: ReadonlySet<number>,
+  what: string,
+): number {
   for (let n: number = range.first; n <= range.last; n++) if (!taken.has(n)) return n;
   throw new FlotillaError('no-node-fits', `The cluster has no ${what} left for disks with two copies`, {
     hint: 'Delete VMs with such disks that are no longer needed.',

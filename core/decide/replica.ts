@@ -10,6 +10,8 @@ export interface FenceQuestion {
   readonly own: VmOwn | null;
   /** The pair, seen after the kernel asked. Null: it cannot be seen. */
   readonly pair: PairSeen | null;
+  /** Volumes of disks that nobody has used yet: they have nothing that could be lost. */
+  readonly unused?: ReadonlySet<number>;
 }
 
 export type FenceVerdict =
@@ -35,6 +37,7 @@ export function decideFence(q: FenceQuestion): FenceVerdict {
   // A booted node that is alone has `Consistent`: whole, as far as it knows. Then the ledger's word is needed, too.
   const mine = own.copies.find((c) => c.node === me)?.state;
   for (const v of pair.volumes) {
+    if (q.unused?.has(v.volume) === true) continue;
     const whole = v.here === 'UpToDate' || (v.here === 'Consistent' && mine === 'ok');
     if (!whole)
       return no(`the copy of volume ${v.volume} here is ${v.here}: the other one may be the only whole one`);

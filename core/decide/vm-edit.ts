@@ -132,17 +132,8 @@ export function editVm(
   const mine = disks.filter((d) => before.disks.some((v) => v.disk === d.id) && d.state !== 'deleting');
   const removed = (patch.removeDisks ?? []).map((ref) => findDisk(who, mine, ref));
   const gone = new Set(removed.map((d) => d.id));
-  for (const d of removed) notYet(who, d, 'be removed from it');
-  for (const g of patch.growDisks ?? []) notYet(who, findDisk(who, mine, g.disk), 'grow');
-  if ((patch.addDisks ?? []).some((d) => d.replicas === 2))
-    throw new FlotillaError(
-      'unsupported',
-      `${who} exists: a disk with two copies cannot be added to it yet`,
-      {
-        hint: 'Give it one with replicas=1, or make a VM with such disks.',
-      },
-    );
-  const grown = growDisks(who, mine, gone, patch.growDisks ?? []);
+  const grown = growDisks(who, mine, gone, patch.growDisks ?? [], (id) => ctx.pool(id));
+  const plugged = plug(who, before.disks, mine, gone, patch);
   const made = makeDisks(
     who,
     before.id,
@@ -178,7 +169,7 @@ export function editVm(
     ...(patch.autoMove === undefined ? {} : { autoMove: patch.autoMove }),
     cloudInit: patch.cloudInit === undefined ? before.cloudInit : patch.cloudInit,
     disks: [
-      ...before.disks.filter((d) => !gone.has(d.disk)),
+      ...plugged.filter((d) => !gone.has(d.disk)),
       ...made.map((m) => ({ disk: m.disk.id, bus: m.bus })),
     ],
     cdroms: cds.cdroms,
@@ -201,16 +192,26 @@ export function editVm(
   };
 }
 
-/** @throws FlotillaError `unsupported` */
-function notYet(who: string, d: Disk, what: string): void {
-  if (isReplicated(d))
-    throw new FlotillaError(
-      'unsupported',
-      `Disk "${d.name}" of ${who} has two copies and cannot ${what} yet`,
-      {
-        hint: 'Make a VM with a disk as it is wanted, and copy inside the guests.',
-      },
-    );
+/** Its disks with those taken out of the machine and put back. @throws FlotillaError `bad-input`, `not-found` */
+function plug(
+  who: string,
+  has: VmSpec['disks'],
+  mine: readonly Disk[],
+  gone: ReadonlySet<string>,
+  patch: Pick<VmPatch, 'attachDisks' | 'detachDisks'>,
+): VmSpec['disks'] {
+  const ids = (refs: readonly string[] = []): string[] => refs.map((r) => findDisk(who, mine, r).id);
+  const out = new Set(ids(patch.detachDisks));
+  const back = new Set(ids(patch.attachDisks));
+  for (const id of [...out, ...back])
+    if (gone.has(id) || (out.has(id) && back.has(id)))
+      throw badInput(`${who}: one disk is to be two things at once`, 'Remove, detach or attach it.');
+  return has.map((d) => {
+    if (out.has(d.disk)) return { ...d, detached: true };
+    if (!back.has(d.disk)) return d;
+    const { detached: _, ...inside } = d;
+    return inside;
+  });
 }
 
 /** A new disk put on the node that owns its VM, where the pool is each node's own. */
@@ -348,6 +349,7 @@ function growDisks(
   mine: readonly Disk[],
   gone: ReadonlySet<string>,
   grow: NonNullable<VmPatch['growDisks']>,
+  pool: (id: string) => Pick<Pool, 'kind'>,
 ): Disk[] {
   const seen = new Set<string>();
   return grow.map((g) => {
@@ -364,7 +366,7 @@ function growDisks(
         { hint: 'Disks only grow: the end may hold data. Make a smaller one and copy inside the guest.' },
       );
     }
-    return { ...d, sizeBytes: size };
+    return { ...d, sizeBytes: wholeVolume(pool(d.pool), size) };
   });
 }
 

@@ -49,6 +49,10 @@ export function opVerdict(
       const settled = d.step.do === 'none' && d.make.length === 0;
       const pending = v.diff?.pendingRestart.length ?? 0;
       if (!settled || v.disks.some((x) => x.state === 'deleting' || x.state === 'wanted')) return null;
+      // One that is not in the machine grows when that is off.
+      const inside = new Set(spec.disks.flatMap((x) => (x.detached === true ? [] : [x.disk])));
+      if (v.disks.some((x) => inside.has(x.id) && x.state === 'ready' && x.madeBytes < x.sizeBytes))
+        return null;
       return { state: 'done', step: pending > 0 ? 'the rest comes with the next restart' : 'applied' };
     }
     case 'vm.relocate':

@@ -86,8 +86,15 @@ export interface VmView {
   readonly domain: DomainView | null;
   /** Every disk object of this VM. */
   readonly disks: readonly Disk[];
-  /** Of its disks that lie on two nodes: how their making stands, and why they cannot be used now; null: nothing to say. */
-  readonly copies?: { readonly making: string | null; readonly waits: string | null };
+  /**
+   * Of its disks that lie on two nodes: how their making stands, why they cannot be used now, and why one of them cannot
+   * grow now; null: nothing to say.
+   */
+  readonly copies?: {
+    readonly making: string | null;
+    readonly waits: string | null;
+    readonly growWaits?: ((disk: Disk) => string | null) | undefined;
+  };
   /** Unfinished ops on this VM, oldest first. */
   readonly ops: readonly Op[];
   /** Wanted against running machine; null while it does not run or what is wanted cannot be built yet. */

@@ -1,4 +1,4 @@
-import type { Disk } from '../domain/disk.js';
+import { isReplicated, type Disk } from '../domain/disk.js';
 import type { VmPhase, VmSpec } from '../domain/vm.js';
 import { copyOf } from './migrate.js';
 import type { DomainView, VmDecision, VmStep, VmView } from './vm-view.js';
@@ -133,7 +133,10 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   const gone = v.disks.find(
     (d) => d.state === 'deleting' && !(domain?.diskIds.includes(d.id) === true && domain.active),
   );
-  const toGrow = v.disks.find((d) => d.state === 'ready' && d.madeBytes < d.sizeBytes);
+  const small = v.disks.filter((d) => d.state === 'ready' && d.madeBytes < d.sizeBytes);
+  const growWaits = (d: Disk): string | null => (isReplicated(d) ? (v.copies?.growWaits?.(d) ?? null) : null);
+  const toGrow = small.find((d) => growWaits(d) === null);
+  const growsLater = small.reduce<string | null>((why, d) => why ?? growWaits(d), null);
 
   const finish = (d: VmDecision): VmDecision => ({ ...d, make });
   /** HA's own step, where nothing is being ended: a standby must not count on what is not so. */
@@ -147,7 +150,7 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     if (gone !== undefined) return attempt(phase, { do: 'remove-disk', disk: gone });
     if (toGrow !== undefined && (!active || domain?.diskIds.includes(toGrow.id) === true))
       return attempt(phase, { do: 'grow-disk', disk: toGrow, live: active });
-    return answer(phase, none);
+    return answer(phase, none, growsLater === null ? {} : { reason: growsLater, againMs: 1_000 });
   };
 
   if (domain?.active === true) {

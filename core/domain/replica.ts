@@ -5,6 +5,9 @@ import { idSchema, ipv4Schema, nodeIdSchema } from './schema.js';
 export const minorRange = { first: 1_000, last: 65_000 } as const;
 export const portRange = { first: 7_800, last: 11_800 } as const;
 
+/** Volumes of one pair are numbered up to this. */
+export const volumeMax = 63;
+
 /** 32 hexadecimal digits: what two nodes prove to each other before they exchange blocks. */
 export const secretSchema = z.string().regex(/^[0-9a-f]{32}$/);
 
@@ -26,13 +29,15 @@ export const replicaSchema = z.looseObject({
     .array(
       z.looseObject({
         disk: idSchema,
-        volume: z.number().int().min(0).max(63),
+        volume: z.number().int().min(0).max(volumeMax),
         minor: z.number().int().min(minorRange.first).max(minorRange.last),
         pool: idSchema,
         /** Path of the volume below, the same on both nodes. */
         below: z.string().regex(/^\/dev\/[a-z0-9-]+\/[a-z0-9-]+$/),
         /** Nodes that have still to take their copy away; there only where the disk or its VM is deleted. */
         deleting: z.array(nodeIdSchema).max(2).optional(),
+        /** The node of the other copy has room below for a disk of so many bytes: the owner may enlarge the pair. */
+        room: z.looseObject({ node: nodeIdSchema, sizeBytes: z.number().int().positive() }).optional(),
       }),
     )
     .max(24),

@@ -20,10 +20,20 @@ export type Power = z.output<typeof powerSchema>;
 export const diskBusSchema = z.enum(['virtio', 'scsi', 'sata']);
 
 /** A disk in its VM; the data is described by the disk object of that id. */
-export const vmDiskSchema = z.object({ disk: idSchema, bus: diskBusSchema });
+export const vmDiskSchema = z.object({
+  disk: idSchema,
+  bus: diskBusSchema,
+  /** It is the VM's and goes where it goes, but is not in its machine. */
+  detached: z.boolean().optional(),
+});
+export type VmDisk = z.output<typeof vmDiskSchema>;
 
 /** A CD drive; `image` null: empty. */
 export const vmCdromSchema = z.object({ image: idSchema.nullable() });
+
+/** Whether one of a VM's disks is kept out of its machine. */
+export const isDetached = (spec: { readonly disks: readonly VmDisk[] }, disk: string): boolean =>
+  spec.disks.find((d) => d.disk === disk)?.detached === true;
 
 export const vmNicSchema = z.object({
   id: idSchema,

@@ -394,6 +394,10 @@ export const vmPatchSchema = z
     addDisks: z.array(newDiskSchema).min(1).max(24).optional(),
     /** Taken from the VM and deleted with their data, by name or id. */
     removeDisks: z.array(refSchema).min(1).max(24).optional(),
+    /** Taken out of the machine, by name or id; their data stays with the VM. */
+    detachDisks: z.array(refSchema).min(1).max(24).optional(),
+    /** Put back into it. */
+    attachDisks: z.array(refSchema).min(1).max(24).optional(),
     growDisks: z
       .array(z.strictObject({ disk: refSchema, sizeBytes: sizeBytesSchema }))
       .min(1)

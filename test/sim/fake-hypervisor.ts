@@ -49,6 +49,8 @@ export class FakeHost {
   vanish: string | null = null;
   /** Whether guests with an open channel answer their agent's questions. */
   guestAnswers = true;
+  /** Sizes that machines were told of their disks, by target. */
+  readonly sizes = new Map<string, number>();
   resets = 0;
   reboots = 0;
   /** False: libvirtd does not answer. */
@@ -319,6 +321,19 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
       answer(() => {
         const dom = host.active(d);
         dom.xml = dom.xml.replace('</devices>', `${xml}</devices>`);
+      }),
+    detachDevice: (d, xml) =>
+      answer(() => {
+        const dom = host.active(d);
+        const alias = /ua-[a-z]+-[0-9a-z-]+/.exec(xml)?.[0] ?? '';
+        const had = [...dom.xml.matchAll(/<disk .*?<\/disk>/gs)].find((m) => m[0].includes(alias));
+        if (had === undefined) throw new Error(`the fake machine has no device ${alias}`);
+        dom.xml = dom.xml.replace(had[0], '');
+      }),
+    blockResize: (d, disk, bytes) =>
+      answer(() => {
+        host.active(d);
+        host.sizes.set(`${d}/${disk}`, bytes);
       }),
     updateDevice: (d, xml) =>
       answer(() => {

@@ -1,5 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { AgentLoop } from '../../agent/loop.js';
+import { ReplicaDesk } from '../../agent/replica/replica-desk.js';
+import { Snapshots } from '../../agent/snapshot.js';
+import { Turns } from '../../agent/vm/turns.js';
 import type { FenceDevice } from '../../agent/fence/fence-agent.js';
 import type { AgentEnv, HeardNode, Radio, Volumes } from '../../agent/env.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
@@ -8,6 +11,7 @@ import { firstOwn } from '../../core/decide/vm-make.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
 import { vmHaDefault, type JournalEntry, type Takeover } from '../../core/domain/ha.js';
+import { groupPath } from '../../core/domain/pool.js';
 import type { Image } from '../../core/domain/image.js';
 import type { Op, OpKind } from '../../core/domain/op.js';
 import { timingProfiles } from '../../core/domain/timing.js';
@@ -15,6 +19,7 @@ import type { VmOwn, VmSpec, VmState } from '../../core/domain/vm.js';
 import { FakeClock } from '../unit/agent/ledger/fake-clock.js';
 import { FakeHost, fakeHypervisor } from './fake-hypervisor.js';
 import { FakeKeeper } from './fake-keeper.js';
+import { pairActs, type FakePairs } from './fake-pairs.js';
 import { MemoryLedger } from './memory-ledger.js';
 
 /** Files of a node's pools; they outlive agents. */
@@ -83,6 +88,8 @@ export class SimNode {
   readonly ledger = new MemoryLedger(this.clock);
   readonly host = new FakeHost(this.clock);
   readonly files = new FakeFiles();
+  /** Disks with two copies; null: the node has none. */
+  pairs: FakePairs | null = null;
   /** Powers nodes off from outside; null: this node cannot. */
   fencer: FenceDevice | null = null;
   readonly keeper = new FakeKeeper();
@@ -103,6 +110,7 @@ export class SimNode {
   #liveRevision = 0n;
   readonly #poolId = randomUUID();
   readonly #sharedId = randomUUID();
+  readonly thinId = randomUUID();
   readonly node = 'n1';
 
   constructor() {
@@ -138,6 +146,18 @@ export class SimNode {
         path: '/share',
         nodes: null,
         reservePct: 5,
+      }),
+    );
+    this.ledger.poke(
+      kinds.pool.key(this.thinId),
+      writeRecord(kinds.pool, {
+        id: this.thinId,
+        name: 'thin',
+        kind: 'thin',
+        path: groupPath(this.thinId),
+        nodes: null,
+        reservePct: 5,
+        drives: [],
       }),
     );
     this.addNode(this.node);
@@ -403,6 +423,43 @@ export class SimNode {
     return id;
   }
 
+  /** The agent of another node, as far as it has to do with copies: they are opened, enlarged and taken away there. */
+  peerDesk(id: string, pairs: FakePairs): void {
+    this.peerUp(id);
+    const { clock } = this;
+    const ledger = this.ledger.client(id);
+    const no = (): never => {
+      throw new Error('the other node does not do that here');
+    };
+    const env: AgentEnv = {
+      ...this.#env(),
+      node: id,
+      ledger,
+      live: {
+        compare: () => ({
+          key: kinds.live.key(id),
+          createRevision: this.ledger.peek(kinds.live.key(id))?.createRevision ?? 0n,
+        }),
+      },
+      hypervisor: new Proxy({} as AgentEnv['hypervisor'], { get: no }),
+      replication: pairs.driver(id),
+      volumes: pairs.volumes(id, fakeVolumes(new FakeFiles())),
+    };
+    const turns = new Turns(() => undefined);
+    const desk = new ReplicaDesk(env, turns, () => undefined);
+    const snapshots = new Snapshots(ledger);
+    const loop = async (): Promise<void> => {
+      for (;;) {
+        turns.next();
+        snapshots.changed();
+        desk.look(await snapshots.read(), new Map());
+        await clock.sleep(500);
+      }
+    };
+    // Ends with the test's clock.
+    void loop().catch(() => undefined);
+  }
+
   #env(): AgentEnv {
     const client = this.ledger.client(this.node);
     const revision = this.#liveRevision;
@@ -457,13 +514,18 @@ export class SimNode {
           'setVcpus',
           'setMemory',
           'attachDevice',
+          'detachDevice',
+          'blockResize',
           'updateDevice',
         ],
         ['agent', 'addresses', 'list', 'state', 'stats', 'xml', 'facts', 'events', 'connected'],
       ),
+      ...(this.pairs === null
+        ? {}
+        : { replication: die(this.pairs.driver(this.node), pairActs, ['usable', 'observe', 'reconnects']) }),
       volumes: die(
-        fakeVolumes(this.files),
-        ['makeDisk', 'growDisk', 'removeDisk', 'recordTakeover'],
+        this.pairs?.volumes(this.node, fakeVolumes(this.files)) ?? fakeVolumes(this.files),
+        ['makeDisk', 'growDisk', 'removeDisk', 'recordTakeover', 'openCopy', 'fillDisk'],
         ['probe', 'openDisk', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
       ),
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },

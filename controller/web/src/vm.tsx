@@ -2,6 +2,7 @@ import { Alert, Code, Group, List, Loader, Stack, Text } from '@mantine/core';
 import type { ReactNode } from 'react';
 import { copyLine } from '../../../core/domain/copy-words';
 import { isReplicated } from '../../../core/domain/disk';
+import { isDetached } from '../../../core/domain/vm';
 import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
@@ -13,6 +14,7 @@ import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
 import { OpRows, useOps } from './tasks';
 import { VmActions } from './vm-actions';
 import { OtherStandby, RepairCopies } from './vm-copies';
+import { AddDisk, DiskActions } from './vm-disks';
 import { EditVm } from './vm-edit';
 
 export function VmPage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
@@ -124,17 +126,19 @@ function Summary({ vm }: { readonly vm: VmView }): ReactNode {
 
 function Disks({ vm }: { readonly vm: VmView }): ReactNode {
   const pools = useAll('pool');
+  const may = useMay('operator', vm.id);
   return (
     <Stack>
       <May role="operator" vm={vm.id}>
         <Group>
+          <AddDisk vm={vm} />
           <OtherStandby vm={vm} />
         </Group>
         <RepairCopies vm={vm} />
       </May>
       <Rows
         label="Disks"
-        head={['Disk', 'Size', 'Pool', 'Where', 'State']}
+        head={['Disk', 'Size', 'Pool', 'Where', 'State', ...(may ? ['Change'] : [])]}
         none="It has no disk."
         rows={vm.disks.map((d) => {
           const pool = pools.find((p) => p.id === d.pool);
@@ -149,13 +153,14 @@ function Disks({ vm }: { readonly vm: VmView }): ReactNode {
                 ? (vm.own?.copies ?? []).map((c) => c.node).join(' and ')
                 : (d.node ?? 'every node of the pool'),
               <>
-                <State of={d.state} /> {d.error?.message}
+                {isDetached(vm.spec, d.id) ? 'not in the machine' : <State of={d.state} />} {d.error?.message}
                 {copies !== undefined && (
                   <Text size="sm" c={copies.state === 'in-sync' ? 'dimmed' : 'orange'}>
                     {copyLine(copies)}
                   </Text>
                 )}
               </>,
+              ...(may ? [<DiskActions vm={vm} disk={d} />] : []),
             ],
           };
         })}

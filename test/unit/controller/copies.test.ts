@@ -73,12 +73,29 @@ void t.test(
       const { body } = await r.call('GET', `/api/v1/${path}`);
       t.notOk(JSON.stringify(body).includes(pair.secret), path);
     }
-    t.match(
-      (await r.call('PATCH', '/api/v1/vms/db', { growDisks: [{ disk: 'disk0', sizeBytes: 2 * GiB }] })).body,
-      {
-        code: 'unsupported',
-      },
-    );
+    const patch = (body: object) => r.call('PATCH', '/api/v1/vms/db', body);
+    const pairNow = () => {
+      const e = r.memory.peek(kinds.replica.key(vm.id));
+      return readRecord(kinds.replica, e?.key ?? '', e?.value ?? '');
+    };
+    t.equal((await patch({ growDisks: [{ disk: 'disk0', sizeBytes: 2 * GiB }] })).status, 202);
+    t.equal((await patch({ addDisks: [{ sizeBytes: GiB, pool: 'fast', replicas: 2 }] })).status, 202);
+    t.match(pairNow(), { port: pair.port, volumes: [{ volume: 0 }, { volume: 1 }] }, 'it joins the pair');
+    t.equal(r.memory.peek(unique.minor(pairNow().volumes[1]?.minor ?? 0))?.value, vm.id);
+    t.match((await patch({ detachDisks: ['disk1'], removeDisks: ['disk1'] })).body, { code: 'bad-input' });
+    const out = (await patch({ detachDisks: ['disk1'] })).body as { vm: VmView };
+    t.match(out.vm.spec.disks, [{ detached: undefined }, { detached: true }]);
+    const back = (await patch({ attachDisks: ['disk1'] })).body as { vm: VmView };
+    t.equal(back.vm.spec.disks[1]?.detached, undefined);
+
+    t.equal((await r.call('POST', '/api/v1/vms', { name: 'plain', node: owner, memoryMiB: 64 })).status, 202);
+    const first = await r.call('PATCH', '/api/v1/vms/plain', {
+      addDisks: [{ sizeBytes: GiB, pool: 'fast', replicas: 2 }],
+    });
+    t.match(first.body, {
+      vm: { own: { standby, sync: 'stale', copies: [{ node: owner }, { node: standby }] } },
+    });
+    t.equal((await r.call('DELETE', '/api/v1/vms/plain')).status, 202);
 
     const ask = (body: object) => r.call('POST', '/api/v1/vms/db/standby', body);
     t.match((await ask({ node: standby })).body, { code: 'bad-input' }, 'it has one already');

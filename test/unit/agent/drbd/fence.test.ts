@@ -174,3 +174,51 @@ void t.test('the program the kernel runs', async (t) => {
     server.close();
   }
 });
+
+void t.test('a disk that is still being made does not keep the others frozen', async (t) => {
+  const two = '22222222-2222-4222-8222-222222222221';
+  const making = {
+    ...lost.volumes[0],
+    volume: 1,
+    minor: 1001,
+    here: 'Inconsistent',
+  } as PairSeen['volumes'][0];
+  const r = await rig({ pair: { ...lost, volumes: [...lost.volumes, making] } });
+  const note = (state: 'wanted' | 'ready') =>
+    r.ledger.txn(
+      [],
+      [
+        {
+          put: kinds.replica.key(vm),
+          value: writeRecord(kinds.replica, {
+            vm,
+            port: 7800,
+            secret: '0123456789abcdef0123456789abcdef',
+            nodes: ['n1', 'n2'].map((node, i) => ({ node, address: `10.0.0.${i + 1}` })),
+            volumes: [{ disk: two, volume: 1, minor: 1001, pool: vm, below: '/dev/flotilla-p/d1' }],
+          }),
+        },
+        {
+          put: kinds.disk.key(two),
+          value: writeRecord(kinds.disk, {
+            id: two,
+            name: 'more',
+            vm,
+            pool: vm,
+            replicas: 2,
+            node: null,
+            format: 'raw',
+            sizeBytes: 2 ** 30,
+            madeBytes: 0,
+            source: { kind: 'blank' },
+            state,
+            error: null,
+          }),
+        },
+      ],
+    );
+  await note('ready');
+  t.match(await r.judge.once(vm), { ok: false, why: /volume 1 here is Inconsistent/ });
+  await note('wanted');
+  t.match(await r.judge.once(vm), { ok: true });
+});

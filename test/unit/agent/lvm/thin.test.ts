@@ -295,6 +295,8 @@ void t.test('disks: made, half-made, grown, removed', async (t) => {
   await n.thin.grow({ ...disk, sizeBytes: 300 << 20 }, pool);
   t.equal(n.calls.length, calls, 'grown is grown');
   await t.rejects(n.thin.grow(disk, pool), { code: 'unsupported' });
+  await n.thin.grow({ ...disk, sizeBytes: 300 << 20, replicas: 2 }, pool);
+  t.equal(n.volumes.get(`d-${disk.id}`)?.size, 304 << 20, 'with room for what is noted of a copy');
   await n.thin.remove(disk, pool);
   t.notOk(n.volumes.has(`d-${disk.id}`));
   await n.thin.remove(disk, pool);

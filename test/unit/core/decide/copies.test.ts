@@ -1,5 +1,5 @@
 import t from 'tap';
-import { decideCopies, isPaired, type CopiesView } from '../../../../core/decide/copies.js';
+import { cannotGrow, decideCopies, isPaired, type CopiesView } from '../../../../core/decide/copies.js';
 import type { CopyState, Replica } from '../../../../core/domain/replica.js';
 import type { VmOwn } from '../../../../core/domain/vm.js';
 import { ownOf, pair, vm, volume } from './pairs.js';
@@ -186,4 +186,34 @@ void t.test('other addresses, or a record that the pair was not made from', asyn
   t.same(step({ asRecorded: false, pair: pair({ role: 'Primary', peerRole: 'Primary' }), inUse: true }), {
     do: 'none',
   });
+});
+
+void t.test('a disk that is to grow: room on the other node first, then the owner may', async (t) => {
+  const made = 2 ** 30;
+  const big = { id: disk, name: 'data', state: 'ready' as const, sizeBytes: 2 * made, madeBytes: made };
+  const disks = new Map([[disk, big]]);
+  const at = (o: object): Replica => ({
+    ...replica,
+    volumes: replica.volumes.map((v) => ({ ...v, ...o })),
+  });
+  t.match(step({ me: 'n2', disks }), { do: 'make-room', volumes: [{ disk }] });
+  t.equal(step({ disks }).do, 'none', 'the owner waits');
+  const room = at({ room: { node: 'n2', sizeBytes: 2 * made } });
+  t.equal(step({ me: 'n2', disks, replica: room }).do, 'none', 'it is there');
+  const why = (r: Replica, p = pair()) => cannotGrow(big, { me: 'n1', replica: r, pair: p });
+  t.match(why(replica), /waits for room on n2/);
+  t.match(why(at({ room: { node: 'n2', sizeBytes: made } })), /waits for room/, 'of an earlier growth');
+  t.match(why(at({ room: { node: 'n3', sizeBytes: 2 * made } })), /waits for room/, 'of a former node');
+  t.match(why(room, apart), /are the same/);
+  t.equal(why(room), null);
+});
+
+void t.test('a disk that was taken from the VM: closed on each node, then its copy goes', async (t) => {
+  const two = '22222222-2222-4222-8222-222222222221';
+  const gone = { ...(replica.volumes[0] as Replica['volumes'][number]), disk: two, volume: 1, minor: 1001 };
+  const left: Replica = { ...replica, volumes: [...replica.volumes, { ...gone, deleting: ['n1', 'n2'] }] };
+  t.equal(step({ replica: left, asRecorded: false }).do, 'adjust');
+  t.match(step({ replica: left }), { do: 'remove', volumes: [{ disk: two }] });
+  const mine = { ...left, volumes: [replica.volumes[0], { ...gone, deleting: ['n2'] }] } as Replica;
+  t.equal(step({ replica: mine }).do, 'none', 'the other node has still to');
 });

@@ -1,0 +1,120 @@
+import { Checkbox, Group, NativeSelect, NumberInput, Stack, Text } from '@mantine/core';
+import { useState, type ReactNode } from 'react';
+import { formatSize } from '../../../core/domain/units';
+import { isDetached } from '../../../core/domain/vm';
+import type { RestCall, VmView } from '../../../core/wire/rest';
+import { call, saw } from './api';
+import { useAll } from './live';
+import { Confirm } from './parts';
+
+type Disk = VmView['disks'][number];
+type Patch = RestCall<'vmPatch'>['body'];
+
+const GiB = 2 ** 30;
+
+/** Sent with the generation that was looked at: nobody's edit is overwritten unseen. */
+const edit = async (vm: VmView, body: Patch): Promise<void> => {
+  const r = await call('vmPatch', { params: { vm: vm.id }, body }, { ifMatch: `"${vm.generation}"` });
+  saw('op', r.op);
+};
+
+/** One more disk, also while the VM runs. */
+export function AddDisk({ vm }: { readonly vm: VmView }): ReactNode {
+  const pools = useAll('pool');
+  const [sizeGiB, setSize] = useState(10);
+  const [pool, setPool] = useState('');
+  const [twice, setTwice] = useState(false);
+  const thin = pools.find((p) => p.id === pool)?.kind === 'thin';
+  return (
+    <Confirm
+      label="Add a disk"
+      title={`Add a disk to "${vm.name}"?`}
+      says={
+        <Stack gap="xs">
+          <NumberInput label="Size, GiB" min={1} value={sizeGiB} onChange={(v) => setSize(Number(v))} />
+          <NativeSelect
+            label="Pool"
+            value={pool}
+            data={[
+              { value: '', label: 'as usual' },
+              ...pools.map((p) => ({ value: p.id, label: `${p.name} (${p.kind})` })),
+            ]}
+            onChange={(e) => setPool(e.currentTarget.value)}
+          />
+          {thin && (
+            <Checkbox
+              label="With a copy on a second node"
+              checked={twice}
+              onChange={(e) => setTwice(e.currentTarget.checked)}
+            />
+          )}
+          <Text size="sm">A VM that runs gets it at once.</Text>
+        </Stack>
+      }
+      ready={sizeGiB > 0}
+      yes="Add it"
+      act={() =>
+        edit(vm, {
+          addDisks: [
+            {
+              sizeBytes: sizeGiB * GiB,
+              ...(pool === '' ? {} : { pool }),
+              ...(thin && twice ? { replicas: 2 } : {}),
+            },
+          ],
+        })
+      }
+    />
+  );
+}
+
+/** What can be done with one disk of a VM. */
+export function DiskActions({ vm, disk }: { readonly vm: VmView; readonly disk: Disk }): ReactNode {
+  const [sizeGiB, setSize] = useState(Math.ceil(disk.sizeBytes / GiB) + 1);
+  const outside = isDetached(vm.spec, disk.id);
+  if (disk.state === 'deleting') return null;
+  return (
+    <Group gap="xs">
+      <Confirm
+        label="Grow"
+        title={`Grow disk "${disk.name}" of "${vm.name}"?`}
+        says={
+          <Stack gap="xs">
+            <NumberInput
+              label="New size, GiB"
+              min={Math.floor(disk.sizeBytes / GiB) + 1}
+              value={sizeGiB}
+              onChange={(v) => setSize(Number(v))}
+            />
+            <Text size="sm">
+              It has {formatSize(disk.sizeBytes)} now, and cannot be made smaller again. A VM that runs sees
+              it at once; the file system inside is the guest’s to enlarge.
+            </Text>
+          </Stack>
+        }
+        ready={sizeGiB * GiB > disk.sizeBytes}
+        yes="Grow it"
+        act={() => edit(vm, { growDisks: [{ disk: disk.id, sizeBytes: sizeGiB * GiB }] })}
+      />
+      <Confirm
+        label={outside ? 'Attach' : 'Detach'}
+        title={`${outside ? 'Attach' : 'Detach'} disk "${disk.name}" of "${vm.name}"?`}
+        says={
+          outside
+            ? 'It is put back into the machine.'
+            : 'It is taken out of the machine. Unmount it in the guest first. Its data stay, and go with the VM.'
+        }
+        yes={outside ? 'Attach it' : 'Detach it'}
+        act={() => edit(vm, outside ? { attachDisks: [disk.id] } : { detachDisks: [disk.id] })}
+      />
+      <Confirm
+        label="Delete"
+        danger
+        title={`Delete disk "${disk.name}" of "${vm.name}"?`}
+        says="It is taken out of the machine, and all that is on it is lost."
+        yes="Delete it"
+        act={() => edit(vm, { removeDisks: [disk.id] })}
+      />
+    </Group>
+  );
+}
