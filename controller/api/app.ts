@@ -9,7 +9,6 @@ import {
   authenticate,
   parseApiToken,
   requireIdentity,
-  sessionCookie,
   type AuthEnv,
   type Identity,
 } from '../../agent/http/auth.js';
@@ -24,7 +23,6 @@ import { accessOf, streamAccess } from '../../core/wire/access.js';
 import {
   apiBodyBytesMax,
   apiRoot,
-  consoleProtocols,
   idempotencyHeader,
   idempotencyKeySchema,
   problemSchema,
@@ -51,6 +49,7 @@ import { exported } from './exports.js';
 import { eventStream, kindsOf } from './events.js';
 import { Images } from './images.js';
 import { networkHandlers } from './networks.js';
+import { descriptionOf, documentText } from './openapi.js';
 import { notifyHandlers } from './notify.js';
 import { opHandlers } from './ops.js';
 import { nodeUpdateHandlers } from './node-update.js';
@@ -186,7 +185,12 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...userHandlers(deps),
   };
   for (const name of Object.keys(rest) as RestName[]) register(app, name, handlers, deps);
-  document(app, deps.version);
+  let text: string | null = null;
+  app.get(`${apiRoot}/openapi.json`, (c) =>
+    c.body((text ??= documentText(app as never, deps.version)), 200, {
+      'content-type': 'application/json; charset=utf-8',
+    }),
+  );
   return app;
 }
 
@@ -213,6 +217,7 @@ function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, dep
     operationId: name,
     tags: [r.tag],
     summary: r.summary,
+    description: descriptionOf(r, access),
     'x-flotilla-access': access,
     ...(access === 'open' ? { security: [] } : {}),
     // Before the request is judged: whoever may not, is not told what would be wrong with it.
@@ -321,24 +326,13 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
   });
   const registry = app.openAPIRegistry;
   registry.registerPath({
-    method: 'get',
-    path: apiRoot + restStreams.console,
-    operationId: 'console',
-    'x-flotilla-access': streamAccess.console,
-    tags: ['vms'],
-    summary: `A console as a websocket; Sec-WebSocket-Protocol: ${consoleProtocols('<ticket>').join(', ')}`,
-    responses: {
-      101: { description: 'The bytes of the console, both ways, in binary messages' },
-      ...problemAnswer,
-    },
-  });
-  registry.registerPath({
     method: 'put',
     path: contentPath,
     operationId: 'imageContent',
     'x-flotilla-access': streamAccess.imageContent,
     tags: ['images'],
     summary: 'Send the bytes of an image, from an offset on; broken off, it goes on where it was',
+    description: descriptionOf({ method: 'put' }, streamAccess.imageContent),
     request: {
       params: z.strictObject({ image: refSchema }),
       headers: z.object({ [uploadOffsetHeader]: z.string().optional() }),
@@ -362,6 +356,7 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     'x-flotilla-access': streamAccess.exportContent,
     tags: ['vms'],
     summary: 'Fetch what an operation vm.export has packed: an OVA; a Range goes on where it broke off',
+    description: descriptionOf({ method: 'get' }, streamAccess.exportContent),
     request: {
       params: z.strictObject({ op: idSchema }),
       headers: z.object({ range: z.string().optional() }),
@@ -381,6 +376,7 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     'x-flotilla-access': streamAccess.events,
     tags: ['events'],
     summary: 'All changes as they come; Last-Event-ID resumes, else a snapshot comes first',
+    description: descriptionOf({ method: 'get' }, streamAccess.events),
     request: {
       query: z.strictObject({ kinds: z.string().optional(), lastEventId: z.string().optional() }),
       headers: z.object({ 'last-event-id': z.string().optional() }),
@@ -415,53 +411,6 @@ function headersOf(r: RestRoute): { headers?: z.ZodObject } {
   return Object.keys(shape).length === 0 ? {} : { headers: z.object(shape) };
 }
 
-function document(app: OpenAPIHono<Env>, version: string): void {
-  app.openAPIRegistry.registerComponent('securitySchemes', 'token', {
-    type: 'http',
-    scheme: 'bearer',
-    bearerFormat: 'flt-api.<id>.<secret>',
-  });
-  app.openAPIRegistry.registerComponent('securitySchemes', 'session', {
-    type: 'apiKey',
-    in: 'cookie',
-    name: sessionCookie,
-  });
-  let text: string | null = null;
-  app.get(`${apiRoot}/openapi.json`, (c) => {
-    text ??= JSON.stringify(
-      app.getOpenAPI31Document({
-        openapi: '3.1.0',
-        info: {
-          title: 'Flotilla',
-          version,
-          description: 'A handful of Linux servers as one virtual datacenter.',
-          license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
-        },
-        servers: [{ url: '/' }],
-        security: [{ token: [] }, { session: [] }],
-        tags: [
-          'cluster',
-          'certificates',
-          'nodes',
-          'ha',
-          'vms',
-          'vapps',
-          'disks',
-          'images',
-          'pools',
-          'networks',
-          'ops',
-          'users',
-          'tokens',
-          'events',
-        ].map((name) => ({ name })),
-      }),
-    );
-    return c.body(text, 200, { 'content-type': 'application/json; charset=utf-8' });
-  });
-}
-
-/** A certificate is a node's only while the ledger's record has its fingerprint. */
 /** Whether a certificate is that of a node of the cluster now. */
 export function isMember({ view }: Pick<ApiDeps, 'view'>, peer: PeerNode): boolean {
   const { node, cert } = view.ledger.tables;

@@ -33,7 +33,7 @@ const ipmiFields = {
   user: z.string().max(16).regex(userName, 'letters, digits and _ . @ + - \\'),
   password: passwordSchema(20),
   /** Both encrypt: 17 with SHA-256, 3 with SHA-1 for older BMCs. The others hide nothing, or use MD5. */
-  cipher: z.literal([3, 17]).default(17),
+  cipher: z.union([z.literal(3), z.literal(17)]).default(17),
   /** What is asked for at login. An operator may switch power; more is not needed. */
   privilege: z.enum(['operator', 'administrator']).default('operator'),
 };

@@ -9,6 +9,8 @@ export interface RestRoute {
   readonly path: string;
   readonly tag: string;
   readonly summary: string;
+  /** What the summary has no room for. */
+  readonly description?: string;
   readonly params?: z.ZodObject;
   readonly query?: z.ZodObject;
   readonly body?: z.ZodType;

@@ -461,7 +461,9 @@ export const rest = {
     method: 'post',
     path: '/vms/{vm}/console',
     tag: 'vms',
-    summary: 'A ticket for a console, good once and for half a minute: see the websocket /console',
+    summary: 'A ticket for a console, good once and for half a minute',
+    description:
+      'The console is a websocket at /api/v1/console, with the subprotocols `flotilla-console-v1` and `ticket.<ticket>`; binary messages are its bytes, both ways.',
     params: at('vm'),
     body: consoleAskSchema,
     status: 200,
