@@ -35,6 +35,7 @@ export class LabCluster {
   #port = 0;
   readonly #ports = new Map<string, number>();
   #token = '';
+  #password = '';
   #ca = '';
 
   constructor(o: LabOptions) {
@@ -52,11 +53,7 @@ export class LabCluster {
     const { founder } = this;
     await lab.down();
     await lab.up(nodes, metal ? 1 : 0);
-    const founded = JSON.parse(await lab.sh(founder, `node ${program} found --cluster test 2>/dev/null`)) as {
-      apiToken: string;
-    };
-    this.#token = founded.apiToken;
-    this.#ca = await lab.sh(founder, 'cat /var/lib/flotilla/pki/ca.crt');
+    await this.found();
     // The founder's agent opens its door once it has reached the ledger.
     const joins = (node: string): Promise<boolean> =>
       waitFor(`${node} joins`, async () => {
@@ -70,6 +67,28 @@ export class LabCluster {
     await this.controllerOn(founder);
     await this.untilHere(nodes + (metal ? 1 : 0));
     if (metal) await this.must('PATCH', `nodes/${founder}`, { desired: 'maintenance' });
+  }
+
+  /** The first node makes the cluster, which is then of itself alone. */
+  async found(): Promise<void> {
+    const { lab, founder } = this;
+    const founded = JSON.parse(await lab.sh(founder, `node ${program} found --cluster test 2>/dev/null`)) as {
+      apiToken: string;
+      adminPassword: string;
+    };
+    this.#token = founded.apiToken;
+    this.#password = founded.adminPassword;
+    this.#ca = await lab.sh(founder, 'cat /var/lib/flotilla/pki/ca.crt');
+  }
+
+  /** The page of the controller that is spoken to. */
+  get url(): string {
+    return `https://127.0.0.1:${this.#port}`;
+  }
+
+  /** Of the first user, "admin". */
+  get adminPassword(): string {
+    return this.#password;
   }
 
   /** Waits until the controller hears so many nodes, and the ledger holds their leases. */
@@ -99,7 +118,7 @@ export class LabCluster {
     return {
       PATH: process.env['PATH'] ?? '',
       HOME: dir,
-      FLOTILLA_SERVER: `https://127.0.0.1:${this.#port}`,
+      FLOTILLA_SERVER: this.url,
       FLOTILLA_TOKEN_FILE: `${dir}/token`,
       FLOTILLA_CA: `${dir}/ca.crt`,
     };
