@@ -24,6 +24,8 @@ export const factsEveryMs = 10 * 60_000;
 export const factsRetryMs = 60_000;
 /** lsblk on a dying drive can hang for minutes; facts are not worth that. */
 export const factsDeadlineMs = 30_000;
+/** Each time that was too short it is doubled, up to this: on a node that is always slow, all tries would be in vain. */
+const factsDeadlineMaxMs = 240_000;
 /** 64 drives and 64 NICs are a tenth of it. */
 const factsBytesMax = 1024 * 1024;
 /** A CPU share over less is noise. */
@@ -38,6 +40,8 @@ export interface NodeMachineOptions {
   readonly qemu: readonly string[];
   /** Prints facts as JSON: `[process.execPath, '/usr/lib/flotilla/flotilla-facts.mjs']`. */
   readonly factsCommand: readonly string[];
+  /** It may take so long at first, ms; 30 s unless told. */
+  readonly factsDeadlineMs?: number;
   readonly clock: Clock;
   readonly log: Log;
   /** For tests: where /proc, /dev are; `/` unless told. */
@@ -51,12 +55,14 @@ export class NodeMachine implements Machine {
   readonly #stop = new AbortController();
   #facts: NodeFacts | null = null;
   #trouble = '';
+  #factsDeadlineMs: number;
   #accel: Promise<Accel> | null = null;
   #last: { times: CpuTimes; atMs: number; usedPct: number } | null = null;
 
   constructor(o: NodeMachineOptions) {
     this.#o = o;
     this.#root = o.root ?? '/';
+    this.#factsDeadlineMs = o.factsDeadlineMs ?? factsDeadlineMs;
   }
 
   /** Begins collecting facts in the background. */
@@ -139,7 +145,7 @@ export class NodeMachine implements Machine {
     const [program = '', ...args] = this.#o.factsCommand;
     try {
       const { stdout } = await run(program, args, {
-        timeout: factsDeadlineMs,
+        timeout: this.#factsDeadlineMs,
         killSignal: 'SIGKILL',
         maxBuffer: factsBytesMax,
         signal: this.#stop.signal,
@@ -152,8 +158,9 @@ export class NodeMachine implements Machine {
       if (this.#stop.signal.aborted) return false;
       const killed = (error as { killed?: boolean }).killed === true;
       const why = killed
-        ? `no answer within ${factsDeadlineMs / 1000} s`
+        ? `no answer within ${this.#factsDeadlineMs / 1000} s`
         : (error as Error).message.split('\n')[0];
+      if (killed) this.#factsDeadlineMs = Math.min(this.#factsDeadlineMs * 2, factsDeadlineMaxMs);
       this.#trouble = `cannot be collected: ${why}`.slice(0, 500);
       this.#o.log.warn('hardware facts', { error: this.#trouble });
       return false;

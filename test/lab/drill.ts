@@ -160,14 +160,19 @@ export class Drills {
     );
   }
 
-  /** Nodes that vote, all of them. */
-  get voters(): readonly string[] {
+  /** Nodes of the cluster, the founder beside emulated machines too. */
+  get all(): readonly string[] {
     return [...new Set([...this.nodes, this.c.founder])];
+  }
+
+  /** Those that vote: of two nodes only the founder. */
+  get voters(): readonly string[] {
+    return this.all.length === 2 ? [this.c.founder] : this.all;
   }
 
   /** All nodes alive, heard, armable, and voters that hold the whole ledger. */
   async allThere(): Promise<void> {
-    await this.c.untilHere(this.voters.length);
+    await this.c.untilHere(this.all.length);
     await waitFor(
       'all are voters',
       async () => {
@@ -365,7 +370,7 @@ export class Drills {
       writeFileSync(path.join(dir, `${n}.journal`), said.stdout + said.stderr);
     };
     await Promise.all((await this.lab.nodes()).map(save));
-    for (const n of this.voters) {
+    for (const n of this.all) {
       const log = path.join(this.lab.dir, n, 'console.log');
       if (existsSync(log)) copyFileSync(log, path.join(dir, `${n}.console`));
     }

@@ -116,14 +116,14 @@ export class Scenes {
 
   /** @param how - `mute`: what the owner sends is lost; `deaf`: what is sent to it */
   cut(how: 'mute' | 'deaf'): Promise<unknown> {
-    const { lab, voters } = this.d;
+    const { lab, all } = this.d;
     return this.scene(
       `its owner is ${how}: the VM comes back elsewhere, the old one gives it up`,
       async (t) => {
         const owner = await this.owner();
         await this.takenFrom(t, owner, async () => {
           if (how === 'mute') await lab.cut(owner, 'one-way');
-          else for (const v of voters) if (v !== owner) await lab.cut(v, owner, 'one-way');
+          else for (const n of all) if (n !== owner) await lab.cut(n, owner, 'one-way');
         });
         await lab.heal();
         await this.settled();

@@ -1,7 +1,9 @@
+import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import t from 'tap';
 import type { Clock, Log } from '../../../../agent/env.js';
 import { bootProbe, bootSector } from '../../../../agent/machine/boot-probe.js';
@@ -175,6 +177,18 @@ await t.test('facts come from a child process, in the background', async (t) => 
   t.same(m.health(), { part: 'hardware facts', ok: true, text: '' });
   await until('a nap', () => naps.length === 1);
   t.same(naps, [600_000]);
+});
+
+await t.test('facts that take longer than they may are given more time', async (t) => {
+  const { stdout } = await promisify(execFile)(process.execPath, [factsProgram]);
+  const late = `setTimeout(() => process.stdout.write(${JSON.stringify(stdout)}), 500)`;
+  // Sleeps no time: the next try is at once.
+  const hasty = { ...clock, sleep: () => new Promise<void>((on) => setImmediate(on)) };
+  const m = machine('/', { factsCommand: node(late), factsDeadlineMs: 20, clock: hasty });
+  m.start();
+  t.teardown(() => m.stop());
+  await until('facts', () => m.facts() !== null);
+  t.ok(m.health().ok);
 });
 
 await t.test('facts that cannot be had are none, with words, and are asked for again sooner', async (t) => {
