@@ -18,6 +18,15 @@ const retryMinMs = 500;
 const retryMaxMs = 10_000;
 /** @see gossip-consensus 1.6: a dead link is seen by the broker after 5.5 to 8 s */
 const keepaliveS = 5;
+/**
+ * A link that did not live long had perhaps only a slow end, and so had many: it is asked half as often the next time, down to this.
+ * An answer must be there within half of it, and what a stalled process has not read yet is none.
+ */
+const keepaliveMaxS = 40;
+/** A link that lived so long lived long, ms. */
+const steadyMs = 60_000;
+/** And one that lived so long says that all is quick again, ms. */
+const quickAgainMs = 600_000;
 /** Topic and header beside the payload. */
 const packetOverheadBytes = 1_024;
 
@@ -43,6 +52,8 @@ export interface LinkOptions {
   readonly random: Random;
   /** A connection may take so long at first, ms; 5 s unless told. */
   readonly timeoutMs?: number;
+  /** How often a quiet link is asked at first, s; 5 unless told. */
+  readonly keepaliveS?: number;
   onUp(): void;
   onDown(): void;
   onMessage(topic: string, payload: Uint8Array, retained: boolean): void;
@@ -93,13 +104,19 @@ export class Link {
     let wait = retryMinMs;
     const firstMs = this.#o.timeoutMs ?? connectTimeoutMs;
     let limitMs = firstMs;
+    let askS = this.#o.keepaliveS ?? keepaliveS;
     while (!this.#stop.signal.aborted) {
       const free = await this.#o.slots.take();
       try {
         if (this.#stop.signal.aborted) return;
-        const came = await this.#attempt(free, firstMs, limitMs);
-        if (came === 'up') [wait, limitMs] = [retryMinMs, firstMs];
+        const came = await this.#attempt(free, firstMs, limitMs, askS);
         if (came === 'late') limitMs = Math.min(limitMs * 2, connectTimeoutMaxMs);
+        if (typeof came === 'number') {
+          wait = retryMinMs;
+          if (came < steadyMs) askS = Math.min(askS * 2, keepaliveMaxS);
+          else limitMs = firstMs;
+          if (came > quickAgainMs) askS = this.#o.keepaliveS ?? keepaliveS;
+        }
       } finally {
         free();
       }
@@ -114,11 +131,17 @@ export class Link {
    *
    * @param dialled - others may dial
    * @param reachMs - until the node answers at all @param limitMs - until its broker has let us in
-   * @returns `up`: it was; `late`: the node answered, its broker not in time; `away`: anything else
+   * @returns how long it was up, ms; `late`: the node answered, its broker not in time; `away`: anything else
    */
-  #attempt(dialled: () => void, reachMs: number, limitMs: number): Promise<'up' | 'late' | 'away'> {
+  #attempt(
+    dialled: () => void,
+    reachMs: number,
+    limitMs: number,
+    askS: number,
+  ): Promise<number | 'late' | 'away'> {
     return new Promise((resolve) => {
-      let came: 'up' | 'late' | 'away' = 'away';
+      let came: 'late' | 'away' = 'away';
+      let upMs = 0;
       let refused = false;
       const giveUp = () => client.end(true);
       let timer = setTimeout(giveUp, reachMs);
@@ -133,7 +156,7 @@ export class Link {
           }, limitMs - reachMs);
         }, reachMs);
       };
-      const client = new MqttClient(() => this.#dial().once('connect', reached), this.#mqttOptions());
+      const client = new MqttClient(() => this.#dial().once('connect', reached), this.#mqttOptions(askS));
       this.#client = client;
       const refuse = (error: Error) => {
         if (refused || !isCertificateError(error)) return;
@@ -150,7 +173,7 @@ export class Link {
         client.subscribe([...this.#o.subscribe], { qos: 1 }, (error) => {
           if (error) return client.end(true);
           if (client.disconnecting) return;
-          came = 'up';
+          upMs = performance.now();
           this.#up = true;
           this.#o.onUp();
         });
@@ -164,18 +187,18 @@ export class Link {
         this.#client = null;
         client.end(true);
         if (up) this.#o.onDown();
-        resolve(came);
+        resolve(up ? performance.now() - upMs : came);
       });
     });
   }
 
-  #mqttOptions(): ConstructorParameters<typeof MqttClient>[1] {
+  #mqttOptions(askS: number): ConstructorParameters<typeof MqttClient>[1] {
     const { will, clientId } = this.#o;
     return {
       protocolVersion: 5,
       clean: true,
       clientId,
-      keepalive: keepaliveS,
+      keepalive: askS,
       reconnectPeriod: 0,
       // Our own limits are tighter.
       connectTimeout: 2 * connectTimeoutMaxMs,

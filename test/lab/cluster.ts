@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import https from 'node:https';
 import { Readable } from 'node:stream';
-import { Lab, waitFor, type LabOptions } from './harness.js';
+import { Lab, patiently, waitFor, type LabOptions } from './harness.js';
 import { runCli } from '../../controller/cli/program.js';
 import type { Op } from '../../core/domain/op.js';
 import { opFinished } from '../../core/domain/op.js';
@@ -161,7 +161,7 @@ export class LabCluster {
           method,
           ca: this.#ca,
           agent: false,
-          timeout: 60_000,
+          timeout: patiently(60_000),
           headers: {
             authorization: `Bearer ${this.#token}`,
             ...(raw === null

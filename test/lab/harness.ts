@@ -36,6 +36,9 @@ export async function run(
 const patience = { lab: 1, metal: 8 } as const;
 let patient = 1;
 
+/** A limit, ms, for the kind of lab that this process has. */
+export const patiently = (limitMs: number): number => limitMs * patient;
+
 /**
  * Looks until something is there. Tests wait for conditions, never for time to pass: how fast a busy machine is
  * says nothing about whether the program is right.
@@ -48,7 +51,7 @@ export async function waitFor<T>(
   look: () => Promise<T> | T,
   { limitMs = 60_000, everyMs = 200 }: { readonly limitMs?: number; readonly everyMs?: number } = {},
 ): Promise<Exclude<NonNullable<T>, false>> {
-  const end = Date.now() + limitMs * patient;
+  const end = Date.now() + patiently(limitMs);
   for (;;) {
     let error: unknown;
     try {
@@ -59,7 +62,7 @@ export async function waitFor<T>(
       error = caught;
     }
     if (Date.now() >= end)
-      throw new Error(`${what}: not within ${(limitMs * patient) / 1000} s`, { cause: error });
+      throw new Error(`${what}: not within ${patiently(limitMs) / 1000} s`, { cause: error });
     await sleep(everyMs);
   }
 }

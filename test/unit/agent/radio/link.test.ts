@@ -14,8 +14,12 @@ await broker.start();
 t.teardown(() => broker.stop('SIGKILL'));
 
 /** A listener of the broker whose first limit is far shorter than a handshake takes. */
-function listener(port: number, slots: Slots): { link: Link; isUp: () => boolean } {
-  let up = false;
+function listener(
+  port: number,
+  slots: Slots,
+  o: { timeoutMs: number; keepaliveS?: number } = { timeoutMs: 100 },
+): { isUp: () => boolean; upSince: () => number | null } {
+  let up: number | null = null;
   const link = new Link({
     host: '127.0.0.1',
     port,
@@ -26,15 +30,15 @@ function listener(port: number, slots: Slots): { link: Link; isUp: () => boolean
     subscribe: ['v1/#'],
     slots,
     random: { uuid: () => randomUUID(), below: () => 0 },
-    timeoutMs: 100,
-    onUp: () => (up = true),
-    onDown: () => (up = false),
+    ...o,
+    onUp: () => (up = performance.now()),
+    onDown: () => (up = null),
     onMessage: () => undefined,
     onRefused: () => undefined,
   });
   link.start();
   t.teardown(() => link.stop());
-  return { link, isUp: () => up };
+  return { isUp: () => up !== null, upSince: () => up };
 }
 
 await t.test('a node that answers late is given more time, until it is through', async (t) => {
@@ -68,3 +72,26 @@ await t.test('one that answers nothing at all keeps others waiting only for a mo
   await until('the other is let in', isUp, 120_000);
   t.ok(isUp());
 });
+
+await t.test(
+  'a link that is lost again and again as its answers come late is asked less often',
+  async (t) => {
+    let dials = 0;
+    const far = createServer((inward) => {
+      dials += 1;
+      const onward = connect(broker.port, '127.0.0.1');
+      inward.on('error', () => onward.destroy()).on('close', () => onward.destroy());
+      onward.on('error', () => inward.destroy()).on('close', () => inward.destroy());
+      inward.pipe(onward);
+      // Each answer takes longer than half of the second after which it is asked for.
+      onward.on('data', (bytes) => setTimeout(() => inward.write(bytes), 800));
+    }).listen(0, '127.0.0.1');
+    await once(far, 'listening');
+    t.teardown(() => far.close());
+    const { port } = far.address() as { port: number };
+    const { upSince } = listener(port, new Slots(1), { timeoutMs: 60_000, keepaliveS: 1 });
+    // Three answers missed would have ended it.
+    await until('it stays', () => performance.now() - (upSince() ?? performance.now()) > 6_000, 120_000);
+    t.ok(dials > 1, `after ${dials} attempts`);
+  },
+);
