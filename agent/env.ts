@@ -7,6 +7,7 @@ import type { Pool } from '../core/domain/pool.js';
 import type { JournalEntry, Takeover } from '../core/domain/ha.js';
 import type { TimingProfile } from '../core/domain/timing.js';
 import type { PairSeen, Replica } from '../core/domain/replica.js';
+import type { SnapshotDisk } from '../core/domain/vm-snapshot.js';
 import type { VmSpec } from '../core/domain/vm.js';
 import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
 import type { FenceDevice } from './fence/fence-agent.js';
@@ -103,6 +104,10 @@ export interface Radio {
   setPeers(peers: readonly { readonly node: string; readonly address: string }[]): void;
 }
 
+/** What a new disk is made from. */
+export type DiskFrom =
+  { readonly image: Image; readonly pool: Pool } | { readonly snapshot: SnapshotDisk; readonly pool: Pool };
+
 /** Volumes: files of disks and images in this node's pools. All calls are idempotent: repeated, they end in the same state. */
 export interface Volumes {
   /** Makes sure the pool's directories exist and are writable here, and tells its use. @throws FlotillaError */
@@ -112,7 +117,7 @@ export interface Volumes {
    *
    * @throws FlotillaError `no-space`, `not-found` (image's file), `tool-failed`, `cancelled`
    */
-  makeDisk(disk: Disk, pool: Pool, image: { image: Image; pool: Pool } | null, o: WorkOptions): Promise<void>;
+  makeDisk(disk: Disk, pool: Pool, from: DiskFrom | null, o: WorkOptions): Promise<void>;
   /** Enlarges the file of a stopped VM's disk, or the volume below this node's copy. Shrinking is refused `unsupported`. */
   growDisk(disk: Disk, pool: Pool): Promise<void>;
   removeDisk(disk: Disk, pool: Pool): Promise<void>;
@@ -125,14 +130,23 @@ export interface Volumes {
    * @throws FlotillaError `not-found`, `no-space`, `pool-unavailable`
    */
   openCopy(disk: Disk, pool: Pool, format: (() => Promise<void>) | null): Promise<void>;
-  /** Writes the image of a new disk to its device, on both nodes at once. May be repeated. */
-  fillDisk(
-    disk: Disk,
-    pool: Pool,
-    from: { image: Image; pool: Pool },
-    device: string,
-    o: WorkOptions,
-  ): Promise<void>;
+  /** Writes what a disk is made from to its device, on both nodes at once. May be repeated. */
+  fillDisk(disk: Disk, pool: Pool, from: DiskFrom, device: string, o: WorkOptions): Promise<void>;
+  /**
+   * Keeps a disk as it is at this moment. Of a thin volume at once, also while it is written to, with whatever wrote
+   * standing still; of a file, which is copied where its file system cannot share blocks, only while nothing writes.
+   * Repeated it is done once.
+   *
+   * @returns bytes it holds
+   * @throws FlotillaError `no-space`, `pool-unavailable`, `not-found`, `cancelled`
+   */
+  takeSnapshot(disk: Disk, pool: Pool, volume: SnapshotDisk, o: WorkOptions): Promise<number>;
+  /** Where a running machine may copy its file to; what an earlier try left there is gone. @throws as {@link takeSnapshot} */
+  snapshotDraft(volume: SnapshotDisk, pool: Pool): Promise<string>;
+  /** That copy is whole: it is kept. @returns bytes it holds */
+  keepDraft(volume: SnapshotDisk, pool: Pool): Promise<number>;
+  /** Takes it away, and its draft. */
+  removeSnapshot(volume: SnapshotDisk, pool: Pool): Promise<void>;
   diskPath(disk: Pick<Disk, 'id' | 'format'>, pool: Pool): string;
   imagePath(image: Pick<Image, 'id' | 'format'>, pool: Pool): string;
   /** Takes what was uploaded or fetches `source`, checks it, converts it, and returns the finished facts. */

@@ -22,6 +22,7 @@ import { DrainDesk } from './plan/drain-desk.js';
 import { VappDesk } from './vapp/vapp-desk.js';
 import { Snapshots, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
+import { SnapshotDesk } from './vm-snapshots/snapshot-desk.js';
 import { VmActor } from './vm/actor.js';
 import { Ownership } from './vm/ownership.js';
 import { DiskMaker } from './vm/disk-maker.js';
@@ -58,6 +59,7 @@ export class AgentLoop {
   private readonly ops: OpBook;
   private readonly images: ImageWorker;
   private readonly exports: ExportWorker;
+  private readonly vmSnapshots: SnapshotDesk;
   private readonly updates: UpdateDesk | null;
   private readonly guests: GuestInfo;
   private readonly maker: DiskMaker;
@@ -128,6 +130,7 @@ export class AgentLoop {
     this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
     this.exports = new ExportWorker(env, this.ops, () => this.wake());
+    this.vmSnapshots = new SnapshotDesk(env, this.ops, ownership, this.turns, () => this.wake());
     this.updates =
       env.slots === undefined ? null : new UpdateDesk(env, env.slots, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
@@ -188,6 +191,7 @@ export class AgentLoop {
     this.maker.stop();
     this.images.stop();
     this.exports.stop();
+    this.vmSnapshots.stop();
     this.updates?.stop();
     this.failovers.stop();
     this.bmcTests.stop();
@@ -284,6 +288,7 @@ export class AgentLoop {
       if (this.env.witness !== true && s.recovering === null) {
         this.images.look(s);
         this.exports.look(s);
+        this.vmSnapshots.look(s, this.observed);
         this.maker.look(s);
         this.surroundings.look(
           s,

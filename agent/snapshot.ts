@@ -16,6 +16,7 @@ import type { Replica } from '../core/domain/replica.js';
 import type { Vapp } from '../core/domain/vapp.js';
 import type { Rule } from '../core/domain/rule.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
+import type { VmSnapshot } from '../core/domain/vm-snapshot.js';
 import {
   crlKey,
   crlRecordSchema,
@@ -44,6 +45,8 @@ export interface Snapshot {
   readonly specs: ReadonlyMap<string, Kept<VmSpec>>;
   readonly owns: ReadonlyMap<string, Kept<VmOwn>>;
   readonly disks: ReadonlyMap<string, Kept<Disk>>;
+  /** Of VMs. */
+  readonly vmSnapshots: ReadonlyMap<string, Kept<VmSnapshot>>;
   /** By VM. */
   readonly replicas: ReadonlyMap<string, Kept<Replica>>;
   readonly pools: ReadonlyMap<string, Kept<Pool>>;
@@ -135,6 +138,7 @@ export class Snapshots {
       vmSpec: new Map<string, Kept<VmSpec>>(),
       vmOwn: new Map<string, Kept<VmOwn>>(),
       disk: new Map<string, Kept<Disk>>(),
+      vmSnapshot: new Map<string, Kept<VmSnapshot>>(),
       replica: new Map<string, Kept<Replica>>(),
       pool: new Map<string, Kept<Pool>>(),
       image: new Map<string, Kept<Image>>(),
@@ -208,6 +212,7 @@ export class Snapshots {
       specs: maps.vmSpec,
       owns: maps.vmOwn,
       disks: maps.disk,
+      vmSnapshots: maps.vmSnapshot,
       replicas: maps.replica,
       pools: maps.pool,
       images: maps.image,

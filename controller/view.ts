@@ -303,6 +303,7 @@ export class View {
       case 'vappSecret':
       case 'balance':
       case 'rule':
+      case 'vmSnapshot':
       case 'cert':
         break;
       case 'vapp':

@@ -125,6 +125,19 @@ export class Lvm {
     ]);
   }
 
+  /** The volume `from` as it is now, as one more thin volume, which appears by itself. */
+  snapshotThin(group: string, from: string, name: string, tags: readonly string[]): Promise<void> {
+    return this.#do('lvcreate', [
+      '--yes',
+      '--snapshot',
+      '--setactivationskip=n',
+      `--name=${name}`,
+      ...tags.map((t) => `--addtag=${t}`),
+      '--',
+      `${group}/${from}`,
+    ]);
+  }
+
   untag(group: string, name: string, tag: string): Promise<void> {
     return this.#do('lvchange', [`--deltag=${tag}`, '--', `${group}/${name}`]);
   }

@@ -4,6 +4,7 @@ import { poolUnwell, type PoolUse } from '../../core/domain/node.js';
 import { drivesOn, groupName, thinPieceBytes, type Pool } from '../../core/domain/pool.js';
 import { idSchema } from '../../core/domain/schema.js';
 import { formatSize } from '../../core/domain/units.js';
+import type { SnapshotDisk } from '../../core/domain/vm-snapshot.js';
 import type { Turns } from '../pool/turn.js';
 import { driveFault, driveHasData, mayWipe, type Groups, type Lvm } from './lvm.js';
 import type { BlockDevice, VolumeRow } from './report.js';
@@ -16,6 +17,8 @@ const makingTag = 'flotilla.making';
 /** Above these shares of data or metadata people are warned; above the others nothing new is made or grown. */
 const warnPct = 80;
 const stopPct = { data: 95, metadata: 90 } as const;
+/** Above this share of data no snapshot is taken: it makes guests' writes cost room that they cost not before. */
+const snapshotStopPct = 85;
 /** Metadata of a thin pool is enlarged by itself above this share: it is small, and full it ends all writes. */
 const growMetadataPct = 50;
 /** lvm2's greatest; 64 MiB describe about 4 TiB that guests have written, at 64 KiB each. */
@@ -32,6 +35,7 @@ export interface ThinPoolsOptions {
 
 const tagOf = (pool: Pool): string => `flotilla.${idSchema.parse(pool.id)}`;
 const volumeName = (diskId: string): string => `d-${idSchema.parse(diskId)}`;
+const snapshotName = (volume: Pick<SnapshotDisk, 'id'>): string => `s-${idSchema.parse(volume.id)}`;
 
 export const thinPath = (disk: Pick<Disk, 'id'>, pool: Pick<Pool, 'id'>): string =>
   `/dev/${groupName(pool.id)}/${volumeName(disk.id)}`;
@@ -87,6 +91,45 @@ export class ThinPools {
     await this.done(disk, pool);
   }
 
+  /** A disk that begins as that snapshot, and shares with it what neither has overwritten. */
+  async makeFrom(disk: Disk, pool: Pool, volume: SnapshotDisk): Promise<void> {
+    const { lvm } = this.#o;
+    const group = groupName(pool.id);
+    const g = await this.#ready(pool, `Disk "${disk.name}"`);
+    const name = volumeName(disk.id);
+    if (this.#volume(g, pool, name) === undefined) {
+      if (this.#volume(g, pool, snapshotName(volume)) === undefined) throw gone(volume, pool);
+      await lvm.snapshotThin(group, snapshotName(volume), name, []);
+    } else await lvm.activate(group, name);
+    await this.grow(disk, pool);
+  }
+
+  /** @returns bytes it holds, most of them the disk's too */
+  async snapshot(disk: Disk, pool: Pool, volume: SnapshotDisk): Promise<number> {
+    const { lvm } = this.#o;
+    const g = await this.#ready(pool, `A snapshot of disk "${disk.name}"`, snapshotStopPct);
+    const name = snapshotName(volume);
+    if (this.#volume(g, pool, name) === undefined) {
+      if (this.#volume(g, pool, volumeName(disk.id)) === undefined) throw gone(disk, pool);
+      await lvm.snapshotThin(groupName(pool.id), volumeName(disk.id), name, []);
+    }
+    const made = this.#volume(await lvm.look(), pool, name);
+    return Math.round(((made?.lv_size ?? 0) * (made?.data_percent ?? 0)) / 100);
+  }
+
+  /** @returns its path */
+  async openSnapshot(volume: SnapshotDisk, pool: Pool): Promise<string> {
+    const { lvm } = this.#o;
+    const group = groupName(pool.id);
+    if (this.#volume(await lvm.look(), pool, snapshotName(volume)) === undefined) throw gone(volume, pool);
+    await lvm.activate(group, snapshotName(volume));
+    return `/dev/${group}/${snapshotName(volume)}`;
+  }
+
+  removeSnapshot(volume: SnapshotDisk, pool: Pool): Promise<void> {
+    return this.#remove(snapshotName(volume), pool);
+  }
+
   async done(disk: Disk, pool: Pool): Promise<void> {
     await this.#o.lvm.untag(groupName(pool.id), volumeName(disk.id), makingTag);
   }
@@ -107,13 +150,16 @@ export class ThinPools {
     if (v.lv_size < size) await this.#o.lvm.extend(groupName(pool.id), v.lv_name, size);
   }
 
-  async remove(disk: Disk, pool: Pool): Promise<void> {
+  remove(disk: Disk, pool: Pool): Promise<void> {
+    return this.#remove(volumeName(disk.id), pool);
+  }
+
+  async #remove(name: string, pool: Pool): Promise<void> {
     const g = await this.#o.lvm.look();
     const use = await this.#use(pool, g);
     // On a pool that is not there nothing can be said to be removed.
     if (!use.ok) throw unwell(pool, this.#o.node, use.text);
-    if (this.#volume(g, pool, volumeName(disk.id)) !== undefined)
-      await this.#o.lvm.remove(groupName(pool.id), volumeName(disk.id));
+    if (this.#volume(g, pool, name) !== undefined) await this.#o.lvm.remove(groupName(pool.id), name);
   }
 
   /** A disk's volume is switched on: after a boot none is. */
@@ -215,14 +261,14 @@ export class ThinPools {
     return true;
   }
 
-  async #ready(pool: Pool, what: string): Promise<Groups> {
+  async #ready(pool: Pool, what: string, stop: number = stopPct.data): Promise<Groups> {
     const g = await this.#o.lvm.look();
     const use = await this.#use(pool, g);
     if (!use.ok) throw unwell(pool, this.#o.node, use.text);
     const thin = this.#volume(g, pool, poolVolume);
     const data = thin?.data_percent ?? 100;
     const metadata = thin?.metadata_percent ?? 100;
-    const limit = Math.min(stopPct.data, 100 - pool.reservePct);
+    const limit = Math.min(stop, 100 - pool.reservePct);
     if (data >= limit || metadata >= stopPct.metadata)
       throw new FlotillaError(
         'no-space',
@@ -256,7 +302,10 @@ export class ThinPools {
     if (thin.metadata_percent >= warnPct) full.push(`its metadata ${thin.metadata_percent} % full`);
     const stopped = thin.metadata_percent >= stopPct.metadata;
     const text = full.length === 0 ? '' : `${full.join(', ')}: give it a drive before guests’ writes wait`;
-    const disks = g.volumes.filter((v) => v.vg_name === name && v.pool_lv === poolVolume);
+    // Nothing is written to a snapshot: it promises nobody anything.
+    const disks = g.volumes.filter(
+      (v) => v.vg_name === name && v.pool_lv === poolVolume && v.lv_name.startsWith('d-'),
+    );
     return {
       pool: pool.id,
       totalBytes: thin.lv_size,

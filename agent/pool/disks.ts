@@ -2,36 +2,44 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
 import type { Image } from '../../core/domain/image.js';
 import type { Pool } from '../../core/domain/pool.js';
-import type { WorkOptions } from '../env.js';
+import type { DiskFrom, WorkOptions } from '../env.js';
 import { building, needSpace } from './building.js';
 import type { Catalogue } from './catalogue.js';
 import { virtualSizeOf } from './facts.js';
 import { diskFormats, diskPath, folderPath, imagePath, tempPath } from './layout.js';
 import type { Parts } from './parts.js';
+import { reflink, type SnapshotVolumes } from './snapshot-volumes.js';
+
+/** What is copied to a new disk, within reach of this node. */
+interface Data {
+  readonly path: string;
+  readonly format: Image['format'];
+  /** Of the data, not of the file. */
+  readonly virtualBytes: number;
+  /** Of a device that goes on behind its data. */
+  readonly sizeBytes?: number;
+}
 
 /** Disks of VMs as files. */
 export class Disks {
   readonly #parts: Parts;
   readonly #catalogue: Catalogue;
+  readonly #snapshots: SnapshotVolumes;
 
-  constructor(parts: Parts, catalogue: Catalogue) {
+  constructor(parts: Parts, catalogue: Catalogue, snapshots: SnapshotVolumes) {
     this.#parts = parts;
     this.#catalogue = catalogue;
+    this.#snapshots = snapshots;
   }
 
-  async make(
-    disk: Disk,
-    pool: Pool,
-    from: { image: Image; pool: Pool } | null,
-    o: WorkOptions,
-  ): Promise<void> {
+  async make(disk: Disk, pool: Pool, from: DiskFrom | null, o: WorkOptions): Promise<void> {
     this.#check(disk, pool, from);
     if (pool.kind === 'thin') return this.#makeThin(disk, pool, from, o);
     await this.#parts.turns.take(`disk ${disk.id}`, async () => {
       const space = await this.#parts.guard.require(pool);
       const path = diskPath(disk, pool);
       if (await this.#parts.files.stat(path)) return;
-      if (from && disk.source.kind === 'image' && disk.source.mode === 'moved')
+      if (from && 'image' in from && disk.source.kind === 'image' && disk.source.mode === 'moved')
         return this.#move(disk, pool, from.image);
       if (disk.sizeBytes > space.totalBytes) {
         throw new FlotillaError(
@@ -44,14 +52,11 @@ export class Disks {
         );
       }
       needSpace(`Disk "${disk.name}"`, pool, space, 1);
-      const image = from && {
-        ...(await this.#catalogue.here(from.image, from.pool, pool, o)),
-        name: from.image.name,
-      };
+      const data = from && (await this.#data(disk, pool, from, o));
       const temp = tempPath(pool, 'disks', disk.id, this.#parts.worker);
       await building(this.#parts, temp, pool, `Disk "${disk.name}"`, o.signal, async (signal) => {
-        if (image)
-          await this.#fill(disk, pool, image, temp, {
+        if (data)
+          await this.#fill(disk, pool, data, temp, {
             signal,
             progress: (share, step) => o.progress(share, step),
           });
@@ -97,7 +102,7 @@ export class Disks {
     });
   }
 
-  #check(disk: Disk, pool: Pool, from: { image: Image; pool: Pool } | null): void {
+  #check(disk: Disk, pool: Pool, from: DiskFrom | null): void {
     const what = `Disk "${disk.name}"`;
     if (pool.kind !== 'shared' && disk.node !== this.#parts.worker.node) {
       throw new FlotillaError(
@@ -115,15 +120,24 @@ export class Disks {
       throw new FlotillaError('bad-input', `${what}: disks of a thin pool are raw volumes of their own`, {
         hint: 'Use format raw and a full copy; it takes only what is really written.',
       });
-    if (
-      (disk.source.kind === 'image') !== (from !== null) ||
-      (from && disk.source.kind === 'image' && from.image.id !== disk.source.image)
-    )
-      throw new FlotillaError('internal', `${what} was given an image it does not come from`, {
+    const bad = (why: string, hint: string) => new FlotillaError('bad-input', `${what}: ${why}`, { hint });
+    const { source } = disk;
+    const given =
+      from === null
+        ? 'blank'
+        : 'image' in from
+          ? source.kind === 'image' && source.image === from.image.id
+          : source.kind === 'snapshot' && source.volume === from.snapshot.id;
+    if (given === 'blank' ? source.kind !== 'blank' : !given)
+      throw new FlotillaError('internal', `${what} was given what it does not come from`, {
         hint: 'This is a defect: please report it.',
       });
-    if (!from || disk.source.kind !== 'image') return;
-    const bad = (why: string, hint: string) => new FlotillaError('bad-input', `${what}: ${why}`, { hint });
+    if (from !== null && 'snapshot' in from && disk.sizeBytes < from.snapshot.sizeBytes)
+      throw bad(
+        `${disk.sizeBytes} bytes are too few for a snapshot of ${from.snapshot.sizeBytes}`,
+        `Give it at least ${from.snapshot.sizeBytes} bytes.`,
+      );
+    if (!from || !('image' in from) || disk.source.kind !== 'image') return;
     if (from.image.state !== 'ready') {
       throw new FlotillaError(
         'wrong-state',
@@ -150,59 +164,57 @@ export class Disks {
   }
 
   /** A volume of its own: tagged as half-made until all of the image is on it. */
-  async #makeThin(
-    disk: Disk,
-    pool: Pool,
-    from: { image: Image; pool: Pool } | null,
-    o: WorkOptions,
-  ): Promise<void> {
+  async #makeThin(disk: Disk, pool: Pool, from: DiskFrom | null, o: WorkOptions): Promise<void> {
     const { thin, turns } = this.#parts;
     await turns.take(`disk ${disk.id}`, async () => {
-      const image = from && (await this.#catalogue.here(from.image, from.pool, pool, o));
+      // Of the same pool it shares what neither has overwritten; one of two copies has notes behind its data.
+      if (from && 'snapshot' in from && from.pool.id === pool.id && !from.snapshot.replicated)
+        return thin.makeFrom(disk, pool, from.snapshot);
+      const data = from && (await this.#data(disk, pool, from, o));
       const path = await thin.make(disk, pool);
       if (path === null) return;
-      if (image) await this.#onto(disk, image, path, o);
+      if (data) await this.#onto(data, path, 'zeros', o);
       await thin.done(disk, pool);
       o.progress(1, 'ready');
     });
   }
 
-  /** Writes the image to a device that reads as zeros, or as an earlier try has left it. */
-  async fillThin(
-    disk: Disk,
-    pool: Pool,
-    from: { image: Image; pool: Pool },
-    device: string,
-    o: WorkOptions,
-  ): Promise<void> {
+  /** Writes it to a device that reads as zeros, or as an earlier try has left it; of a snapshot to one with any data. */
+  async fillThin(disk: Disk, pool: Pool, from: DiskFrom, device: string, o: WorkOptions): Promise<void> {
     await this.#parts.turns.take(`disk ${disk.id}`, async () =>
-      this.#onto(disk, await this.#catalogue.here(from.image, from.pool, pool, o), device, o),
+      this.#onto(await this.#data(disk, pool, from, o), device, 'snapshot' in from ? 'data' : 'zeros', o),
     );
   }
 
-  async #onto(
-    disk: Disk,
-    image: { path: string; format: Image['format'] },
-    path: string,
-    o: WorkOptions,
-  ): Promise<void> {
-    const { qemuImg, files } = this.#parts;
-    const virtual = await virtualSizeOf(files, image.format, image.path, `Disk "${disk.name}"`);
-    if (virtual > disk.sizeBytes)
-      throw new FlotillaError(
-        'bad-input',
-        `Disk "${disk.name}": ${disk.sizeBytes} bytes are too few for its image of ${virtual}`,
-        { hint: `Give it at least ${virtual} bytes.` },
-      );
-    await qemuImg.convert(
-      image,
+  async #onto(data: Data, path: string, onto: 'zeros' | 'data', o: WorkOptions): Promise<void> {
+    await this.#parts.qemuImg.convert(
+      data,
       { format: 'raw', path },
       {
         signal: o.signal,
         progress: (share) => o.progress(share * 0.95, 'copying'),
-        onto: 'zeros',
+        onto,
       },
     );
+  }
+
+  /** What the disk is made from, here. @throws FlotillaError `bad-input`: it is larger than the disk */
+  async #data(disk: Disk, pool: Pool, from: DiskFrom, o: WorkOptions): Promise<Data> {
+    if ('snapshot' in from)
+      return {
+        ...(await this.#snapshots.open(from.snapshot, from.pool)),
+        virtualBytes: from.snapshot.sizeBytes,
+      };
+    const image = await this.#catalogue.here(from.image, from.pool, pool, o);
+    const { name } = from.image;
+    const virtualBytes = await virtualSizeOf(this.#parts.files, image.format, image.path, `Image "${name}"`);
+    if (virtualBytes > disk.sizeBytes)
+      throw new FlotillaError(
+        'bad-input',
+        `Disk "${disk.name}": ${disk.sizeBytes} bytes are too few for image "${name}" of ${virtualBytes}`,
+        { hint: `Give it at least ${virtualBytes} bytes.` },
+      );
+    return { ...image, virtualBytes };
   }
 
   /** Makes the image's own file the disk. Only of the disk's own size: whatever breaks off is either not begun or done. */
@@ -224,32 +236,17 @@ export class Disks {
     });
   }
 
-  /** Writes the image's data, and the disk's own size, to `temp`. */
-  async #fill(
-    disk: Disk,
-    pool: Pool,
-    image: { path: string; format: Image['format']; name: string },
-    temp: string,
-    o: WorkOptions,
-  ): Promise<void> {
+  /** Writes the data, and the disk's own size, to `temp`. */
+  async #fill(disk: Disk, pool: Pool, data: Data, temp: string, o: WorkOptions): Promise<void> {
+    const { files, run, guard, qemuImg } = this.#parts;
     const linked = disk.source.kind === 'image' && disk.source.mode === 'linked';
-    const virtual = await virtualSizeOf(this.#parts.files, image.format, image.path, `Image "${image.name}"`);
-    if (virtual > disk.sizeBytes) {
-      throw new FlotillaError(
-        'bad-input',
-        `Disk "${disk.name}": ${disk.sizeBytes} bytes are too few for image "${image.name}" of ${virtual}`,
-        {
-          hint: `Give it at least ${virtual} bytes.`,
-        },
-      );
-    }
-    if (linked) return this.#parts.qemuImg.create('qcow2', temp, disk.sizeBytes, image, o.signal);
-    const copied = disk.format === image.format && (await this.#reflink(image.path, temp, o.signal));
-    if (!copied) {
-      const stat = await this.#parts.files.stat(image.path);
-      needSpace(`Disk "${disk.name}"`, pool, await this.#parts.guard.space(pool), stat?.allocatedBytes ?? 0);
-      await this.#parts.qemuImg.convert(
-        image,
+    if (linked) return qemuImg.create('qcow2', temp, disk.sizeBytes, data, o.signal);
+    const same = disk.format === data.format && data.sizeBytes === undefined;
+    if (!same || !(await reflink({ files, run }, data.path, temp, o.signal))) {
+      const stat = await files.stat(data.path);
+      needSpace(`Disk "${disk.name}"`, pool, await guard.space(pool), stat?.allocatedBytes ?? 0);
+      await qemuImg.convert(
+        data,
         { format: disk.format, path: temp },
         {
           signal: o.signal,
@@ -257,18 +254,6 @@ export class Disks {
         },
       );
     }
-    if (virtual < disk.sizeBytes)
-      await this.#parts.qemuImg.resize(disk.format, temp, disk.sizeBytes, o.signal);
-  }
-
-  /** Shares the blocks where the file system can: at once and without space. @returns whether it could */
-  async #reflink(from: string, to: string, signal: AbortSignal): Promise<boolean> {
-    const r = await this.#parts.run('cp', ['--reflink=always', '--', from, to], {
-      signal,
-      deadlineMs: 60_000,
-      codes: [1],
-    });
-    if (r.code !== 0) await this.#parts.files.remove(to);
-    return r.code === 0;
+    if (data.virtualBytes < disk.sizeBytes) await qemuImg.resize(disk.format, temp, disk.sizeBytes, o.signal);
   }
 }

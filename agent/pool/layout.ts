@@ -2,6 +2,7 @@ import { idSchema } from '../../core/domain/schema.js';
 import type { Disk } from '../../core/domain/disk.js';
 import type { Image } from '../../core/domain/image.js';
 import type { Pool } from '../../core/domain/pool.js';
+import type { SnapshotDisk } from '../../core/domain/vm-snapshot.js';
 
 /*
  * What stands where in a pool's directory:
@@ -10,6 +11,7 @@ import type { Pool } from '../../core/domain/pool.js';
  *   images/<id>.<format>        finished images
  *   images/<id>.json            facts of an image; written before the image appears
  *   disks/<id>.<format>         disks of VMs
+ *   snapshots/<id>.<format>     disks as they were, whole
  *   incoming/<id>               an upload or download, resumable
  *   incoming/<id>.json          how much of it is safe on the drive, and who writes it
  *   takeover/<vm>.json          who took that VM over last, for nodes that cannot ask the ledger
@@ -17,7 +19,7 @@ import type { Pool } from '../../core/domain/pool.js';
  */
 
 export const identityName = '.flotilla-pool';
-export const folders = ['images', 'disks', 'incoming', 'takeover'] as const;
+export const folders = ['images', 'disks', 'snapshots', 'incoming', 'takeover'] as const;
 export type Folder = (typeof folders)[number];
 
 export const imageFormats = ['qcow2', 'raw', 'iso'] as const;
@@ -32,6 +34,9 @@ const safe = (id: string): string => idSchema.parse(id);
 
 export const diskPath = (disk: Pick<Disk, 'id' | 'format'>, pool: At): string =>
   `${pool.path}/disks/${safe(disk.id)}.${disk.format}`;
+
+export const snapshotPath = (volume: Pick<SnapshotDisk, 'id' | 'format'>, pool: At): string =>
+  `${pool.path}/snapshots/${safe(volume.id)}.${volume.format}`;
 
 export const imagePath = (image: Pick<Image, 'id' | 'format'>, pool: At): string =>
   `${pool.path}/images/${safe(image.id)}.${image.format}`;

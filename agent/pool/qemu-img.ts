@@ -67,21 +67,32 @@ export class QemuImg {
     return faults === 0 ? null : `${faults} references in it point nowhere`;
   }
 
-  /** Copies all data of `from` into the new file `to`; what reads as zeros stays a hole. */
+  /**
+   * Copies all data of `from` into the new file `to`; what reads as zeros stays a hole.
+   *
+   * @param from.sizeBytes - of a raw device that goes on behind its data: only so much of it
+   */
   async convert(
-    from: { format: string; path: string },
+    from: { format: string; path: string; sizeBytes?: number },
     to: { format: string; path: string; options?: string },
     o: {
       signal: AbortSignal;
       progress: (share: number) => void;
       hostile?: boolean;
-      /** `to` is there already and reads as zeros: a new volume. */
-      onto?: 'zeros';
+      /** `to` is there already. `zeros`: a new volume, which reads so. `data`: all of it is written over. */
+      onto?: 'zeros' | 'data';
     },
   ): Promise<void> {
-    const onto = o.onto === undefined ? [] : ['-n', '--target-is-zero'];
+    const onto = o.onto === undefined ? [] : o.onto === 'data' ? ['-n'] : ['-n', '--target-is-zero'];
     const made = to.options === undefined ? [] : ['-o', to.options];
-    const args = ['convert', '-p', ...onto, '-f', from.format, '-O', to.format, ...made, from.path, to.path];
+    const source =
+      from.sizeBytes === undefined
+        ? ['-f', from.format, from.path]
+        : [
+            '--image-opts',
+            `driver=raw,size=${from.sizeBytes},file.driver=host_device,file.filename=${from.path}`,
+          ];
+    const args = ['convert', '-p', ...onto, '-O', to.format, ...made, ...source, to.path];
     await this.#run('qemu-img', args, {
       signal: o.signal,
       stallMs,

@@ -4,7 +4,8 @@ import type { Takeover } from '../../core/domain/ha.js';
 import type { Image } from '../../core/domain/image.js';
 import type { PoolUse } from '../../core/domain/node.js';
 import type { Pool } from '../../core/domain/pool.js';
-import type { Volumes as VolumesContract, WorkOptions } from '../env.js';
+import type { SnapshotDisk } from '../../core/domain/vm-snapshot.js';
+import type { DiskFrom, Volumes as VolumesContract, WorkOptions } from '../env.js';
 import { PackageWriter } from '../export/package-writer.js';
 import { Lvm } from '../lvm/lvm.js';
 import { thinPath, ThinPools } from '../lvm/thin.js';
@@ -28,6 +29,7 @@ import {
 } from './layout.js';
 import type { Parts } from './parts.js';
 import { QemuImg } from './qemu-img.js';
+import { SnapshotVolumes } from './snapshot-volumes.js';
 import { Source, type SourceOptions } from './source.js';
 import { runTool, type Tool } from './tool.js';
 import { Turns } from './turn.js';
@@ -55,6 +57,7 @@ export class Volumes implements VolumesContract {
   readonly #catalogue: Catalogue;
   readonly #importer: Importer;
   readonly #disks: Disks;
+  readonly #snapshots: SnapshotVolumes;
 
   constructor(o: VolumesOptions) {
     const worker = { node: o.node, boot: o.boot };
@@ -80,7 +83,8 @@ export class Volumes implements VolumesContract {
     this.#incoming = new Incoming(files, guard, worker, new Source(o.source));
     this.#catalogue = new Catalogue(this.#parts, o.fetchImage);
     this.#importer = new Importer(this.#parts, this.#catalogue, this.#incoming);
-    this.#disks = new Disks(this.#parts, this.#catalogue);
+    this.#snapshots = new SnapshotVolumes(this.#parts);
+    this.#disks = new Disks(this.#parts, this.#catalogue, this.#snapshots);
   }
 
   probe(pool: Pool): Promise<PoolUse> {
@@ -97,14 +101,24 @@ export class Volumes implements VolumesContract {
     return this.#parts.turns.take(`disk ${disk.id}`, () => this.#parts.thin.openCopy(disk, pool, format));
   }
 
-  fillDisk(
-    disk: Disk,
-    pool: Pool,
-    from: { image: Image; pool: Pool },
-    device: string,
-    o: WorkOptions,
-  ): Promise<void> {
+  fillDisk(disk: Disk, pool: Pool, from: DiskFrom, device: string, o: WorkOptions): Promise<void> {
     return this.#disks.fillThin(disk, pool, from, device, o);
+  }
+
+  takeSnapshot(disk: Disk, pool: Pool, volume: SnapshotDisk, o: WorkOptions): Promise<number> {
+    return this.#snapshots.take(disk, pool, volume, o);
+  }
+
+  snapshotDraft(volume: SnapshotDisk, pool: Pool): Promise<string> {
+    return this.#snapshots.draft(volume, pool);
+  }
+
+  keepDraft(volume: SnapshotDisk, pool: Pool): Promise<number> {
+    return this.#snapshots.keepDraft(volume, pool);
+  }
+
+  removeSnapshot(volume: SnapshotDisk, pool: Pool): Promise<void> {
+    return this.#snapshots.remove(volume, pool);
   }
 
   diskPath(disk: Pick<Disk, 'id' | 'format'>, pool: Pool): string {
@@ -115,7 +129,7 @@ export class Volumes implements VolumesContract {
     return imagePath(image, pool);
   }
 
-  makeDisk(disk: Disk, pool: Pool, from: { image: Image; pool: Pool } | null, o: WorkOptions): Promise<void> {
+  makeDisk(disk: Disk, pool: Pool, from: DiskFrom | null, o: WorkOptions): Promise<void> {
     return this.#disks.make(disk, pool, from, o);
   }
 

@@ -23,13 +23,12 @@ import {
   type ReplicaVolume,
 } from '../../core/domain/replica.js';
 import type { Disk } from '../../core/domain/disk.js';
-import type { Image } from '../../core/domain/image.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { CopyWords } from '../../core/domain/vm.js';
 import { epochKey, ledger as kinds, readRecord, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import { FenceJudge } from '../drbd/fence-door.js';
-import type { AgentEnv, Replication, WorkOptions } from '../env.js';
+import type { AgentEnv, Replication, WorkOptions, DiskFrom } from '../env.js';
 import type { Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 import type { Observed } from '../vm/domains.js';
@@ -234,13 +233,7 @@ export class ReplicaDesk {
   }
 
   /** Writes a new disk's image to both copies. @throws FlotillaError `replica-refused`, and as `Volumes.fillDisk` */
-  async fill(
-    disk: Disk,
-    pool: Pool,
-    from: { image: Image; pool: Pool } | null,
-    s: Snapshot,
-    o: WorkOptions,
-  ): Promise<void> {
+  async fill(disk: Disk, pool: Pool, from: DiskFrom | null, s: Snapshot, o: WorkOptions): Promise<void> {
     const { replication, volumes } = this.env;
     const volume = s.replicas.get(disk.vm)?.value.volumes.find((v) => v.disk === disk.id);
     if (replication === undefined || volume === undefined)

@@ -17,7 +17,7 @@ import type { Compare, Write } from '../ledger/ledger.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
 import { withoutCopy } from '../replica/replica-desk.js';
 import type { OpBook } from '../op-book.js';
-import { cdromXml, diskXml, domainXml, nicXml, targets } from './domain-xml.js';
+import { cdromXml, diskXml, domainXml, nicXml, targetIn, targets } from './domain-xml.js';
 import { putDisk } from './disk-maker.js';
 import { failedOver, failoverOp } from '../ha/failover-op.js';
 import { rolesSwapped, staleView, type Ownership, type Subject } from './ownership.js';
@@ -509,11 +509,7 @@ export class VmActor {
   }
 
   private async targetOf(id: string, alias: string): Promise<string | null> {
-    const xml = await this.env.hypervisor.xml(id);
-    for (const m of xml.matchAll(/<disk .*?<\/disk>/gs)) {
-      if (m[0].includes(`<alias name='${alias}'/>`)) return /<target dev='([a-z]+)'/.exec(m[0])?.[1] ?? null;
-    }
-    return null;
+    return targetIn(await this.env.hypervisor.xml(id), alias);
   }
 
   private async grow(disk: Disk, live: boolean, s: Subject): Promise<void> {
@@ -592,6 +588,7 @@ export class VmActor {
     this.own.guard(s);
     await this.undefine(s.id);
     const disks = [...s.snapshot.disks.values()].filter((d) => d.value.vm === s.id);
+    const snapshots = [...s.snapshot.vmSnapshots.values()].filter((x) => x.value.vm === s.id);
     const replica = s.snapshot.replicas.get(s.id);
     if (replica !== undefined) await env.replication?.down(s.id);
     for (const d of disks) {
@@ -610,6 +607,12 @@ export class VmActor {
         n.address === null ? [] : [{ del: unique.address(n.network, n.address) }],
       ),
     ];
+    // Its snapshots go with it; whoever has them takes them away when it can.
+    for (const { value: x } of snapshots)
+      writes.push({
+        put: kinds.vmSnapshot.key(x.id),
+        value: writeRecord(kinds.vmSnapshot, { ...x, state: 'deleting' }),
+      });
     // The other node takes its copies away when it can: that may be long after.
     if (replica !== undefined) writes.push(...withoutCopy(replica.value, env.node));
     const now = env.clock.wallMs();
@@ -623,6 +626,7 @@ export class VmActor {
       [
         ...this.own.guard(s),
         { key: kinds.vmSpec.key(s.id), modRevision: s.spec.modRevision },
+        ...snapshots.map((x) => ({ key: kinds.vmSnapshot.key(x.value.id), modRevision: x.modRevision })),
         ...(replica === undefined
           ? []
           : [{ key: kinds.replica.key(s.id), modRevision: replica.modRevision }]),

@@ -2,7 +2,7 @@ import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { isReplicated, type Disk } from '../../core/domain/disk.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
-import type { AgentEnv, WorkOptions } from '../env.js';
+import type { AgentEnv, DiskFrom, WorkOptions } from '../env.js';
 import type { ReplicaDesk } from '../replica/replica-desk.js';
 import type { OpBook } from '../op-book.js';
 import type { Kept, Snapshot } from '../snapshot.js';
@@ -81,8 +81,15 @@ export class DiskMaker {
       const pool = s.pools.get(disk.pool)?.value;
       if (pool === undefined)
         throw missing('pool is not in the ledger', 'Make the pool again or delete the VM.');
-      let from = null;
-      if (disk.source.kind === 'image') {
+      let from: DiskFrom | null = null;
+      if (disk.source.kind === 'snapshot') {
+        const { snapshot: id, volume } = disk.source;
+        const kept = s.vmSnapshots.get(id)?.value.disks.find((d) => d.id === volume);
+        const home = kept && s.pools.get(kept.pool)?.value;
+        if (kept === undefined || home === undefined)
+          throw missing('snapshot is gone', 'Delete the VM, or revert it to another snapshot.');
+        from = { snapshot: kept, pool: home };
+      } else if (disk.source.kind === 'image') {
         const image = s.images.get(disk.source.image)?.value;
         const imagePool = image && s.pools.get(image.pool)?.value;
         if (image === undefined || imagePool === undefined)

@@ -142,6 +142,14 @@ export function targets(disks: readonly HardwareDisk[]): Map<string, string> {
   }
   return out;
 }
+/** The target of a disk in the XML of a machine, as `ua-disk-<id>` is its alias; null: it has no such disk. */
+export function targetIn(xml: string, alias: string): string | null {
+  for (const m of xml.matchAll(/<disk .*?<\/disk>/gs)) {
+    if (m[0].includes(`<alias name='${alias}'/>`)) return /<target dev='([a-z]+)'/.exec(m[0])?.[1] ?? null;
+  }
+  return null;
+}
+
 /** Names kept for the four CD drives and the seed. */
 const cdRoom = 5;
 

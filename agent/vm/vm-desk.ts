@@ -227,7 +227,15 @@ export class VmDesk {
     if (v === null) {
       if (
         k.value.state === 'queued' &&
-        !['vm.reboot', 'vm.reset', 'vm.migrate', 'vm.standby', 'vm.repair'].includes(k.value.kind)
+        ![
+          'vm.reboot',
+          'vm.reset',
+          'vm.migrate',
+          'vm.standby',
+          'vm.repair',
+          'vm.snapshot',
+          'vm.revert',
+        ].includes(k.value.kind)
       ) {
         write(this.d.ops.change(k, { state: 'running', step: d.reason.slice(0, 200) || d.phase }));
       }

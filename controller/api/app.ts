@@ -57,6 +57,7 @@ import { pendingHandlers } from './pending.js';
 import { LoginDesk } from './login-desk.js';
 import { poolHandlers } from './pools.js';
 import { ruleHandlers } from './rules.js';
+import { snapshotHandlers } from './snapshots.js';
 import { tokenHandlers } from './tokens.js';
 import { TokenDoor } from './token-door.js';
 import { userHandlers } from './users.js';
@@ -174,6 +175,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...balanceHandlers(deps),
     ...ruleHandlers(deps),
     ...vmHandlers(deps),
+    ...snapshotHandlers(deps),
     ...vappHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),

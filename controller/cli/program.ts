@@ -25,6 +25,7 @@ import {
   tokenCommands,
 } from './things.js';
 import { ruleCommands } from './rule.js';
+import { snapshotCommands } from './snapshot.js';
 import { certificateCommands } from './certificates.js';
 import { topCommand } from './top.js';
 import { userCommands } from './users.js';
@@ -69,6 +70,7 @@ export async function runCli(args: readonly string[], outside: Terminal): Promis
   ruleCommands(program, io);
   capacityCommands(program, io);
   vmCommands(program, io);
+  snapshotCommands(program, io);
   consoleCommand(program, io);
   imageCommands(program, io);
   ovfCommands(program, io);

@@ -44,6 +44,13 @@ export function opVerdict(
       // died around it); it is not sent twice.
       if (off) return { state: 'cancelled', step: 'the VM is not running' };
       return op.state === 'running' ? { state: 'done', step: 'asked' } : null;
+    case 'vm.revert':
+      // Until it is written its owner's desk has it.
+      if (op.args['generation'] === undefined) return null;
+      if (broken?.error) return { state: 'failed', error: broken.error };
+      return v.disks.some((x) => x.state === 'deleting' || x.state === 'wanted')
+        ? null
+        : { state: 'done', step: 'its disks are as they were' };
     case 'vm.update': {
       if (broken?.error) return { state: 'failed', error: broken.error };
       const settled = d.step.do === 'none' && d.make.length === 0;
@@ -66,6 +73,7 @@ export function opVerdict(
     case 'vm.standby':
     case 'vm.repair':
     case 'vm.export':
+    case 'vm.snapshot':
     case 'vm.delete':
     case 'image.import':
     case 'image.delete':

@@ -13,6 +13,8 @@ export const diskSourceSchema = z.discriminatedUnion('kind', [
    * own file becomes the disk, at once and without room, and the image has none any more.
    */
   z.object({ kind: z.literal('image'), image: idSchema, mode: z.enum(['full', 'linked', 'moved']) }),
+  /** As it was in a volume of a snapshot, which is needed until the disk is made. */
+  z.object({ kind: z.literal('snapshot'), snapshot: idSchema, volume: idSchema }),
 ]);
 export type DiskSource = z.output<typeof diskSourceSchema>;
 

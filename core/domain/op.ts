@@ -27,6 +27,8 @@ export const opKindSchema = z.enum([
   'vm.standby',
   'vm.repair',
   'vm.export',
+  'vm.snapshot',
+  'vm.revert',
   'node.update',
   'image.import',
   'image.delete',

@@ -11,6 +11,7 @@ import {
 } from './schema.js';
 import { vmHaDefault, vmHaSchema } from './ha.js';
 import { errorRecordSchema } from './op.js';
+import { snapshotScheduleSchema } from './snapshot-schedule.js';
 import { vmVappSchema } from './vapp.js';
 
 /** What the user wants the VM's power to be. */
@@ -114,6 +115,8 @@ export const vmSpecSchema = z.object({
   vapp: vmVappSchema.optional(),
   /** False: balancing never moves it. Absent: it may. */
   autoMove: z.boolean().optional(),
+  /** Snapshots that its owner takes unasked. */
+  snapshots: snapshotScheduleSchema.optional(),
 });
 export type VmSpec = z.output<typeof vmSpecSchema>;
 

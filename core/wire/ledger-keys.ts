@@ -18,6 +18,7 @@ import { userSchema } from '../domain/user.js';
 import { vappSchema, vappSecretSchema } from '../domain/vapp.js';
 import { ruleSchema } from '../domain/rule.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
+import { vmSnapshotSchema } from '../domain/vm-snapshot.js';
 import { epochKey, ledgerRoot, policyKey } from './key-names.js';
 
 /** All of Flotilla's keys start so; another cluster's etcd never does. */
@@ -79,6 +80,8 @@ export const ledger = {
   vmSpec: kind('vm', vmSpecSchema, '/spec'),
   vmOwn: kind('vm', vmOwnSchema, '/own'),
   disk: kind('disk', diskSchema),
+  /** Of VMs' disks; the ledger's own are files of its nodes. */
+  vmSnapshot: kind('snapshot', vmSnapshotSchema),
   pool: kind('pool', poolSchema),
   image: kind('image', imageSchema),
   network: kind('network', networkSchema),

@@ -53,6 +53,7 @@ import { planRoutes } from './plan-routes.js';
 
 import { peopleRoutes } from './rest-people.js';
 import { at, nothingSchema, strict, type RestRoute } from './rest-route.js';
+import { snapshotRoutes } from './rest-snapshots.js';
 import { vappRoutes } from './rest-vapp-routes.js';
 
 import { notifyPatchSchema, notifyTestViewSchema, notifyViewSchema } from './rest-notify.js';
@@ -66,6 +67,7 @@ export * from './rest-migrate.js';
 export * from './consoles.js';
 export * from './rest-plan.js';
 export * from './rest-notify.js';
+export type { SnapshotView } from './rest-snapshots.js';
 export * from './rest-users.js';
 export type { RestRoute } from './rest-route.js';
 export type { HistoryView } from '../domain/history.js';
@@ -481,6 +483,7 @@ export const rest = {
     etag: true,
     idempotent: true,
   },
+  ...snapshotRoutes,
   ...vappRoutes,
   diskList: {
     method: 'get',

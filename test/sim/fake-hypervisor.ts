@@ -51,6 +51,12 @@ export class FakeHost {
   guestAnswers = true;
   /** Sizes that machines were told of their disks, by target. */
   readonly sizes = new Map<string, number>();
+  /** Guests whose file systems are held. */
+  readonly frozen = new Set<string>();
+  /** Disks that are mirrored, as `<uuid> <target>`. */
+  readonly mirrors = new Set<string>();
+  /** Called when a disk's mirror is cut: throw to refuse, look to check. */
+  beforeCut: (uuid: string) => void = () => undefined;
   resets = 0;
   reboots = 0;
   /** False: libvirtd does not answer. */
@@ -128,6 +134,8 @@ export class FakeHost {
     d.id = null;
     d.agent = false;
     d.state = off(reason);
+    this.frozen.delete(uuid);
+    for (const m of this.mirrors) if (m.startsWith(uuid)) this.mirrors.delete(m);
     this.#ring(uuid, 'stopped');
   }
 
@@ -284,6 +292,54 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
       look(() => {
         host.active(d);
         return host.jobs.has(d) ? { phase: 'copying' as const, fraction: 0.5 } : null;
+      }),
+    fsFreeze: (d) =>
+      answer(() => {
+        const dom = host.active(d);
+        if (!dom.agent || !host.guestAnswers || dom.state.state === 'paused')
+          throw new LibvirtError('no answer', { code: 'agent-unresponsive', outcome: 'unknown' });
+        host.frozen.add(d);
+        return 1;
+      }),
+    fsThaw: (d) =>
+      answer(() => {
+        const dom = host.active(d);
+        if (!dom.agent || !host.guestAnswers || dom.state.state === 'paused')
+          throw new LibvirtError('no answer', { code: 'agent-unresponsive', outcome: 'unknown' });
+        return host.frozen.delete(d) ? 1 : 0;
+      }),
+    blockCopy: (d, disk) => {
+      const key = `${d} ${disk}`;
+      const done = (async () => {
+        await host.wait(host.actMs);
+        call(() => host.active(d));
+        if (host.mirrors.has(key))
+          throw new LibvirtError('mirrored already', { code: 'block-copy-active', outcome: 'refused' });
+        host.mirrors.add(key);
+        await host.wait(1_000);
+        host.active(d);
+      })();
+      done.catch(() => undefined);
+      return {
+        done,
+        async *progress() {
+          await host.wait(500);
+          yield { phase: 'copying' as const, fraction: 0.5 };
+        },
+        cancel: async () => void host.mirrors.delete(key),
+      };
+    },
+    blockJobInfo: (d, disk) =>
+      look(() =>
+        host.mirrors.has(`${d} ${disk}`)
+          ? { type: 'copy' as const, bandwidthBytes: 0, current: 1, end: 1 }
+          : null,
+      ),
+    blockJobAbort: (d, disk) =>
+      answer(() => {
+        host.active(d);
+        host.beforeCut(d);
+        host.mirrors.delete(`${d} ${disk}`);
       }),
     abortJob: (d) => answer(() => host.jobs.get(d)?.()),
     setMetadata: (d, _kind, value) =>

@@ -8,14 +8,16 @@ import type { AgentEnv, HeardNode, Radio, Volumes } from '../../agent/env.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
 import { firstOwn } from '../../core/decide/vm-make.js';
+import { newSnapshot } from '../../core/decide/vm-snapshot.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Disk } from '../../core/domain/disk.js';
+import { groupPath, type Pool } from '../../core/domain/pool.js';
 import { vmHaDefault, type JournalEntry, type Takeover } from '../../core/domain/ha.js';
-import { groupPath } from '../../core/domain/pool.js';
 import type { Image } from '../../core/domain/image.js';
 import type { Op, OpKind } from '../../core/domain/op.js';
 import { timingProfiles } from '../../core/domain/timing.js';
 import type { VmOwn, VmSpec, VmState } from '../../core/domain/vm.js';
+import type { VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import { FakeClock } from '../unit/agent/ledger/fake-clock.js';
 import { FakeHost, fakeHypervisor } from './fake-hypervisor.js';
 import { FakeKeeper } from './fake-keeper.js';
@@ -25,6 +27,10 @@ import { MemoryLedger } from './memory-ledger.js';
 /** Files of a node's pools; they outlive agents. */
 export class FakeFiles {
   readonly disks = new Map<string, number>();
+  /** By volume. */
+  readonly snapshots = new Map<string, number>();
+  /** Called when a disk is snapshotted: throw to refuse, look to check. */
+  beforeSnapshot: (vm: string) => void = () => undefined;
   readonly log: string[] = [];
   /** Images whose file is here. */
   readonly images = new Set<string>();
@@ -55,6 +61,19 @@ function fakeVolumes(files: FakeFiles): Volumes {
     openDisk: async () => undefined,
     openCopy: no,
     fillDisk: no,
+    takeSnapshot: async (d, _, v) => {
+      await Promise.resolve();
+      files.log.push(`snapshot ${d.name}`);
+      files.beforeSnapshot(d.vm);
+      files.snapshots.set(v.id, files.disks.get(d.id) ?? 0);
+      return d.sizeBytes;
+    },
+    snapshotDraft: async (v, p) => `${p.path}/snapshots/.${v.id}.tmp`,
+    keepDraft: async (v) => {
+      files.snapshots.set(v.id, v.sizeBytes);
+      return v.sizeBytes;
+    },
+    removeSnapshot: async (v) => void files.snapshots.delete(v.id),
     growDisk: async (d) => void files.disks.set(d.id, d.sizeBytes),
     removeDisk: async (d) => void files.disks.delete(d.id),
     diskPath: (d, p) => `${p.path}/disks/${d.id}.${d.format}`,
@@ -307,7 +326,7 @@ export class SimNode {
   /** What the API writes when a VM is created. */
   createVm(
     o: Partial<VmSpec> = {},
-    at: { shared?: boolean; own?: Partial<VmOwn> } = {},
+    at: { shared?: boolean; thin?: boolean; own?: Partial<VmOwn> } = {},
   ): { id: string; op: string; disk: string } {
     const id = randomUUID();
     const diskId = randomUUID();
@@ -315,9 +334,9 @@ export class SimNode {
       id: diskId,
       name: 'root',
       vm: id,
-      pool: at.shared === true ? this.#sharedId : this.#poolId,
+      pool: at.shared === true ? this.#sharedId : at.thin === true ? this.thinId : this.#poolId,
       node: at.shared === true ? null : this.node,
-      format: 'qcow2',
+      format: at.thin === true ? 'raw' : 'qcow2',
       sizeBytes: 2 ** 30,
       madeBytes: 0,
       source: { kind: 'blank' },
@@ -401,16 +420,72 @@ export class SimNode {
     return this.ask(`vm.${kind}`, id);
   }
 
-  ask(kind: OpKind, subject: string): string {
+  disks(vm: string): Disk[] {
+    return this.ledger
+      .peekAll(kinds.disk.prefix)
+      .map((e) => JSON.parse(e.value) as Disk)
+      .filter((d) => d.vm === vm);
+  }
+
+  snapshotsOf(vm: string): VmSnapshot[] {
+    return this.ledger
+      .peekAll(kinds.vmSnapshot.prefix)
+      .map((e) => JSON.parse(e.value) as VmSnapshot)
+      .filter((x) => x.vm === vm);
+  }
+
+  /** What the API writes when a snapshot is asked for. */
+  snapshot(
+    vm: string,
+    name: string,
+    consistency: 'auto' | 'crash' | 'filesystem' = 'auto',
+  ): { id: string; op: string } {
+    const x = this.wanted(vm, name, consistency);
+    return { id: x, op: this.ask('vm.snapshot', vm, { node: this.node, args: { snapshot: x } }) };
+  }
+
+  deleteSnapshot(x: VmSnapshot): void {
+    this.ledger.poke(kinds.vmSnapshot.key(x.id), writeRecord(kinds.vmSnapshot, { ...x, state: 'deleting' }));
+  }
+
+  /** The record of a snapshot that an op is to take. */
+  wanted(vm: string, name: string, consistency: 'auto' | 'crash' | 'filesystem' = 'auto'): string {
+    const spec = this.spec(vm);
+    const own = this.own(vm);
+    if (spec === null || own === null) throw new Error('no such VM');
+    const pools = this.ledger.peekAll(kinds.pool.prefix).map((e) => JSON.parse(e.value) as Pool);
+    const x = newSnapshot(
+      {
+        spec,
+        own,
+        disks: this.disks(vm),
+        pool: (id) => pools.find((p) => p.id === id),
+        snapshots: this.snapshotsOf(vm),
+      },
+      {
+        id: randomUUID(),
+        name,
+        note: '',
+        consistency,
+        keptFor: [],
+        nowMs: this.clock.wallMs(),
+        newId: () => randomUUID(),
+      },
+    );
+    this.ledger.poke(kinds.vmSnapshot.key(x.id), writeRecord(kinds.vmSnapshot, x));
+    return x.id;
+  }
+
+  ask(kind: OpKind, subject: string, o: { node?: string; args?: Op['args'] } = {}): string {
     const id = randomUUID();
     const now = this.clock.wallMs();
     const op: Op = {
       id,
       kind,
       subject: { kind: 'vm', id: subject, name: 'vm' },
-      node: null,
+      node: o.node ?? null,
       askedBy: 'test',
-      args: {},
+      args: o.args ?? {},
       state: 'queued',
       step: '',
       progress: null,
@@ -517,16 +592,41 @@ export class SimNode {
           'detachDevice',
           'blockResize',
           'updateDevice',
+          'fsFreeze',
+          'fsThaw',
+          'blockJobAbort',
         ],
-        ['agent', 'addresses', 'list', 'state', 'stats', 'xml', 'facts', 'events', 'connected'],
+        [
+          'blockCopy',
+          'blockJobInfo',
+          'agent',
+          'addresses',
+          'list',
+          'state',
+          'stats',
+          'xml',
+          'facts',
+          'events',
+          'connected',
+        ],
       ),
       ...(this.pairs === null
         ? {}
         : { replication: die(this.pairs.driver(this.node), pairActs, ['usable', 'observe', 'reconnects']) }),
       volumes: die(
         this.pairs?.volumes(this.node, fakeVolumes(this.files)) ?? fakeVolumes(this.files),
-        ['makeDisk', 'growDisk', 'removeDisk', 'recordTakeover', 'openCopy', 'fillDisk'],
-        ['probe', 'openDisk', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
+        [
+          'makeDisk',
+          'growDisk',
+          'removeDisk',
+          'recordTakeover',
+          'openCopy',
+          'fillDisk',
+          'takeSnapshot',
+          'keepDraft',
+          'removeSnapshot',
+        ],
+        ['probe', 'openDisk', 'snapshotDraft', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
       ),
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },
       bridges: {

@@ -16,6 +16,7 @@ import { VmActions } from './vm-actions';
 import { OtherStandby, RepairCopies } from './vm-copies';
 import { AddDisk, DiskActions } from './vm-disks';
 import { EditVm } from './vm-edit';
+import { Snapshots } from './vm-snapshots';
 
 export function VmPage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
   const row = useOne('vm', id);
@@ -54,6 +55,7 @@ function KnownVm({ row, tab }: { readonly row: VmRow; readonly tab: string | und
             ]
           : []),
         { id: 'disks', label: 'Disks', show: () => <Disks vm={vm} /> },
+        { id: 'snapshots', label: 'Snapshots', show: () => <Snapshots vm={vm} /> },
         { id: 'networks', label: 'Networks', show: () => <Nics vm={vm} /> },
         { id: 'protection', label: 'Protection', show: () => <Protection vm={vm} /> },
         ...(may

@@ -452,6 +452,10 @@ export class ClusterNode {
         await format();
       },
       fillDisk: no,
+      takeSnapshot: no,
+      snapshotDraft: no,
+      keepDraft: no,
+      removeSnapshot: no,
       growDisk: async (d) => {
         reach();
         await Promise.resolve();

@@ -253,6 +253,13 @@ export class FakeAgents {
               },
             ],
     );
+    for (const e of (await this.ledger.list(kinds.vmSnapshot.prefix)).entries) {
+      const x = kinds.vmSnapshot.schema.parse(JSON.parse(e.value));
+      if (![op.args['snapshot'], op.args['before']].includes(x.id)) continue;
+      const disks = x.disks.map((d) => ({ ...d, usedBytes: d.sizeBytes / 2 }));
+      const ready = { ...x, disks, state: 'ready' as const };
+      writes.push({ put: e.key, value: writeRecord(kinds.vmSnapshot, ready) });
+    }
     await this.ledger.txn([], [...writes, put]);
     lines?.set(id, vmState(spec, own.owner, spec.power));
     this.radio.news();

@@ -12,6 +12,7 @@ import {
 } from '../../../../agent/lvm/report.js';
 import { thinPath, ThinPools } from '../../../../agent/lvm/thin.js';
 import { Turns } from '../../../../agent/pool/turn.js';
+import type { SnapshotDisk } from '../../../../core/domain/vm-snapshot.js';
 import type { Tool } from '../../../../agent/pool/tool.js';
 import type { Disk } from '../../../../core/domain/disk.js';
 import { FlotillaError } from '../../../../core/domain/error.js';
@@ -185,6 +186,12 @@ function fakeNode(o: { signatures?: string[]; head?: number } = {}) {
       const thin = args.includes('--thin');
       const name = word(args, 'name');
       if (volumes.has(name)) throw new FlotillaError('tool-failed', 'it exists', { hint: '' });
+      const origin = volumes.get(last.split('/')[1] ?? '');
+      if (args.includes('--snapshot')) {
+        if (origin === undefined) throw new FlotillaError('tool-failed', 'no origin', { hint: '' });
+        volumes.set(name, { ...origin, tags: '' });
+        return ok();
+      }
       volumes.set(name, {
         group: last.split('/')[0] ?? '',
         size: bytes(word(args, thin ? 'virtualsize' : 'size')),
@@ -315,6 +322,52 @@ void t.test('filling: a warning, then a stop, before anybody’s writes wait', a
   n.fill('10.00', '92.00');
   await t.rejects(n.thin.make({ ...disk, id: disk.vm }, pool), { code: 'no-space' });
   t.match(await n.thin.probe(pool), { ok: true, text: /metadata 92 % full/ });
+});
+
+void t.test('snapshots: taken once, made a disk of, removed; none in a pool that fills', async (t) => {
+  const n = fakeNode();
+  await n.thin.probe(pool);
+  await n.thin.make(disk, pool);
+  await n.thin.done(disk, pool);
+  const promised = (await n.thin.probe(pool)).thin?.promisedBytes;
+  const volume: SnapshotDisk = {
+    id: '0d1a5e11-0000-4000-8000-000000000001',
+    disk: disk.id,
+    name: disk.name,
+    pool: pool.id,
+    format: 'raw',
+    bus: 'virtio',
+    sizeBytes: disk.sizeBytes,
+    replicated: false,
+    usedBytes: null,
+  };
+  t.equal(await n.thin.snapshot(disk, pool, volume), 0);
+  t.match(
+    n.calls.at(-1),
+    `lvcreate --yes --snapshot --setactivationskip=n --name=s-${volume.id} -- flotilla-abcdef01/d-${disk.id}`,
+  );
+  const calls = n.calls.length;
+  await n.thin.snapshot(disk, pool, volume);
+  t.equal(n.calls.length, calls, 'taken is taken');
+  t.equal((await n.thin.probe(pool)).thin?.promisedBytes, promised, 'it promises nothing');
+  const other = { ...disk, id: '0d1a5e11-0000-4000-8000-000000000002' };
+  await n.thin.makeFrom(other, pool, volume);
+  t.ok(n.volumes.has(`d-${other.id}`));
+  await n.thin.makeFrom(other, pool, volume);
+  await n.thin.remove(disk, pool);
+  t.equal(
+    await n.thin.openSnapshot(volume, pool),
+    `/dev/flotilla-abcdef01/s-${volume.id}`,
+    'it needs no disk',
+  );
+  n.fill('86.00');
+  await t.rejects(n.thin.snapshot(other, pool, { ...volume, id: other.id }), { code: 'no-space' });
+  await n.thin.makeFrom({ ...disk, id: disk.vm }, pool, volume);
+  await n.thin.removeSnapshot(volume, pool);
+  await n.thin.removeSnapshot(volume, pool);
+  t.notOk(n.volumes.has(`s-${volume.id}`));
+  await t.rejects(n.thin.openSnapshot(volume, pool), { code: 'not-found' });
+  await t.rejects(n.thin.makeFrom({ ...disk, id: volume.id }, pool, volume), { code: 'not-found' });
 });
 
 void t.test('metadata is enlarged before it is short', async (t) => {
