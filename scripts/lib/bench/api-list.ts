@@ -38,6 +38,7 @@ export async function apiList(n: number): Promise<void> {
     });
     await server.start();
     const job: ListJob = {
+      host: '127.0.0.1',
       port: server.port,
       ca: tls.ca,
       token: r.token,
@@ -156,7 +157,8 @@ function change(r: Rig, vms: VmState[]): void {
   r.radio.news();
 }
 
-async function measured(job: ListJob): Promise<ListTimes> {
+/** Asks, from a thread of its own. */
+export async function measured(job: ListJob): Promise<ListTimes> {
   const worker = new Worker(new URL('./list-worker.js', import.meta.url), { workerData: job });
   return new Promise((resolve, reject) => {
     worker.once('message', resolve);

@@ -8,6 +8,7 @@ import { apiList } from './api-list.js';
 import { balanceDay } from './balance-day.js';
 import { balanceLarge, balancePlans, balanceSlices } from './balance.js';
 import { Cluster } from './cluster.js';
+import { controller } from './controller.js';
 import { coldStart } from './cold-start.js';
 import { disk } from './disk.js';
 import { failover, failoverCopies, plannedMove } from './failover.js';
@@ -43,6 +44,7 @@ const inDrills: Readonly<Record<string, (d: Drills) => Promise<void>>> = {
 };
 const alone: Readonly<Record<string, () => Promise<void>>> = {
   'api-list': () => apiList(quick ? 100 : 500),
+  controller: () => (quick ? controller(2, 200, 5) : controller(10, 2_000, 120)),
   gui: () => gui(quick ? 3 : 15),
   up: () => up(quick ? 1 : 3),
   'up-fresh': upFresh,

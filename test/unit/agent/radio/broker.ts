@@ -44,14 +44,16 @@ export async function freePort(): Promise<number> {
 export class Broker {
   readonly dir: string;
   readonly port: number;
+  readonly address: string;
   readonly tls: TlsFiles;
   #process: ChildProcess | null = null;
   log = '';
 
-  constructor(o: { dir: string; port: number; tls: TlsFiles }) {
+  constructor(o: { dir: string; port: number; tls: TlsFiles; address?: string }) {
     this.dir = o.dir;
     this.port = o.port;
     this.tls = o.tls;
+    this.address = o.address ?? '127.0.0.1';
   }
 
   get logFile(): string {
@@ -70,7 +72,7 @@ export class Broker {
     const config = brokerConfig({
       dir: this.dir,
       port: this.port,
-      address: '127.0.0.1',
+      address: this.address,
       logFile: this.logFile,
       crl: crl !== undefined,
     });
@@ -81,7 +83,7 @@ export class Broker {
     // Also where the test itself dies.
     process.once('exit', () => p.kill('SIGKILL'));
     for (const s of [p.stdout, p.stderr]) s.on('data', (d: Buffer) => (this.log += d.toString()));
-    await until(`mosquitto on ${this.port}: ${this.log}`, () => answers(this.port));
+    await until(`mosquitto on ${this.port}: ${this.log}`, () => answers(this.port, this.address));
   }
 
   /** As `systemctl reload`. */
@@ -99,8 +101,8 @@ export class Broker {
   }
 }
 
-async function answers(port: number): Promise<boolean> {
-  const s = connect(port, '127.0.0.1');
+async function answers(port: number, address: string): Promise<boolean> {
+  const s = connect(port, address);
   try {
     return await new Promise<boolean>((yes) => {
       s.on('connect', () => yes(true));
