@@ -6,7 +6,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { sessionsMax, type User } from '../../core/domain/user.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { Kept } from '../tables.js';
-import { totpStep } from '../totp.js';
+import { totpStep } from '../../agent/pki/totp.js';
 import { Change, commit } from './commit.js';
 import type { ApiDeps } from './context.js';
 

@@ -4,7 +4,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { usersMax, type User } from '../../core/domain/user.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { Me, UserView } from '../../core/wire/rest.js';
-import { newTotpSecret, totpUri } from '../totp.js';
+import { newTotpSecret, totpUri } from '../../agent/pki/totp.js';
 import type { View } from '../view.js';
 import { Change, checkIfMatch, commit, etagOf } from './commit.js';
 import { contentMark, type Kept } from '../tables.js';

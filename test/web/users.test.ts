@@ -2,7 +2,7 @@ import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
 import t from 'tap';
-import { totpAt } from '../../controller/totp.js';
+import { totpAt } from '../../agent/pki/totp.js';
 import { readWebFiles } from '../../controller/web-files.js';
 import { lab } from '../unit/controller/cli-rig.js';
 import { haRig, made } from '../unit/controller/ha-rig.js';

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import t from 'tap';
 import { sessionFile } from '../../../controller/cli/session.js';
 import { lab } from './cli-rig.js';
-import { totpAt } from '../../../controller/totp.js';
+import { totpAt } from '../../../agent/pki/totp.js';
 import { callApp } from './rig.js';
 import { password, session } from './people.js';
 

@@ -1,6 +1,6 @@
 import t from 'tap';
 import { passwordMatches, hashPassword, madeUpPassword } from '../../../agent/pki/password.js';
-import { newTotpSecret, totpAt, totpStep } from '../../../controller/totp.js';
+import { newTotpSecret, totpAt, totpStep } from '../../../agent/pki/totp.js';
 import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import { logIn, password, person, session } from './people.js';
 import { callApp, rig } from './rig.js';
