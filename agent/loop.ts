@@ -19,6 +19,7 @@ import { OpBook } from './op-book.js';
 import { NodeLine } from './node-line.js';
 import { BalanceDesk } from './plan/balance-desk.js';
 import { DrainDesk } from './plan/drain-desk.js';
+import { ClassDesk } from './class/class-desk.js';
 import { VappDesk } from './vapp/vapp-desk.js';
 import { Snapshots, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
@@ -77,6 +78,7 @@ export class AgentLoop {
   private readonly drains: DrainDesk;
   private readonly balance: BalanceDesk;
   private readonly vapps: VappDesk;
+  private readonly classes: ClassDesk;
 
   private snapshot: Snapshot | null = null;
   private snapshotMs = -Infinity;
@@ -126,6 +128,7 @@ export class AgentLoop {
     this.drains = new DrainDesk(env, () => this.wake());
     this.balance = new BalanceDesk(env, () => this.wake());
     this.vapps = new VappDesk(env, () => this.wake());
+    this.classes = new ClassDesk(env, () => this.wake());
     this.line = new NodeLine(env);
     this.hangs = new GuestHang(env, () => this.wake());
     this.images = new ImageWorker(env, this.ops, () => this.wake());
@@ -283,6 +286,7 @@ export class AgentLoop {
       again = Math.min(again, this.drains.look(s) ?? again);
       this.balance.look(s);
       if (s.recovering === null) again = Math.min(again, this.vapps.look(s) ?? again);
+      if (s.recovering === null) again = Math.min(again, this.classes.look(s) ?? again);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));
       this.completed ??= now;
       if (this.env.witness !== true && s.recovering === null) {

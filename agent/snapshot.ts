@@ -15,6 +15,7 @@ import { recoveryText } from '../core/domain/recovery.js';
 import type { Replica } from '../core/domain/replica.js';
 import type { Vapp } from '../core/domain/vapp.js';
 import type { Rule } from '../core/domain/rule.js';
+import type { ServiceClass } from '../core/domain/service-class.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
 import type { VmSnapshot } from '../core/domain/vm-snapshot.js';
 import {
@@ -55,6 +56,7 @@ export interface Snapshot {
   readonly ops: ReadonlyMap<string, Kept<Op>>;
   readonly vapps: ReadonlyMap<string, Kept<Vapp>>;
   readonly rules: ReadonlyMap<string, Kept<Rule>>;
+  readonly classes: ReadonlyMap<string, Kept<ServiceClass>>;
   readonly tokens: ReadonlyMap<string, Kept<TokenRecord>>;
   /** Certificates of nodes, by serial. */
   readonly certs: ReadonlyMap<string, Kept<CertificateRecord>>;
@@ -146,6 +148,7 @@ export class Snapshots {
       op: new Map<string, Kept<Op>>(),
       vapp: new Map<string, Kept<Vapp>>(),
       rule: new Map<string, Kept<Rule>>(),
+      class: new Map<string, Kept<ServiceClass>>(),
       token: new Map<string, Kept<TokenRecord>>(),
       fenced: new Map<string, Kept<Fenced>>(),
       bmcTest: new Map<string, Kept<BmcTest>>(),
@@ -220,6 +223,7 @@ export class Snapshots {
       ops: maps.op,
       vapps: maps.vapp,
       rules: maps.rule,
+      classes: maps.class,
       tokens: maps.token,
       certs: maps.cert,
       crl,

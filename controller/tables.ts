@@ -55,6 +55,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['bmcTest'],
   ['balance'],
   ['rule'],
+  ['class'],
   ['user'],
   ['vapp'],
   ['cert'],
@@ -106,6 +107,7 @@ export class LedgerTables {
     vappSecret: new Map(),
     balance: new Map(),
     rule: new Map(),
+    class: new Map(),
     cert: new Map(),
   };
   /** Key to what is wrong with its record. */

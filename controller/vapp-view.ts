@@ -7,6 +7,7 @@ export function vappView(o: {
   readonly vapp: Vapp;
   readonly ops: readonly string[];
   readonly deleting: boolean;
+  readonly className: string | null;
   vm(id: string): VmRow | null;
   network(id: string): Network | undefined;
 }): VappView {
@@ -42,6 +43,7 @@ export function vappView(o: {
       networkName: o.network(n.network)?.name ?? n.name,
       subnet: o.network(n.network)?.subnet ?? null,
     })),
+    className: o.className,
     state,
     ops: [...o.ops],
   };

@@ -221,7 +221,7 @@ export class View {
 
   /** Finds the id of what a person named, in what is known now. */
   find(
-    kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp',
+    kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp' | 'class',
     ref: string,
   ): string | null {
     const table = kind === 'vm' ? 'vmSpec' : kind;
@@ -308,6 +308,9 @@ export class View {
         break;
       case 'vapp':
         this.dirty.vapp.add(id);
+        break;
+      case 'class':
+        this.soil('vm', 'vapp');
         break;
       case 'policy':
         this.soil('vm');
@@ -538,6 +541,10 @@ export class View {
       presence: own === null ? 'never-heard' : this.presenceOf(own.owner),
       ownerLive: own !== null && this.ledger.tables.live.has(own.owner),
       policy: this.ledger.policy,
+      serviceClass:
+        spec.value.class === undefined
+          ? null
+          : (this.ledger.tables.class.get(spec.value.class.id)?.value ?? null),
       afterNames: spec.value.ha.after.flatMap((a) => this.ledger.tables.vmSpec.get(a)?.value.name ?? []),
     });
   }
@@ -553,6 +560,7 @@ export class View {
       ops,
       vm: (id) => this.cells.vm.get(id)?.view ?? null,
       network: (id) => network.get(id)?.value,
+      className: v.class === null ? null : (this.ledger.tables.class.get(v.class)?.value.name ?? null),
       deleting: ops.some((id) => this.ledger.tables.op.get(id)?.value.kind === 'vapp.delete'),
     });
   }

@@ -3,6 +3,8 @@ import type { NodePresence } from '../core/domain/node.js';
 import type { Policy } from '../core/domain/ha.js';
 import type { Op } from '../core/domain/op.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../core/domain/vm.js';
+import type { ServiceClass } from '../core/domain/service-class.js';
+import { settingsOf, settingText } from '../core/decide/service-class.js';
 import { protectionOf } from './protection.js';
 import { vmRowSchema, type VmRow, type VmView } from '../core/wire/rest.js';
 
@@ -29,6 +31,8 @@ export interface VmParts {
   /** The owner's lease in the ledger stands. */
   readonly ownerLive: boolean;
   readonly policy: Policy;
+  /** Its class; null: it is of none, or of one that cannot be read. */
+  readonly serviceClass: ServiceClass | null;
   /** Names of the VMs it comes after. */
   readonly afterNames: readonly string[];
 }
@@ -87,13 +91,28 @@ export function vmView(p: VmParts): VmView {
     ops: p.ops.filter(open).map((o) => o.id),
     error: seen?.error ?? null,
     ha: protectionOf({ ...p, said: known ? (seen?.ha ?? null) : null }),
+    className: p.serviceClass?.name ?? null,
     spec,
     own,
     observed: seen,
     disks: [...p.disks],
     afterNames: [...p.afterNames],
+    settings: settingsBy(p),
     problems: problemsOf(p),
   };
+}
+
+function settingsBy(p: VmParts): VmView['settings'] {
+  const own = p.spec.class?.own ?? [];
+  return Object.entries(settingsOf(p.spec, p.disks)).map(([k, value]) => {
+    const setting = k as VmView['settings'][number]['setting'];
+    const said = p.serviceClass?.settings[setting] !== undefined;
+    return {
+      setting,
+      text: settingText(value),
+      by: p.serviceClass === null || !said ? 'vm' : own.includes(setting) ? 'own' : 'class',
+    };
+  });
 }
 
 const active: ReadonlySet<VmPhase> = new Set<VmPhase>(['starting', 'running', 'paused', 'stopping']);

@@ -220,6 +220,11 @@ export interface BlockInfo {
   readonly physicalBytes: number;
 }
 
+export interface CpuTune {
+  /** weight among domains, 1 to 10,000 */
+  readonly shares?: number;
+}
+
 /** Where a change of a domain goes. Neither: libvirt decides by whether the domain runs. */
 export interface AffectOptions extends CallOptions {
   readonly live?: boolean;
@@ -574,6 +579,8 @@ export interface Hypervisor extends AsyncDisposable {
   updateDevice(d: DomainId, xml: string, o?: AffectOptions & { readonly force?: boolean }): Promise<void>;
   setVcpus(d: DomainId, count: number, o?: AffectOptions & { readonly maximum?: boolean }): Promise<void>;
   setMemory(d: DomainId, kib: number, o?: AffectOptions & { readonly maximum?: boolean }): Promise<void>;
+  /** what the host's scheduler gives it; what is not named stays */
+  setCpuTune(d: DomainId, tune: CpuTune, o?: AffectOptions): Promise<void>;
   blockResize(d: DomainId, disk: string, bytes: number, o?: CallOptions): Promise<void>;
   blockInfo(d: DomainId, disk: string, o?: CallOptions): Promise<BlockInfo>;
   setMetadata(d: DomainId, kind: MetadataKind, value: string | null, o?: AffectOptions): Promise<void>;

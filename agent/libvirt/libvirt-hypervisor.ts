@@ -7,6 +7,7 @@ import { EventHub } from './event-hub.js';
 import { hostEvent } from './host-events.js';
 import type {
   AffectOptions,
+  CpuTune,
   BlockCommitOptions,
   BlockCopyOptions,
   BlockInfo,
@@ -396,6 +397,14 @@ export class LibvirtHypervisor implements Hypervisor {
   ): Promise<void> {
     const flags = affect(o) | bits([o?.maximum, 4]);
     await this.#on(d, 'domainSetMemoryFlags', { domain: this.#wire(d), kib: whole(kib, 'memory'), flags }, o);
+  }
+
+  async setCpuTune(d: DomainId, tune: CpuTune, o?: AffectOptions): Promise<void> {
+    const params: TypedParam[] = [];
+    if (tune.shares !== undefined)
+      params.push({ field: 'cpu_shares', type: 'ullong', value: whole(tune.shares, 'shares') });
+    const args = { domain: this.#wire(d), params, flags: affect(o) };
+    await this.#on(d, 'domainSetSchedulerParametersFlags', args, o);
   }
 
   async blockResize(d: DomainId, disk: string, bytes: number, o?: CallOptions): Promise<void> {

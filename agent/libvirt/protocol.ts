@@ -256,6 +256,11 @@ export const PROCEDURES = {
   domainDetachDeviceFlags: row(161, device, nothing),
   domainUpdateDeviceFlags: row(174, device, nothing),
   domainSetVcpusFlags: row(199, struct({ domain, count: u32, flags: u32 }), nothing),
+  domainSetSchedulerParametersFlags: row(
+    219,
+    struct({ domain, params: array(typedParam, 16), flags: u32 }),
+    nothing,
+  ),
   domainSetMemoryFlags: row(204, struct({ domain, kib: u64, flags: u32 }), nothing),
   domainBlockResize: row(251, struct({ domain, disk: string, size: u64, flags: u32 }), nothing),
   domainGetBlockInfo: row(194, onDisk, struct({ allocation: u64, capacity: u64, physical: u64 })),

@@ -101,8 +101,8 @@ export class VmBirths {
           modRevision: kept.modRevision,
         });
     }
-    const refer = (kind: 'image' | 'network' | 'pool', id: string): void => {
-      const kept = { image: s.images, network: s.networks, pool: s.pools }[kind].get(id) as
+    const refer = (kind: 'image' | 'network' | 'pool' | 'class', id: string): void => {
+      const kept = { image: s.images, network: s.networks, pool: s.pools, class: s.classes }[kind].get(id) as
         Kept<never> | undefined;
       if (kept === undefined) throw notFound(kind, id);
       again.set(kinds[kind].key(id), {
@@ -113,6 +113,7 @@ export class VmBirths {
     for (const i of edit.images) refer('image', i.id);
     for (const n of edit.networks) refer('network', n.id);
     for (const p of edit.pools) refer('pool', p.id);
+    for (const c of edit.classes) refer('class', c.id);
     for (const [key, { value, modRevision }] of again) {
       compare.push({ key, modRevision });
       writes.push({ put: key, value });
@@ -157,6 +158,11 @@ export class VmBirths {
         const network = s.networks.get(id)?.value;
         if (network === undefined) throw notFound('network', id);
         return network;
+      },
+      serviceClass: (id) => {
+        const cls = s.classes.get(id)?.value;
+        if (cls === undefined) throw notFound('class', id);
+        return cls;
       },
       addresses: (id) => addresses.get(id) ?? new Set(),
       vms: {

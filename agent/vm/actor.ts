@@ -500,6 +500,8 @@ export class VmActor {
         return h.setVcpus(s.id, step.cpus, o);
       case 'set-memory':
         return h.setMemory(s.id, step.memoryMiB * 1024, o);
+      case 'set-cpu-shares':
+        return h.setCpuTune(s.id, { shares: step.cpuShares }, o);
     }
   }
 

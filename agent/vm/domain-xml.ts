@@ -3,6 +3,7 @@ import type { Accel } from '../../core/domain/node.js';
 import type { Hardware, HardwareDisk, HardwareNic } from '../../core/domain/hardware.js';
 import type { DomainMark } from '../../core/decide/vm-view.js';
 import { FlotillaError } from '../../core/domain/error.js';
+import { cpuSharesDefault } from '../../core/domain/service-class.js';
 
 /** What a domain is made from. */
 export interface DomainPlan {
@@ -191,6 +192,7 @@ export function domainXml(plan: DomainPlan): string {
     memory: { '@unit': 'MiB', '#text': String(h.memoryMaxMiB) },
     currentMemory: { '@unit': 'MiB', '#text': String(h.memoryMiB) },
     vcpu: { '@placement': 'static', '@current': String(h.cpus), '#text': String(h.cpusMax) },
+    ...(h.cpuShares === cpuSharesDefault ? {} : { cputune: { shares: String(h.cpuShares) } }),
     ...(plan.inSlice ? { resource: { partition: haPartition } } : {}),
     os: {
       ...(h.firmware === 'uefi' ? { '@firmware': 'efi' } : {}),
@@ -365,6 +367,7 @@ export function parseDomain(xml: string): DomainFacts {
       cdroms,
       nics,
       watchdog: list(domain, 'devices', 'watchdog').some((w) => str(w, '@model') === 'i6300esb'),
+      cpuShares: Number(text(domain, 'cputune', 'shares')) || cpuSharesDefault,
       seed,
     },
     agentConnected: agent,

@@ -1,3 +1,4 @@
+import { cpuSharesOf } from '../../core/decide/service-class.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { cpusMaxFor, type Hardware } from '../../core/domain/hardware.js';
 import { isReplicated } from '../../core/domain/disk.js';
@@ -54,6 +55,7 @@ export function wantedHardware(spec: VmSpec, s: Snapshot, volumes: Volumes, seed
       return { id: n.id, mac: n.mac, bridge: network.bridge, model: n.model };
     }),
     watchdog: spec.ha.onHang === 'reset',
+    cpuShares: cpuSharesOf(spec),
     seed,
   };
 }

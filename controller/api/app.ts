@@ -62,6 +62,7 @@ import { tokenHandlers } from './tokens.js';
 import { TokenDoor } from './token-door.js';
 import { userHandlers } from './users.js';
 import { vappHandlers } from './vapps.js';
+import { classHandlers } from './classes.js';
 import { vmHandlers } from './vms.js';
 
 export interface ApiOptions extends Omit<ApiDeps, 'desk' | 'door'> {
@@ -177,6 +178,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...vmHandlers(deps),
     ...snapshotHandlers(deps),
     ...vappHandlers(deps),
+    ...classHandlers(deps),
     ...images.handlers(),
     ...poolHandlers(deps),
     ...networkHandlers(deps),

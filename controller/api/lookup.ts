@@ -3,7 +3,8 @@ import type { Image } from '../../core/domain/image.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { View } from '../view.js';
 
-export type Kind = 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp';
+export type Kind =
+  'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp' | 'class';
 
 const words: Record<Kind, string> = {
   vm: 'VM',
@@ -15,6 +16,7 @@ const words: Record<Kind, string> = {
   node: 'node',
   rule: 'rule',
   vapp: 'vApp',
+  class: 'class',
 };
 
 export function notFound(kind: Kind | 'certificate', ref: string): FlotillaError {

@@ -13,6 +13,7 @@ const words: Record<Named, string> = {
   user: 'a user',
   vapp: 'a vApp',
   rule: 'a rule',
+  class: 'a class',
 };
 
 /**

@@ -241,6 +241,8 @@ async function apply(
         .put(kinds.network, n.id, n)
         .take(unique.name('network', n.name), n.id)
         .take(unique.vni(n.vni ?? 0), n.id);
+    const cls = vapp.class === null ? undefined : view.ledger.tables.class.get(vapp.class);
+    if (cls !== undefined) change.refersTo(kinds.class.key(cls.value.id), cls);
     for (const n of vapp.networks) {
       const there = view.ledger.tables.network.get(n.network);
       if (there !== undefined) change.refersTo(kinds.network.key(n.network), there);

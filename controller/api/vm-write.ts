@@ -69,6 +69,7 @@ export class VmWrites {
     const mark = requestMark(ask);
     const ids = this.ids(ask.who, 'vmCreate', ask.idempotencyKey);
     await this.know({ ...input, after: input.ha.after ?? [] });
+    await this.knowClass(input.class);
     return commit<VmChanged>(deps, `VM "${input.name}"`, async () => {
       // Looked at each time: the same request may have come to another controller at this moment.
       const before = ids.again ? await repeated(deps, ids.op, mark) : null;
@@ -129,6 +130,7 @@ export class VmWrites {
       nics: patch.addNics ?? [],
       after: patch.ha?.after ?? [],
     });
+    await this.knowClass(patch.class);
     return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {
       const before = ids.again ? await repeated(deps, ids.op, mark) : null;
       if (before !== null) return { change: null, answer: () => ({ op: before, vmId: id }) };
@@ -376,6 +378,10 @@ export class VmWrites {
     for (const n of o.nics) await idOf(view, 'network', n.network);
   }
 
+  private async knowClass(ref: string | null | undefined): Promise<void> {
+    if (ref !== undefined && ref !== null) await idOf(this.deps.view, 'class', ref);
+  }
+
   private async editContext(nics: VmCreate['nics']): Promise<EditContext> {
     const { deps } = this;
     const { view } = deps;
@@ -398,6 +404,12 @@ export class VmWrites {
         const network = id === null ? undefined : view.ledger.tables.network.get(id)?.value;
         if (network === undefined) throw notFound('network', ref);
         return network;
+      },
+      serviceClass: (ref) => {
+        const id = view.find('class', ref);
+        const cls = id === null ? undefined : view.ledger.tables.class.get(id)?.value;
+        if (cls === undefined) throw notFound('class', ref);
+        return cls;
       },
       addresses: (id) => addresses.get(id) ?? new Set(),
       vms: {
@@ -651,7 +663,7 @@ export class VmWrites {
     // What is given back and taken again in one edit just stays ours.
     for (const key of edit.free) if (!edit.take.includes(key)) change.del(key);
     for (const key of edit.take) if (!edit.free.includes(key)) change.take(key, vmId);
-    const refer = (kind: 'image' | 'network' | 'pool', id: string): void => {
+    const refer = (kind: 'image' | 'network' | 'pool' | 'class', id: string): void => {
       const kept = t[kind].get(id);
       if (kept === undefined) throw notFound(kind, id);
       change.refersTo(kinds[kind].key(id), kept);
@@ -659,6 +671,7 @@ export class VmWrites {
     for (const i of edit.images) refer('image', i.id);
     for (const n of edit.networks) refer('network', n.id);
     for (const p of edit.pools) refer('pool', p.id);
+    for (const c of edit.classes) refer('class', c.id);
     for (const id of edit.orderedAfter) change.at(kinds.vmSpec.key(id), t.vmSpec.get(id) ?? null);
   }
 }

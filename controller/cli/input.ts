@@ -3,6 +3,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { parseSize } from '../../core/domain/units.js';
 import { readText } from './session.js';
 import type { Io } from './io.js';
+import { classSettingSchema, type ClassSetting } from '../../core/domain/service-class.js';
 
 const MiB = 1024 * 1024;
 
@@ -105,4 +106,13 @@ function withUnits(value: unknown): unknown {
     else out[k] = withUnits(v);
   }
   return out;
+}
+
+/** A setting by its name as the API has it. */
+export function settingOf(name: string): ClassSetting {
+  const r = classSettingSchema.safeParse(name);
+  if (r.success) return r.data;
+  throw new FlotillaError('bad-input', `"${name.slice(0, 60)}" is no setting of classes`, {
+    hint: `There are: ${classSettingSchema.options.join(', ')}.`,
+  });
 }

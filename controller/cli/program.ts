@@ -26,6 +26,7 @@ import {
 } from './things.js';
 import { ruleCommands } from './rule.js';
 import { snapshotCommands } from './snapshot.js';
+import { classCommands } from './class.js';
 import { certificateCommands } from './certificates.js';
 import { topCommand } from './top.js';
 import { userCommands } from './users.js';
@@ -68,6 +69,7 @@ export async function runCli(args: readonly string[], outside: Terminal): Promis
   notifyCommands(program, io);
   balanceCommands(program, io);
   ruleCommands(program, io);
+  classCommands(program, io);
   capacityCommands(program, io);
   vmCommands(program, io);
   snapshotCommands(program, io);

@@ -250,6 +250,7 @@ export function vappCommands(program: Command, io: Io): void {
         ['State', v.state],
         ['Note', v.note],
         ['Owner', v.owner],
+        ['Class', v.className],
         ['Tags', v.tags.join(', ')],
         ...v.networks.map(
           (n) =>

@@ -11,14 +11,15 @@ export interface HaOptions {
   restartsPerHour?: number;
 }
 
-/** What create and edit take of high availability. */
-export function haOptions(c: Command): Command {
-  return c
-    .addOption(new Option('--ha <on|off>', 'comes back by itself when its node fails').choices(['on', 'off']))
+/** What create and edit take of high availability. @param ofOne - of one VM, which may come after others */
+export function haOptions(c: Command, ofOne = true): Command {
+  c.addOption(new Option('--ha <on|off>', 'comes back by itself when its node fails').choices(['on', 'off']))
     .option('--ha-priority <n>', 'who comes back first: 100 first, 0 last', wholeNumber)
-    .option('--ha-after <vm,...>', 'VMs that must run before it; "" for none; may be given again', collect)
     .addOption(new Option('--on-hang <what>', 'when the guest hangs').choices(['nothing', 'reset']))
     .option('--restarts-per-hour <n>', 'with more restarts by itself it stays off', wholeNumber);
+  if (ofOne)
+    c.option('--ha-after <vm,...>', 'VMs that must run before it; "" for none; may be given again', collect);
+  return c;
 }
 
 /** The body's `ha`; undefined: nothing of it was given. */

@@ -6,13 +6,14 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
 import type { RestCall, VmRow, VmView } from '../../core/wire/rest.js';
 import { failoverFacts } from './ha.js';
-import { collect, diskOf, growOf, memoryMiB, nicOf, specOf, wholeNumber } from './input.js';
+import { collect, diskOf, growOf, memoryMiB, nicOf, settingOf, specOf, wholeNumber } from './input.js';
 import { waitSDefault, type Io, type WaitOptions } from './io.js';
 import { historyCommand } from './history.js';
 import { copiesCommands } from './copies.js';
 import { migrateCommand } from './migrate.js';
 import { readText } from './session.js';
 import type { Column } from './table.js';
+import { settingWords } from '../../core/decide/service-class.js';
 import { haBody, haFacts, haOptions, haWord, type HaOptions } from './vm-ha.js';
 
 /** A VM is looked at so often while it is waited for, ms. */
@@ -68,6 +69,8 @@ type CreateOptions = WaitOptions &
     stopTimeout?: string;
     onCrash?: string;
     autoMove?: 'yes' | 'never';
+    cpuShares?: number;
+    class?: string;
   };
 
 export function vmCommands(program: Command, io: Io): void {
@@ -134,6 +137,7 @@ export function vmCommands(program: Command, io: Io): void {
     .option('--add-nic <spec>', 'as --nic of create', collect)
     .option('--remove-nic <nic>', 'by MAC or id', collect)
     .option('--eject', 'empty all CD drives')
+    .option('--as-class <setting>', 'what it has of its own is as its class says again', collect)
     .option('--if-generation <n>', 'only if nobody has changed it since', wholeNumber)
     .action(async (name: string, o: EditOptions) => {
       const body = await editBody(io, o);
@@ -218,6 +222,7 @@ type EditOptions = CreateOptions & {
   addNic?: string[];
   removeNic?: string[];
   eject?: true;
+  asClass?: string[];
   ifGeneration?: number;
 };
 
@@ -238,7 +243,9 @@ function createOptions(c: Command): Command {
     .option('--tag <tag>', 'may be given again', collect)
     .option('--stop-timeout <time>', 'how long a guest may take to shut down')
     .addOption(new Option('--on-crash <what>').choices(['restart', 'stop']))
-    .addOption(new Option('--auto-move <when>', 'whether balancing may move it').choices(['yes', 'never']));
+    .addOption(new Option('--auto-move <when>', 'whether balancing may move it').choices(['yes', 'never']))
+    .option('--cpu-shares <n>', 'weight where CPUs are short; 100 is usual', wholeNumber)
+    .option('--class <class>', 'its service class; what is said here itself stays its own; none for none');
   if (create) {
     c.option('--image <image>', 'its first disk is a copy of this image')
       .option('--size <size>', 'size of that first disk, e.g. 10G')
@@ -265,6 +272,8 @@ async function commonBody(o: CreateOptions): Promise<Record<string, unknown>> {
     tags: o.tag,
     onCrash: o.onCrash,
     autoMove: o.autoMove === undefined ? undefined : o.autoMove === 'yes',
+    cpuShares: o.cpuShares,
+    class: o.class === 'none' ? null : o.class,
     ha: haBody(o),
     stopTimeoutS: o.stopTimeout === undefined ? undefined : parseSeconds(o.stopTimeout, '--stop-timeout'),
     cloudInit: await cloudInitOf(o),
@@ -340,6 +349,7 @@ async function editBody(io: Io, o: EditOptions): Promise<Record<string, unknown>
       attachDisks: o.attachDisk,
       addNics: o.addNic?.map(nicOf),
       removeNics: o.removeNic,
+      asClass: o.asClass?.map(settingOf),
       ...(o.eject === true ? { cdroms: [] } : {}),
     }),
   };
@@ -412,6 +422,7 @@ function vmFacts(v: VmView): (readonly [string, string | null])[] {
     ['Generation', String(v.generation)],
     ['vCPUs', `${v.cpus}${v.cpuPct === null ? '' : `, ${Math.round(v.cpuPct)} % used`}`],
     ['Memory', formatSize(v.memoryMiB * 2 ** 20)],
+    ...classFacts(v),
     ['Firmware', v.spec.firmware],
     ['Boot', v.spec.boot.join(', ')],
     ...v.disks.map(
@@ -438,6 +449,21 @@ function vmFacts(v: VmView): (readonly [string, string | null])[] {
 
 const diskWord = (v: VmView, d: VmView['disks'][number]): string =>
   isDetached(v.spec, d.id) ? 'not in the machine' : d.state;
+
+/** What its class says, and what it has of its own. */
+function classFacts(v: VmView): (readonly [string, string | null])[] {
+  if (v.className === null) return [];
+  const by = (who: VmView['settings'][number]['by']): string =>
+    v.settings
+      .filter((s) => s.by === who)
+      .map((s) => `${settingWords[s.setting]}: ${s.text}`)
+      .join(', ');
+  return [
+    ['Class', v.className],
+    ['By its class', by('class')],
+    ['Of its own', by('own')],
+  ];
+}
 
 /** How the two copies of a disk stand; empty: it has one. */
 function copiesOf(v: VmView, d: VmView['disks'][number]): string {

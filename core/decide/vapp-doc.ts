@@ -15,9 +15,11 @@ import {
   type VappNetwork,
   type VappProperty,
 } from '../domain/vapp.js';
+import type { ClassSetting } from '../domain/service-class.js';
 import type { VmSpec } from '../domain/vm.js';
 import { vmCreateSchema, type VmCreate, type VmCreateInput, type VmPatch } from '../wire/rest.js';
 import type { VappChange, VappDoc, VappMemberDoc, VappVm } from '../wire/rest-vapp.js';
+import { cpuSharesOf, settingsAsked } from './service-class.js';
 import { referencesIn, refersTo } from './vapp-text.js';
 
 type Path = (string | number)[];
@@ -27,7 +29,7 @@ type Value = string | number | boolean;
 export interface VappContext {
   newId(): string;
   /** Null: there is none of that name or id. */
-  find(kind: 'pool' | 'image' | 'network', ref: string): string | null;
+  find(kind: 'pool' | 'image' | 'network' | 'class', ref: string): string | null;
   /** The pool of a disk that names none. @throws FlotillaError `bad-input` */
   defaultPool(): string;
   network(id: string): Network | undefined;
@@ -117,6 +119,7 @@ class Planner {
       note: doc.note ?? before?.note ?? '',
       tags: doc.tags ?? before?.tags ?? [],
       owner: doc.owner ?? before?.owner ?? '',
+      class: doc.class === undefined ? (before?.class ?? null) : this.classOf(doc.class, ['class']),
       members,
       groups,
       networks,
@@ -314,6 +317,7 @@ class Planner {
     const { ctx } = this;
     const { memory, disks, cdroms, nics, name: given, ...rest } = d;
     const name = given ?? `${vapp.name}-${member}`.slice(0, 63);
+    const cls = d.class === undefined ? vapp.class : this.classOf(d.class, [...path, 'class']);
     const ref = (kind: 'pool' | 'image', text: string, at: Path): string => {
       const found = ctx.find(kind, text);
       if (found === null) this.fault(at, `there is no ${kind} "${text}"`);
@@ -322,6 +326,7 @@ class Planner {
     const input: VmCreateInput = {
       ...rest,
       name,
+      ...(cls === null ? { class: undefined } : { class: cls }),
       memoryMiB: this.size(memory, [...path, 'memory'], true) ?? d.memoryMiB,
       disks: (disks ?? []).map(({ size, ...k }, i) => {
         const at = [...path, 'disks', i];
@@ -362,6 +367,13 @@ class Planner {
     return [this.values[p.name], doc?.value, doc?.default, this.oldSecrets[p.name]].some(
       (x) => x !== undefined,
     );
+  }
+
+  private classOf(ref: string | null, at: Path): string | null {
+    if (ref === null) return null;
+    const found = this.ctx.find('class', ref);
+    if (found === null) this.fault(at, `there is no class "${ref}"`);
+    return found;
   }
 
   private poolByDefault(at: Path): string {
@@ -406,8 +418,25 @@ class Planner {
     if (d.cloudInit !== undefined)
       put('cloudInit', canonical(spec.cloudInit), canonical(body.cloudInit), 'is another');
     if (d.cdroms !== undefined) put('cdroms', spec.cdroms, body.cdroms, 'are others');
+    const classed = d.class !== undefined || this.doc.class !== undefined;
+    const cls = classed ? (body.class ?? null) : (spec.class?.id ?? null);
+    if (cls !== (spec.class?.id ?? null)) {
+      out['class'] = cls;
+      const name = d.class === undefined ? this.doc.class : d.class;
+      this.change('change', [...path, 'class'], `VM "${spec.name}": class ${name ?? 'none'}`);
+    }
+    // What the document says itself is the VM's own, also where its class says the same today.
+    const notOwn = (s: ClassSetting): boolean => cls !== null && spec.class?.own.includes(s) !== true;
+    if (d.autoMove !== undefined && (notOwn('autoMove') || d.autoMove !== (spec.autoMove !== false)))
+      put('autoMove', null, d.autoMove, d.autoMove ? 'yes' : 'no');
+    if (d.cpuShares !== undefined && (notOwn('cpuShares') || d.cpuShares !== cpuSharesOf(spec)))
+      put('cpuShares', null, d.cpuShares, String(d.cpuShares));
     const ha = Object.fromEntries(
-      Object.entries(d.ha ?? {}).filter(([k, v]) => v !== undefined && spec.ha[k as 'enabled'] !== v),
+      Object.entries(d.ha ?? {}).filter(
+        ([k, v]) =>
+          v !== undefined &&
+          (spec.ha[k as 'enabled'] !== v || settingsAsked({ ha: { [k]: v } }).some((s) => notOwn(s))),
+      ),
     );
     if (Object.keys(ha).length > 0) {
       out['ha'] = ha;
@@ -473,6 +502,7 @@ class Planner {
       note: v.note,
       tags: v.tags,
       owner: v.owner,
+      class: v.class,
       properties: v.properties,
       rules: v.rules,
       eulas: v.eulas,
@@ -568,7 +598,7 @@ export function documentOf(
   at: {
     readonly spec: (vm: string) => VmSpec | undefined;
     readonly disks: (vm: string) => readonly Disk[];
-    readonly nameOf: (kind: 'pool' | 'image' | 'network', id: string) => string | undefined;
+    readonly nameOf: (kind: 'pool' | 'image' | 'network' | 'class', id: string) => string | undefined;
     readonly network: (id: string) => Network | undefined;
   },
   asTemplate = false,
@@ -589,7 +619,14 @@ export function documentOf(
     const spec = at.spec(m.vm);
     if (spec === undefined) return {};
     const disks = at.disks(m.vm).filter((d) => d.state !== 'deleting');
-    const { after: _, ...ha } = spec.ha;
+    const { after: _, ...haAll } = spec.ha;
+    const cls = spec.class;
+    const className = cls === undefined ? null : (at.nameOf('class', cls.id) ?? null);
+    // Of a class it says only what is its own: the class says the rest, there as here.
+    const said = (s: ClassSetting): boolean => cls === undefined || cls.own.includes(s);
+    const ha = Object.fromEntries(
+      Object.entries(haAll).filter(([k, x]) => settingsAsked({ ha: { [k]: x } }).every(said)),
+    );
     const usual = `${v.name}-${m.name}`.slice(0, 63);
     return {
       ...(spec.name === usual || asTemplate ? {} : { name: spec.name }),
@@ -632,7 +669,10 @@ export function documentOf(
       ...(spec.cloudInit === null ? {} : { cloudInit: spec.cloudInit }),
       stopTimeoutS: spec.stopTimeoutS,
       onCrash: spec.onCrash,
-      ha,
+      ...(Object.keys(ha).length === 0 ? {} : { ha }),
+      ...(spec.autoMove === undefined || !said('autoMove') ? {} : { autoMove: spec.autoMove }),
+      ...(spec.cpuShares === undefined || !said('cpuShares') ? {} : { cpuShares: spec.cpuShares }),
+      ...((cls?.id ?? null) === v.class ? {} : { class: className }),
     };
   };
   const members = (group: string | null): Record<string, VappMemberDoc> =>
@@ -653,6 +693,7 @@ export function documentOf(
     ...(v.note === '' ? {} : { note: v.note }),
     ...(v.tags.length === 0 ? {} : { tags: v.tags }),
     ...(v.owner === '' ? {} : { owner: v.owner }),
+    ...(v.class === null ? {} : { class: at.nameOf('class', v.class) ?? null }),
     properties: Object.fromEntries(
       v.properties.map(({ name, default: usual, value, choices, ...p }) => [
         name,

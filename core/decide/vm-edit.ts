@@ -5,10 +5,12 @@ import { virtualSizeBytesMax, type Image } from '../domain/image.js';
 import { ipv4InCidr, nextAddress } from '../domain/ipv4.js';
 import type { Network } from '../domain/network.js';
 import { thinPieceBytes, type Pool } from '../domain/pool.js';
+import type { ServiceClass } from '../domain/service-class.js';
 import { formatSize } from '../domain/units.js';
 import type { VmNic, VmPhase, VmSpec } from '../domain/vm.js';
 import { unique } from '../wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../wire/rest.js';
+import { createByClass, editByClass, settingsAsked } from './service-class.js';
 import { checkReach, editHa, type HaContext } from './vm-ha-edit.js';
 
 /** What an edit may look up. Each throws FlotillaError `not-found` for what is not there. */
@@ -19,6 +21,7 @@ export interface EditContext {
   /** A ready image. */
   image(ref: string): Image;
   network(ref: string): Network;
+  serviceClass(ref: string): ServiceClass;
   /** Addresses of that network given out already, in the ledger or by this edit. */
   addresses(networkId: string): ReadonlySet<string>;
   /** Other VMs. */
@@ -39,6 +42,7 @@ export interface VmEdit {
   readonly images: readonly Image[];
   readonly networks: readonly Network[];
   readonly pools: readonly Pool[];
+  readonly classes: readonly ServiceClass[];
   /** VMs whose `after` was looked at and must still stand so when it is written. */
   readonly orderedAfter: readonly string[];
 }
@@ -58,7 +62,12 @@ const badInput = (message: string, hint: string): FlotillaError =>
   new FlotillaError('bad-input', message, { hint });
 
 /** The spec of a new VM with all it needs; its disks have no node yet. */
-export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit {
+export function createVm(id: string, asked: VmCreate, ctx: EditContext): VmEdit {
+  const cls = asked.class === undefined || asked.class === null ? null : ctx.serviceClass(asked.class);
+  const { input, own } =
+    cls === null
+      ? { input: asked, own: [] }
+      : createByClass(asked, cls, (pool) => ctx.pool(pool).kind === 'thin');
   const who = `VM "${input.name}"`;
   const made = makeDisks(who, id, input.disks, [], ctx);
   const nets = makeNics(who, input.nics, [], ctx);
@@ -89,7 +98,9 @@ export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit 
     stopTimeoutS: input.stopTimeoutS,
     onCrash: input.onCrash,
     ha,
-    ...(input.autoMove ? {} : { autoMove: false }),
+    ...(input.autoMove === false ? { autoMove: false } : {}),
+    ...(input.cpuShares === undefined ? {} : { cpuShares: input.cpuShares }),
+    ...(cls === null ? {} : { class: { id: cls.id, own: [...own] } }),
   };
   return {
     spec,
@@ -100,6 +111,7 @@ export function createVm(id: string, input: VmCreate, ctx: EditContext): VmEdit 
     images: [...made.flatMap((m) => (m.image === null ? [] : [m.image])), ...cds.images],
     networks: nets.networks,
     pools: made.map((m) => m.pool),
+    classes: cls === null ? [] : [cls],
     orderedAfter: looked,
   };
 }
@@ -118,12 +130,13 @@ const offPhases: ReadonlySet<VmPhase> = new Set<VmPhase>(['creating', 'stopped',
 export function editVm(
   before: VmSpec,
   disks: readonly Disk[],
-  patch: VmPatch,
+  asked: VmPatch,
   phase: VmPhase,
   owner: string,
   ctx: EditContext,
 ): VmEdit {
   const who = `VM "${before.name}"`;
+  const { patch, ...classed } = classedEdit(before, asked, ctx);
   if (patch.firmware !== undefined && patch.firmware !== before.firmware && !offPhases.has(phase)) {
     throw new FlotillaError('needs-stop', `The firmware of ${who} cannot change while it is ${phase}`, {
       hint: `Stop it first: flotilla vm stop "${before.name}".`,
@@ -149,13 +162,15 @@ export function editVm(
     patch.cdroms === undefined ? { cdroms: before.cdroms, images: [] } : makeCdroms(who, patch.cdroms, ctx);
   const { ha, looked } = editHa(who, before.id, before.ha, patch.ha ?? {}, () => ctx.vms);
   // Not of an edit that has nothing to do with it: what stands so stays, and says that it is not protected.
-  if (ha.enabled && (patch.ha?.enabled === true || made.length > 0)) {
+  if (ha.enabled && (asked.ha?.enabled === true || !before.ha.enabled || made.length > 0)) {
     const kept = mine.filter((d) => !gone.has(d.id));
     checkReach(who, [...kept, ...made.map((m) => m.disk)], (pool) => ctx.pool(pool));
   }
 
+  const { class: _, ...rest } = before;
   const spec: VmSpec = {
-    ...before,
+    ...rest,
+    ...(classed.class === undefined ? {} : { class: classed.class }),
     name: patch.name ?? before.name,
     note: patch.note ?? before.note,
     tags: patch.tags ?? before.tags,
@@ -167,6 +182,7 @@ export function editVm(
     onCrash: patch.onCrash ?? before.onCrash,
     ha,
     ...(patch.autoMove === undefined ? {} : { autoMove: patch.autoMove }),
+    ...(patch.cpuShares === undefined ? {} : { cpuShares: patch.cpuShares }),
     cloudInit: patch.cloudInit === undefined ? before.cloudInit : patch.cloudInit,
     disks: [
       ...plugged.filter((d) => !gone.has(d.disk)),
@@ -188,6 +204,7 @@ export function editVm(
     images: [...made.flatMap((m) => (m.image === null ? [] : [m.image])), ...cds.images],
     networks: added.networks,
     pools: made.map((m) => m.pool),
+    classes: classed.classes,
     orderedAfter: looked,
   };
 }
@@ -212,6 +229,21 @@ function plug(
     const { detached: _, ...inside } = d;
     return inside;
   });
+}
+
+/** What the VM's class says to an edit that touches what classes say. @throws FlotillaError `bad-input`, `not-found` */
+function classedEdit(
+  before: VmSpec,
+  patch: VmPatch,
+  ctx: EditContext,
+): { readonly patch: VmPatch; readonly class: VmSpec['class']; readonly classes: readonly ServiceClass[] } {
+  const ref = patch.class === undefined ? (before.class?.id ?? null) : patch.class;
+  if (ref === null && patch.asClass !== undefined)
+    throw badInput(`VM "${before.name}" is of no class`, 'Name one: --class NAME.');
+  const touched = patch.class !== undefined || patch.asClass !== undefined || settingsAsked(patch).length > 0;
+  if (!touched) return { patch, class: before.class, classes: [] };
+  const cls = ref === null ? null : ctx.serviceClass(ref);
+  return { ...editByClass(before, patch, cls), classes: cls === null ? [] : [cls] };
 }
 
 /** A new disk put on the node that owns its VM, where the pool is each node's own. */

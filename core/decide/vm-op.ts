@@ -86,6 +86,7 @@ export function opVerdict(
     case 'vapp.start':
     case 'vapp.stop':
     case 'vapp.delete':
+    case 'class.update':
       return null;
   }
 }

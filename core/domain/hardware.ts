@@ -34,6 +34,8 @@ export interface Hardware {
   readonly nics: readonly HardwareNic[];
   /** A virtual watchdog that resets a guest which stops feeding it. */
   readonly watchdog: boolean;
+  /** Its weight where CPUs are short: 1 to 10,000. */
+  readonly cpuShares: number;
   /** Path of the cloud-init seed. */
   readonly seed: string | null;
 }

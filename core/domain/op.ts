@@ -40,6 +40,7 @@ export const opKindSchema = z.enum([
   'vapp.start',
   'vapp.stop',
   'vapp.delete',
+  'class.update',
 ]);
 export type OpKind = z.output<typeof opKindSchema>;
 
@@ -54,7 +55,7 @@ export const opSchema = z.object({
   id: idSchema,
   kind: opKindSchema,
   subject: z.object({
-    kind: z.enum(['vm', 'image', 'disk', 'node', 'vapp']),
+    kind: z.enum(['vm', 'image', 'disk', 'node', 'vapp', 'class']),
     id: z.union([idSchema, nodeIdSchema]),
     name: z.string(),
   }),

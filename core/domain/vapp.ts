@@ -139,6 +139,8 @@ export const vappSchema = z.object({
   tags: tagsSchema,
   /** Whose it is, in words or as a user's name. */
   owner: z.string().max(128),
+  /** The service class of those of its VMs that name no other. */
+  class: idSchema.nullable().default(null),
   members: z.array(vappMemberSchema).max(vappMembersMax),
   groups: z.array(vappGroupSchema).max(vappGroupsMax),
   networks: z.array(vappNetworkSchema).max(vappNetworksMax),

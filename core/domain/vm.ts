@@ -12,6 +12,7 @@ import {
 import { vmHaDefault, vmHaSchema } from './ha.js';
 import { errorRecordSchema } from './op.js';
 import { snapshotScheduleSchema } from './snapshot-schedule.js';
+import { cpuSharesSchema, vmClassSchema } from './service-class.js';
 import { vmVappSchema } from './vapp.js';
 
 /** What the user wants the VM's power to be. */
@@ -117,6 +118,10 @@ export const vmSpecSchema = z.object({
   autoMove: z.boolean().optional(),
   /** Snapshots that its owner takes unasked. */
   snapshots: snapshotScheduleSchema.optional(),
+  /** Its weight where CPUs are short. Absent: as usual. */
+  cpuShares: cpuSharesSchema.optional(),
+  /** The service class it is of. */
+  class: vmClassSchema.optional(),
 });
 export type VmSpec = z.output<typeof vmSpecSchema>;
 

@@ -17,6 +17,7 @@ import { ledgerValueBytesMax, parse } from '../domain/schema.js';
 import { userSchema } from '../domain/user.js';
 import { vappSchema, vappSecretSchema } from '../domain/vapp.js';
 import { ruleSchema } from '../domain/rule.js';
+import { serviceClassSchema } from '../domain/service-class.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
 import { vmSnapshotSchema } from '../domain/vm-snapshot.js';
 import { epochKey, ledgerRoot, policyKey } from './key-names.js';
@@ -101,6 +102,8 @@ export const ledger = {
   vappSecret: kind('vapp-secret', vappSecretSchema),
   /** Affinity and anti-affinity of VMs. */
   rule: kind('rule', ruleSchema),
+  /** Levels of service that VMs and vApps ask for by name. */
+  class: kind('class', serviceClassSchema),
   /** One record: the plan that evens the cluster out, and what was moved of late. */
   balance: kind('balance', balanceRecordSchema),
   /** By serial. */
@@ -120,7 +123,7 @@ export const fencingKey = (node: string): string => `${ledgerRoot}fencing/${node
 export const unique = {
   /** Names compare without case, in NFC. */
   name: (
-    of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'vapp' | 'rule',
+    of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'vapp' | 'rule' | 'class',
     name: string,
   ): string => `${ledgerRoot}name/${of}/${name.normalize('NFC').toLocaleLowerCase('en')}`,
   address: (networkId: string, address: string): string => `${ledgerRoot}address/${networkId}/${address}`,

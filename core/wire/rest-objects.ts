@@ -11,6 +11,7 @@ import { cidrSchema } from '../domain/ipv4.js';
 import { bridgeNameSchema, networkSchema } from '../domain/network.js';
 import { nodeDesiredSchema, nodeRecordSchema, nodeStateSchema, poolUseSchema } from '../domain/node.js';
 import { errorRecordSchema, opSchema } from '../domain/op.js';
+import { classSettingSchema, cpuSharesSchema } from '../domain/service-class.js';
 import { pathSchema, poolKindSchema, poolSchema } from '../domain/pool.js';
 import {
   idSchema,
@@ -132,6 +133,8 @@ export const vmRowSchema = z
     error: errorRecordSchema.nullable(),
     /** How it stands with high availability. */
     ha: vmProtectionSchema,
+    /** Name of its service class. */
+    className: z.string().nullable(),
   })
   .meta({ id: 'VmRow' });
 export type VmRow = z.output<typeof vmRowSchema>;
@@ -145,6 +148,14 @@ export const vmViewSchema = vmRowSchema
     disks: z.array(diskSchema),
     /** Names of the VMs in `spec.ha.after` that there are. */
     afterNames: z.array(z.string()),
+    /** How it is set, and by whom where it is of a class: `vm` where the class says nothing of it. */
+    settings: z.array(
+      z.object({
+        setting: classSettingSchema,
+        text: z.string(),
+        by: z.enum(['class', 'own', 'vm']),
+      }),
+    ),
     /** What is odd about it, in words. */
     problems: z.array(z.string()),
   })
@@ -362,8 +373,11 @@ export const vmCreateSchema = z
     stopTimeoutS: vmShape.stopTimeoutS.default(stopTimeoutSDefault),
     onCrash: vmShape.onCrash.default('restart'),
     ha: vmHaInputSchema.default({}),
-    /** False: balancing never moves it. */
-    autoMove: z.boolean().default(true),
+    /** False: balancing never moves it. Nothing: as its class says, or it may. */
+    autoMove: z.boolean().optional(),
+    cpuShares: cpuSharesSchema.optional(),
+    /** The service class it is of: what is said here itself stays its own. */
+    class: refSchema.nullable().optional(),
     /** The node that shall own it; else the least loaded one that fits. */
     node: nodeIdSchema.optional(),
   })
@@ -389,6 +403,11 @@ export const vmPatchSchema = z
     onCrash: vmShape.onCrash.optional(),
     ha: vmHaInputSchema.optional(),
     autoMove: z.boolean().optional(),
+    cpuShares: cpuSharesSchema.optional(),
+    /** The service class it is of; null: none, and all stays as it is. */
+    class: refSchema.nullable().optional(),
+    /** Settings of its own that its class is to say again. */
+    asClass: z.array(classSettingSchema).min(1).max(16).optional(),
     /** Replaced as a whole; null: none. */
     cloudInit: newCloudInitSchema.nullable().optional(),
     addDisks: z.array(newDiskSchema).min(1).max(24).optional(),

@@ -64,6 +64,11 @@ export const vappVmSchema = z
       .partial()
       .optional(),
     node: create.node,
+    /** Balancing may move it. */
+    autoMove: create.autoMove,
+    cpuShares: create.cpuShares,
+    /** The service class it is of, in place of the vApp's; null: none. */
+    class: create.class,
   })
   .meta({ id: 'VappVm' });
 export type VappVm = z.output<typeof vappVmSchema>;
@@ -105,6 +110,8 @@ export const vappDocSchema = z
     note: noteSchema.optional(),
     tags: tagsSchema.optional(),
     owner: vappSchema.shape.owner.optional(),
+    /** The service class of its VMs that name no other; null: none. */
+    class: refSchema.nullable().optional(),
     properties: z
       .record(
         vappPropertyNameSchema,
@@ -197,6 +204,8 @@ export const vappViewSchema = z
     networks: z.array(
       vappSchema.shape.networks.element.extend({ networkName: z.string(), subnet: z.string().nullable() }),
     ),
+    /** Name of the service class of its VMs that name no other. */
+    className: z.string().nullable(),
     /** All of it, in a word. */
     state: z.enum(['making', 'running', 'partly', 'stopped', 'deleting']),
     /** Operations on it that are not finished. */

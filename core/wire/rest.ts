@@ -55,6 +55,7 @@ import { peopleRoutes } from './rest-people.js';
 import { at, nothingSchema, strict, type RestRoute } from './rest-route.js';
 import { snapshotRoutes } from './rest-snapshots.js';
 import { vappRoutes } from './rest-vapp-routes.js';
+import { classRoutes } from './rest-class.js';
 
 import { notifyPatchSchema, notifyTestViewSchema, notifyViewSchema } from './rest-notify.js';
 import { historySpanSchema, historyViewSchema } from '../domain/history.js';
@@ -72,6 +73,7 @@ export * from './rest-users.js';
 export type { RestRoute } from './rest-route.js';
 export type { HistoryView } from '../domain/history.js';
 export * from './rest-vapp.js';
+export type { ClassChanged, ClassView } from './rest-class.js';
 
 /** What an accepted change of a VM answers: the operation to follow, and the VM as it now is. */
 export const vmChangeSchema = z
@@ -485,6 +487,7 @@ export const rest = {
   },
   ...snapshotRoutes,
   ...vappRoutes,
+  ...classRoutes,
   diskList: {
     method: 'get',
     path: '/disks',

@@ -373,6 +373,14 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
           `<currentMemory unit="MiB">${kib / 1024}<`,
         );
       }),
+    setCpuTune: (d, { shares }) =>
+      answer(() => {
+        const dom = host.active(d);
+        const tune = `<cputune><shares>${shares}</shares></cputune>`;
+        dom.xml = dom.xml.includes('<cputune>')
+          ? dom.xml.replace(/<cputune>.*?<\/cputune>/s, tune)
+          : dom.xml.replace('</vcpu>', `</vcpu>${tune}`);
+      }),
     attachDevice: (d, xml) =>
       answer(() => {
         const dom = host.active(d);

@@ -588,6 +588,7 @@ export class SimNode {
           'setMetadata',
           'setVcpus',
           'setMemory',
+          'setCpuTune',
           'attachDevice',
           'detachDevice',
           'blockResize',

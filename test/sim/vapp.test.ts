@@ -36,6 +36,7 @@ function shop(o: { readonly memoryMiB?: number } = {}): Vapp {
     groups: [],
     networks: [],
     properties: [],
+    class: null,
     rules: [{ kind: 'apart', must: true, over: 'node', members: ['db', 'app'] }],
     eulas: [],
     cpuAllocation: null,

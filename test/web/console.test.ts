@@ -118,6 +118,7 @@ async function power(node: NodeName, uuid: string): Promise<void> {
       cdroms: [],
       nics: [],
       watchdog: false,
+      cpuShares: 100,
       seed: null,
     },
   });

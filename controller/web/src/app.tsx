@@ -16,6 +16,7 @@ import { useEffect, useState, type ReactNode } from 'react';
 import { Link, Route, Switch, useLocation } from 'wouter';
 import { formatSpan } from '../../../core/domain/units';
 import { BalancePage } from './balance';
+import { ClassesPage } from './classes';
 import { HaPage } from './ha';
 import { ImagesPage } from './images';
 import { useAll, useCluster, useLink } from './live';
@@ -48,6 +49,7 @@ const places: readonly (readonly [string, string])[] = [
   ['/images', 'Images'],
   ['/ha', 'High availability'],
   ['/balance', 'Balance'],
+  ['/classes', 'Classes'],
   ['/ops', 'Operations'],
   ['/tokens', 'Access'],
 ];
@@ -156,6 +158,7 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/images" component={ImagesPage} />
       <Route path="/ha" component={HaPage} />
       <Route path="/balance" component={BalancePage} />
+      <Route path="/classes" component={ClassesPage} />
       <Route path="/ops" component={OpsPage} />
       <Route path="/tokens" component={TokensPage} />
       <Route path="/users" component={UsersPage} />

@@ -62,6 +62,11 @@ export function VappPage({ id, tab }: { readonly id: string; readonly tab: strin
       note={
         <>
           {v.note !== '' && <Text>{v.note}</Text>}
+          {v.className !== null && (
+            <Text size="sm">
+              Service class <To to="/classes">{v.className}</To>
+            </Text>
+          )}
           {open !== undefined && (
             <Alert variant="light" title={open.kind} role="status">
               {open.step === '' ? open.state : open.step}

@@ -1,5 +1,6 @@
 import {
   Button,
+  Checkbox,
   Group,
   NumberInput,
   Select,
@@ -12,8 +13,10 @@ import {
   Textarea,
 } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
+import { cpuSharesOf, settingWords } from '../../../core/decide/service-class';
+import type { ClassSetting } from '../../../core/domain/service-class';
 import type { RestCall, VmView } from '../../../core/wire/rest';
-import { call, saw, useDo } from './api';
+import { call, saw, useAsked, useDo } from './api';
 import { Refusal } from './parts';
 
 type Patch = RestCall<'vmPatch'>['body'];
@@ -29,6 +32,11 @@ export function EditVm({ vm }: { readonly vm: VmView }): ReactNode {
   const [ha, setHa] = useState(spec.ha.enabled);
   const [priority, setPriority] = useState(spec.ha.priority);
   const [onHang, setOnHang] = useState(spec.ha.onHang);
+  const [cls, setCls] = useState(vm.className ?? '');
+  const [cpuShares, setCpuShares] = useState(cpuSharesOf(spec));
+  const [asClass, setAsClass] = useState<ClassSetting[]>([]);
+  const classes = useAsked('classList', {}, '').value?.items ?? [];
+  const own = spec.class?.own ?? [];
   const [autoMove, setAutoMove] = useState(spec.autoMove !== false);
   const { busy, refused, run } = useDo();
   const haBody = {
@@ -42,6 +50,9 @@ export function EditVm({ vm }: { readonly vm: VmView }): ReactNode {
     ...(tags.join() === spec.tags.join() ? {} : { tags }),
     ...(cpus === spec.cpus ? {} : { cpus }),
     ...(memoryMiB === spec.memoryMiB ? {} : { memoryMiB }),
+    ...(cls === (vm.className ?? '') ? {} : { class: cls === '' ? null : cls }),
+    ...(cpuShares === cpuSharesOf(spec) ? {} : { cpuShares }),
+    ...(asClass.length === 0 ? {} : { asClass }),
     ...(autoMove === (spec.autoMove !== false) ? {} : { autoMove }),
     ...(Object.keys(haBody).length === 0 ? {} : { ha: haBody }),
   };
@@ -105,6 +116,36 @@ export function EditVm({ vm }: { readonly vm: VmView }): ReactNode {
           checked={autoMove}
           onChange={(e) => setAutoMove(e.currentTarget.checked)}
         />
+        <NumberInput
+          label="Weight where CPUs are short (100 is usual)"
+          min={1}
+          max={10_000}
+          value={cpuShares}
+          onChange={(v) => setCpuShares(Number(v))}
+        />
+        {classes.length > 0 && (
+          <Select
+            label="Service class"
+            description="What is set here itself stays its own, whatever the class says."
+            data={[{ value: '', label: 'None' }, ...classes.map((c) => ({ value: c.name, label: c.name }))]}
+            value={cls}
+            allowDeselect={false}
+            onChange={(v) => setCls(v ?? '')}
+          />
+        )}
+        {cls !== '' && own.length > 0 && (
+          <Checkbox.Group
+            label="Of its own; ticked ones become as the class says"
+            value={asClass}
+            onChange={(v) => setAsClass(own.filter((s) => v.includes(s)))}
+          >
+            <Group>
+              {own.map((s) => (
+                <Checkbox key={s} value={s} label={settingWords[s]} />
+              ))}
+            </Group>
+          </Checkbox.Group>
+        )}
         <Refusal of={refused} />
         <Group>
           <Button type="submit" loading={busy} disabled={!changed}>

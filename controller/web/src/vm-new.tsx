@@ -12,9 +12,11 @@ import {
 } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { useLocation } from 'wouter';
+import { settingText, settingWords } from '../../../core/decide/service-class';
+import type { ClassSetting } from '../../../core/domain/service-class';
 import type { RestCall } from '../../../core/wire/rest';
 import { apiRoot } from '../../../core/wire/rest';
-import { call, newKey, saw, useDo } from './api';
+import { call, newKey, saw, useAsked, useDo } from './api';
 import { useAll } from './live';
 import { Page, Refusal, SameAs } from './parts';
 
@@ -31,6 +33,7 @@ interface Form {
   readonly network: string;
   readonly user: string;
   readonly sshKeys: string;
+  readonly cls: string;
   readonly ha: boolean;
   readonly node: string;
   readonly start: boolean;
@@ -47,6 +50,7 @@ const empty: Form = {
   network: '',
   user: '',
   sshKeys: '',
+  cls: '',
   ha: false,
   node: '',
   start: true,
@@ -75,6 +79,7 @@ function bodyOf(f: Form): Body {
     ...(f.user === '' && f.sshKeys === ''
       ? {}
       : { cloudInit: { ...(f.user === '' ? {} : { user: f.user }), sshKeys: lines(f.sshKeys) } }),
+    ...(f.cls === '' ? {} : { class: f.cls }),
     ...(f.ha ? { ha: { enabled: true } } : {}),
     ...(f.node === '' ? {} : { node: f.node }),
     power: f.start ? 'running' : 'stopped',
@@ -98,6 +103,7 @@ function cliOf(f: Form): string {
     ...(f.network === '' ? [] : [`--nic ${word(f.network)}`]),
     ...(f.user === '' ? [] : [`--user ${word(f.user)}`]),
     ...(lines(f.sshKeys).length === 0 ? [] : ['--ssh-key KEYS.pub']),
+    ...(f.cls === '' ? [] : [`--class ${word(f.cls)}`]),
     ...(f.ha ? ['--ha on'] : []),
     ...(f.node === '' ? [] : [`--node ${f.node}`]),
     ...(f.start ? ['--start'] : []),
@@ -261,12 +267,26 @@ function Guest({ f, set }: PartProps): ReactNode {
 
 function Place({ f, set }: PartProps): ReactNode {
   const nodes = useAll('node').filter((n) => !n.record.witness);
+  const classes = useAsked('classList', {}, '').value?.items ?? [];
+  const said = classes.find((c) => c.name === f.cls)?.settings ?? {};
   return (
     <Fieldset legend="Where, and how safe">
       <Stack>
+        {classes.length > 0 && (
+          <Select
+            label="Service class"
+            description={Object.entries(said)
+              .map(([k, v]) => `${settingWords[k as ClassSetting]}: ${settingText(v)}`)
+              .join(', ')}
+            data={[{ value: '', label: 'None' }, ...classes.map((c) => ({ value: c.name, label: c.name }))]}
+            value={f.cls}
+            allowDeselect={false}
+            onChange={(v) => set({ cls: v ?? '' })}
+          />
+        )}
         <Switch
           label="Start it on another node when its own fails"
-          description="Needs disks on a shared pool, or on two nodes."
+          description={`Needs disks on a shared pool, or on two nodes.${said.ha === undefined ? '' : ' Off: as the class says.'}`}
           checked={f.ha}
           onChange={(e) => set({ ha: e.currentTarget.checked })}
         />

@@ -3,6 +3,7 @@ import type { ReactNode } from 'react';
 import { copyLine } from '../../../core/domain/copy-words';
 import { isReplicated } from '../../../core/domain/disk';
 import { isDetached } from '../../../core/domain/vm';
+import { settingWords } from '../../../core/decide/service-class';
 import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
@@ -106,6 +107,7 @@ function Summary({ vm }: { readonly vm: VmView }): ReactNode {
           ['Host name', vm.hostname ?? 'not known'],
           ['Guest agent', vm.guestAgent ? 'answers' : 'does not answer'],
           ['Firmware', vm.spec.firmware.toUpperCase()],
+          ['Class', vm.className === null ? 'none' : <To to="/classes">{vm.className}</To>],
           ['Tags', vm.tags.length === 0 ? 'none' : vm.tags.join(', ')],
           ['Heard of it', <Age ms={vm.heardMs} />],
           stats !== null && [
@@ -223,6 +225,21 @@ function Protection({ vm }: { readonly vm: VmView }): ReactNode {
           ],
         ]}
       />
+      {vm.className !== null && (
+        <Rows
+          label="Service class"
+          head={['Setting', 'Is', 'Said by']}
+          none="The class says nothing."
+          rows={vm.settings.map((s) => ({
+            key: s.setting,
+            cells: [
+              settingWords[s.setting],
+              s.text,
+              s.by === 'class' ? `class ${vm.className}` : s.by === 'own' ? 'its own' : 'not by the class',
+            ],
+          }))}
+        />
+      )}
     </Stack>
   );
 }

@@ -286,6 +286,8 @@ await t.test('vCPUs, memory, disk size, metadata', async (t) => {
   t.equal(await n1.virsh('vcpucount', '--config', '--maximum', 'alpha'), '4');
   await fails('invalid-argument', h1.setVcpus(uuid, 9, { live: true }));
 
+  await h1.setCpuTune(uuid, { shares: 300 }, { config: true });
+  t.match(await h1.xml(uuid, { inactive: true }), /<shares>300</);
   await h1.setMemory(uuid, 98304, { config: true });
   t.match(await h1.xml(uuid, { inactive: true }), /<currentMemory unit='KiB'>98304</);
   await h1.setMemory(uuid, 262144, { config: true, maximum: true });

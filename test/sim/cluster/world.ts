@@ -7,6 +7,7 @@ import type { Op, OpKind } from '../../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
 import type { Replica } from '../../../core/domain/replica.js';
 import { firstOwn } from '../../../core/decide/vm-make.js';
+import type { ServiceClass } from '../../../core/domain/service-class.js';
 import type { Vapp } from '../../../core/domain/vapp.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
 import { epochKey, ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
@@ -491,6 +492,12 @@ export class World {
     return this.#ask(kind, vapp, { phase: kind.slice('vapp.'.length) }, 'vapp');
   }
 
+  /** A class as the API writes it, with the operation by which its VMs follow. @returns the op */
+  changeClass(cls: ServiceClass): string {
+    this.voters.store.poke(kinds.class.key(cls.id), writeRecord(kinds.class, cls));
+    return this.#ask('class.update', cls.id, {}, 'class');
+  }
+
   cancel(op: string): void {
     this.voters.store.poke(kinds.op.key(op), JSON.stringify({ ...this.op(op), cancelAsked: true }));
   }
@@ -512,7 +519,7 @@ export class World {
     this.voters.store.poke(kinds.op.key(id), JSON.stringify({ ...this.op(id), state: 'done' }));
   }
 
-  #ask(kind: OpKind, subject: string, args: Op['args'] = {}, of: 'vm' | 'node' | 'vapp' = 'vm'): string {
+  #ask(kind: OpKind, subject: string, args: Op['args'] = {}, of: Op['subject']['kind'] = 'vm'): string {
     const id = this.rng.uuid();
     const now = this.wallMs;
     const op: Op = {

@@ -19,6 +19,7 @@ const hardware: Hardware = {
   cdroms: ['/i/a.iso', null],
   nics: [{ id: 'n1', mac: '02:f1:00:00:00:01', bridge: 'br0', model: 'virtio' }],
   watchdog: true,
+  cpuShares: 250,
   seed: '/seeds/x.iso',
 };
 const plan = {

@@ -14,6 +14,7 @@ const base: Hardware = {
   cdroms: [null],
   nics: [{ id: 'n1', mac: '02:00:00:00:00:01', bridge: 'br0', model: 'virtio' }],
   watchdog: false,
+  cpuShares: 100,
   seed: null,
 };
 
@@ -66,6 +67,8 @@ function after(h: Hardware, s: HotStep): Hardware {
       return { ...h, cpus: s.cpus };
     case 'set-memory':
       return { ...h, memoryMiB: s.memoryMiB };
+    case 'set-cpu-shares':
+      return { ...h, cpuShares: s.cpuShares };
   }
 }
 
@@ -100,6 +103,7 @@ await t.test(
         { selector: (n) => n.mac },
       ),
       watchdog: fc.constant(false),
+      cpuShares: fc.constantFrom(100, 300),
       seed: fc.constant(null),
     });
     fc.assert(

@@ -29,6 +29,9 @@ function context(taken: string[] = []): EditContext {
       throw new FlotillaError('not-found', ref, { hint: '' });
     },
     network: () => network,
+    serviceClass: (ref) => {
+      throw new FlotillaError('not-found', ref, { hint: '' });
+    },
     addresses: () => new Set(taken),
     vms: {
       find: (ref) => ref,
