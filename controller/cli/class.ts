@@ -5,7 +5,7 @@ import {
   type ClassSetting,
   type ClassSettings,
 } from '../../core/domain/service-class.js';
-import type { ClassChanged, ClassView, RestCall } from '../../core/wire/rest.js';
+import type { ClassChanged, ClassView } from '../../core/wire/rest.js';
 import { collect, settingOf, wholeNumber } from './input.js';
 import type { Io, WaitOptions } from './io.js';
 import { table, type Column } from './table.js';
@@ -112,9 +112,7 @@ export function classCommands(program: Command, io: Io): void {
     .argument('<name>')
     .action(async (name: string, o: SettingOptions) => {
       const body = { name, ...defined({ note: o.note }), settings: settingsBody(o) };
-      const c = await (
-        await io.client()
-      ).call('classCreate', { body: body as RestCall<'classCreate'>['body'] });
+      const c = await (await io.client()).call('classCreate', { body });
       io.show(c, () => `The class ${c.name} is made. VMs take it by --class ${c.name}.`);
     });
   waiting(settingOptions(cls.command('edit')))
