@@ -5,6 +5,7 @@ import { readEnvelope } from '../../core/ovf/envelope.js';
 import { readManifest, type Digest } from '../../core/ovf/manifest.js';
 import type { OvfFile, OvfPackage } from '../../core/ovf/model.js';
 import { decoded } from '../../core/ovf/references.js';
+import { goesWithPreview } from '../../core/ovf/sent.js';
 import { stringFileRefs } from '../../core/ovf/strings.js';
 import {
   attribute,
@@ -16,7 +17,7 @@ import {
   type XmlElement,
 } from '../../core/ovf/xml.js';
 import { verifyCertificate, type Signer } from './certificate.js';
-import { bytesOf, findShelf, type Piece, type Shelf } from './shelf.js';
+import { bytesOf, findShelf, type Piece, type SentFile, type Shelf } from './shelf.js';
 import { decodeXml, readXml, xmlBytesMax } from './xml-reader.js';
 
 /** Manifests and certificates are lists of lines. */
@@ -77,6 +78,10 @@ export class OvfArchive {
   /** @throws FlotillaError `bad-input`: it cannot be read, or is neither */
   static async open(file: string): Promise<OvfArchive> {
     return new OvfArchive(await findShelf(file));
+  }
+
+  static of(shelf: Shelf): OvfArchive {
+    return new OvfArchive(shelf);
   }
 
   /**
@@ -153,6 +158,26 @@ export class OvfArchive {
       for (const { d, hash } of hashes)
         if (hash.digest('hex') !== d.hex) throw this.#another(this.#manifestName, d);
     }
+  }
+
+  /** What is sent of it to be looked into elsewhere: all names, and the content of what is small. */
+  async small(report: Pick<PackageReport, 'files'>): Promise<SentFile[]> {
+    const { kind, names, descriptor } = this.#shelf;
+    const base = descriptor.replace(/\.ovf$/i, '');
+    // In a folder there may be other things beside it.
+    const all =
+      kind === 'ova'
+        ? names
+        : [descriptor, `${base}.mf`, `${base}.cert`, ...report.files.flatMap((f) => f.names)];
+    const out: SentFile[] = [];
+    for (const name of new Set(all)) {
+      const piece = await this.#shelf.piece(name);
+      if (piece === null) continue;
+      const { sizeBytes } = piece;
+      const content = goesWithPreview(name, sizeBytes) ? await this.#whole(name, xmlBytesMax) : null;
+      out.push({ name, sizeBytes, content });
+    }
+    return out;
   }
 
   #another(manifest: string, d: Digest): FlotillaError {
@@ -321,7 +346,7 @@ export class OvfArchive {
             'It was packed incompletely: get it again.',
           );
         unverified.push(d.file);
-      } else if (o.verify || !large.has(name ?? '')) pieces.set(d, piece);
+      } else if (piece.sent !== null && (o.verify || !large.has(name ?? ''))) pieces.set(d, piece);
       else {
         unverified.push(d.file);
         const here = piece.name;

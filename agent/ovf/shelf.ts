@@ -2,7 +2,7 @@ import { open, readdir, realpath, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { FlotillaError } from '../../core/domain/error.js';
 import { refusal, shown } from '../../core/ovf/xml.js';
-import { listTar } from './tar.js';
+import { listTar } from '../../core/ovf/tar.js';
 
 /** One read. */
 const readBytes = 1024 * 1024;
@@ -15,6 +15,8 @@ export interface Piece {
   readonly path: string;
   readonly offset: number;
   readonly sizeBytes: number;
+  /** Of a package that lies elsewhere, what was sent of it; null: this file was not sent. */
+  readonly sent?: Uint8Array | null;
 }
 
 /** The files of a package by name, in an archive or in a folder. */
@@ -35,6 +37,11 @@ export interface Shelf {
  * @param from - byte to begin at
  */
 export async function* bytesOf(piece: Piece, from: number): AsyncGenerator<Buffer> {
+  if (piece.sent !== undefined) {
+    if (piece.sent === null) throw refusal(piece.name, null, 'its content was not sent', 'Send it with the descriptor.');
+    yield Buffer.from(piece.sent.subarray(from));
+    return;
+  }
   await using handle = await open(piece.path, 'r');
   const buffer = Buffer.allocUnsafe(Math.min(readBytes, Math.max(1, piece.sizeBytes - from)));
   for (let at = from; at < piece.sizeBytes;) {
@@ -103,6 +110,29 @@ async function descriptorOf(folder: string): Promise<string> {
 /** macOS puts what it knows of each file beside it. */
 const isFork = (name: string): boolean => path.posix.basename(name).startsWith('._');
 
+/** A file of a package that lies elsewhere, `content` where it was sent: the descriptor, lists, texts. */
+export interface SentFile {
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly content: Uint8Array | null;
+}
+
+/**
+ * A package of which only the small files were sent.
+ *
+ * @throws FlotillaError `bad-input`
+ */
+export function sentShelf(kind: Shelf['kind'], name: string, files: readonly SentFile[]): Shelf {
+  const pieces = files.map((f): Piece => ({
+    name: f.name,
+    path: '',
+    offset: 0,
+    sizeBytes: f.content?.length ?? f.sizeBytes,
+    sent: f.content,
+  }));
+  return shelfOf(kind, name, pieces);
+}
+
 async function archiveShelf(file: string, sizeBytes: number): Promise<Shelf> {
   const name = path.basename(file);
   await using handle = await open(file, 'r');
@@ -115,22 +145,30 @@ async function archiveShelf(file: string, sizeBytes: number): Promise<Shelf> {
     },
     sizeBytes,
   );
-  const found = entries.filter((e) => /\.ovf$/i.test(e.name) && !isFork(e.name));
+  return shelfOf(
+    'ova',
+    name,
+    entries.map((e) => ({ ...e, path: file })),
+  );
+}
+
+function shelfOf(kind: Shelf['kind'], name: string, pieces: readonly Piece[]): Shelf {
+  const found = pieces.filter((e) => /\.ovf$/i.test(e.name) && !isFork(e.name));
   const [descriptor] = found;
   if (descriptor === undefined || found.length > 1)
     throw refusal(
       name,
       null,
       found.length === 0 ? 'there is no .ovf in it' : `there are ${found.length} .ovf files in it`,
-      'An OVA holds one descriptor.',
+      'A package holds one descriptor.',
     );
-  const byName = new Map(entries.map((e): [string, Piece] => [e.name, { ...e, path: file }]));
+  const byName = new Map(pieces.map((e) => [e.name, e]));
   const folder = path.posix.dirname(descriptor.name);
   return {
-    kind: 'ova',
+    kind,
     name,
     descriptor: descriptor.name,
-    names: entries.map((e) => e.name).filter((n) => !isFork(n)),
+    names: pieces.map((e) => e.name).filter((n) => !isFork(n)),
     piece: (n) => Promise.resolve(byName.get(path.posix.join(folder, n)) ?? byName.get(n) ?? null),
   };
 }

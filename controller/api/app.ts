@@ -23,6 +23,7 @@ import { accessOf, streamAccess } from '../../core/wire/access.js';
 import {
   apiBodyBytesMax,
   apiRoot,
+  packageBodyBytesMax,
   idempotencyHeader,
   idempotencyKeySchema,
   problemSchema,
@@ -48,6 +49,7 @@ import { historyHandlers } from './history.js';
 import { exported } from './exports.js';
 import { eventStream, kindsOf } from './events.js';
 import { Images } from './images.js';
+import { importHandlers } from './imports.js';
 import { networkHandlers } from './networks.js';
 import { descriptionOf, documentText } from './openapi.js';
 import { notifyHandlers } from './notify.js';
@@ -152,18 +154,20 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
   app.use(`${apiRoot}/*`, auth, loggedIn, sameSite);
   const images = new Images(deps);
   streams(app, deps, images);
-  app.use(
-    `${apiRoot}/*`,
+  const limited = (maxSize: number) =>
     bodyLimit({
-      maxSize: apiBodyBytesMax,
+      maxSize,
       onError: () => {
         throw new FlotillaError('too-large', 'The body of the request is too large', {
-          hint: `Send at most ${apiBodyBytesMax} bytes; images go to ${restStreams.imageContent}.`,
+          hint: `Send at most ${maxSize} bytes; images go to ${restStreams.imageContent}.`,
         });
       },
-    }),
-  );
+    });
+  const [usual, packages] = [limited(apiBodyBytesMax), limited(packageBodyBytesMax)];
+  const packagePaths = new Set([rest.importPreview, rest.importMake].map((r) => apiRoot + r.path));
+  app.use(`${apiRoot}/*`, (c, next) => (packagePaths.has(c.req.path) ? packages : usual)(c, next));
   tellCluster(view, deps.version);
+  const vapps = vappHandlers(deps);
   const handlers: Handlers = {
     ...clusterHandlers(deps),
     ...haHandlers(deps),
@@ -177,8 +181,9 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...ruleHandlers(deps),
     ...vmHandlers(deps),
     ...snapshotHandlers(deps),
-    ...vappHandlers(deps),
     ...classHandlers(deps),
+    ...vapps,
+    ...importHandlers(deps, vapps.vappApply),
     ...images.handlers(),
     ...poolHandlers(deps),
     ...networkHandlers(deps),

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import path from 'node:path';
 import { pipeline, Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createGunzip } from 'node:zlib';
@@ -7,19 +8,13 @@ import { parse as parseYaml } from 'yaml';
 import { OvfArchive, type PackageFile, type PackageReport } from '../../agent/ovf/package.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { formatSize } from '../../core/domain/units.js';
-import {
-  planImport,
-  type ImportPlan,
-  type PlannedImage,
-  type PlannedVm,
-  type Stage,
-} from '../../core/ovf/plan.js';
-import { vappOf } from '../../core/ovf/vapp.js';
-import type { ImageView, NetworkView, RestCall } from '../../core/wire/rest.js';
+import { unpackedBytesMax } from '../../core/ovf/model.js';
+import type { ImageView, ImportPreview, RestCall } from '../../core/wire/rest.js';
 import { imageEntry, sendImage } from './image.js';
 import { collect } from './input.js';
 import type { Io, WaitOptions } from './io.js';
 import { readText } from './session.js';
+import { plain } from './table.js';
 import { defined, waiting } from './vm.js';
 
 type Options = WaitOptions & {
@@ -36,6 +31,8 @@ type Options = WaitOptions & {
   start?: true;
   preview?: true;
 };
+
+type Body = RestCall<'importMake'>['body'];
 
 /** A guest is asked so often whether it answers, ms. */
 const lookMs = 1_000;
@@ -64,19 +61,23 @@ export function ovfImportCommand(parent: Command, io: Io): void {
     .option('--start', 'start them in their order')
     .action(async (file: string, o: Options) => {
       const archive = await OvfArchive.open(file);
-      const report = await read(io, archive, o);
-      const plan = planImport(report, await choices(io, report, o));
-      if (plan.refusals.length > 0)
-        throw new FlotillaError(
-          'unsupported',
-          `${report.file} cannot be imported: ${plan.refusals.join('; ')}`,
-          {
-            hint: 'Nothing was made.',
-            details: { refusals: plan.refusals },
-          },
-        );
+      const report = await archive.report({
+        ...(o.deploymentOption === undefined ? {} : { configuration: o.deploymentOption }),
+        // Disks are checked as they are sent.
+        verify: false,
+        nowMs: Date.now(),
+        signal: io.terminal.signal,
+      });
+      const body = await bodyOf(io, archive, report, o);
+      const preview = await (await io.client()).call('importPreview', { body });
+      const stands = preview.problems.filter((p) => p.about !== 'licence').map((p) => p.text);
+      if (stands.length > 0)
+        throw new FlotillaError('unsupported', `${report.file} cannot be imported: ${stands.join('; ')}`, {
+          hint: 'Nothing was made.',
+          details: { refusals: stands },
+        });
       if (o.preview === true) {
-        io.show(shownPlan(plan), () => planText(plan));
+        io.show(preview, () => planText(preview));
         return;
       }
       if (report.eulas.length > 0 && o.acceptEulas !== true)
@@ -84,22 +85,40 @@ export function ovfImportCommand(parent: Command, io: Io): void {
           `The package has ${report.eulas.length} licences to accept`,
           `Read them: flotilla ovf inspect ${file} --json; then give --accept-eulas.`,
         );
-      io.say(`${planText(plan)}\n\n`);
-      await new Import(io, archive, report, o).run(plan);
-      io.show(shownPlan(plan), () => `Made: ${plan.vms.map((v) => v.body.name).join(', ')}`);
+      io.say(`${planText(preview)}\n\n`);
+      await new Import(io, archive, report, o).run(body, preview);
+      io.show(preview, () => `Made: ${preview.vms.map((v) => v.name).join(', ')}`);
     });
 }
 
-/** Reads the package but for its disks, which are checked as they are sent. */
-async function read(io: Io, archive: OvfArchive, o: Options): Promise<PackageReport> {
-  const options = {
-    ...(o.deploymentOption === undefined ? {} : { configuration: o.deploymentOption }),
-    verify: false,
-    nowMs: Date.now(),
-    signal: io.terminal.signal,
-  };
-  const first = await archive.report(options);
-  return archive.report({ ...options, values: await valuesOf(io, first, o) });
+/** What the API is told of the package and of what is wished. */
+async function bodyOf(io: Io, archive: OvfArchive, report: PackageReport, o: Options): Promise<Body> {
+  const files = await archive.small(report);
+  return defined({
+    file: path.basename(report.file),
+    kind: report.kind,
+    files: files.map((f) => ({
+      name: f.name,
+      sizeBytes: f.sizeBytes,
+      ...(f.content === null ? {} : { content: Buffer.from(f.content).toString('base64') }),
+    })),
+    deploymentOption: o.deploymentOption,
+    networks: Object.fromEntries(
+      (o.network ?? []).map((text) => {
+        const [theirs, ours] = pair(text, '--network', 'THEIRS=OURS');
+        return [theirs, ours === 'none' ? null : ours];
+      }),
+    ),
+    properties: Object.fromEntries(await valuesOf(io, report, o)),
+    prefix: o.prefix,
+    pool: o.pool,
+    node: o.node,
+    vapp: o.asVapp,
+    acceptEulas: o.acceptEulas === true,
+    keepImages: o.keepImages === true,
+    // Several VMs beside each other are started here, one after the other.
+    start: o.start === true && o.asVapp !== undefined,
+  }) as Body;
 }
 
 async function valuesOf(io: Io, report: PackageReport, o: Options): Promise<Map<string, string>> {
@@ -144,60 +163,27 @@ function pair(text: string, option: string, form: string): [string, string] {
   throw usage(`${option} "${text.slice(0, 60)}" is not ${form}`, `e.g. ${option} ${form}`);
 }
 
-async function choices(io: Io, report: PackageReport, o: Options): Promise<Parameters<typeof planImport>[1]> {
-  const ours: NetworkView[] = [];
-  for await (const page of (await io.client()).all('networkList', {})) ours.push(...page.items);
-  const networks = new Map<string, string | null>();
-  const named = [
-    ...report.networks.map((n) => n.name),
-    ...report.systems.flatMap((s) => s.nics.map((n) => n.network)),
-  ];
-  for (const name of named) if (name !== null && ours.some((n) => n.name === name)) networks.set(name, name);
-  for (const text of o.network ?? []) {
-    const [theirs, one] = pair(text, '--network', 'THEIRS=OURS');
-    if (!named.includes(theirs))
-      throw usage(`The package has no network "${theirs}"`, `It has: ${[...new Set(named)].join(', ')}.`);
-    networks.set(theirs, one === 'none' ? null : one);
-  }
-  return {
-    networks,
-    prefix: o.prefix,
-    present: new Set(report.files.filter((f) => f.names.length > 0).map((f) => f.id)),
-    tag: `ovf-${report.descriptorSha256.slice(0, 12)}`,
-    ...(o.pool === undefined ? {} : { pool: o.pool }),
-    ...(o.node === undefined ? {} : { node: o.node }),
-  };
-}
-
-/** Without what guests are told: it holds secrets. */
-const shownPlan = (plan: ImportPlan): unknown => ({
-  images: plan.images,
-  vms: plan.vms.map(({ system, body, changes }) => ({
-    system,
-    changes,
-    body: { ...body, cloudInit: body.cloudInit === undefined ? null : '(properties of the package)' },
-  })),
-  stages: plan.stages,
-});
-
-function planText(plan: ImportPlan): string {
-  const vm = ({ body, changes }: PlannedVm): string =>
+function planText(p: ImportPreview): string {
+  const vm = (v: ImportPreview['vms'][number]): string =>
     [
-      `VM ${body.name}: ${body.cpus} CPUs, ${body.memoryMiB} MiB, ${body.firmware}`,
-      ...body.disks.map(
+      `VM ${v.name}: ${v.cpus} CPUs, ${v.memoryMiB} MiB, ${v.firmware}`,
+      ...v.disks.map(
         (d) =>
-          `  disk ${d.name ?? ''}: ${d.sizeBytes === undefined ? 'as its image' : formatSize(d.sizeBytes)} on ${d.bus ?? ''}${d.image === undefined ? ', empty' : `, of ${d.image}`}`,
+          `  disk ${d.name}: ${d.sizeBytes === null ? 'as its image' : formatSize(d.sizeBytes)} on ${d.bus}${d.image === null ? ', empty' : `, of ${d.image}`}`,
       ),
-      ...(body.nics ?? []).map((n) => `  NIC: ${n.network} (${n.model ?? ''})`),
-      ...changes.map((c) => `  ! ${c}`),
+      ...v.nics.map((n) => `  NIC: ${n.network} (${n.model})`),
+      ...v.changes.map((c) => `  ! ${c}`),
     ].join('\n');
-  const order = plan.stages.map(
+  const order = p.stages.map(
     (s, i) =>
       `${i + 1}. ${s.vms.join(', ')}${s.waitForGuest ? ', until the guest answers' : s.delayS > 0 ? `, then ${s.delayS} s` : ''}`,
   );
-  return [...plan.vms.map(vm), plan.stages.length < 2 ? '' : `Started:\n${order.join('\n')}`]
+  return [...p.vms.map(vm), p.stages.length < 2 ? '' : `Started:\n${order.join('\n')}`]
     .filter(Boolean)
-    .join('\n\n');
+    .join('\n\n')
+    .split('\n')
+    .map(plain)
+    .join('\n');
 }
 
 /** Errors after which the same command goes on; all others take back what was made. */
@@ -218,8 +204,6 @@ class Import {
   readonly #images = new Map<string, ImageView>();
   /** Files that were read to their end. */
   readonly #reads = new Map<string, Whole>();
-  /** The image of each disk of the plan. */
-  #users: (string | undefined)[] = [];
   /** By this run. */
   readonly #madeImages: string[] = [];
   readonly #madeVms: string[] = [];
@@ -232,48 +216,38 @@ class Import {
     this.#o = o;
   }
 
-  async run(plan: ImportPlan): Promise<void> {
-    this.#users = plan.vms.flatMap((v) => v.body.disks.map((d) => d.image));
+  async run(body: Body, preview: ImportPreview): Promise<void> {
     try {
-      const { asVapp } = this.#o;
-      if (asVapp === undefined) for (const vm of plan.vms) await this.#checkFree(vm);
-      else if (await this.#vappThere(asVapp, plan)) return;
-      for (const image of plan.images) this.#images.set(image.name, await this.#image(image));
-      if (asVapp !== undefined) await this.#vapp(plan, asVapp);
-      else for (const vm of plan.vms) await this.#vm(vm);
+      if (await this.#there(preview)) return;
+      for (const image of preview.images) this.#images.set(image.name, await this.#image(image));
+      const client = await this.#io.client();
+      const made = await client.call('importMake', { body });
+      this.#madeVapp = made.there ? null : made.vapp;
+      if (made.vapp === null) this.#madeVms.push(...made.ops.map((op) => op.subject.id));
+      for (const op of made.ops) await this.#io.follow(op, { ...this.#o, wait: true });
     } catch (error) {
       if (!(error instanceof FlotillaError) || passing.has(error.code)) throw error;
       await this.#takeBack();
       throw error;
     }
-    const isos = new Set(plan.images.filter((i) => i.iso).map((i) => this.#images.get(i.name)?.id));
+    const isos = new Set(preview.images.filter((i) => i.iso).map((i) => this.#images.get(i.name)?.id));
     if (this.#o.keepImages !== true)
       for (const id of this.#madeImages) if (!isos.has(id)) await this.#deleteImage(id);
     if (this.#o.start === true && this.#o.asVapp === undefined)
-      for (const stage of plan.stages) await this.#start(stage);
+      for (const stage of preview.stages) await this.#start(stage);
   }
 
-  /** @returns whether an earlier run of this import made it @throws FlotillaError `name-taken` */
-  async #checkFree(vm: PlannedVm): Promise<boolean> {
-    const there = await this.#find('vmGet', { vm: vm.body.name });
-    if (there === null) return false;
-    if (there.spec.tags.some((tag) => vm.body.tags?.includes(tag))) return true;
-    throw new FlotillaError('name-taken', `There is a VM "${vm.body.name}" already`, {
-      hint: 'Give --prefix, or delete it. Nothing was made.',
-    });
-  }
-
-  /** @returns whether an earlier run of this import made it @throws FlotillaError `name-taken` */
-  async #vappThere(name: string, plan: ImportPlan): Promise<boolean> {
-    const there = await this.#find('vappGet', { vapp: name });
-    if (there === null) return false;
-    if (there.tags.some((tag) => plan.vms.some((v) => v.body.tags?.includes(tag) === true))) {
-      this.#io.say(`vApp "${name}" is there already.\n`);
+  /** Whether an earlier run of this import made all of it: what there is of other makers was refused before. */
+  async #there(preview: ImportPreview): Promise<boolean> {
+    const { asVapp } = this.#o;
+    if (asVapp !== undefined) {
+      if ((await this.#find('vappGet', { vapp: asVapp })) === null) return false;
+      this.#io.say(`vApp "${asVapp}" is there already.\n`);
       return true;
     }
-    throw new FlotillaError('name-taken', `There is a vApp "${name}" already`, {
-      hint: 'Name another, or delete it. Nothing was made.',
-    });
+    for (const { name } of preview.vms) if ((await this.#find('vmGet', { vm: name })) === null) return false;
+    this.#io.say('Its VMs are there already.\n');
+    return true;
   }
 
   async #find<N extends 'vmGet' | 'imageGet' | 'vappGet'>(name: N, params: RestCall<N>['params']) {
@@ -285,9 +259,9 @@ class Import {
     }
   }
 
-  async #image(planned: PlannedImage): Promise<ImageView> {
-    const file = this.#report.files.find((f) => f.id === planned.file);
-    if (file === undefined) throw usage(`File "${planned.file}" is gone`, 'Begin anew.');
+  async #image(planned: ImportPreview['images'][number]): Promise<ImageView> {
+    const file = this.#report.files.find((f) => f.names.join('\n') === planned.files.join('\n'));
+    if (file === undefined) throw usage(`File "${planned.files[0] ?? ''}" is gone`, 'Begin anew.');
     const size = file.compression === null ? (file.storedBytes ?? 0) : (await this.#read(file)).size;
     const there = await this.#find('imageGet', { image: planned.name });
     if (there?.state === 'ready' && there.sha256 === (await this.#read(file)).sha256) {
@@ -338,71 +312,14 @@ class Import {
   /** A file as its disk reads it, from a byte on. It is always read from the first, which tells whether it is whole. */
   #bytes(file: PackageFile, offset: number): Readable {
     const { signal } = this.#io.terminal;
-    const capacities = this.#report.disks.filter((d) => d.file === file.id).map((d) => d.capacityBytes ?? 0);
-    // Packed data can claim to be anything: no disk is much longer than its capacity.
-    const bytesMax =
-      file.compression === null ? Infinity : Math.max(0, ...capacities) * 1.1 + unpackedSlackBytes;
+    const bytesMax = unpackedBytesMax(this.#report, file) ?? Infinity;
     const whole = wholly(unpacked(this.#archive.checked(file), file), file, bytesMax, (w) =>
       this.#reads.set(file.id, w),
     );
     return Readable.from(skipped(whole, offset), { signal, objectMode: false });
   }
 
-  async #vm(vm: PlannedVm): Promise<void> {
-    if (await this.#checkFree(vm)) return;
-    const client = await this.#io.client();
-    const made = await this.#placed((mode) =>
-      client.call('vmCreate', {
-        body: { ...vm.body, disks: this.#disks(vm, mode) },
-      }),
-    );
-    this.#madeVms.push(made.vm.id);
-    await this.#io.follow(made.op, { ...this.#o, wait: true });
-  }
-
-  /** All VMs at once, as members of one. Applied again it changes nothing, which is how it goes on. */
-  async #vapp(plan: ImportPlan, name: string): Promise<void> {
-    const client = await this.#io.client();
-    const { op } = await this.#placed((mode) => {
-      const vms = plan.vms.map((v) => ({ ...v, body: { ...v.body, disks: this.#disks(v, mode) } }));
-      const document = vappOf(this.#report, plan, vms, name) as never;
-      return client.call('vappApply', {
-        body: { document, acceptEulas: true, start: this.#o.start === true },
-      });
-    });
-    this.#madeVapp = name;
-    if (op !== null) await this.#io.follow(op, { ...this.#o, wait: true });
-  }
-
-  /** Tries with disks that are their images' files; the node of these may have no room: then another one copies them. */
-  async #placed<T>(make: (mode: 'moved' | 'full') => Promise<T>): Promise<T> {
-    try {
-      return await make('moved');
-    } catch (error) {
-      if (!(error instanceof FlotillaError) || passing.has(error.code)) throw error;
-      return make('full');
-    }
-  }
-
-  /** @param mode - `moved`: where nobody else needs the image */
-  #disks(vm: PlannedVm, mode: 'moved' | 'full'): PlannedVm['body']['disks'] {
-    return vm.body.disks.map((d) => {
-      const image = d.image === undefined ? undefined : this.#images.get(d.image);
-      if (image === undefined) return d;
-      const sizeBytes = Math.max(d.sizeBytes ?? 0, image.virtualSizeBytes);
-      const alone = this.#users.filter((u) => u === d.image).length === 1 && this.#o.keepImages !== true;
-      const moved =
-        mode === 'moved' && alone && sizeBytes === image.virtualSizeBytes && image.format !== 'iso';
-      return {
-        ...d,
-        mode: moved ? ('moved' as const) : ('full' as const),
-        ...(moved && image.format === 'raw' ? { format: 'raw' as const } : {}),
-        ...(sizeBytes > 0 ? { sizeBytes } : {}),
-      };
-    });
-  }
-
-  async #start(stage: Stage): Promise<void> {
+  async #start(stage: ImportPreview['stages'][number]): Promise<void> {
     const client = await this.#io.client();
     for (const vm of stage.vms) {
       const { op } = await client.call('vmAction', { params: { vm, action: 'start' } });
@@ -446,8 +363,6 @@ class Import {
     await this.#io.follow(op, { ...this.#o, wait: true });
   }
 }
-
-const unpackedSlackBytes = 64 * 1024 * 1024;
 
 /** What a file was, read to its end. */
 interface Whole {

@@ -254,3 +254,12 @@ export interface OvfPackage {
   readonly kept: readonly OvfKept[];
   readonly warnings: readonly Remark[];
 }
+
+const unpackedSlackBytes = 64 * 1024 * 1024;
+
+/** Packed data can claim to be anything: no disk is much longer than its capacity. Null: it is not packed. */
+export function unpackedBytesMax(p: Pick<OvfPackage, 'disks'>, file: OvfFile): number | null {
+  if (file.compression === null) return null;
+  const capacities = p.disks.filter((d) => d.file === file.id).map((d) => d.capacityBytes ?? 0);
+  return Math.ceil(Math.max(0, ...capacities) * 1.1) + unpackedSlackBytes;
+}

@@ -42,6 +42,8 @@ export interface ImportPlan {
   readonly images: readonly PlannedImage[];
   readonly vms: readonly PlannedVm[];
   readonly stages: readonly Stage[];
+  /** Networks of the package of which nobody has said which they are. */
+  readonly unmapped: readonly string[];
   /** Why it cannot be imported, each with its way out. Empty: it can. */
   readonly refusals: readonly string[];
 }
@@ -63,14 +65,16 @@ export function planImport(p: OvfPackage, c: ImportChoices): ImportPlan {
   const names = new Map(p.systems.map((s) => [s.id, nameOf(`${c.prefix}${s.name}`, taken)]));
   const images = planImages(p, c, refusals);
   const stages = planStages(p, names);
-  const vms = p.systems.map((s) => planVm(p, s, c, { names, images, stages, refusals }));
+  const unmapped = new Set<string>();
+  const vms = p.systems.map((s) => planVm(p, s, c, { names, images, stages, refusals, unmapped }));
+  for (const n of unmapped) refusals.push(`say which network "${n}" is: --network "${n}=NETWORK", or =none`);
   // Made in the order they start: each names those before it.
   const place = (vm: PlannedVm): number => {
     const stage = stages.findIndex((x) => x.vms.includes(vm.body.name));
     return stage === -1 ? stages.length : stage;
   };
   vms.sort((a, b) => place(a) - place(b));
-  return { images: [...images.values()], vms, stages, refusals };
+  return { images: [...images.values()], vms, stages, unmapped: [...unmapped], refusals };
 }
 
 /** A name that VMs and images may have, which none of `taken` has yet. */
@@ -117,6 +121,7 @@ interface Making {
   readonly images: ReadonlyMap<string, PlannedImage>;
   readonly stages: readonly Stage[];
   readonly refusals: string[];
+  readonly unmapped: Set<string>;
 }
 
 function planVm(p: OvfPackage, s: OvfSystem, c: ImportChoices, m: Making): PlannedVm {
@@ -138,7 +143,7 @@ function planVm(p: OvfPackage, s: OvfSystem, c: ImportChoices, m: Making): Plann
     return [{ name: `disk${i + 1}`, bus, ...at, ...size, ...(image === undefined ? {} : { image }) }];
   });
   const cdroms = planCdroms(s, m, changes);
-  const nics = s.nics.flatMap((n) => planNic(n, linux, c, changes, refuse));
+  const nics = s.nics.flatMap((n) => planNic(n, linux, c, changes, m.unmapped));
   leftOut(s, changes);
   const stage = m.stages.findIndex((x) => x.vms.includes(name));
   const after = stage < 1 ? [] : (m.stages[stage - 1]?.vms ?? []).slice(0, afterMax);
@@ -259,11 +264,11 @@ function planNic(
   linux: boolean,
   c: ImportChoices,
   changes: string[],
-  refuse: (why: string) => void,
+  unmapped: Set<string>,
 ): NonNullable<VmCreateInput['nics']> {
   const network = n.network === null ? null : c.networks.get(n.network);
   if (network === undefined) {
-    refuse(`say which network "${n.network ?? ''}" is: --network "${n.network ?? ''}=NETWORK", or =none`);
+    unmapped.add(n.network ?? '');
     return [];
   }
   if (network === null) {

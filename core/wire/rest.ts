@@ -54,6 +54,7 @@ import { planRoutes } from './plan-routes.js';
 import { peopleRoutes } from './rest-people.js';
 import { at, nothingSchema, strict, type RestRoute } from './rest-route.js';
 import { snapshotRoutes } from './rest-snapshots.js';
+import { importRoutes } from './rest-import.js';
 import { vappRoutes } from './rest-vapp-routes.js';
 import { classRoutes } from './rest-class.js';
 
@@ -74,6 +75,7 @@ export type { RestRoute } from './rest-route.js';
 export type { HistoryView } from '../domain/history.js';
 export * from './rest-vapp.js';
 export type { ClassChanged, ClassView } from './rest-class.js';
+export * from './rest-import.js';
 
 /** What an accepted change of a VM answers: the operation to follow, and the VM as it now is. */
 export const vmChangeSchema = z
@@ -488,6 +490,7 @@ export const rest = {
   ...snapshotRoutes,
   ...vappRoutes,
   ...classRoutes,
+  ...importRoutes,
   diskList: {
     method: 'get',
     path: '/disks',

@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import t from 'tap';
 import { OvfArchive } from '../../../../agent/ovf/package.js';
 import { tarHeader } from '../../../../agent/export/package-writer.js';
-import { listTar } from '../../../../agent/ovf/tar.js';
+import { listTar } from '../../../../core/ovf/tar.js';
 import type { ExportedVm } from '../../../../core/ovf/export.js';
 import {
   diskOf,

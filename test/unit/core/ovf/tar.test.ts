@@ -1,7 +1,7 @@
 import t from 'tap';
-import { listTar, type TarEntry } from '../../../../agent/ovf/tar.js';
+import { listTar, type TarEntry } from '../../../../core/ovf/tar.js';
 import { FlotillaError } from '../../../../core/domain/error.js';
-import { pax, tarOf, type TarFile } from './make.js';
+import { pax, tarOf, type TarFile } from '../../agent/ovf/make.js';
 
 const list = (bytes: Buffer, sizeBytes = bytes.length): Promise<TarEntry[]> =>
   listTar('x.ova', (o, n) => Promise.resolve(bytes.subarray(o, Math.min(o + n, bytes.length))), sizeBytes);

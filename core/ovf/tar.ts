@@ -1,7 +1,7 @@
-import { refusal, shown } from '../../core/ovf/xml.js';
+import { refusal, shown } from './xml.js';
 
 /** Reads bytes of the archive from a place on; fewer only at its end. */
-export type ReadAt = (offset: number, length: number) => Promise<Buffer>;
+export type ReadAt = (offset: number, length: number) => Promise<Uint8Array>;
 
 /** A file inside of an archive. */
 export interface TarEntry {
@@ -97,7 +97,7 @@ interface Extra {
 }
 
 /** The sum of all bytes, its own field as blanks; some tars have summed signed bytes. */
-function sumFits(header: Buffer): boolean {
+function sumFits(header: Uint8Array): boolean {
   const written = numberAt(header, 148, 8);
   let unsigned = 0;
   let signed = 0;
@@ -110,7 +110,7 @@ function sumFits(header: Buffer): boolean {
 }
 
 /** Octal digits, or binary for what is too large for these. */
-function numberAt(header: Buffer, offset: number, length: number): number | null {
+function numberAt(header: Uint8Array, offset: number, length: number): number | null {
   const field = header.subarray(offset, offset + length);
   if ((field[0] ?? 0) >= 0x80) {
     let n = (field[0] ?? 0) === 0x80 ? 0n : -1n;
@@ -121,15 +121,17 @@ function numberAt(header: Buffer, offset: number, length: number): number | null
   return /^[0-7]*$/.test(text) ? parseInt(text === '' ? '0' : text, 8) : null;
 }
 
-function nameAt(header: Buffer): string {
+function nameAt(header: Uint8Array): string {
   const name = cString(header.subarray(0, 100));
-  const ustar = header.toString('latin1', 257, 263) === 'ustar\0';
+  const ustar = latin1(header.subarray(257, 263)) === 'ustar\0';
   const prefix = ustar ? cString(header.subarray(345, 500)) : '';
   return prefix === '' ? name : `${prefix}/${name}`;
 }
 
+const latin1 = (bytes: Uint8Array): string => String.fromCharCode(...bytes);
+
 /** Up to the first NUL; latin1 where it is no UTF-8, which {@link checkName} refuses. */
-function cString(bytes: Buffer): string {
+function cString(bytes: Uint8Array): string {
   const end = bytes.indexOf(0);
   const own = end === -1 ? bytes : bytes.subarray(0, end);
   try {
@@ -140,11 +142,11 @@ function cString(bytes: Buffer): string {
 }
 
 /** `LENGTH KEY=VALUE\n`, one after the other. */
-function paxOf(data: Buffer, refuse: (text: string) => Error): Extra {
+function paxOf(data: Uint8Array, refuse: (text: string) => Error): Extra {
   let extra: Extra = {};
   for (let at = 0; at < data.length;) {
     const space = data.indexOf(0x20, at);
-    const length = space === -1 ? NaN : Number(data.toString('latin1', at, space));
+    const length = space === -1 ? NaN : Number(latin1(data.subarray(at, space)));
     if (!Number.isInteger(length) || length < 5 || at + length > data.length)
       throw refuse('it has an unreadable extended header');
     const pair = cString(data.subarray(space + 1, at + length - 1));
