@@ -38,7 +38,8 @@ export interface Shelf {
  */
 export async function* bytesOf(piece: Piece, from: number): AsyncGenerator<Buffer> {
   if (piece.sent !== undefined) {
-    if (piece.sent === null) throw refusal(piece.name, null, 'its content was not sent', 'Send it with the descriptor.');
+    if (piece.sent === null)
+      throw refusal(piece.name, null, 'its content was not sent', 'Send it with the descriptor.');
     yield Buffer.from(piece.sent.subarray(from));
     return;
   }

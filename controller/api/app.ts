@@ -165,7 +165,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     });
   const [usual, packages] = [limited(apiBodyBytesMax), limited(packageBodyBytesMax)];
   const packagePaths = new Set([rest.importPreview, rest.importMake].map((r) => apiRoot + r.path));
-  app.use(`${apiRoot}/*`, (c, next) => (packagePaths.has(c.req.path) ? packages : usual)(c, next));
+  app.use(`${apiRoot}/*`, (c, next) => (packagePaths.has(c.req.path) ? packages : usual)(c as never, next));
   tellCluster(view, deps.version);
   const vapps = vappHandlers(deps);
   const handlers: Handlers = {

@@ -43,7 +43,10 @@ export function importHandlers(
       await deps.view.ledger.refresh('image', 'vmSpec');
       const making = { deps, ask, looked, images: imagesOf(deps, looked.preview) };
       return {
-        body: ask.body.vapp === undefined ? await makeVms(making) : await makeVapp(making, ask.body.vapp, vappApply),
+        body:
+          ask.body.vapp === undefined
+            ? await makeVms(making)
+            : await makeVapp(making, ask.body.vapp, vappApply),
       };
     },
   };

@@ -174,7 +174,8 @@ export const importRoutes = {
     method: 'post',
     path: '/imports',
     tag: 'vapps',
-    summary: 'Make the VMs or the vApp of a package whose disks were uploaded as images; asked again it makes no second',
+    summary:
+      'Make the VMs or the vApp of a package whose disks were uploaded as images; asked again it makes no second',
     body: importSchema,
     status: 202,
     response: importedSchema,

@@ -34,6 +34,7 @@ import { Search } from './search';
 import { OpsPage, TaskStrip } from './tasks';
 import { TokensPage } from './tokens';
 import { UsersPage } from './users';
+import { ImportPage } from './vapp-import';
 import { VappPage, VappsPage } from './vapps';
 import { VmPage } from './vm';
 import { NewVmPage } from './vm-new';
@@ -150,6 +151,7 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/vms/new" component={NewVmPage} />
       <Route path="/vms/:id/:tab?">{(p) => <VmPage key={p.id} id={p.id} tab={p.tab} />}</Route>
       <Route path="/vapps" component={VappsPage} />
+      <Route path="/vapps/import" component={ImportPage} />
       <Route path="/vapps/:id/:tab?">{(p) => <VappPage key={p.id} id={p.id} tab={p.tab} />}</Route>
       <Route path="/nodes" component={NodesPage} />
       <Route path="/nodes/:id/:tab?">{(p) => <NodePage key={p.id} id={p.id} tab={p.tab} />}</Route>

@@ -1,6 +1,6 @@
 import { Alert, Badge, Button, Card, Checkbox, Code, Group, Stack, Text } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
-import { useLocation } from 'wouter';
+import { Link, useLocation } from 'wouter';
 import { startStages } from '../../../core/decide/vapp';
 import type { VappView } from '../../../core/wire/rest';
 import { call, saw, useAsked, useDo } from './api';
@@ -14,13 +14,24 @@ const runs = (v: VappView): string =>
 export function VappsPage(): ReactNode {
   const vapps = useAll('vapp');
   return (
-    <Page kind="VMs handled as one" name="vApps">
+    <Page
+      kind="VMs handled as one"
+      name="vApps"
+      actions={
+        <May role="operator">
+          <Button size="xs" component={Link} href="/vapps/import">
+            Import a package
+          </Button>
+        </May>
+      }
+    >
       <Rows
         label="vApps"
         head={['vApp', 'State', 'Members', 'Networks', 'Owner', 'Tags']}
         none={
           <>
-            There is no vApp yet. Write one as a file, and <Code>flotilla apply -f FILE --start</Code>.
+            There is no vApp yet. Import a package, or write one as a file, and{' '}
+            <Code>flotilla apply -f FILE --start</Code>.
           </>
         }
         rows={vapps.map((v) => ({

@@ -144,7 +144,7 @@ void t.test('what cannot be imported, all reasons at once', (t) => {
       /"large\.vmdk" is not here/,
       /"tools\.iso" is not here/,
       /^say which network "front" is/,
-      ],
+    ],
   );
   const of = (o: Parameters<typeof packageOf>[0]): readonly string[] =>
     planImport(read(packageOf(o)), choices()).refusals;
