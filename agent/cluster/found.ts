@@ -230,6 +230,7 @@ async function writeFirstRecords(
     role: 'admin',
     operates: [],
     operatesTags: [],
+    operatesVapps: [],
     disabled: false,
     password: await hashPassword(adminPassword),
     totp: null,

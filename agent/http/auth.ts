@@ -24,6 +24,8 @@ export interface Rights {
   readonly operates: readonly string[];
   /** Tags whose VMs it operates too. */
   readonly operatesTags: readonly string[];
+  /** vApps it operates, its own ones too. */
+  readonly operatesVapps: readonly string[];
   /** The id of the user whose it is. */
   readonly user: string | null;
   readonly session: boolean;

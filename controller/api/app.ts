@@ -36,7 +36,7 @@ import {
 } from '../../core/wire/rest.js';
 import type { View } from '../view.js';
 import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-files.js';
-import { authorize } from './access.js';
+import { authorize, type About } from './access.js';
 import { certificateHandlers } from './certificates.js';
 import { clusterHandlers, clusterView } from './cluster.js';
 import { consoleHandlers } from './consoles.js';
@@ -233,7 +233,7 @@ function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, dep
     middleware: (async (c: Context<Env>, next: () => Promise<void>) => {
       const who = c.get('identity');
       try {
-        authorize(deps.view, who, access, r.params === undefined ? undefined : c.req.param('vm'));
+        authorize(deps.view, who, access, aboutOf(name, c));
       } catch (error) {
         if (r.method !== 'get') audit(deps.log, c, name, errorRecord(error).code);
         throw error;
@@ -286,12 +286,17 @@ function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, dep
   );
 }
 
+const aboutOf = (name: RestName, c: Context<Env>): About =>
+  name === 'vappApply'
+    ? { apply: true }
+    : { vm: c.req.param('vm'), vapp: c.req.param('vapp'), op: c.req.param('op') };
+
 /** The routes that stream: they have no body of JSON, so they stand before its limit. */
 function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void {
   const { view } = deps;
   const contentPath = apiRoot + restStreams.imageContent;
   app.put(contentPath.replaceAll(/\{(.+?)\}/g, ':$1'), async (c) => {
-    authorize(view, c.get('identity'), streamAccess.imageContent, undefined);
+    authorize(view, c.get('identity'), streamAccess.imageContent, {});
     const image = parse(refSchema, c.req.param('image'), 'The image in the path');
     const text = c.req.header(uploadOffsetHeader) ?? '0';
     if (!/^\d{1,16}$/.test(text) || !Number.isSafeInteger(Number(text))) {
@@ -309,13 +314,13 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
   });
   const exportPath = apiRoot + restStreams.exportContent;
   app.get(exportPath.replaceAll(/\{(.+?)\}/g, ':$1'), async (c) => {
-    authorize(view, c.get('identity'), streamAccess.exportContent, undefined);
+    authorize(view, c.get('identity'), streamAccess.exportContent, { op: c.req.param('op') });
     const id = parse(idSchema, c.req.param('op'), 'The operation in the path');
     const got = await exported(deps, id, c.req.header('range'), c.req.raw.signal);
     return c.body(got.body, got.status as ContentfulStatusCode, got.headers);
   });
   app.get(apiRoot + restStreams.events, (c) => {
-    authorize(view, c.get('identity'), streamAccess.events, undefined);
+    authorize(view, c.get('identity'), streamAccess.events, {});
     const stream = eventStream(view, {
       lastEventId: c.req.header('last-event-id') ?? c.req.query('lastEventId'),
       kinds: kindsOf(c.req.query('kinds')),

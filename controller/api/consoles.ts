@@ -26,7 +26,7 @@ function still({ view, door }: ApiDeps, who: Identity | null, vm: string): boole
   const now = door.rightsOf(who.id);
   if (now === null) return false;
   try {
-    authorize(view, { ...who, rights: now }, 'operator', vm);
+    authorize(view, { ...who, rights: now }, 'operator', { vm });
     return true;
   } catch {
     return false;

@@ -3,6 +3,7 @@ import type { ApiToken, Rights, TokenAnswer } from '../../agent/http/auth.js';
 import { secretMatches } from '../../agent/pki/tokens.js';
 import { lesserRole, mayAs } from '../../core/domain/user.js';
 import type { View } from '../view.js';
+import { operatedVapps } from './access.js';
 
 /** A token nobody knows makes the ledger be read at most so often, ms. */
 const lookAgainMs = 1_000;
@@ -50,14 +51,17 @@ export class TokenDoor {
       return null;
     const session = record.kind === 'session';
     if (record.user === null)
-      return { role: record.role, operates: [], operatesTags: [], user: null, session };
+      return { role: record.role, operates: [], operatesTags: [], operatesVapps: [], user: null, session };
     const user = tables.user.get(record.user)?.value;
     if (user === undefined || user.disabled) return null;
+    // A token that may only look lends nobody the rights to single objects.
+    const bound = session || mayAs(record.role, 'operator');
     return {
       // A session is as its user is now.
       role: session ? user.role : lesserRole(user.role, record.role),
-      operates: session || mayAs(record.role, 'operator') ? user.operates : [],
-      operatesTags: session || mayAs(record.role, 'operator') ? user.operatesTags : [],
+      operates: bound ? user.operates : [],
+      operatesTags: bound ? user.operatesTags : [],
+      operatesVapps: bound ? operatedVapps(this.view, user) : [],
       user: user.id,
       session,
     };

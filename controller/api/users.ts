@@ -8,6 +8,7 @@ import { newTotpSecret, totpUri } from '../../agent/pki/totp.js';
 import type { View } from '../view.js';
 import { Change, checkIfMatch, commit, etagOf } from './commit.js';
 import { contentMark, type Kept } from '../tables.js';
+import { operatedVapps } from './access.js';
 import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 import { nameFree } from './names.js';
@@ -23,9 +24,10 @@ export function meOf(view: View, who: Identity | null): Me {
       role: 'admin',
       operates: [],
       operatesTags: [],
+      operatesVapps: [],
       user: null,
     };
-  const { role, operates, operatesTags, user, session } = who.rights;
+  const { role, operates, operatesTags, operatesVapps, user, session } = who.rights;
   const record = user === null ? undefined : view.ledger.tables.user.get(user)?.value;
   return {
     name: who.name,
@@ -33,6 +35,7 @@ export function meOf(view: View, who: Identity | null): Me {
     role,
     operates: [...operates],
     operatesTags: [...operatesTags],
+    operatesVapps: [...operatesVapps],
     user: record === undefined ? null : shown(record),
   };
 }
@@ -63,6 +66,7 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
         role: user.role,
         operates: user.operates,
         operatesTags: user.operatesTags,
+        operatesVapps: operatedVapps(view, user),
         user: shown(user),
       };
       return { body: { token, expiresMs: record.expiresMs ?? 0, me } };
@@ -119,7 +123,8 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
     },
     async userCreate({ body }) {
       view.freshness();
-      const operates = await vmsOf(body.operates ?? []);
+      const operates = await idsOf('vm', body.operates ?? []);
+      const operatesVapps = await idsOf('vapp', body.operatesVapps ?? []);
       const password = await hashPassword(body.password);
       const wallMs = deps.clock.wallMs();
       const user: User = {
@@ -128,6 +133,7 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
         role: body.role,
         operates,
         operatesTags: body.operatesTags ?? [],
+        operatesVapps,
         disabled: false,
         password,
         totp: null,
@@ -155,7 +161,9 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
         (body.disabled === true || (body.role !== undefined && body.role !== 'admin'))
       )
         throw notOneself();
-      const operates = body.operates === undefined ? undefined : await vmsOf(body.operates);
+      const operates = body.operates === undefined ? undefined : await idsOf('vm', body.operates);
+      const operatesVapps =
+        body.operatesVapps === undefined ? undefined : await idsOf('vapp', body.operatesVapps);
       const password = body.password === undefined ? undefined : await hashPassword(body.password);
       const kept = await change(
         id,
@@ -166,6 +174,7 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
           ...(body.disabled === undefined ? {} : { disabled: body.disabled }),
           ...(operates === undefined ? {} : { operates }),
           ...(body.operatesTags === undefined ? {} : { operatesTags: body.operatesTags }),
+          ...(operatesVapps === undefined ? {} : { operatesVapps }),
           ...(password === undefined ? {} : { password, passwordMs: deps.clock.wallMs() }),
           ...(body.secondFactor === undefined ? {} : { totp: null }),
         }),
@@ -237,9 +246,9 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
     }
   }
 
-  async function vmsOf(refs: readonly string[]): Promise<string[]> {
+  async function idsOf(kind: 'vm' | 'vapp', refs: readonly string[]): Promise<string[]> {
     const ids: string[] = [];
-    for (const ref of refs) ids.push(await idOf(view, 'vm', ref));
+    for (const ref of refs) ids.push(await idOf(view, kind, ref));
     return [...new Set(ids)];
   }
 }

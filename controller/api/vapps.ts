@@ -4,6 +4,7 @@ import { opFinished, type Op } from '../../core/domain/op.js';
 import { vappArgs, type Vapp, type VappArgs } from '../../core/domain/vapp.js';
 import { ledger as kinds, readRecord, unique } from '../../core/wire/ledger-keys.js';
 import type { VappApplied } from '../../core/wire/rest.js';
+import { checkApply } from './access.js';
 import { Change, commit, fresh, idFromKey, requestMark } from './commit.js';
 import type { ApiDeps, Ask, Some } from './context.js';
 import { idOf, notFound, poolOf } from './lookup.js';
@@ -187,6 +188,7 @@ async function apply(
     const known = view.find('vapp', doc.name);
     const kept = known === null ? null : await fresh(deps, kinds.vapp, known);
     const before = kept?.value ?? null;
+    checkApply(ask.identity, before, null);
     const open = before === null ? null : openOf(deps, before.id);
     if (open !== null && before !== null && !dryRun) throw busy(before.name, open);
     const secretKey = before === null ? null : kinds.vappSecret.key(before.id);
@@ -196,6 +198,7 @@ async function apply(
         ? {}
         : readRecord(kinds.vappSecret, secretKey, secretKept.value).values;
     const plan = planVapp(doc, values, before, secrets, contextOf(deps, before));
+    checkApply(ask.identity, before, plan.vapp);
     if (before === null && (doc.eulas?.length ?? 0) > 0 && !acceptEulas && !dryRun)
       throw new FlotillaError(
         'bad-input',

@@ -1,7 +1,7 @@
 import { Option, type Command } from 'commander';
 import { FlotillaError } from '../../core/domain/error.js';
 import { roleSchema, type Role } from '../../core/domain/user.js';
-import type { UserView } from '../../core/wire/rest.js';
+import type { Me, UserView } from '../../core/wire/rest.js';
 import { collect } from './input.js';
 import type { Io } from './io.js';
 import { askSecret, readPassword } from './secret.js';
@@ -12,16 +12,26 @@ const columns: readonly Column<UserView>[] = [
   { head: 'NAME', text: (u) => u.name },
   {
     head: 'ROLE',
-    text: (u) => u.role + (u.operates.length === 0 ? '' : ` (operates ${u.operates.length} VMs)`),
+    text: (u) => u.role + operatesText(u),
   },
   { head: 'SECOND FACTOR', text: (u) => (u.secondFactor ? 'yes' : 'no') },
   { head: 'STATE', text: (u) => (u.disabled ? 'disabled' : 'enabled') },
 ];
 
+/** What somebody operates beside the role. */
+function operatesText(u: Pick<Me, 'operates' | 'operatesVapps'>): string {
+  const parts = [
+    ...(u.operates.length === 0 ? [] : [`${u.operates.length} VMs`]),
+    ...(u.operatesVapps.length === 0 ? [] : [`${u.operatesVapps.length} vApps`]),
+  ];
+  return parts.length === 0 ? '' : ` (operates ${parts.join(', ')})`;
+}
+
 interface Edit {
   role?: Role;
   operates?: string[];
   operatesTag?: string[];
+  operatesVapp?: string[];
   passwordFile?: string;
   secondFactorOff?: true;
   disable?: true;
@@ -37,11 +47,7 @@ export function userCommands(program: Command, io: Io): void {
     .description('who you are to the cluster, and what you may')
     .action(async () => {
       const me = await (await io.client()).call('meGet', {});
-      io.show(
-        me,
-        () =>
-          `${me.name}: ${me.role}${me.operates.length === 0 ? '' : `, operates ${me.operates.length} VMs`}`,
-      );
+      io.show(me, () => `${me.name}: ${me.role}${operatesText(me)}`);
     });
   program
     .command('logout')
@@ -106,6 +112,7 @@ export function userCommands(program: Command, io: Io): void {
         ['role', u.role],
         ['operates', u.operates.join(', ') || 'nothing beyond the role'],
         ['operates tags', u.operatesTags.join(', ')],
+        ['operates vApps', u.operatesVapps.join(', ')],
         ['second factor', u.secondFactor ? 'yes' : 'no'],
         ['state', u.disabled ? 'disabled' : 'enabled'],
       ]);
@@ -117,6 +124,7 @@ export function userCommands(program: Command, io: Io): void {
     .addOption(role().default('viewer'))
     .option('--operates <vm>', 'a VM where the user is an operator in any case; again for more', collect)
     .option('--operates-tag <tag>', 'all VMs with this tag, as --operates; again for more', collect)
+    .option('--operates-vapp <vapp>', 'a vApp and all that is in it; again for more', collect)
     .option(
       '--password-file <file>',
       'where the password is (- for the standard input); else it is asked for',
@@ -129,6 +137,7 @@ export function userCommands(program: Command, io: Io): void {
         password,
         ...(o.operates === undefined ? {} : { operates: o.operates }),
         ...(o.operatesTag === undefined ? {} : { operatesTags: o.operatesTag }),
+        ...(o.operatesVapp === undefined ? {} : { operatesVapps: o.operatesVapp }),
       };
       const u = await (await io.client()).call('userCreate', { body });
       io.show(u, () => `${u.name}: made, ${u.role}`);
@@ -144,6 +153,7 @@ export function userCommands(program: Command, io: Io): void {
       'tags whose VMs the user operates, replaced as a whole; "" for none',
       collect,
     )
+    .option('--operates-vapp <vapp>', 'vApps the user operates, replaced as a whole; "" for none', collect)
     .option('--password-file <file>', 'a new password (- for the standard input); the user’s sessions end')
     .option('--second-factor-off', 'for who lost the authenticator')
     .option('--disable', 'sessions and tokens end, and no login is taken')
@@ -153,6 +163,7 @@ export function userCommands(program: Command, io: Io): void {
         ...(o.role === undefined ? {} : { role: o.role }),
         ...(o.operates === undefined ? {} : { operates: o.operates.filter((v) => v !== '') }),
         ...(o.operatesTag === undefined ? {} : { operatesTags: o.operatesTag.filter((v) => v !== '') }),
+        ...(o.operatesVapp === undefined ? {} : { operatesVapps: o.operatesVapp.filter((v) => v !== '') }),
         ...(o.passwordFile === undefined ? {} : { password: await readPassword(io, o.passwordFile) }),
         ...(o.secondFactorOff === true ? { secondFactor: false as const } : {}),
         ...(o.disable === true ? { disabled: true } : o.enable === true ? { disabled: false } : {}),

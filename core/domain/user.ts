@@ -48,6 +48,8 @@ export const userSchema = z.object({
   operates: z.array(idSchema).max(operatesMax),
   /** Tags whose VMs the user operates too, those that get the tag later among them. Records of before have none. */
   operatesTags: tagsSchema.default([]),
+  /** vApps the user operates, with all that is in them. */
+  operatesVapps: z.array(idSchema).max(operatesMax).default([]),
   disabled: z.boolean(),
   password: passwordHashSchema,
   /** The second factor's secret; null: none is asked for. */

@@ -28,6 +28,8 @@ export const userCreateSchema = z
     operates: operatesInput.optional(),
     /** Tags whose VMs the user operates too; replaced as a whole. */
     operatesTags: tagsSchema.optional(),
+    /** vApps the user operates with all that is in them, by name or id. */
+    operatesVapps: operatesInput.optional(),
   })
   .meta({ id: 'UserCreate' });
 
@@ -38,6 +40,8 @@ export const userPatchSchema = z
     operates: operatesInput.optional(),
     /** Tags whose VMs the user operates too; replaced as a whole. */
     operatesTags: tagsSchema.optional(),
+    /** vApps the user operates; replaced as a whole. */
+    operatesVapps: operatesInput.optional(),
     disabled: z.boolean().optional(),
     /** A new password; ends the user's sessions. */
     password: passwordSchema.optional(),
@@ -62,6 +66,8 @@ export const meSchema = z
     role: roleSchema,
     operates: z.array(z.string()),
     operatesTags: z.array(z.string()),
+    /** Those whose owner it is, too. */
+    operatesVapps: z.array(z.string()),
     /** Null: a token that is nobody's, or a node. */
     user: userViewSchema.nullable(),
   })

@@ -32,7 +32,10 @@ export function UsersPage(): ReactNode {
           cells: [
             u.name,
             u.role,
-            u.operates.length === 0 ? '' : `${u.operates.length} VMs`,
+            [
+              ...(u.operates.length === 0 ? [] : [`${u.operates.length} VMs`]),
+              ...(u.operatesVapps.length === 0 ? [] : [`${u.operatesVapps.length} vApps`]),
+            ].join(', '),
             u.secondFactor ? 'on' : 'off',
             u.disabled ? 'disabled' : 'enabled',
             <>
@@ -68,13 +71,15 @@ function UserForm({
   const [name, setName] = useState('');
   const [role, setRole] = useState<Role>(of?.role ?? 'viewer');
   const [operates, setOperates] = useState<readonly string[]>(of?.operates ?? []);
+  const [operatesVapps, setOperatesVapps] = useState<readonly string[]>(of?.operatesVapps ?? []);
   const [password, setPassword] = useState('');
   const [disabled, setDisabled] = useState(of?.disabled ?? false);
   const [noFactor, setNoFactor] = useState(false);
   const { busy, refused, run, clear } = useDo();
   const vms = useAll('vm');
+  const vapps = useAll('vapp');
   const save = async (): Promise<void> => {
-    const rights = { role, operates: [...operates] };
+    const rights = { role, operates: [...operates], operatesVapps: [...operatesVapps] };
     if (of === null) await call('userCreate', { body: { name, password, ...rights } });
     else
       await call('userPatch', {
@@ -127,23 +132,16 @@ function UserForm({
               value={role}
               onChange={(e) => setRole(roleSchema.parse(e.currentTarget.value))}
             />
-            {role === 'viewer' && vms.length > 0 && (
-              <label>
-                Operator of these VMs (several with Ctrl)
-                <select
-                  multiple
-                  size={Math.min(8, vms.length)}
-                  className="many"
-                  value={operates}
-                  onChange={(e) => setOperates([...e.currentTarget.selectedOptions].map((x) => x.value))}
-                >
-                  {vms.map((v) => (
-                    <option key={v.id} value={v.id}>
-                      {v.name}
-                    </option>
-                  ))}
-                </select>
-              </label>
+            {role === 'viewer' && (
+              <>
+                <Many label="Operator of these VMs" of={vms} value={operates} set={setOperates} />
+                <Many
+                  label="Operator of these vApps, with all that is in them"
+                  of={vapps}
+                  value={operatesVapps}
+                  set={setOperatesVapps}
+                />
+              </>
             )}
             {of === null ? (
               <Secret
@@ -184,5 +182,33 @@ function UserForm({
         </form>
       </Modal>
     </>
+  );
+}
+
+/** Some of many objects; nothing where there is none. */
+function Many(p: {
+  readonly label: string;
+  readonly of: readonly { readonly id: string; readonly name: string }[];
+  readonly value: readonly string[];
+  readonly set: (ids: readonly string[]) => void;
+}): ReactNode {
+  if (p.of.length === 0) return null;
+  return (
+    <label>
+      {p.label} (several with Ctrl)
+      <select
+        multiple
+        size={Math.min(8, p.of.length)}
+        className="many"
+        value={p.value}
+        onChange={(e) => p.set([...e.currentTarget.selectedOptions].map((x) => x.value))}
+      >
+        {p.of.map((v) => (
+          <option key={v.id} value={v.id}>
+            {v.name}
+          </option>
+        ))}
+      </select>
+    </label>
   );
 }

@@ -66,7 +66,7 @@ export function VappPage({ id, tab }: { readonly id: string; readonly tab: strin
       name={v.name}
       state={<State of={v.state} />}
       actions={
-        <May role="operator">
+        <May role="operator" vapp={v.id}>
           <Actions v={v} busy={open !== undefined} />
         </May>
       }

@@ -158,6 +158,85 @@ await t.test('who operates a tag does so on its VMs, as long as they have it', a
   t.equal((await edit(at)).status, 403);
 });
 
+await t.test(
+  'who operates or owns a vApp does so on it and on all that is in it, and on nothing else',
+  async (t) => {
+    await r.call('POST', '/api/v1/pools', { name: 'shared', kind: 'shared', path: '/mnt/shared' });
+    const doc = (name: string, more: object = {}) => ({
+      document: { kind: 'VApp', name, owner: 'otto', members: { db: { vm: { memory: '64M' } } }, ...more },
+    });
+    const apply = (token: string, body: object) => callApp(r.app, token, 'POST', '/api/v1/vapps', body);
+    t.equal((await r.call('POST', '/api/v1/vapps', doc('crew'))).status, 202);
+    t.equal((await r.call('POST', '/api/v1/vapps', doc('strange', { owner: '' }))).status, 202);
+    const id = r.view.find('vapp', 'crew') ?? '';
+    const vm = await made(r, { name: 'crew-db', memoryMiB: 64 });
+    const spec = { ...vm.spec, vapp: { id, member: 'db' } };
+    const vapp = r.view.ledger.tables.vapp.get(id)?.value;
+    const member = { ...vapp?.members[0], vm: vm.id, make: null };
+    r.memory.poke(`/flotilla/vm/${vm.id}/spec`, JSON.stringify(spec));
+    r.memory.poke(`/flotilla/vapp/${id}`, JSON.stringify({ ...vapp, members: [member] }));
+    for (const e of r.memory.peekAll('/flotilla/op/'))
+      r.memory.poke(e.key, JSON.stringify({ ...(JSON.parse(e.value) as object), state: 'done' }));
+    await r.view.ledger.refresh();
+    await person(r, 'otto', 'viewer');
+    await person(r, 'vito', 'viewer');
+    const vito = await session(r, 'vito');
+    const act = (token: string, name: string) =>
+      callApp(r.app, token, 'POST', `/api/v1/vapps/${name}/actions/start`, {});
+    t.equal((await act(vito, 'crew')).status, 403, 'he looks only');
+    t.equal((await apply(vito, doc('crew'))).status, 403);
+    t.match(await r.call('PATCH', '/api/v1/users/vito', { operatesVapps: ['crew'] }), {
+      status: 200,
+      body: { operatesVapps: [id] },
+    });
+    for (const token of [vito, await session(r, 'otto')]) {
+      const edit = (name: string) => callApp(r.app, token, 'PATCH', `/api/v1/vms/${name}`, { note: 'x' });
+      t.match((await callApp(r.app, token, 'GET', '/api/v1/me')).body, {
+        role: 'viewer',
+        operatesVapps: [id],
+      });
+      t.equal((await edit('crew-db')).status, 202);
+      t.equal((await edit('other')).status, 403);
+      t.equal((await act(token, 'strange')).status, 403);
+      t.match(await apply(token, doc('strange', { note: 'mine' })), {
+        status: 403,
+        body: { code: 'forbidden' },
+      });
+      t.match(await apply(token, doc('new')), { status: 403 }, 'nobody makes vApps by that');
+      for (const more of [
+        { owner: 'vito' },
+        { memoryAllocation: { limit: 1e6 } },
+        { networks: { out: { network: 'lan' } } },
+      ])
+        t.match(
+          (await apply(token, { ...doc('crew', more), dryRun: true })).status,
+          /40[03]/,
+          JSON.stringify(more),
+        );
+      t.match(await apply(token, { ...doc('crew', { note: 'ours' }), dryRun: true }), {
+        status: 202,
+        body: { changes: [{ path: ['note'] }] },
+      });
+      const started = await act(token, 'crew');
+      t.equal(started.status, 202);
+      const { op } = started.body as { op: { id: string } };
+      t.equal((await callApp(r.app, token, 'POST', `/api/v1/ops/${op.id}/cancel`)).status, 202);
+      r.memory.poke(`/flotilla/op/${op.id}`, JSON.stringify({ ...op, state: 'done' }));
+      await r.view.ledger.refresh();
+    }
+    const scoped = await callApp(r.app, vito, 'POST', '/api/v1/tokens', {
+      name: 'look',
+      kind: 'api',
+      role: 'viewer',
+    });
+    t.equal(
+      (await act((scoped.body as { token: string }).token, 'crew')).status,
+      403,
+      'a token that may look',
+    );
+  },
+);
+
 await t.test('what was refused is in the audit, with who and from where', (t) => {
   t.ok(
     r.audit.some(
