@@ -48,7 +48,7 @@ export interface SlotState {
   readonly boot: string;
 }
 
-/** Updates of the appliance: a new version goes into the other slot, is tried, and is left again when it does not get well. */
+/** Restarts, and updates of the appliance: a new version goes into the other slot, is tried, and is left again when it does not get well. */
 export interface Slots {
   /** Null: this node has none. */
   state(): Promise<SlotState | null>;
@@ -65,6 +65,16 @@ export interface Slots {
   good(): Promise<void>;
   /** Restarts the machine. Comes back before it does. */
   restart(): Promise<void>;
+}
+
+/** The voters of the ledger, each asked by itself. */
+export interface Voters {
+  /**
+   * What is wrong with each that is not well: it does not answer, or knows no leader.
+   *
+   * @throws FlotillaError `ledger-unavailable`
+   */
+  faults(): Promise<readonly { readonly node: string; readonly text: string }[]>;
 }
 
 /** The node's drives. */
@@ -421,8 +431,10 @@ export interface AgentEnv {
   readonly volumes: Volumes;
   /** Absent: its VMs are not exported. */
   readonly exports?: Exports;
-  /** Absent: this node is not updated from here. */
+  /** Absent: this node is neither restarted nor updated from here. */
   readonly slots?: Slots;
+  /** Absent: they are not asked. */
+  readonly voters?: Voters;
   /** Absent: its drives are not looked at. */
   readonly drives?: Drives;
   /** Absent: this node has no copies of other nodes' disks, and holds none. */

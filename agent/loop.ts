@@ -20,6 +20,7 @@ import { NodeLine } from './node-line.js';
 import { BalanceDesk } from './plan/balance-desk.js';
 import { DrainDesk } from './plan/drain-desk.js';
 import { ClassDesk } from './class/class-desk.js';
+import { RollingDesk } from './plan/rolling-desk.js';
 import { VappDesk } from './vapp/vapp-desk.js';
 import { Snapshots, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
@@ -76,6 +77,7 @@ export class AgentLoop {
   private readonly replicas: ReplicaDesk;
   private readonly standbys: StandbyDesk;
   private readonly drains: DrainDesk;
+  private readonly rolling: RollingDesk;
   private readonly balance: BalanceDesk;
   private readonly vapps: VappDesk;
   private readonly classes: ClassDesk;
@@ -126,6 +128,7 @@ export class AgentLoop {
     this.failovers = new FailoverDesk(env, ownership, this.turns, () => this.wake());
     this.bmcTests = new BmcTests(env, () => this.wake());
     this.drains = new DrainDesk(env, () => this.wake());
+    this.rolling = new RollingDesk(env, () => this.wake());
     this.balance = new BalanceDesk(env, () => this.wake());
     this.vapps = new VappDesk(env, () => this.wake());
     this.classes = new ClassDesk(env, () => this.wake());
@@ -199,6 +202,7 @@ export class AgentLoop {
     this.failovers.stop();
     this.bmcTests.stop();
     this.balance.stop();
+    this.rolling.stop();
     this.wake();
     await this.running;
   }
@@ -284,6 +288,7 @@ export class AgentLoop {
           this.standbys.look(s) ?? idlePassMs,
         );
       again = Math.min(again, this.drains.look(s) ?? again);
+      if (s.recovering === null) again = Math.min(again, this.rolling.look(s) ?? again);
       this.balance.look(s);
       if (s.recovering === null) again = Math.min(again, this.vapps.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.classes.look(s) ?? again);

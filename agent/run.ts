@@ -170,6 +170,7 @@ export async function runAgent(
     exports,
     ...(witness ? {} : { drives: new DriveList(new Lvm(), clock), replication: new Drbd({ node, clock }) }),
     slots: new BootSlots(),
+    voters: members,
     seeds: new Seeds({ stateDir }),
     bridges: new Bridges({ node, peers: () => overlayPeers(loop.view().snapshot, node) }),
     machine: witness ? noGuests(machine) : machine,

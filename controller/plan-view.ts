@@ -1,3 +1,4 @@
+import { setImmediate as breathe } from 'node:timers/promises';
 import { Outlook, type OutlookOptions } from '../core/decide/outlook.js';
 import type { View } from './view.js';
 
@@ -26,3 +27,17 @@ export function outlookOf(view: View, o: OutlookOptions = {}): Outlook {
     o,
   );
 }
+
+/** Runs a plan, with other requests answered meanwhile. */
+export async function inSlices<T>(steps: Generator<undefined, T>): Promise<T> {
+  let beganMs = performance.now();
+  for (let step = steps.next(); ; step = steps.next()) {
+    if (step.done === true) return step.value;
+    if (performance.now() - beganMs < sliceMs) continue;
+    await breathe();
+    beganMs = performance.now();
+  }
+}
+
+/** Other requests are answered between two slices of a plan, ms. */
+const sliceMs = 15;

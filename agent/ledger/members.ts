@@ -136,6 +136,23 @@ export class LedgerMembers {
     };
   }
 
+  /** What is wrong with voters, each asked by itself; a learner is none. @throws FlotillaError `ledger-unavailable` */
+  async faults(): Promise<readonly { readonly node: string; readonly text: string }[]> {
+    const voters = (await this.list()).filter((m) => !m.learner);
+    const looked = await Promise.all(
+      voters.map(async (m) => {
+        const node = m.name === '' ? m.id : m.name;
+        const [endpoint] = m.clientUrls;
+        if (endpoint === undefined) return [{ node, text: 'has not started yet' }];
+        const is = await this.status(endpoint).catch(() => null);
+        if (is === null) return [{ node, text: 'does not answer' }];
+        if (is.leader === null) return [{ node, text: 'knows no leader' }];
+        return is.errors.length > 0 ? [{ node, text: `says ${is.errors.join(', ').slice(0, 100)}` }] : [];
+      }),
+    );
+    return looked.flat();
+  }
+
   /** Alarms such as `NOSPACE` and `CORRUPT`, by member. */
   async alarms(): Promise<readonly { member: string; alarm: string }[]> {
     const r = await this.#ask('/v3/maintenance/alarm', { action: 'GET' }, alarmsSchema, 'the alarms');

@@ -13,23 +13,23 @@ import { balanceId, type BalanceMove, type BalanceRecord, type PastMove } from '
 import { errorRecord } from '../../core/domain/error.js';
 import { migratePolicyDefault } from '../../core/domain/migration.js';
 import { presence } from '../../core/domain/node.js';
-import { opFinished, queuedOp } from '../../core/domain/op.js';
+import { queuedOp } from '../../core/domain/op.js';
 import { formatSize } from '../../core/domain/units.js';
 import { epochKey, ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import type { Snapshot } from '../snapshot.js';
+import { holdsOf } from './holds.js';
 import { outlookOf } from './outlook.js';
 import { rankOf } from './rank.js';
+import { breather, inSlices } from './slices.js';
 
 /** Loads are taken so often, ms: nodes say new ones every five seconds. */
 const sampleMs = 10_000;
 /** A plan is made so often, ms; where that is much work, after so many times what it took. */
 const planMs = 60_000;
 const planShare = 20;
-/** The loop and the keeper's beat come first: so long a slice of a plan takes at most before others may, ms. */
-const sliceMs = 10;
 /** The record is written again unchanged after this, ms: a sign that somebody plans, and when. */
 const againMs = 5 * 60_000;
 /** A record that stands for so long is taken over by the next node by name, ms. */
@@ -115,12 +115,7 @@ export class BalanceDesk {
     if (s === null) return;
     const { balance: mode } = s.policy.plan;
     if (mode === 'off') return;
-    let beganMs = env.clock.nowMs();
-    const others = async (): Promise<void> => {
-      if (env.clock.nowMs() - beganMs < sliceMs) return;
-      await env.clock.sleep(1);
-      beganMs = env.clock.nowMs();
-    };
+    const others = breather(env.clock);
     const outlook = outlookOf(s, env.radio.heard(), { load: (vm) => this.smoothed.load(vm) });
     await others();
     const loads = outlook.loads();
@@ -130,13 +125,10 @@ export class BalanceDesk {
       rulesOnly: mode === 'rules-only',
       may: (vm, node) => brakeOf(s.balance?.value ?? null, vm, node, loads, wallMs) === null,
     });
-    let step = steps.next();
-    for (; step.done !== true; step = steps.next()) {
-      if (this.stopped) return;
-      await others();
-    }
-    this.want(step.value);
-    await this.act(step.value, loads);
+    const found = await inSlices(others, steps, () => this.stopped);
+    if (found === null) return;
+    this.want(found);
+    await this.act(found, loads);
   }
 
   private want(found: readonly BalanceMove[]): void {
@@ -157,7 +149,7 @@ export class BalanceDesk {
     const before = s.balance?.value ?? null;
     const wallMs = env.clock.wallMs();
     const record = before === null ? null : followed(before, (id) => s.ops.get(id)?.value, wallMs);
-    const holds = holdsOf(s, env);
+    const holds = brakesOf(s, env);
     const used = outlookOf(s, env.radio.heard()).use();
     const decide = (held: readonly string[]): AutoStep =>
       decideBalance({
@@ -262,32 +254,9 @@ const mark = (r: BalanceRecord): string =>
   JSON.stringify([r.sentence, r.moves.map((m) => [m.vm, m.from, m.to])]);
 
 /** What keeps all moves from being made by themselves, in words. */
-function holdsOf(s: Snapshot, env: AgentEnv): string[] {
+function brakesOf(s: Snapshot, env: AgentEnv): string[] {
   const out: string[] = [];
   if (s.policy.ha.paused) out.push('HA is paused');
   if (s.policy.ha.hold) out.push('failovers are held');
-  if (s.unreadable.length > 0) out.push(`${s.unreadable.length} records of the ledger cannot be read`);
-  const open = new Map<string, string>();
-  for (const { value: o } of s.ops.values())
-    if (!opFinished(o) && waitsFor.has(o.kind))
-      open.set(o.kind, `${o.kind} of ${o.subject.name} is under way`);
-  out.push(...open.values());
-  const heard = new Map(env.radio.heard().map((h) => [h.node, presence(h.beatAgeMs)]));
-  for (const { value: n } of s.nodes.values()) {
-    if (n.witness || n.desired !== 'active' || n.id === env.node) continue;
-    const is = heard.get(n.id) ?? 'never-heard';
-    if (!s.lives.has(n.id)) out.push(`${n.id} is not alive`);
-    else if (is !== 'here') out.push(`${n.id} is ${is === 'never-heard' ? 'not heard' : is}`);
-  }
-  return out.slice(0, 5);
+  return [...out, ...holdsOf(s, env)].slice(0, 5);
 }
-
-/** Work during which nothing else is moved. */
-const waitsFor: ReadonlySet<string> = new Set([
-  'vm.failover',
-  'vm.migrate',
-  'vm.relocate',
-  'node.drain',
-  'node.return',
-  'node.update',
-]);

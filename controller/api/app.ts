@@ -55,6 +55,7 @@ import { descriptionOf, documentText } from './openapi.js';
 import { notifyHandlers } from './notify.js';
 import { opHandlers } from './ops.js';
 import { nodeUpdateHandlers } from './node-update.js';
+import { rollingHandlers } from './rolling.js';
 import { pendingHandlers } from './pending.js';
 import { LoginDesk } from './login-desk.js';
 import { poolHandlers } from './pools.js';
@@ -177,6 +178,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...pendingHandlers(deps),
     ...drainHandlers(deps),
     ...nodeUpdateHandlers(deps),
+    ...rollingHandlers(deps),
     ...balanceHandlers(deps),
     ...ruleHandlers(deps),
     ...vmHandlers(deps),

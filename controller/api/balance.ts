@@ -1,11 +1,10 @@
-import { setImmediate as breathe } from 'node:timers/promises';
 import { balanceId } from '../../core/domain/balance.js';
 import { capacitySteps, daysUntilFull } from '../../core/decide/plan/capacity.js';
 import { placementPolicy, poolUse } from '../../core/decide/plan/fit.js';
 import { poolHasNode, type Pool } from '../../core/domain/pool.js';
 import { formatSize } from '../../core/domain/units.js';
 import type { BalanceAnswer } from '../../core/wire/rest.js';
-import { outlookOf } from '../plan-view.js';
+import { inSlices, outlookOf } from '../plan-view.js';
 import type { View } from '../view.js';
 import type { ApiDeps, Some } from './context.js';
 import { poolOf } from './lookup.js';
@@ -14,7 +13,7 @@ import { poolOf } from './lookup.js';
 const planAgeMsMax = 15 * 60_000;
 
 /** What would even the cluster out, and what is done about it. */
-export function balanceHandlers({ view, clock }: ApiDeps): Some<'balanceGet' | 'capacityGet' | 'rollingGet'> {
+export function balanceHandlers({ view, clock }: ApiDeps): Some<'balanceGet' | 'capacityGet'> {
   return {
     async balanceGet() {
       view.freshness();
@@ -81,26 +80,6 @@ export function balanceHandlers({ view, clock }: ApiDeps): Some<'balanceGet' | '
         },
       };
     },
-    async rollingGet({ query }) {
-      view.freshness();
-      const specs = view.ledger.tables.vmSpec;
-      const ids = new Map([...specs].map(([id, k]) => [k.value.name, id]));
-      const { groups, blocked } = await inSlices(outlookOf(view).rolling(query.atOnce));
-      const moves = groups.reduce((a, g) => a + g.swaps.length, 0);
-      const nodes = groups.reduce((a, g) => a + g.nodes.length, 0);
-      return {
-        body: {
-          sentence:
-            `${nodes} nodes could go down in ${groups.length} ${groups.length === 1 ? 'turn' : 'turns'}, with ${moves} moves of VMs` +
-            (blocked.length === 0 ? '.' : `; ${blocked.length} cannot be emptied.`),
-          groups: groups.map((g) => ({
-            nodes: [...g.nodes],
-            moves: g.swaps.map((m) => ({ vm: ids.get(m.vm) ?? m.vm, name: m.vm, to: m.to })),
-          })),
-          blocked: blocked.map((b) => ({ ...b })),
-        },
-      };
-    },
   };
 }
 
@@ -118,20 +97,6 @@ function freeOf(view: View, pool: Pool): number {
 
 /** By the loads of the moment: nobody has planned by smoothed ones. */
 const momentary = (view: View): Promise<BalanceAnswer['moves']> => inSlices(outlookOf(view).balance());
-
-/** Runs a plan, with other requests answered meanwhile. */
-async function inSlices<T>(steps: Generator<undefined, T>): Promise<T> {
-  let beganMs = performance.now();
-  for (let step = steps.next(); ; step = steps.next()) {
-    if (step.done === true) return step.value;
-    if (performance.now() - beganMs < sliceMs) continue;
-    await breathe();
-    beganMs = performance.now();
-  }
-}
-
-/** Other requests are answered between two slices of a plan, ms. */
-const sliceMs = 15;
 
 const sentenceOf = (n: number): string =>
   n === 0

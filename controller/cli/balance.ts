@@ -102,7 +102,7 @@ export function balanceCommands(program: Command, io: Io): void {
 const trendText = (t: CapacityView['memoryMiB'], size: string): string =>
   `${size}${t.daysUntilFull === null ? '' : `, full in ${Math.round(t.daysUntilFull)} days if it goes on so`}`;
 
-/** `flotilla capacity`, `flotilla rolling` */
+/** `flotilla capacity` */
 export function capacityCommands(program: Command, io: Io): void {
   program
     .command('capacity')
@@ -131,23 +131,6 @@ export function capacityCommands(program: Command, io: Io): void {
           c.sentence,
           `Memory promised: ${trendText(m, size(m.used * 2 ** 20, m.total * 2 ** 20))}.`,
           `Pools in use: ${trendText(d, size(d.used, d.total))}.`,
-        ].join('\n'),
-      );
-    });
-  program
-    .command('rolling')
-    .description('in which order all nodes could go down for work, and what moves before; nothing is done')
-    .option('--at-once <n>', 'nodes down at the same time, at most', wholeNumber, 1)
-    .action(async (o: { atOnce: number }) => {
-      const r = await (await io.client()).call('rollingGet', { query: { atOnce: o.atOnce } });
-      io.show(r, () =>
-        [
-          r.sentence,
-          ...r.groups.map(
-            (g, i) =>
-              `${i + 1}. ${g.nodes.join(', ')}${g.moves.length === 0 ? '' : `, after ${g.moves.map((m) => `${m.name} → ${m.to}`).join(', ')}`}`,
-          ),
-          ...r.blocked.map((b) => `${b.node} cannot be emptied: ${b.reason}`),
         ].join('\n'),
       );
     });

@@ -24,6 +24,7 @@ import {
   statusCommand,
   tokenCommands,
 } from './things.js';
+import { rollingCommands } from './rolling.js';
 import { ruleCommands } from './rule.js';
 import { snapshotCommands } from './snapshot.js';
 import { classCommands } from './class.js';
@@ -71,6 +72,7 @@ export async function runCli(args: readonly string[], outside: Terminal): Promis
   ruleCommands(program, io);
   classCommands(program, io);
   capacityCommands(program, io);
+  rollingCommands(program, io);
   vmCommands(program, io);
   snapshotCommands(program, io);
   consoleCommand(program, io);

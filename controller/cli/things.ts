@@ -13,7 +13,7 @@ import { bar, opLine, waitSDefault, type Io } from './io.js';
 import { certificatesOf } from './certificates.js';
 import { nodeAdmitCommands } from './node-admit.js';
 import { nodeDrainCommands } from './node-drain.js';
-import { nodeUpdateCommand } from './node-update.js';
+import { nodeUpdateCommands } from './node-update.js';
 import { nodePowerCommands } from './node-power.js';
 import type { Column } from './table.js';
 import { defined } from './vm.js';
@@ -165,7 +165,7 @@ export function nodeCommands(program: Command, io: Io): void {
   historyCommand(node, io, 'node');
   nodeAdmitCommands(node, io);
   nodeDrainCommands(node, io);
-  nodeUpdateCommand(node, io);
+  nodeUpdateCommands(node, io);
   nodePowerCommands(node, io);
   node
     .command('remove')

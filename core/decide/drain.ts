@@ -17,6 +17,7 @@ const passing: ReadonlySet<string> = new Set([
   'under-way',
   'busy',
   'unknown',
+  'starting',
   'stopping',
   'disk-not-ready',
   'copies-differ',

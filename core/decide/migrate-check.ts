@@ -102,6 +102,8 @@ function vmBlockers(v: MigrateCheckView): MigrateBlocker[] {
     no('under-way', 'it migrates already', 'Wait until that has ended, or cancel it.');
   else if (phase === 'unknown')
     no('unknown', 'nobody knows what it does: its owner is silent', 'Bring its node back.');
+  else if (own.state === 'running' && phase === 'starting')
+    no('starting', 'it is being started', 'Wait until it runs.');
   else if (own.state === 'stopped' || (phase !== 'running' && phase !== 'paused'))
     no('not-running', `it does not run: it is ${phase}`, 'Start it first.');
   if (spec.power === 'stopped' && own.state !== 'stopped')

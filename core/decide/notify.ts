@@ -40,6 +40,8 @@ const settleMs: Readonly<Record<IncidentKind, number>> = {
   certificate: 60_000,
   health: 120_000,
 };
+/** A node that was told to restart is down as long as this without being told of, ms. */
+const restartMs = 30 * 60_000;
 /** So long others are waited for, that are told with it: a node's death brings failovers, seconds apart, ms. */
 const gatherMs = 20_000;
 /** What is not seen any more for so long is over, ms. */
@@ -63,8 +65,20 @@ export function incidentsOf(v: NotifyView, wallMs: number): Incident[] {
     const full = `${kind}/${key}`.slice(0, 128);
     if (!out.has(full)) out.set(full, { key: full, kind, node, text: text.slice(0, 240) });
   };
+  // Told to restart; where it does not come back, its operation is what fails, or it is told after a while.
+  const restarts = new Set(
+    v.ops.flatMap((o) =>
+      (o.kind === 'node.reboot' || o.kind === 'node.update') &&
+      !opFinished(o) &&
+      'boot' in o.args &&
+      wallMs - o.updatedMs < restartMs
+        ? o.node
+        : [],
+    ),
+  );
   for (const n of v.nodes)
-    if (!v.live.has(n.id) && n.desired !== 'leaving') say('node-down', n.id, null, `node ${n.id} is down`);
+    if (!v.live.has(n.id) && n.desired !== 'leaving' && !restarts.has(n.id))
+      say('node-down', n.id, null, `node ${n.id} is down`);
   for (const op of v.ops) {
     if (op.kind !== 'vm.failover' || (opFinished(op) && wallMs - op.updatedMs > failoverNewsMs)) continue;
     const t = failoverTimelineSchema.safeParse(op.args);

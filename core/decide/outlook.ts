@@ -205,13 +205,23 @@ export class Outlook {
     };
   }
 
-  /** In which order all nodes could go down for work, and what moves before; names of VMs as the plan has them. */
-  rolling(atOnceMax: number): Generator<undefined, RollingPlan> {
+  /**
+   * In which order nodes could go down for work, and what moves before; names of VMs as the plan has them.
+   *
+   * @param o.only - those that are to go; else all
+   * @param o.groupsMax - only the first groups of the order are wanted
+   */
+  rolling(
+    atOnceMax: number,
+    o: { readonly only?: ReadonlySet<string>; readonly groupsMax?: number } = {},
+  ): Generator<undefined, RollingPlan> {
     const ids = this.byName();
     const checkOf = this.checks();
     const votes = new Set([...this.r.nodes.values()].flatMap(({ value: n }) => (n.voter ? [n.id] : [])));
     return rollingMoves(this.cluster, {
+      ...o,
       atOnceMax,
+      bars: (n) => (votes.has(n) ? votersBar(votes.size) : null),
       runs: (vm) => this.r.owns.get(ids.get(vm) ?? '')?.value.state !== 'stopped',
       may: (vm, node) => {
         const c = checkOf(ids.get(vm) ?? '');
@@ -289,6 +299,14 @@ export class Outlook {
     }
   }
 }
+
+/** Whether the ledger goes on without one of its voters. @returns why not; null: it does */
+export const votersBar = (voters: number): string | null =>
+  voters - 1 > voters / 2
+    ? null
+    : voters === 1
+      ? 'it is the only voter of the ledger: without it all VMs with HA would stand still'
+      : `with one of its ${voters} voters away the ledger would have no majority`;
 
 /** What speaks against a node only as it is now. */
 const roomCodes: ReadonlySet<string> = new Set(['no-memory', 'no-cpus', 'no-failover-room', 'rule']);

@@ -78,6 +78,8 @@ export function opVerdict(
     case 'image.import':
     case 'image.delete':
     case 'node.update':
+    case 'node.reboot':
+    case 'cluster.rolling':
     case 'disk.delete':
     case 'node.drain':
     case 'node.return':

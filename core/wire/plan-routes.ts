@@ -1,10 +1,11 @@
 import { z } from 'zod';
 import type { RestRoute } from './rest.js';
-import { refSchema } from './rest-objects.js';
+import { opAnswerSchema, refSchema } from './rest-objects.js';
 import {
   balanceViewSchema,
   capacityQuerySchema,
   capacityViewSchema,
+  rollingBeginSchema,
   rollingQuerySchema,
   rollingViewSchema,
   ruleCreateSchema,
@@ -35,11 +36,21 @@ export const planRoutes = {
     method: 'get',
     path: '/rolling',
     tag: 'cluster',
-    summary:
-      'In which order all nodes could go down for work, what moves before, and which cannot be emptied',
+    summary: 'In which order nodes could go down for work, what moves before, and which cannot be emptied',
     query: rollingQuerySchema,
     status: 200,
     response: rollingViewSchema,
+  },
+  rollingBegin: {
+    method: 'post',
+    path: '/rolling',
+    tag: 'cluster',
+    summary:
+      'Restart or update nodes in turn, each emptied before and well after; ends at the first that is not',
+    body: rollingBeginSchema,
+    status: 202,
+    response: opAnswerSchema,
+    idempotent: true,
   },
   ruleList: {
     method: 'get',

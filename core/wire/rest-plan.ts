@@ -3,7 +3,8 @@ import { z } from 'zod';
 import { balanceModeSchema, balanceMoveSchema, pastMoveSchema } from '../domain/balance.js';
 import { drainVmSchema } from '../domain/drain.js';
 import { ruleSchema, ruleShape } from '../domain/rule.js';
-import { idSchema, nodeIdSchema, wallMsSchema } from '../domain/schema.js';
+import { rollingAtOnceMax, rollingNodesMax, rollingWorkSchema } from '../domain/rolling.js';
+import { idSchema, nodeIdSchema, tagsSchema, wallMsSchema } from '../domain/schema.js';
 import { opViewSchema, refSchema } from './rest-objects.js';
 
 export const nodeDrainSchema = z
@@ -175,4 +176,34 @@ export const rollingViewSchema = z
   })
   .meta({ id: 'Rolling' });
 export type RollingView = z.output<typeof rollingViewSchema>;
-export const rollingQuerySchema = z.strictObject({ atOnce: wholeSchema(1, 64).default(1) });
+/** Words of a query with commas between them. */
+const wordsSchema = z
+  .string()
+  .max(4096)
+  .transform((s) => s.split(',').filter((x) => x !== ''));
+export const rollingQuerySchema = z.strictObject({
+  atOnce: wholeSchema(1, rollingAtOnceMax).default(1),
+  /** Only these; with tags, these too. */
+  nodes: wordsSchema.optional(),
+  tags: wordsSchema.optional(),
+});
+
+/** Work on nodes in turn: those that are named, or have one of the tags; without both all. */
+export const rollingBeginSchema = z
+  .strictObject({
+    work: rollingWorkSchema,
+    /** Of the appliance, to update to. */
+    image: refSchema.optional(),
+    nodes: z.array(refSchema).max(rollingNodesMax).default([]),
+    tags: tagsSchema.default([]),
+    atOnce: z.number().int().min(1).max(rollingAtOnceMax).default(1),
+    /** A VM that cannot move while it runs may be shut down and started elsewhere. */
+    restart: z.boolean().default(false),
+    /** VMs come back to each node when it is well. */
+    bringBack: z.boolean().default(false),
+  })
+  .refine(
+    (b) => (b.work === 'update') === (b.image !== undefined),
+    'an update needs an image, a reboot takes none',
+  )
+  .meta({ id: 'RollingBegin' });

@@ -200,6 +200,16 @@ await t.test('balance: the mode is set, a rule is made and told what breaks it, 
   await page.getByText(/more VMs of 2 CPUs and 4 GiB fit/).waitFor();
   await page.getByRole('button', { name: 'Find an order' }).click();
   await page.getByText(/nodes could go down in/).waitFor();
+  await page.getByRole('button', { name: 'Begin…' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Begin', exact: true }).click();
+  const turns = page.getByRole('table', { name: 'Nodes of this work' });
+  await turns.getByText('waiting').first().waitFor();
+  await page.getByRole('button', { name: 'Pause' }).click();
+  await page.getByRole('button', { name: 'Go on' }).waitFor();
+  const work = [...r.view.ledger.tables.op.values()].find((o) => o.value.kind === 'cluster.rolling')?.value;
+  t.match(work, { args: { work: 'reboot', paused: true } });
+  // No agent is there to end it.
+  r.memory.poke(`/flotilla/op/${work?.id ?? ''}`, JSON.stringify({ ...work, state: 'cancelled' }));
   await page.getByLabel('By itself').selectOption('recommend');
   t.same(complaints, []);
 });

@@ -6,7 +6,8 @@ import { call, saw, useAsked, useDo } from './api';
 import { useAll } from './live';
 import { useMay } from './may';
 import { Confirm, Page, Refusal, Rows, State, To } from './parts';
-import { Capacity, Rolling } from './outlook';
+import { Capacity } from './outlook';
+import { Rolling } from './rolling';
 import { Rules } from './rules';
 
 /** What would even the cluster out, what is done about it by itself, and what was. */

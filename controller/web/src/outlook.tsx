@@ -1,7 +1,7 @@
-import { Button, Group, List, NumberInput, Stack, Text, Title } from '@mantine/core';
+import { Button, Group, NumberInput, Stack, Text, Title } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { formatSize } from '../../../core/domain/units';
-import type { CapacityView, RollingView } from '../../../core/wire/rest';
+import type { CapacityView } from '../../../core/wire/rest';
 import { call, useDo } from './api';
 import { Refusal } from './parts';
 
@@ -50,57 +50,6 @@ export function Capacity(): ReactNode {
           {formatSize(found.diskBytes.total)}
           {days(found.diskBytes)}.
         </Text>
-      )}
-      <Refusal of={refused} />
-    </Stack>
-  );
-}
-
-/** In which order all nodes could go down for work. */
-export function Rolling(): ReactNode {
-  const [atOnce, setAtOnce] = useState(1);
-  const [found, setFound] = useState<RollingView | null>(null);
-  const { busy, refused, run } = useDo();
-  const ask = (): Promise<void> => call('rollingGet', { query: { atOnce } }).then(setFound);
-  return (
-    <Stack gap="xs">
-      <Title order={2} size="h5">
-        Work on all nodes, one after the other
-      </Title>
-      <Group align="end">
-        <NumberInput
-          label="Nodes down at the same time, at most"
-          min={1}
-          max={64}
-          w={260}
-          value={atOnce}
-          onChange={(v) => setAtOnce(Number(v))}
-        />
-        <Button size="sm" variant="default" loading={busy} onClick={() => void run(ask)}>
-          Find an order
-        </Button>
-      </Group>
-      {found !== null && (
-        <>
-          <Text size="sm" role="status">
-            {found.sentence} Nothing is done: empty each with Maintenance on its page.
-          </Text>
-          <List type="ordered" size="sm">
-            {found.groups.map((g) => (
-              <List.Item key={g.nodes.join()}>
-                {g.nodes.join(', ')}
-                {g.moves.length === 0
-                  ? ''
-                  : `, after ${g.moves.map((m) => `${m.name} → ${m.to}`).join(', ')}`}
-              </List.Item>
-            ))}
-          </List>
-          {found.blocked.map((b) => (
-            <Text size="sm" key={b.node}>
-              {b.node} cannot be emptied: {b.reason}
-            </Text>
-          ))}
-        </>
       )}
       <Refusal of={refused} />
     </Stack>

@@ -21,14 +21,17 @@ const subjectUrl = (o: OpView): string | null =>
       ? '/images'
       : o.subject.kind === 'node'
         ? `/nodes/${o.subject.id}`
-        : null;
+        : o.subject.kind === 'cluster'
+          ? '/balance'
+          : null;
 
 /** Always there: what runs, how far it is, and what failed of late. */
 export function TaskStrip(): ReactNode {
   const ops = useOps();
   const open = ops.filter((o) => !opFinished(o));
   const failed = ops.filter((o) => o.state === 'failed' && Date.now() - o.updatedMs < failedShownMs);
-  const [first] = open;
+  // What it consists of goes on meanwhile; its own step says how far that is.
+  const first = open.find((o) => o.kind === 'cluster.rolling') ?? open[0];
   return (
     <div className="strip" role="region" aria-label="Operations">
       <Anchor component={Link} href="/ops" size="sm">

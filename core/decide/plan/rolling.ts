@@ -89,6 +89,12 @@ export interface RollingLimits {
   may(vm: string, node: string): boolean;
   /** Two nodes may be down at the same time, e.g. not both vote. */
   both(a: string, b: string): boolean;
+  /** Why a node may not go, whatever is on it; null: it may. */
+  bars?(node: string): string | null;
+  /** The nodes that are to go; else all. */
+  readonly only?: ReadonlySet<string>;
+  /** Only the first so many groups are wanted. */
+  readonly groupsMax?: number;
 }
 
 /**
@@ -100,15 +106,22 @@ export function* rollingMoves(cluster: PlanCluster, o: RollingLimits): Generator
   let { vms } = cluster;
   const groups: RollingGroup[] = [];
   const why = new Map<string, string>();
-  let left = cluster.nodes.filter((n) => n.state === 'online').map((n) => n.name);
+  let left = cluster.nodes
+    .filter((n) => n.state === 'online' && o.only?.has(n.name) !== false)
+    .map((n) => n.name);
   const load = (node: string): number =>
     vms.reduce((sum, v) => sum + (v.owner === node && o.runs(v.name) ? v.memoryMiB : 0), 0);
-  while (left.length > 0) {
+  while (left.length > 0 && groups.length < (o.groupsMax ?? Infinity)) {
     const group: string[] = [];
     const swaps: { vm: string; to: string }[] = [];
     const loads = new Map(left.map((n) => [n, load(n)]));
     for (const n of [...left].sort((a, b) => loads.get(a)! - loads.get(b)! || (a < b ? -1 : 1))) {
       if (group.length >= o.atOnceMax) break;
+      const bar = o.bars?.(n) ?? null;
+      if (bar !== null) {
+        why.set(n, bar);
+        continue;
+      }
       // What has just been sent there would have to move twice.
       if (!group.every((g) => o.both(g, n)) || swaps.some((m) => m.to === n)) continue;
       const tried = emptied({ ...cluster, vms }, new Set([...group, n]), n, o);

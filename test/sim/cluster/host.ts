@@ -66,6 +66,10 @@ export class SimHost {
   diskFault = false;
   /** QEMU does not come to life here, in its words; null: it does. */
   startFault: string | null = null;
+  /** Slots of the boot drive, as GRUB sees them; null: it was not made by the image. */
+  slots: { booted: 'a' | 'b'; good: 'a' | 'b'; onTrial: 'a' | 'b' | null } | null = null;
+  /** What was written into the other slot does not get well: the one before is started again. */
+  slotBroken = false;
   /** The whole machine stands still: no process, no guest, no driver; only the watchdog counts. */
   stalled = false;
   /** A machine hangs in the kernel and does not die. */
@@ -195,6 +199,9 @@ export class SimHost {
 
   powerOn(): void {
     this.powered = true;
+    const { slots } = this;
+    if (slots !== null)
+      slots.booted = slots.onTrial !== null && !this.slotBroken ? slots.onTrial : slots.good;
     for (const [vm, node] of this.pool.locks) if (node === this.node) this.pool.locks.delete(vm);
     if (!this.rules.noAutostart)
       for (const vm of this.libvirt.domains.keys()) {

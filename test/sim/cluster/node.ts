@@ -3,6 +3,7 @@ import type {
   Keeper as KeeperOfAgent,
   KeeperState,
   Liveness,
+  Slots,
   Volumes,
 } from '../../../agent/env.js';
 import { Keeper } from '../../../agent/keeper/keeper.js';
@@ -198,6 +199,19 @@ export class ClusterNode {
     });
   }
 
+  /** systemctl reboot, to its end. */
+  restart(): void {
+    const { boots } = this.host;
+    const { time } = this.#p;
+    this.#p.say(this.id, 'restarts');
+    time.after(1, () => void this.shutDown(1_000));
+    const again = (): void => {
+      if (this.host.boots === boots) time.after(500, again);
+      else time.after(bootMs, () => this.powerOn());
+    };
+    again();
+  }
+
   #end(what: 'agent' | 'keeper'): void {
     if (what === 'agent') {
       const { agent } = this;
@@ -293,6 +307,11 @@ export class ClusterNode {
       live: this.#liveness(process),
       keeper: process.guard(this.#link()),
       journal: process.guard(host.journal),
+      slots: process.guard(this.#slots()),
+      voters: process.guard({
+        faults: async () =>
+          voters.voters.flatMap((v) => (voters.up(v) ? [] : [{ node: v, text: 'does not answer' }])),
+      }),
       radio: process.guard(radio),
       peers: { libvirt: (address) => this.#p.peer(this.id, address) },
       hypervisor: this.#hypervisor(process),
@@ -348,6 +367,30 @@ export class ClusterNode {
           return null;
         if (process.clock.nowMs() - s.goodMs >= this.#p.agentTiming.renewalGoodMs) return null;
         return { key: kinds.live.key(this.id), createRevision: s.createRevision };
+      },
+    };
+  }
+
+  #slots(): Slots {
+    const { host } = this;
+    const slots = (): NonNullable<SimHost['slots']> => {
+      if (host.slots === null) throw new Error('this machine has no slots');
+      return host.slots;
+    };
+    return {
+      state: async () => (host.slots === null ? null : { ...host.slots, boot: `${this.id} ${host.boots}` }),
+      write: async () => Promise.resolve(slots().booted === 'a' ? 'b' : 'a'),
+      tryNext: async () => {
+        await Promise.resolve();
+        slots().onTrial = slots().booted === 'a' ? 'b' : 'a';
+      },
+      good: async () => {
+        await Promise.resolve();
+        Object.assign(slots(), { good: slots().booted, onTrial: null });
+      },
+      restart: async () => {
+        await Promise.resolve();
+        this.restart();
       },
     };
   }
@@ -477,7 +520,7 @@ export class ClusterNode {
       },
       importImage: no,
       removeImage: no,
-      haveImage: no,
+      haveImage: async (i, p) => Promise.resolve(`${p.path}/images/${i.id}`),
       uploadOffset: no,
       upload: no,
       sweep: async () => [],

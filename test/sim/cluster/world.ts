@@ -5,6 +5,8 @@ import type { NodeRecord } from '../../../core/domain/node.js';
 import { policyDefault, vmHaDefault, type Policy } from '../../../core/domain/ha.js';
 import type { Op, OpKind } from '../../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../../core/domain/timing.js';
+import type { Image } from '../../../core/domain/image.js';
+import type { RollingArgs } from '../../../core/domain/rolling.js';
 import type { Replica } from '../../../core/domain/replica.js';
 import { firstOwn } from '../../../core/decide/vm-make.js';
 import type { ServiceClass } from '../../../core/domain/service-class.js';
@@ -465,6 +467,39 @@ export class World {
     this.desired(node, o.back === undefined ? 'maintenance' : 'active');
     const args = { node, restart: o.restart === true, leave: o.leave === true, vms };
     return this.#ask(o.back === undefined ? 'node.drain' : 'node.return', node, args, 'node');
+  }
+
+  /** The same work on nodes in turn; without names on all. @returns the op */
+  rolling(o: Partial<RollingArgs> = {}, nodes: readonly string[] = [...this.nodes.keys()]): string {
+    const args: RollingArgs = {
+      work: 'reboot',
+      image: null,
+      atOnce: 1,
+      restart: false,
+      bringBack: false,
+      paused: false,
+      nodes: nodes.map((node) => ({ node, state: 'waiting', text: '' })),
+      ...o,
+    };
+    return this.#ask('cluster.rolling', this.rng.uuid(), args, 'cluster');
+  }
+
+  /** Changes what an operation of {@link rolling} was asked for. */
+  rollingArgs(op: string, patch: Partial<RollingArgs>): void {
+    const was = this.op(op);
+    this.voters.store.poke(kinds.op.key(op), JSON.stringify({ ...was, args: { ...was.args, ...patch } }));
+  }
+
+  /** An image of the appliance in the catalogue. */
+  appliance(): { readonly id: string; readonly name: string } {
+    const id = this.rng.uuid();
+    const image: Image = {
+      ...{ id, name: 'flotilla-2', pool: this.#poolId, node: null, state: 'ready', format: 'iso' },
+      ...{ expectedBytes: null, sizeBytes: 1, virtualSizeBytes: 1, sha256: 'ab'.repeat(32) },
+      ...{ source: null, createdMs: 0, error: null },
+    };
+    this.voters.store.poke(kinds.image.key(id), writeRecord(kinds.image, image));
+    return { id, name: image.name };
   }
 
   /** Members of vApps: VMs as soon as they are made, and until they are gone. */

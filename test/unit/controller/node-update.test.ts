@@ -59,6 +59,10 @@ void t.test('a node on which VMs run is not updated', async (t) => {
     code: 4,
     err: /VMs run on n1/,
   });
-  t.match(await l.run('node', 'update', '--image', 'flotilla-2'), { code: 2, err: /--all/ });
+  t.match(await l.run('node', 'reboot', 'n1', '--no-wait'), { code: 4, err: /VMs run on n1/ });
   t.match(await l.run('node', 'update', 'n2', '--image', 'flotilla-2', '--no-wait'), { code: 0 });
+  t.match(await l.run('node', 'reboot', 'n2', '--no-wait'), {
+    code: 4,
+    err: /node.update of .* is under way/,
+  });
 });

@@ -78,6 +78,7 @@ async function rig(t: { teardown(f: () => void): void }) {
     const value = await now();
     const s = {
       ops: new Map([[opId, { value, modRevision: e?.modRevision ?? 0n }]]),
+      nodes: new Map(),
       images: new Map([[imageId, { value: image }]]),
       pools: new Map([[poolId, { value: { id: poolId } }]]),
     } as unknown as Snapshot;

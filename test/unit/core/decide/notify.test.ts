@@ -14,6 +14,7 @@ import {
   type Notification,
   type NotifyState,
 } from '../../../../core/domain/notify.js';
+import { queuedOp, type Op } from '../../../../core/domain/op.js';
 import { ledgerValueBytesMax } from '../../../../core/domain/schema.js';
 import { nodeRecord, nodeState, vmState } from '../../controller/rig.js';
 
@@ -150,6 +151,24 @@ await t.test('what is an incident', (t) => {
     heard: [{ node: 'n1', beatAgeMs: 10, state: nodeState('n1', [use]), vms: new Map() }],
   };
   t.same(incidentsOf(well, 0), []);
+  const restarts: Op = {
+    ...queuedOp(
+      {
+        id: '00000000-0000-4000-8000-0000000000f0',
+        kind: 'node.reboot',
+        subject: { kind: 'node', id: 'n2', name: 'n2' },
+        node: 'n2',
+        askedBy: 'x',
+        args: { boot: 'before' },
+      },
+      0,
+    ),
+    state: 'running',
+  };
+  const down = { ...well, live: new Set(['n1']), ops: [restarts] };
+  t.same(incidentsOf(down, 29 * 60_000), [], 'a node that was told to restart');
+  t.match(incidentsOf(down, 30 * 60_000), [{ kind: 'node-down', text: 'node n2 is down' }]);
+  t.match(incidentsOf({ ...down, ops: [{ ...restarts, args: {} }] }, 0), [{ kind: 'node-down' }]);
   const state = nodeState('n1', [{ ...use, freeBytes: 3 }]);
   const vm = vmState(
     { id: '00000000-0000-4000-8000-0000000000b1', name: 'db', generation: 1 },
