@@ -407,6 +407,19 @@ export interface Machine {
  * Everything the agent reaches. Production and simulator both implement it; nothing else in the agent touches
  * a clock, a socket, a file or a command.
  */
+/** Who holds a VM off at this node, and since when by the wall clock. */
+export interface Hold {
+  readonly by: string;
+  readonly atMs: number;
+}
+
+/** VMs that somebody holds off at this node alone, whatever the ledger wants. They are only ever stopped for it. */
+export interface Holds {
+  /** Takes up what was said since. @throws where it cannot be read; then all is as before */
+  look(): Promise<void>;
+  all(): ReadonlyMap<string, Hold>;
+}
+
 export interface AgentEnv {
   readonly node: string;
   /** True: this node votes in the ledger and runs no VMs; what VMs need is not even looked at. */
@@ -439,6 +452,8 @@ export interface AgentEnv {
   readonly drives?: Drives;
   /** Absent: this node has no copies of other nodes' disks, and holds none. */
   readonly replication?: Replication;
+  /** Absent: nobody holds a VM off here. */
+  readonly holds?: Holds;
   readonly seeds: Seeds;
   readonly bridges: Bridges;
   readonly machine: Machine;

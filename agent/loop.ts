@@ -87,6 +87,7 @@ export class AgentLoop {
   private observed = new Map<string, Observed>();
   private hypervisorError: string | null = 'not connected yet';
   private ledgerError: string | null = 'not read yet';
+  private holdsError: string | null = null;
   private completed: number | null = null;
   private told = false;
 
@@ -213,6 +214,11 @@ export class AgentLoop {
     this.ring?.();
   }
 
+  /** Whether a machine of that VM was here when last looked. */
+  has(vm: string): boolean {
+    return this.observed.has(vm);
+  }
+
   /** The kernel says that both copies behind that device were written while apart. */
   splitSeen(minor: number): void {
     this.replicas.splitSeen(minor);
@@ -272,7 +278,8 @@ export class AgentLoop {
   private async pass(): Promise<number> {
     const { env } = this;
     this.turns.next();
-    await Promise.all([this.observeLedger(), this.observeDomains()]);
+    await Promise.all([this.observeLedger(), this.observeDomains(), this.observeHolds()]);
+    this.enforceHolds();
     const now = env.clock.nowMs();
     const s = this.snapshot;
     let again = idlePassMs;
@@ -369,6 +376,35 @@ export class AgentLoop {
     }
   }
 
+  private async observeHolds(): Promise<void> {
+    try {
+      await this.env.holds?.look();
+      this.holdsError = null;
+    } catch (e) {
+      this.holdsError = `which VMs are held off here cannot be read: ${errorRecord(e).message}`;
+    }
+  }
+
+  /** Stopping needs no ledger: what somebody holds off here goes off at once, also in the dark. */
+  private enforceHolds(): void {
+    const { env, snapshot } = this;
+    for (const [id, hold] of env.holds?.all() ?? []) {
+      const domain = this.observed.get(id);
+      if (domain?.active !== true || domain.mark === null) continue;
+      // Whose machine it is, is being settled between two nodes; it is seen to after that.
+      if (domain.mark.incoming === true || snapshot?.owns.get(id)?.value.state === 'migrating') continue;
+      if (!this.turns.begin(id)) continue;
+      announce(env, 'warning', id, `forced off: ${hold.by} holds it off here`);
+      void env.hypervisor
+        .stop(id, 'destroy')
+        .catch((e: unknown) => {
+          env.log.warn(`forcing ${id} off: ${errorRecord(e).message}`);
+          return env.clock.sleep(strayAgainMs);
+        })
+        .finally(() => this.turns.end(id));
+    }
+  }
+
   private async observeDomains(): Promise<void> {
     try {
       this.observed = await this.domains.observe();
@@ -432,6 +468,7 @@ export class AgentLoop {
         text: `${unreadable.length} unreadable: ${unreadable.slice(0, 3).join(', ')}`.slice(0, 500),
       });
     }
+    if (this.holdsError !== null) out.push({ part: 'holds', ok: false, text: this.holdsError.slice(0, 500) });
     out.push(...this.alsoHealth());
     return out;
   }

@@ -3,6 +3,7 @@ import { errorRecord } from '../core/domain/error.js';
 import { foundCommand, joinCommand, tokenCommand } from './cluster/commands.js';
 import { recoverCommand } from './cluster/recover/commands.js';
 import { readAgentConfig } from './cluster/config.js';
+import { holdCommand } from './local/commands.js';
 import { pending } from './cluster/pending.js';
 import { SystemdServices } from './cluster/services.js';
 import { ledgerCommand } from './snapshots/commands.js';
@@ -21,6 +22,7 @@ const usage = `flotilla-agent VERB …
   ledger snapshots                 snapshots of the ledger on this node
   ledger snapshot now              takes one
   recover …                        when the ledger has lost its quorum or its data: see docs/recover.md
+  hold VM | release VM | held      forces a VM off at this node and holds it off, with or without the ledger: see docs/recover.md
   version
 Configuration: /etc/flotilla/agent.json`;
 
@@ -77,6 +79,10 @@ async function main(argv: readonly string[]): Promise<void> {
       return;
     case 'ledger':
       return print(await ledgerCommand(rest));
+    case 'hold':
+    case 'release':
+    case 'held':
+      return print(await holdCommand(verb, rest));
     case 'version':
     case '--version':
       console.log(version);

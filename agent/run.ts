@@ -46,7 +46,7 @@ import { Bridges } from './net/bridges.js';
 import { overlayPeers } from './net/overlay.js';
 import { certificateInfo } from './pki/certificates.js';
 import type { PeerNode } from './pki/identity.js';
-import { readTls } from './pki/store.js';
+import { pkiPaths, readTls } from './pki/store.js';
 import type { TlsMaterial } from './pki/tls.js';
 import { imagesApp } from './pool/http.js';
 import { peerImages } from './pool/peer.js';
@@ -62,6 +62,10 @@ import { snapshotsDir } from './snapshots/shelf.js';
 import { AgentMeter } from './status/agent-use.js';
 import { FailoverCount } from './status/failover-count.js';
 import { metricsText } from './status/metrics.js';
+import { BreakGlass } from './local/break-glass.js';
+import { actsHere, localApp } from './local/app.js';
+import { holdsFile } from './local/commands.js';
+import { HoldFile } from './local/holds.js';
 import { statusPage } from './status/page.js';
 import type { StatusView } from './status/view.js';
 import { Screen } from './screen.js';
@@ -150,6 +154,7 @@ export async function runAgent(
   let voters: VoterLoop | null = null;
   let addresses: readonly string[] = [];
 
+  const holds = new HoldFile(holdsFile(stateDir));
   const env: AgentEnv = {
     node,
     witness,
@@ -175,11 +180,23 @@ export async function runAgent(
     bridges: new Bridges({ node, peers: () => overlayPeers(loop.view().snapshot, node) }),
     machine: witness ? noGuests(machine) : machine,
     sockets: new ConsoleSockets({ runtimeDir, stateDir }),
+    holds,
     fencer: new FencePrograms(),
   };
 
   const tokens = new TokenCache(path.join(stateDir, 'tokens.json'));
   await tokens.load();
+  const breakGlass = new BreakGlass({
+    file: path.join(stateDir, 'break-glass.json'),
+    clusterId: cluster.clusterId,
+    ca: () => tls.ca,
+    caKeyFile: pkiPaths(stateDir).caKey,
+    store: () => store,
+    leads: () => voters?.state.leads === true,
+    clock,
+    log,
+  });
+  await breakGlass.load();
 
   const failovers = new FailoverCount(node);
   const onSnapshot = async (s: Snapshot): Promise<void> => {
@@ -374,12 +391,17 @@ export async function runAgent(
     isMember,
     onRefused: () => (consolesRefused += 1),
   });
+  const cached = tokens.verifier(() => clock.wallMs());
   const http = createAgentHttp({
     host: '0.0.0.0',
     port: ports.agent,
     node,
     tls: () => tls,
-    verifyToken: tokens.verifier(() => clock.wallMs()),
+    verifyToken: (token) => breakGlass.verify(token) ?? cached(token),
+    users: {
+      login: (ask) => breakGlass.login(ask),
+      logout: async (id) => breakGlass.logout(id),
+    },
     isMember,
     upgrade: (req, socket, head) => consoles.upgrade(req, socket, head),
     health: () => ({
@@ -388,9 +410,28 @@ export async function runAgent(
       version,
       fingerprint: own.fingerprint,
     }),
-    page: (o) => statusPage(view(), o),
+    page: ({ still, who }) =>
+      statusPage(view(), {
+        still,
+        ...(actsHere(who) && !witness
+          ? { local: { holds: holds.all(), accountsUntilMs: breakGlass.list?.untilMs ?? null } }
+          : {}),
+      }),
     metrics: () => metricsText(view()),
     mounts: [
+      {
+        path: '/local',
+        app: localApp({
+          node,
+          holds,
+          isHere: (vm) => loop.has(vm),
+          wake: () => loop.wake(),
+          clock,
+          log,
+        }),
+        allow: 'token',
+        bodyBytesMax: 4_096,
+      },
       { path: '/v1/journal', app: journalApp(node, ownership), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/history', app: historyApp(history), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/images', app: images, allow: 'node', bodyBytesMax: null },
@@ -465,6 +506,7 @@ export async function runAgent(
   upkeep.start();
   ledgerSnapshots.start();
   history.start();
+  breakGlass.start();
   notify.start();
   const screenTimer = setInterval(showScreen, screenMs);
   log.info(`agent ${version} of node ${node} in cluster "${cluster.name}"`, { boot });
@@ -498,6 +540,7 @@ export async function runAgent(
       clearInterval(screenTimer);
       await opened;
       await upkeep.stop();
+      breakGlass.stop();
       await revocation.stop();
       await ledgerSnapshots.stop();
       await history.stop();

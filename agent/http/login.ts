@@ -31,7 +31,7 @@ export interface LoginOptions {
   readonly stylesheet: string;
   nowMs(): number;
   onRefused(kind: 'token'): void;
-  /** Where people may also come with name and password: at a controller. */
+  /** Where people may also come with name and password. */
   readonly users?: {
     /** @returns the session's token @throws FlotillaError `login-refused`, `code-wanted`, `rate-limited` */
     login(ask: {

@@ -10,9 +10,9 @@ import type { Clock, Log } from '../env.js';
 import type { PeerNode } from '../pki/identity.js';
 import { httpsServerOptions, type TlsMaterial } from '../pki/tls.js';
 import { PeerSockets } from './peer-sockets.js';
-import { authenticate, requireIdentity, type AuthEnv, type TokenVerifier } from './auth.js';
+import { authenticate, requireIdentity, type AuthEnv, type Identity, type TokenVerifier } from './auth.js';
 import { securityHeaders } from './headers.js';
-import { loginApp } from './login.js';
+import { loginApp, type LoginOptions } from './login.js';
 import { problemResponse } from './problem.js';
 import { css, stylesheetPath } from './style.js';
 
@@ -53,10 +53,12 @@ export interface AgentHttpOptions {
   readonly node: string;
   tls(): TlsMaterial;
   readonly verifyToken: TokenVerifier;
+  /** Who may come with name and password; absent: nobody. */
+  readonly users?: LoginOptions['users'];
   isMember?(peer: PeerNode): boolean;
   health(): HealthLine;
   /** The node's page; served at `/`, HTML. `still`: without refreshing itself. */
-  page(o: { still: boolean }): Promise<string> | string;
+  page(o: { still: boolean; who: Identity | null }): Promise<string> | string;
   /** Prometheus text; served at `/metrics`. */
   metrics(): Promise<string> | string;
   readonly mounts: readonly Mount[];
@@ -84,7 +86,7 @@ export interface AgentHttp {
 
 /**
  * The agent's HTTPS server: the node's page, `/metrics`, `/healthz`, login, and what others mount (joining, image
- * streams). There is no command among it: commands are rows in the ledger.
+ * streams). Commands are rows in the ledger; there is none among it but what an admin does at this node alone.
  */
 export function createAgentHttp(o: AgentHttpOptions): AgentHttp {
   const refused: Record<string, number> = {};
@@ -174,6 +176,7 @@ function routes(o: AgentHttpOptions, onRefused: (kind: string) => void): Hono<Au
       stylesheet: stylesheetPath,
       nowMs: () => o.clock.nowMs(),
       onRefused,
+      ...(o.users === undefined ? {} : { users: o.users }),
     }),
   );
 
@@ -191,7 +194,11 @@ function routes(o: AgentHttpOptions, onRefused: (kind: string) => void): Hono<Au
     const still = c.req.query('still') !== undefined;
     return requireIdentity('node-or-token')(c, async () => {
       // As a header and not in the page: the same effect, and one place that knows the pace.
-      c.res = c.html(await o.page({ still }), 200, still ? {} : { refresh: `${refreshS}` });
+      c.res = c.html(
+        await o.page({ still, who: c.get('identity') }),
+        200,
+        still ? {} : { refresh: `${refreshS}` },
+      );
     });
   });
   app.get('/metrics', auth, requireIdentity('node-or-token'), async (c) =>

@@ -53,7 +53,11 @@ export class TokenCache {
     const wanted = Buffer.from(r?.sha256 ?? '0'.repeat(64), 'hex');
     if (!timingSafeEqual(given, wanted) || r === undefined) return { ok: false, code: 'token-unknown' };
     if (r.expiresMs !== null && r.expiresMs <= nowMs) return { ok: false, code: 'token-expired' };
-    return { ok: true, name: r.name };
+    const { user, kind } = r;
+    // What its user may now is not known here: whoever was an admin when it was made may be none any more.
+    const role = user === null ? r.role : 'viewer';
+    const rights = { role, operates: [], operatesTags: [], user, session: kind === 'session' };
+    return { ok: true, name: r.name, rights };
   }
 
   #take(records: readonly TokenRecord[]): void {

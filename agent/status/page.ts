@@ -10,6 +10,7 @@ import {
   vmsSection,
   type Part,
 } from './node-sections.js';
+import { localSection, type LocalView } from './local-section.js';
 import { haSection } from './ha-section.js';
 import { verdict } from './verdict.js';
 import type { StatusView } from './view.js';
@@ -19,6 +20,8 @@ import { moment } from './words.js';
 export interface PageOptions {
   /** True: the reader stopped the refreshing. */
   readonly still: boolean;
+  /** What the reader may do here by hand; absent: nothing. */
+  readonly local?: LocalView;
 }
 
 /**
@@ -67,8 +70,16 @@ export async function statusPage(v: StatusView, o: PageOptions): Promise<string>
                   </ul>`
             }
           </div>
-          ${vmsSection(v)} ${haSection(v)} ${clusterSection(v)} ${matrixSection(v)} ${poolsSection(v)}
-          ${eventsSection(v)} ${partsSection(v)} ${aboutSection(v)}
+          ${vmsSection(v)}
+          ${
+            o.local === undefined
+              ? ''
+              : o.still
+                ? localSection(v, o.local)
+                : html`<p><a href="/?still#by-hand">Act by hand, at this node alone</a></p>`
+          }
+          ${haSection(v)} ${clusterSection(v)} ${matrixSection(v)} ${poolsSection(v)} ${eventsSection(v)}
+          ${partsSection(v)} ${aboutSection(v)}
         </main>
       </body>
     </html>`;

@@ -138,6 +138,7 @@ export class VmDesk {
       own: own?.value ?? null,
       live: this.env.live.compare() !== null && s.meta !== null,
       recovering: s.recovering,
+      hold: holdText(this.env, id),
       domain,
       disks: this.disksOf(s).get(id) ?? [],
       copies: {
@@ -354,6 +355,14 @@ export class VmDesk {
 
 const flotillaError = (r: ReturnType<typeof errorRecord>): FlotillaError =>
   new FlotillaError(r.code, r.message, { hint: r.hint, details: r.details });
+
+/** What its page says of a VM that somebody holds off here; null: nobody does. */
+function holdText(env: AgentEnv, id: string): string | null {
+  const hold = env.holds?.all().get(id);
+  return hold === undefined
+    ? null
+    : `held off at ${env.node} by ${hold.by} since ${new Date(hold.atMs).toISOString().slice(0, 16)}Z, until it is let go there`;
+}
 
 /** Why the keeper holds its machine back; null: it does not. */
 function heldWhy(k: KeeperState | null, id: string, active: boolean): string | null {

@@ -82,6 +82,8 @@ export interface VmView {
   readonly live: boolean;
   /** Why all is left as it is, where the records may not be trusted; null: they may. */
   readonly recovering?: string | null;
+  /** Why a person holds it off at this node, in words; null or absent: nobody does. */
+  readonly hold?: string | null;
   /** Null: libvirt knows no such domain. */
   readonly domain: DomainView | null;
   /** Every disk object of this VM. */

@@ -124,6 +124,9 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     const d = attempt('deleting', { do: 'delete' });
     return { ...d, phase: 'deleting' };
   }
+  const hold = v.hold ?? null;
+  if (hold !== null && domain?.active === true)
+    return answer('stopping', { do: 'destroy', why: hold }, { reason: hold });
   const inSpec = new Set(spec.disks.map((d) => d.disk));
   const byId = new Map(v.disks.map((d) => [d.id, d]));
   const make = v.live ? v.disks.filter((d) => d.state === 'wanted') : [];
@@ -179,6 +182,11 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     );
   }
 
+  if (hold !== null) {
+    if (own.state === 'running')
+      return finish(attempt('stopping', { do: 'settle', note: hold, powerOff: false }, hold));
+    return finish(withArming(answer('stopped', none, { reason: hold })));
+  }
   if (own.state === 'running' && domain !== null && domain.mark?.gen === own.gen) {
     if (domain.reason === 'shutdown' && spec.powerGeneration <= domain.mark.generation) {
       return finish(attempt('stopped', { do: 'settle', note: 'the guest shut itself down', powerOff: true }));

@@ -74,6 +74,9 @@ export const notifyKey = `${ledgerRoot}notify`;
 export const notifyStateKey = `${ledgerRoot}notify-state`;
 export const notifyTestKey = `${ledgerRoot}notify-test`;
 
+/** Admins whom nodes let in at their own pages, signed by the CA, with hashes of passwords. No view has it. */
+export const breakGlassKey = `${ledgerRoot}break-glass`;
+
 /** Every record kind of the ledger. Names are stable: every agent ever shipped knows them. */
 export const ledger = {
   node: kind('node', nodeRecordSchema),

@@ -4,7 +4,7 @@ import { ReplicaDesk } from '../../agent/replica/replica-desk.js';
 import { Snapshots } from '../../agent/snapshot.js';
 import { Turns } from '../../agent/vm/turns.js';
 import type { FenceDevice } from '../../agent/fence/fence-agent.js';
-import type { AgentEnv, HeardNode, Radio, Volumes } from '../../agent/env.js';
+import type { AgentEnv, HeardNode, Hold, Radio, Volumes } from '../../agent/env.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
 import { firstOwn } from '../../core/decide/vm-make.js';
@@ -112,6 +112,8 @@ export class SimNode {
   /** Powers nodes off from outside; null: this node cannot. */
   fencer: FenceDevice | null = null;
   readonly keeper = new FakeKeeper();
+  /** VMs that somebody holds off at this node. */
+  readonly holds = new Map<string, Hold>();
   readonly journal: JournalEntry[] = [];
   /** What is heard of other nodes. */
   heard: HeardNode[] = [];
@@ -629,6 +631,7 @@ export class SimNode {
         ],
         ['probe', 'openDisk', 'snapshotDraft', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
       ),
+      holds: { look: async () => undefined, all: () => this.holds },
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },
       bridges: {
         answers: async () => true,

@@ -45,6 +45,34 @@ await scenario('a stop asks the guest, and the ledger says stopped only after it
   t.equal(n.host.starts.length, 1, 'it is not started again');
 });
 
+await scenario(
+  'a VM held off at its node goes off in the dark too, and starts only let go and with the ledger',
+  async (n, t) => {
+    const vm = n.createVm();
+    await n.until('running', running(n, vm.id));
+    n.ledger.quorum = false;
+    n.holds.set(vm.id, { by: 'anna', atMs: 0 });
+    n.loop?.wake();
+    await n.until('off', () => n.host.domains.get(vm.id)?.active !== true);
+    n.ledger.quorum = true;
+    await n.until('the ledger knows', () => n.own(vm.id)?.state === 'stopped');
+    await n.clock.advance(30_000);
+    t.equal(n.host.starts.length, 1, 'wanted as running, and held');
+    t.match(n.said.get(vm.id), {
+      phase: 'stopped',
+      reason: /^held off at n1 by anna since .*until it is let go/,
+    });
+    n.ledger.quorum = false;
+    n.holds.delete(vm.id);
+    n.loop?.wake();
+    await n.clock.advance(30_000);
+    t.equal(n.host.starts.length, 1, 'letting go starts nothing without the ledger');
+    n.ledger.quorum = true;
+    await n.until('running', running(n, vm.id));
+    t.equal(n.host.starts.length, 2);
+  },
+);
+
 await scenario('a deaf guest is forced off after its time-out, and the event says so', async (n, t) => {
   n.host.guestStopMs = null;
   const vm = n.createVm({ stopTimeoutS: 20 });

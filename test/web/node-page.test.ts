@@ -29,7 +29,14 @@ const http = createAgentHttp({
   verifyToken: ({ id }) =>
     id === 'abcd1234' ? { ok: true, name: 'admin' } : { ok: false, code: 'token-unknown' },
   health: () => ({ ok: true, node: 'n1', version: '0.1.0', fingerprint: '00' }),
-  page: (o) => statusPage(view, o),
+  page: ({ still }) =>
+    statusPage(view, {
+      still,
+      local: {
+        holds: new Map([[vmId(2), { by: 'anna', atMs: wallMs - 3_600_000 }]]),
+        accountsUntilMs: wallMs + 20 * 86_400_000,
+      },
+    }),
   metrics: () => metricsText(view),
   mounts: [],
   clock: { nowMs: () => performance.now() },
