@@ -56,7 +56,14 @@ export class TokenCache {
     const { user, kind } = r;
     // What its user may now is not known here: whoever was an admin when it was made may be none any more.
     const role = user === null ? r.role : 'viewer';
-    const rights = { role, operates: [], operatesTags: [], user, session: kind === 'session' };
+    const rights = {
+      role,
+      operates: [],
+      operatesTags: [],
+      operatesVapps: [],
+      user,
+      session: kind === 'session',
+    };
     return { ok: true, name: r.name, rights };
   }
 

@@ -29,7 +29,14 @@ const sessionsMax = 16;
 /** Failed logins of one name in a quarter of an hour; those of one address are counted by the login form. */
 const tries = { triesMax: 10, windowMs: 15 * 60_000, addressesMax: 1_024 } as const;
 
-const rights: Rights = { role: 'admin', operates: [], operatesTags: [], user: null, session: true };
+const rights: Rights = {
+  role: 'admin',
+  operates: [],
+  operatesTags: [],
+  operatesVapps: [],
+  user: null,
+  session: true,
+};
 
 export interface BreakGlassDeps {
   /** e.g. `<stateDir>/break-glass.json` */

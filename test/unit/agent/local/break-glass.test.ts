@@ -31,6 +31,7 @@ const user = (n: number, o: Partial<User>): User => ({
   role: 'admin',
   operates: [],
   operatesTags: [],
+  operatesVapps: [],
   disabled: false,
   password: right,
   totp: null,

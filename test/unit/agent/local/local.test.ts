@@ -28,7 +28,7 @@ const token = (role: Role, byCookie = true): Identity => ({
   id: 'abcd1234',
   name: 'anna',
   byCookie,
-  rights: { role, operates: [], operatesTags: [], user: null, session: true },
+  rights: { role, operates: [], operatesTags: [], operatesVapps: [], user: null, session: true },
 });
 function as(who: Identity | null) {
   const all = new Hono<AuthEnv>();
