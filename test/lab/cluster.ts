@@ -233,7 +233,11 @@ export class LabCluster {
   /** Enters an image from a file of this machine, and waits until it is ready. */
   async image(name: string, pool: string, file: Buffer): Promise<void> {
     await this.must('POST', 'images', { name, pool });
-    await this.must('PUT', `images/${name}/content?offset=0`, file);
+    // A pool that is written to for the first time may be too slow for its probe just then.
+    await waitFor('its content is taken', async () => {
+      await this.must('PUT', `images/${name}/content?offset=0`, file);
+      return true;
+    });
     const { op } = await this.must<{ op: Op }>('POST', `images/${name}/complete`);
     const end = await this.opEnd(op);
     if (end.state !== 'done') throw new Error(`image ${name}: ${JSON.stringify(end.error)}`);
