@@ -20,6 +20,9 @@ import { NodeLine } from './node-line.js';
 import { BalanceDesk } from './plan/balance-desk.js';
 import { DrainDesk } from './plan/drain-desk.js';
 import { ClassDesk } from './class/class-desk.js';
+import { LoadBook } from './plan/load-book.js';
+import { PowerDesk } from './plan/power-desk.js';
+import { PowerOps } from './plan/power-ops.js';
 import { RollingDesk } from './plan/rolling-desk.js';
 import { VappDesk } from './vapp/vapp-desk.js';
 import { Snapshots, type Snapshot } from './snapshot.js';
@@ -79,6 +82,8 @@ export class AgentLoop {
   private readonly drains: DrainDesk;
   private readonly rolling: RollingDesk;
   private readonly balance: BalanceDesk;
+  private readonly power: PowerDesk;
+  private readonly powerOps: PowerOps;
   private readonly vapps: VappDesk;
   private readonly classes: ClassDesk;
 
@@ -130,7 +135,10 @@ export class AgentLoop {
     this.bmcTests = new BmcTests(env, () => this.wake());
     this.drains = new DrainDesk(env, () => this.wake());
     this.rolling = new RollingDesk(env, () => this.wake());
-    this.balance = new BalanceDesk(env, () => this.wake());
+    const loads = new LoadBook(env);
+    this.balance = new BalanceDesk(env, loads, () => this.wake());
+    this.power = new PowerDesk(env, loads, () => this.wake());
+    this.powerOps = new PowerOps(env, () => this.wake());
     this.vapps = new VappDesk(env, () => this.wake());
     this.classes = new ClassDesk(env, () => this.wake());
     this.line = new NodeLine(env);
@@ -204,6 +212,8 @@ export class AgentLoop {
     this.bmcTests.stop();
     this.balance.stop();
     this.rolling.stop();
+    this.power.stop();
+    this.powerOps.stop();
     this.wake();
     await this.running;
   }
@@ -297,6 +307,8 @@ export class AgentLoop {
       again = Math.min(again, this.drains.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.rolling.look(s) ?? again);
       this.balance.look(s);
+      this.power.look(s);
+      if (s.recovering === null) again = Math.min(again, this.powerOps.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.vapps.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.classes.look(s) ?? again);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));

@@ -369,6 +369,9 @@ export async function runAgent(
       agent: meter.use(),
       keeper: keeper.state(),
       policy: snapshot?.policy ?? null,
+      asleep: [...(snapshot?.nodes.values() ?? [])].flatMap((n) =>
+        n.value.asleep === undefined || snapshot?.lives.has(n.value.id) === true ? [] : n.value.id,
+      ),
       failovers: failovers.total,
     };
   };

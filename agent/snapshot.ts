@@ -9,6 +9,7 @@ import type { Network } from '../core/domain/network.js';
 import type { NodeRecord } from '../core/domain/node.js';
 import type { Op } from '../core/domain/op.js';
 import type { Pool } from '../core/domain/pool.js';
+import { powerId, type PowerRecord } from '../core/domain/power.js';
 import type { Live, TokenRecord } from '../core/domain/cluster.js';
 import { policyDefault, policySchema, type Fenced, type Policy } from '../core/domain/ha.js';
 import { recoveryText } from '../core/domain/recovery.js';
@@ -72,6 +73,8 @@ export interface Snapshot {
   readonly bmcTests: ReadonlyMap<string, Kept<BmcTest>>;
   /** Null: nothing was planned yet. */
   readonly balance: Kept<BalanceRecord> | null;
+  /** Null: nothing was looked for yet. */
+  readonly power: Kept<PowerRecord> | null;
   /** The default where nobody set one; unreadable: failovers are held, since nothing may be done on a guess. */
   readonly policy: Policy;
   /** Why nothing is done about any VM, in words: the ledger is being recovered. Null: it is not. */
@@ -153,6 +156,7 @@ export class Snapshots {
       fenced: new Map<string, Kept<Fenced>>(),
       bmcTest: new Map<string, Kept<BmcTest>>(),
       balance: new Map<string, Kept<BalanceRecord>>(),
+      power: new Map<string, Kept<PowerRecord>>(),
       cert: new Map<string, Kept<CertificateRecord>>(),
     };
     const lives = new Map<string, Kept<Live> & { createRevision: bigint }>();
@@ -233,6 +237,7 @@ export class Snapshots {
       bmcs,
       bmcTests: maps.bmcTest,
       balance: maps.balance.get(balanceId) ?? null,
+      power: maps.power.get(powerId) ?? null,
       policy,
       recovering,
       unreadable,

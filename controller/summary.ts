@@ -34,7 +34,9 @@ const groupAbove = 3;
 /** Is all well? The whole cluster folded to a sentence, what wants a hand, and what is left of it. */
 export function summary(p: SummaryParts): ClusterView {
   const concerns = concernsOf(p);
-  const here = p.nodes.filter((n) => n.presence === 'here' || n.presence === 'suspect').length;
+  const here = p.nodes.filter(
+    (n) => !sleeps(n) && (n.presence === 'here' || n.presence === 'suspect'),
+  ).length;
   const running = p.vms.filter((v) => v.phase === 'running').length;
   const opsOpen = p.ops.filter((o) => o.state === 'queued' || o.state === 'running').length;
   const well = concerns.length === 0;
@@ -70,11 +72,17 @@ export function summary(p: SummaryParts): ClusterView {
   };
 }
 
+/** Powered off on purpose, and not on. */
+const sleeps = (n: NodeView): boolean => n.record.asleep !== undefined && !n.live;
 const some = (n: number, one: string, many = `${one}s`): string => `${n} ${n === 1 ? one : many}`;
 
 function sentenceOf(p: SummaryParts, here: number, running: number, concerns: readonly Concern[]): string {
-  const nodes =
-    here === p.nodes.length ? some(here, 'node') : `${here} of ${some(p.nodes.length, 'node')} here`;
+  const asleep = p.nodes.filter(sleeps).length;
+  const all =
+    here + asleep === p.nodes.length
+      ? some(p.nodes.length, 'node')
+      : `${here} of ${some(p.nodes.length, 'node')} here`;
+  const nodes = asleep === 0 ? all : `${all} (${asleep} asleep)`;
   const vms = p.vms.length === 0 ? 'no VMs yet' : `${some(p.vms.length, 'VM')}, ${running} running`;
   const worst = concerns.find((c) => c.level === 'error') ?? concerns[0];
   if (worst === undefined) return `All is well: ${nodes}, ${vms}.`;
@@ -93,7 +101,8 @@ function concernsOf(p: SummaryParts): Concern[] {
     say('error', 'ledger', `${some(p.unreadable.size, 'record')} cannot be read: nothing is done with them`);
   for (const n of p.nodes) {
     for (const text of n.problems) say(levelOf(n), `node ${n.id}`, text);
-    if (n.record.desired !== 'active') say('warning', `node ${n.id}`, `is set to ${n.record.desired}`);
+    if (n.record.desired !== 'active' && n.record.asleep === undefined)
+      say('warning', `node ${n.id}`, `is set to ${n.record.desired}`);
   }
   concernsOfVms(p.vms, say);
   concernsOfHa(p, say);

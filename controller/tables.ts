@@ -106,6 +106,7 @@ export class LedgerTables {
     // Never read here: it has secrets.
     vappSecret: new Map(),
     balance: new Map(),
+    power: new Map(),
     rule: new Map(),
     class: new Map(),
     cert: new Map(),

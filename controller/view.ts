@@ -302,6 +302,7 @@ export class View {
       case 'fenced':
       case 'vappSecret':
       case 'balance':
+      case 'power':
       case 'rule':
       case 'vmSnapshot':
       case 'cert':
@@ -571,13 +572,15 @@ export class View {
     const live = this.ledger.tables.live.has(id);
     const problems: string[] = [];
     const now = h?.presence ?? 'never-heard';
-    if (now !== 'here')
+    // What was powered off on purpose is neither heard nor alive, and well so.
+    const asleep = record.value.asleep !== undefined && !live;
+    if (now !== 'here' && !asleep)
       problems.push(now === 'never-heard' ? 'was never heard by this controller' : `is ${now}`);
-    if (h?.agentGone === true) problems.push('its agent ended without goodbye');
-    if (!live) problems.push('does not hold its lease in the ledger: it may start nothing');
+    if (h?.agentGone === true && !asleep) problems.push('its agent ended without goodbye');
+    if (!live && !asleep) problems.push('does not hold its lease in the ledger: it may start nothing');
     const bmc = this.ledger.tables.bmcTest.get(id)?.value;
     if (isOthers(bmc)) problems.push(`its BMC is another machine's: ${bmc?.result?.text ?? ''}`);
-    for (const x of h?.state?.health ?? []) if (!x.ok) problems.push(`${x.part}: ${x.text}`);
+    for (const x of h?.state?.health ?? []) if (!x.ok && !asleep) problems.push(`${x.part}: ${x.text}`);
     return {
       id,
       record: record.value,

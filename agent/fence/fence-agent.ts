@@ -1,4 +1,10 @@
-import type { FenceIdentity, FenceOutcome, FenceStatus, FencingDevice } from '../../core/domain/fencing.js';
+import type {
+  FenceIdentity,
+  FenceOutcome,
+  FenceStatus,
+  FencingDevice,
+  WakeOutcome,
+} from '../../core/domain/fencing.js';
 
 /** Limits of one call. */
 export interface FenceCall {
@@ -9,7 +15,7 @@ export interface FenceCall {
 }
 
 /**
- * Powers nodes off through their BMCs. Neither call throws for what a device, its network or its answers do: all of
+ * Powers nodes off and on through their BMCs. No call throws for what a device, its network or its answers do: all of
  * that is in what they give back.
  */
 export interface FenceDevice {
@@ -18,6 +24,8 @@ export interface FenceDevice {
    * a node that is off already is confirmed.
    */
   off(device: FencingDevice, o: FenceCall): Promise<FenceOutcome>;
+  /** Powers on, and then asks whether it is on. May be repeated: a node that is on already is confirmed. */
+  on(device: FencingDevice, o: FenceCall): Promise<WakeOutcome>;
   /** Asks whether the device answers and takes these credentials. Changes nothing. */
   status(device: FencingDevice, o: FenceCall): Promise<FenceStatus>;
   /** Asks which machine it belongs to. Changes nothing. */

@@ -1,6 +1,12 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { fencingDeviceName } from '../../core/domain/fencing.js';
-import type { FenceIdentity, FenceOutcome, FenceStatus, FencingDevice } from '../../core/domain/fencing.js';
+import type {
+  FenceIdentity,
+  FenceOutcome,
+  FenceStatus,
+  FencingDevice,
+  WakeOutcome,
+} from '../../core/domain/fencing.js';
 import type { FenceCall, FenceDevice } from './fence-agent.js';
 import { guidCommand, guidInput, programInput, type FenceAction } from './program-input.js';
 import { NoSystem, systemUuid, theOnlySystem } from './redfish-system.js';
@@ -20,17 +26,27 @@ export class FencePrograms implements FenceDevice {
   }
 
   async off(device: FencingDevice, o: FenceCall): Promise<FenceOutcome> {
+    const error = await this.#switch(device, 'off', o);
+    return error === null ? { kind: 'confirmed-off' } : { kind: 'not-confirmed', error };
+  }
+
+  async on(device: FencingDevice, o: FenceCall): Promise<WakeOutcome> {
+    const error = await this.#switch(device, 'on', o);
+    return error === null ? { kind: 'confirmed-on' } : { kind: 'not-confirmed', error };
+  }
+
+  /** @returns why it is not confirmed; null: it is */
+  async #switch(device: FencingDevice, to: 'off' | 'on', o: FenceCall): Promise<FlotillaError | null> {
     const turn = new Turn(device, o, this.#prefix);
     try {
-      await turn.powerOff();
+      await turn.switch(to);
       const power = await turn.power();
-      if (power === 'off') return { kind: 'confirmed-off' };
-      const error = new FlotillaError('fence-failed', `${turn.name} took the order, but the power is on`, {
-        hint: 'Power the node off by hand; then see whether the device switches the right machine.',
+      if (power === to) return null;
+      return new FlotillaError('fence-failed', `${turn.name} took the order, but the power is ${power}`, {
+        hint: `Power the node ${to} by hand; then see whether the device switches the right machine.`,
       });
-      return { kind: 'not-confirmed', error };
     } catch (error) {
-      return { kind: 'not-confirmed', error: turn.refusal(error) };
+      return turn.refusal(error);
     }
   }
 
@@ -76,10 +92,10 @@ class Turn {
     this.#systemUri = device.kind === 'redfish' ? device.systemUri : null;
   }
 
-  async powerOff(): Promise<void> {
-    const end = await this.#run('off');
-    if (end.code !== 0 || !/^Success: (?:Powered|Already) OFF$/.test(end.stdout.trim()))
-      throw this.#failed('was not powered off', end);
+  async switch(to: 'off' | 'on'): Promise<void> {
+    const end = await this.#run(to);
+    const said = /^Success: (?:Powered|Already) (OFF|ON)$/.exec(end.stdout.trim())?.[1];
+    if (end.code !== 0 || said?.toLowerCase() !== to) throw this.#failed(`did not power its node ${to}`, end);
   }
 
   /** Only the two answers there are, each with the code that belongs to it; 2 alone could be a usage error. */

@@ -1,6 +1,6 @@
 import type { FencingDevice, IpmiDevice } from '../../core/domain/fencing.js';
 
-export type FenceAction = 'off' | 'status';
+export type FenceAction = 'off' | 'on' | 'status';
 
 /** fence_ipmilan runs this in place of ipmitool. @see images/rootfs/usr/lib/flotilla/ipmitool */
 const ipmitoolPath = '/usr/lib/flotilla/ipmitool';

@@ -1,6 +1,7 @@
 /** What to do about the words of a failed program, the most telling first. */
 const reasons: readonly [RegExp, string][] = [
   [/waiting to power OFF/i, 'The BMC took the order and nothing happened: power the node off by hand.'],
+  [/waiting to power ON/i, 'The BMC took the order and nothing happened: power the node on by hand.'],
   [
     /failed to execute|No such file|not found or not accessible/i,
     'Install fence-agents-ipmilan and fence-agents-redfish.',

@@ -1,20 +1,15 @@
 import type { FailoverAction } from '../../core/decide/failover.js';
 import { errorRecord } from '../../core/domain/error.js';
 import { fencingDeviceName } from '../../core/domain/fencing.js';
-import {
-  epochKey,
-  fencingKey,
-  ledger as kinds,
-  readRecord,
-  writeRecord,
-} from '../../core/wire/ledger-keys.js';
+import { epochKey, ledger as kinds, readRecord, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare } from '../ledger/ledger.js';
 import type { Snapshot } from '../snapshot.js';
+import { withPowerClaim } from './power-claim.js';
 
 /** A BMC gets so long to power a node off and say so, ms: slow ones take ten seconds. */
-const fenceDeadlineMs = 20_000;
+export const fenceDeadlineMs = 20_000;
 /** After a BMC did not confirm, the next try: doubled each time up to the last number, ms. */
 const againMs = 5_000;
 const againMsMax = 300_000;
@@ -63,26 +58,16 @@ export class Fencing {
   }
 
   private async fence(w: Wish, s: Snapshot, signal: AbortSignal): Promise<void> {
-    const { ledger, live, keeper, node: me, fencer, clock } = this.env;
+    const { ledger, live, node: me, fencer, clock } = this.env;
     const mine = live.compare();
-    const lease = keeper.state()?.lease ?? null;
-    if (mine === null || lease === null || s.meta === null || fencer === undefined) return;
+    if (mine === null || s.meta === null || fencer === undefined) return;
     const stillGone: Compare[] = [
       mine,
       { key: epochKey, value: String(s.meta.value.epoch) },
       { key: kinds.live.key(w.node), createRevision: 0n },
       { key: kinds.seen.key(w.node), modRevision: w.absence.seenRevision },
     ];
-    const claim = fencingKey(w.node);
-    const before = await ledger.get(claim);
-    if (before !== null && before.value !== me) return; // somebody else is at it
-    // Of this node's agent before this one: it died at it, and its programs with it. The lease outlives agents.
-    const free: Compare =
-      before === null ? { key: claim, createRevision: 0n } : { key: claim, modRevision: before.modRevision };
-    const claimed = await ledger.txn([...stillGone, free], [{ put: claim, value: me, lease }]);
-    if (!claimed.done) return; // somebody else was faster, or the node is back
-    const ours: Compare = { key: claim, modRevision: claimed.revision };
-    try {
+    await withPowerClaim(this.env, w.node, stillGone, async (ours) => {
       const entry = await ledger.get(kinds.bmc.key(w.node));
       if (entry === null) return;
       const device = readRecord(kinds.bmc, entry.key, entry.value);
@@ -110,8 +95,6 @@ export class Fencing {
         w.node,
         r.done ? `is off: ${name} confirmed it` : `was powered off by ${name}, and is back meanwhile`,
       );
-    } finally {
-      await ledger.txn([ours], [{ del: claim }]).catch(() => undefined); // else it ends with the lease
-    }
+    });
   }
 }

@@ -1,4 +1,5 @@
 import type { Load, StandbyNode, StandbyVm } from '../../core/decide/standby.js';
+import { startsNeed } from '../../core/domain/node.js';
 import type { HeardNode } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
 
@@ -72,9 +73,6 @@ export class Loads {
     add(this.together, `${standby} ${vm.owner}`, vm.memoryMiB, times);
   }
 }
-
-/** Parts of a node's health without which it starts nothing, though it lives and its keeper would arm. */
-const startsNeed: ReadonlySet<string> = new Set(['hypervisor', 'journal']);
 
 const none: Load = { vms: 0, memoryMiB: 0 };
 const sum = (a: Load, memoryMiB: number, times: 1 | -1): Load => ({

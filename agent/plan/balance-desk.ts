@@ -6,13 +6,9 @@ import {
   type AutoStep,
   type AutoView,
 } from '../../core/decide/plan/auto.js';
-import { loadOf } from '../../core/decide/plan/gather.js';
-import { Smoothed, unpressed } from '../../core/decide/plan/smooth.js';
-import type { LoadVector } from '../../core/decide/plan/model.js';
 import { balanceId, type BalanceMove, type BalanceRecord, type PastMove } from '../../core/domain/balance.js';
 import { errorRecord } from '../../core/domain/error.js';
 import { migratePolicyDefault } from '../../core/domain/migration.js';
-import { presence } from '../../core/domain/node.js';
 import { queuedOp } from '../../core/domain/op.js';
 import { formatSize } from '../../core/domain/units.js';
 import { epochKey, ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
@@ -20,13 +16,12 @@ import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import type { Snapshot } from '../snapshot.js';
-import { holdsOf } from './holds.js';
+import { brakesOf } from './holds.js';
+import type { LoadBook } from './load-book.js';
 import { outlookOf } from './outlook.js';
 import { rankOf } from './rank.js';
 import { breather, inSlices } from './slices.js';
 
-/** Loads are taken so often, ms: nodes say new ones every five seconds. */
-const sampleMs = 10_000;
 /** A plan is made so often, ms; where that is much work, after so many times what it took. */
 const planMs = 60_000;
 const planShare = 20;
@@ -42,19 +37,19 @@ const patienceMs = 2 * againMs;
  */
 export class BalanceDesk {
   private readonly env: AgentEnv;
+  private readonly loads: LoadBook;
   private readonly wake: () => void;
-  private readonly smoothed = new Smoothed();
   /** Since when a VM has been wanted away from a node, monotonic ms. */
   private readonly wanted = new Map<string, { readonly from: string; readonly sinceMs: number }>();
   private latest: Snapshot | null = null;
-  private sampledMs = -Infinity;
   private dueMs: number | null = null;
   private record: { rev: bigint | null; sinceMs: number } = { rev: null, sinceMs: -Infinity };
   private busy = false;
   private stopped = false;
 
-  constructor(env: AgentEnv, wake: () => void) {
+  constructor(env: AgentEnv, loads: LoadBook, wake: () => void) {
     this.env = env;
+    this.loads = loads;
     this.wake = wake;
   }
 
@@ -76,7 +71,7 @@ export class BalanceDesk {
       this.wanted.clear();
       return;
     }
-    if (nowMs - this.sampledMs >= sampleMs) this.sample(s, nowMs);
+    this.loads.look(s);
     // The first plan waits, so that all have been heard.
     this.dueMs ??= nowMs + planMs;
     if (this.busy || env.live.compare() === null) return;
@@ -94,21 +89,6 @@ export class BalanceDesk {
       });
   }
 
-  private sample(s: Snapshot, nowMs: number): void {
-    this.sampledMs = nowMs;
-    const measured: [string, LoadVector][] = [];
-    for (const h of this.env.radio.heard()) {
-      if (presence(h.beatAgeMs) !== 'here') continue;
-      for (const [vm, { state }] of h.vms) {
-        const spec = s.specs.get(vm)?.value;
-        // Who gave it away may still speak of it.
-        if (spec === undefined || state.stats === null || s.owns.get(vm)?.value.owner !== h.node) continue;
-        measured.push([vm, unpressed(loadOf(spec, state.stats), h.state?.pressure)]);
-      }
-    }
-    this.smoothed.take(nowMs, measured);
-  }
-
   private async plan(): Promise<void> {
     const { env } = this;
     const s = this.latest;
@@ -116,7 +96,7 @@ export class BalanceDesk {
     const { balance: mode } = s.policy.plan;
     if (mode === 'off') return;
     const others = breather(env.clock);
-    const outlook = outlookOf(s, env.radio.heard(), { load: (vm) => this.smoothed.load(vm) });
+    const outlook = outlookOf(s, env.radio.heard(), { load: (vm) => this.loads.of(vm) });
     await others();
     const loads = outlook.loads();
     await others();
@@ -252,11 +232,3 @@ export const moveText = (m: BalanceMove): string =>
 /** What of a record is news: not the last digits of how uneven all is. */
 const mark = (r: BalanceRecord): string =>
   JSON.stringify([r.sentence, r.moves.map((m) => [m.vm, m.from, m.to])]);
-
-/** What keeps all moves from being made by themselves, in words. */
-function brakesOf(s: Snapshot, env: AgentEnv): string[] {
-  const out: string[] = [];
-  if (s.policy.ha.paused) out.push('HA is paused');
-  if (s.policy.ha.hold) out.push('failovers are held');
-  return [...out, ...holdsOf(s, env)].slice(0, 5);
-}

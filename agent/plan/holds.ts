@@ -14,6 +14,7 @@ const waitsFor: ReadonlySet<string> = new Set([
   'node.update',
   'node.reboot',
   'cluster.rolling',
+  'node.sleep',
 ]);
 
 /**
@@ -39,6 +40,14 @@ export function holdsOf(s: Snapshot, env: AgentEnv, mine: (o: Op) => boolean = (
     else if (is !== 'here') out.push(`${n.id} is ${is === 'never-heard' ? 'not heard' : is}`);
   }
   return out;
+}
+
+/** What keeps all from being done by itself, in words. */
+export function brakesOf(s: Snapshot, env: AgentEnv): string[] {
+  const out: string[] = [];
+  if (s.policy.ha.paused) out.push('HA is paused');
+  if (s.policy.ha.hold) out.push('failovers are held');
+  return [...out, ...holdsOf(s, env)].slice(0, 5);
 }
 
 /** What is wrong with the ledger's other voters: while one is, no further one may go. @returns null: nothing */

@@ -16,7 +16,7 @@ const hearMs = 20_000;
 export interface OpRotaJob {
   readonly wants: (op: Op) => boolean;
   /** The node that knows best; null: by name. */
-  readonly first: (op: Op) => string | null;
+  readonly first: (op: Op, s: Snapshot) => string | null;
   readonly act: (k: Kept<Op>, s: Snapshot) => Promise<void>;
 }
 
@@ -56,7 +56,8 @@ export class OpRota {
     if (at?.rev !== k.modRevision)
       at = { rev: k.modRevision, sinceMs: nowMs, lookedMs: at?.lookedMs ?? -Infinity };
     this.seen.set(id, at);
-    if (nowMs - at.sinceMs < rankOf(s, env.node, this.job.first(k.value) ?? undefined) * patienceMs) return;
+    if (nowMs - at.sinceMs < rankOf(s, env.node, this.job.first(k.value, s) ?? undefined) * patienceMs)
+      return;
     if (nowMs - at.lookedMs < lookMs || this.busy.has(id) || env.live.compare() === null) return;
     at.lookedMs = nowMs;
     if (nowMs - (this.startedMs ?? nowMs) < hearMs && !this.hearsAll(s)) return;

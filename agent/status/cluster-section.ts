@@ -34,6 +34,8 @@ export function clusterSection(v: StatusView): Part {
     </table>`;
 }
 
+const asleepText = { level: 'ok', text: 'asleep' } as const;
+
 /** Whether a node is heard, in words. */
 export function presenceText(h: HeardNode): { level: 'ok' | 'warn' | 'bad'; text: string } {
   if (h.agentGone) return { level: 'bad', text: 'agent ended without goodbye' };
@@ -56,7 +58,7 @@ export function presenceText(h: HeardNode): { level: 'ok' | 'warn' | 'bad'; text
 function nodeRow(v: StatusView, h: HeardNode): Part {
   const s = h.state;
   const self = h.node === v.node;
-  const p = presenceText(h);
+  const p = v.asleep.includes(h.node) ? asleepText : presenceText(h);
   const phases = [...h.vms.values()].map((l) => l.state.phase);
   const running = phases.filter((x) => x === 'running').length;
   const ill = s?.health.filter((x) => !x.ok) ?? [];

@@ -118,7 +118,8 @@ function haFamilies(v: StatusView): Family[] {
   const up = gauge('keeper_up', 'Whether the keeper answers the agent.').add(bit(k !== null));
   const policy = gauge('ha_policy', 'Switches of the whole cluster, as last read from the ledger.');
   for (const [name, on] of Object.entries(v.policy?.ha ?? {})) policy.add(bit(on), { switch: name });
-  if (k === null) return [up, policy, failovers];
+  const asleep = gauge('nodes_asleep', 'Nodes that were powered off on purpose.').add(v.asleep.length);
+  if (k === null) return [up, policy, failovers, asleep];
   const mode = gauge('keeper_mode', 'Mode of the keeper: 1 for the one it is in.');
   for (const m of ['run', 'ice', 'thaw'] as const) mode.add(bit(k.mode === m), { mode: m });
   const age = gauge('keeper_renewal_age_seconds', 'Time since the last good renewal of the lease was sent.');
@@ -133,6 +134,7 @@ function haFamilies(v: StatusView): Family[] {
     gauge('keeper_armable', 'Whether the keeper would arm a VM now.').add(bit(k.armable.ok)),
     policy,
     failovers,
+    asleep,
   ];
 }
 

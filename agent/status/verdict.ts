@@ -112,7 +112,7 @@ function peerNeeds(v: StatusView): Need[] {
   const by = new Map<string, string[]>();
   const add = (text: string, node: string) => by.set(text, [...(by.get(text) ?? []), node]);
   for (const h of v.heard) {
-    if (h.node === v.node) continue;
+    if (h.node === v.node || v.asleep.includes(h.node)) continue;
     const p = presence(h.beatAgeMs);
     if (h.agentGone)
       add('the agent there ended without goodbye; its VMs are watched by nobody until it is back', h.node);
@@ -120,7 +120,7 @@ function peerNeeds(v: StatusView): Need[] {
     else if (p !== 'here') add(`silent for ${duration(h.beatAgeMs ?? 0)}`, h.node);
   }
   const silent = [...by].map(([text, nodes]) => warn(`${list(nodes)}: ${text}.`));
-  const peers = v.heard.filter((h) => h.node !== v.node);
+  const peers = v.heard.filter((h) => h.node !== v.node && !v.asleep.includes(h.node));
   const none = peers.length > 1 && peers.every((h) => presence(h.beatAgeMs) !== 'here');
   return none ? [bad('No other node is heard: it may be this node that is cut off.'), ...silent] : silent;
 }

@@ -28,6 +28,8 @@ export interface StatusView {
   readonly keeper: KeeperState | null;
   /** As last read from the ledger; null: not since the agent started. */
   readonly policy: Pick<Policy, 'ha'> | null;
+  /** Nodes that were powered off on purpose, as last read from the ledger. */
+  readonly asleep: readonly string[];
   /** Failovers to this node since the agent started. */
   readonly failovers: number;
 }

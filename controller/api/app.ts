@@ -59,6 +59,7 @@ import { rollingHandlers } from './rolling.js';
 import { pendingHandlers } from './pending.js';
 import { LoginDesk } from './login-desk.js';
 import { poolHandlers } from './pools.js';
+import { powerHandlers, wakeForRoom } from './power.js';
 import { ruleHandlers } from './rules.js';
 import { snapshotHandlers } from './snapshots.js';
 import { tokenHandlers } from './tokens.js';
@@ -180,6 +181,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...nodeUpdateHandlers(deps),
     ...rollingHandlers(deps),
     ...balanceHandlers(deps),
+    ...powerHandlers(deps),
     ...ruleHandlers(deps),
     ...vmHandlers(deps),
     ...snapshotHandlers(deps),
@@ -275,7 +277,8 @@ function register(app: OpenAPIHono<Env>, name: RestName, handlers: Handlers, dep
         signal: c.req.raw.signal,
       } satisfies Record<keyof Ask<RestName>, unknown>;
       const written = r.method !== 'get' && access !== 'open';
-      const reply = await handle(ask).catch((error: unknown) => {
+      const reply = await handle(ask).catch(async (refused: unknown) => {
+        const error = await wakeForRoom(deps, refused);
         if (written) audit(deps.log, c, name, errorRecord(error).code);
         throw error;
       });

@@ -66,6 +66,10 @@ export function clusterHandlers(
           desired: body.desired ?? kept.value.desired,
           ...(body.tags === undefined ? {} : { tags: body.tags }),
         };
+        if (next.asleep !== undefined && next.desired === 'active')
+          throw new FlotillaError('wrong-state', `Node ${id} is asleep`, {
+            hint: `Wake it: flotilla node wake ${id}.`,
+          });
         if (next.desired === 'leaving' && ownsVms(view, id)) {
           throw new FlotillaError('in-use', `Node ${id} owns VMs and cannot leave`, {
             hint: `Move its VMs elsewhere, and let it leave then: flotilla node drain ${id} --leave.`,

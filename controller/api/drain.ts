@@ -66,6 +66,10 @@ async function begin(
       throw new FlotillaError('wrong-state', `${open.kind} of ${id} is not finished`, {
         hint: `Wait for its end, or cancel it: flotilla op cancel ${open.id}.`,
       });
+    if (node.value.asleep !== undefined)
+      throw new FlotillaError('wrong-state', `Node ${id} is asleep`, {
+        hint: `Wake it: flotilla node wake ${id}.`,
+      });
     const args = argsOf(node.value);
     const change = new Change().at(kinds.node.key(id), node).put(kinds.node, id, { ...node.value, desired });
     if (args === null) return { change, answer: () => null };

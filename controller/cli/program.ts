@@ -15,6 +15,7 @@ import { manCommand } from './man.js';
 import { notifyCommands } from './notify.js';
 import { ovfCommands } from './ovf.js';
 import { ovfImportCommand } from './ovf-import.js';
+import { powerCommands } from './power.js';
 import {
   eventsCommand,
   networkCommands,
@@ -69,6 +70,7 @@ export async function runCli(args: readonly string[], outside: Terminal): Promis
   haCommands(program, io);
   notifyCommands(program, io);
   balanceCommands(program, io);
+  powerCommands(program, io);
   ruleCommands(program, io);
   classCommands(program, io);
   capacityCommands(program, io);

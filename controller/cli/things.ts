@@ -15,6 +15,7 @@ import { nodeAdmitCommands } from './node-admit.js';
 import { nodeDrainCommands } from './node-drain.js';
 import { nodeUpdateCommands } from './node-update.js';
 import { nodePowerCommands } from './node-power.js';
+import { nodeSleepCommands } from './power.js';
 import type { Column } from './table.js';
 import { defined } from './vm.js';
 
@@ -41,11 +42,16 @@ export function statusCommand(program: Command, io: Io): void {
     });
 }
 
+const nodeStateText = ({ record, presence, live }: NodeView): string => {
+  if (record.asleep !== undefined) return live ? `asleep, ${presence}` : 'asleep';
+  return record.desired === 'active' ? presence : `${presence}, ${record.desired}`;
+};
+
 const nodeColumns: readonly Column<NodeView>[] = [
   { head: 'NAME', text: (n) => n.id },
   {
     head: 'STATE',
-    text: (n) => (n.record.desired === 'active' ? n.presence : `${n.presence}, ${n.record.desired}`),
+    text: (n) => nodeStateText(n),
   },
   { head: 'VMS', text: (n) => String(n.vms), right: true },
   {
@@ -97,6 +103,12 @@ export function nodeCommands(program: Command, io: Io): void {
         ['Name', n.id],
         ['State', `${n.presence}, heard ${ago(n.heardMs)}`],
         ['Wanted', n.record.desired],
+        [
+          'Asleep',
+          n.record.asleep === undefined
+            ? null
+            : `since ${ago(n.record.asleep.sinceMs)}, by ${n.record.asleep.by}`,
+        ],
         ['Address', n.record.addresses[0] ?? null],
         ['Storage address', n.record.addresses[1] ?? 'none: copies take the management network'],
         ['Rack', n.record.rack],
@@ -166,6 +178,7 @@ export function nodeCommands(program: Command, io: Io): void {
   nodeAdmitCommands(node, io);
   nodeDrainCommands(node, io);
   nodeUpdateCommands(node, io);
+  nodeSleepCommands(node, io);
   nodePowerCommands(node, io);
   node
     .command('remove')

@@ -77,7 +77,8 @@ export function incidentsOf(v: NotifyView, wallMs: number): Incident[] {
     ),
   );
   for (const n of v.nodes)
-    if (!v.live.has(n.id) && n.desired !== 'leaving' && !restarts.has(n.id))
+    // One that was powered off on purpose is no incident.
+    if (!v.live.has(n.id) && n.desired !== 'leaving' && n.asleep === undefined && !restarts.has(n.id))
       say('node-down', n.id, null, `node ${n.id} is down`);
   for (const op of v.ops) {
     if (op.kind !== 'vm.failover' || (opFinished(op) && wallMs - op.updatedMs > failoverNewsMs)) continue;

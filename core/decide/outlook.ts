@@ -9,6 +9,7 @@ import type { Pool } from '../domain/pool.js';
 import type { Rule } from '../domain/rule.js';
 import type { Vapp } from '../domain/vapp.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../domain/vm.js';
+import { admit } from './plan/admission.js';
 import type { LoadsNow } from './plan/auto.js';
 import { cpuShare, evenOut, shareWithout } from './plan/even.js';
 import { checkMigration, type MigrateCheck } from './migrate-check.js';
@@ -16,6 +17,7 @@ import {
   clusterNode,
   loadOf,
   planCluster,
+  planNode,
   promisedBy,
   type ClusterNode,
   type OwnedVm,
@@ -23,6 +25,7 @@ import {
 import type { LoadVector, PlanCluster } from './plan/model.js';
 import { Moves } from './plan/move.js';
 import { rollingMoves, type RollingPlan } from './plan/rolling.js';
+import { planPower, type PowerPlan, type PowerView } from './plan/power.js';
 import { planRules } from './rules.js';
 import { reachOf } from './standby.js';
 
@@ -223,14 +226,72 @@ export class Outlook {
       atOnceMax,
       bars: (n) => (votes.has(n) ? votersBar(votes.size) : null),
       runs: (vm) => this.r.owns.get(ids.get(vm) ?? '')?.value.state !== 'stopped',
-      may: (vm, node) => {
-        const c = checkOf(ids.get(vm) ?? '');
-        // What room there is follows from the plan, not from how it is now.
-        const bars = c?.nodes.find((n) => n.node === node)?.blockers ?? [];
-        return c !== null && c.blockers.length === 0 && bars.every((b) => roomCodes.has(b.code));
-      },
+      may: (vm, node) => roomAside(checkOf(ids.get(vm) ?? ''), node),
       both: (a, b) => !(votes.has(a) && votes.has(b)),
     });
+  }
+
+  /**
+   * The node that should wake, or could sleep, now; names of VMs as the plan has them.
+   *
+   * @param o.falling - nodes that are being put to sleep: wanted, they stay on
+   */
+  power(
+    o: Omit<PowerView, 'cluster' | 'asleep' | 'may'> & { readonly falling: ReadonlySet<string> },
+  ): Generator<undefined, PowerPlan> {
+    const ids = this.byName();
+    const checkOf = this.checks();
+    const asleep = this.nodes.flatMap((n) => {
+      const was = this.r.nodes.get(n.id)?.value.asleep;
+      if (was === undefined && !o.falling.has(n.id)) return [];
+      const sizes = was === undefined ? {} : { cpus: was.cpus, memoryBytes: was.memoryBytes };
+      return [planNode({ ...n, ...sizes, live: true, presence: 'here', desired: 'active' })];
+    });
+    return planPower({
+      ...o,
+      cluster: this.cluster,
+      asleep,
+      may: (vm, node) => {
+        const id = ids.get(vm) ?? '';
+        if (this.r.specs.get(id)?.value.autoMove === false) return false;
+        // One that is off gets another owner, wherever its disks are in reach.
+        return this.r.owns.get(id)?.value.state === 'stopped' || roomAside(checkOf(id), node);
+      },
+    });
+  }
+
+  /** What binds a node whatever runs there, in words: what only it has. Empty: nothing. */
+  keeps(node: string): string[] {
+    const out: string[] = [];
+    for (const [id, { value: own }] of this.r.owns)
+      if (own.copies.some((c) => c.node === node))
+        out.push(`has a copy of the disks of "${this.r.specs.get(id)?.value.name ?? id}"`);
+    for (const { value: image } of this.r.images.values())
+      if (image.node === node) out.push(`has the only file of the image "${image.name}"`);
+    return out;
+  }
+
+  /** What keeps an emptied node from being powered off now, in words; empty: nothing. */
+  binds(node: string): string[] {
+    const out = this.keeps(node);
+    const names = this.byName();
+    for (const [id, { value: own }] of this.r.owns) {
+      const name = this.r.specs.get(id)?.value.name ?? id;
+      if (own.owner === node) out.push(`"${name}" is on it`);
+      else if (own.standby === node) out.push(`it stands by for "${name}"`);
+    }
+    for (const { value: op } of this.r.ops.values())
+      if (op.node === node && !opFinished(op)) out.push(`${op.kind} is under way there`);
+    for (const vm of this.cluster.vms)
+      if (
+        vm.alone !== true &&
+        vm.standby === '' &&
+        this.r.owns.get(names.get(vm.name) ?? '')?.value.state !== 'stopped'
+      )
+        out.push(`"${vm.name}" has no standby yet`);
+    const admitted = admit(this.moves().s);
+    if (!admitted.ok) out.push(...admitted.shortfalls.map((x) => x.text));
+    return out;
   }
 
   /** What is promised of the memory of nodes, and what pools have in use; a shared pool is one, whoever tells of it. */
@@ -307,6 +368,12 @@ export const votersBar = (voters: number): string | null =>
     : voters === 1
       ? 'it is the only voter of the ledger: without it all VMs with HA would stand still'
       : `with one of its ${voters} voters away the ledger would have no majority`;
+
+/** Whether a VM could migrate there; what room there is follows from a plan, not from how it is now. */
+const roomAside = (c: MigrateCheck | null, node: string): boolean =>
+  c !== null &&
+  c.blockers.length === 0 &&
+  (c.nodes.find((n) => n.node === node)?.blockers ?? []).every((b) => roomCodes.has(b.code));
 
 /** What speaks against a node only as it is now. */
 const roomCodes: ReadonlySet<string> = new Set(['no-memory', 'no-cpus', 'no-failover-room', 'rule']);

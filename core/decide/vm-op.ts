@@ -83,6 +83,8 @@ export function opVerdict(
     case 'disk.delete':
     case 'node.drain':
     case 'node.return':
+    case 'node.sleep':
+    case 'node.wake':
     case 'vapp.deploy':
     case 'vapp.update':
     case 'vapp.start':

@@ -102,6 +102,13 @@ export type FenceOutcome =
   /** `fence-failed`, `fence-timeout` or `cancelled`. The node may be off all the same. */
   | { readonly kind: 'not-confirmed'; readonly error: FlotillaError };
 
+/** What an attempt to power a node on came to. */
+export type WakeOutcome =
+  /** The BMC took the order, and asked again it said that the power is on. What starts there, or not, it does not know. */
+  | { readonly kind: 'confirmed-on' }
+  /** `fence-failed`, `fence-timeout` or `cancelled`. The node may be on all the same. */
+  | { readonly kind: 'not-confirmed'; readonly error: FlotillaError };
+
 /** What a look at the device found: whether it could be used if it were needed now. */
 export type FenceStatus =
   | { readonly kind: 'answers'; readonly power: 'on' | 'off' }

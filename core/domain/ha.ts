@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { balanceModeSchema } from './balance.js';
+import { powerModeSchema } from './power.js';
 import { idSchema, nodeIdSchema, wallMsSchema } from './schema.js';
 
 /** What to do when a guest hangs: nothing, or reset it by its virtual watchdog or after its agent fell silent. */
@@ -34,7 +35,12 @@ export type AdmissionMode = z.output<typeof admissionModeSchema>;
 /** Moves that balancing begins by itself within an hour. */
 const movesPerHourSchema = z.number().int().min(1).max(1000);
 
-const planDefault = { admission: 'enforce', balance: 'recommend', movesPerHourMax: 10 } as const;
+const planDefault = {
+  admission: 'enforce',
+  balance: 'recommend',
+  movesPerHourMax: 10,
+  power: 'recommend',
+} as const;
 const copiesDefault = { replaceAfterMin: 30 } as const;
 
 /** `/flotilla/policy`: switches for the whole cluster that people set. Absent: {@link policyDefault}. */
@@ -53,6 +59,7 @@ export const policySchema = z.object({
       admission: admissionModeSchema,
       balance: balanceModeSchema.default(planDefault.balance),
       movesPerHourMax: movesPerHourSchema.default(planDefault.movesPerHourMax),
+      power: powerModeSchema.default(planDefault.power),
     })
     .default(planDefault),
   copies: z
@@ -69,6 +76,7 @@ export const planPatchSchema = z
     admission: admissionModeSchema,
     balance: balanceModeSchema,
     movesPerHourMax: movesPerHourSchema,
+    power: powerModeSchema,
   })
   .partial();
 export const policyDefault: Policy = {

@@ -21,6 +21,17 @@ export const nodeRecordSchema = z.object({
   tags: tagsSchema.optional(),
   /** Votes in the ledger and runs no VMs. */
   witness: z.boolean().default(false),
+  /** It was powered off on purpose, or is about to be: no failure. It is in maintenance meanwhile, and owns no VM. */
+  asleep: z
+    .looseObject({
+      sinceMs: wallMsSchema,
+      /** Who wanted it. */
+      by: z.string().max(128),
+      /** What it has, as it said last: nobody hears it now. */
+      cpus: z.number().int().nonnegative(),
+      memoryBytes: z.number().nonnegative(),
+    })
+    .optional(),
   /** SHA-256 of its certificate's public key, hex: what the console shows and an admission compares. */
   fingerprint: z.string().regex(/^[0-9a-f]{64}$/),
   joinedMs: wallMsSchema,
@@ -40,6 +51,9 @@ export const healthSchema = z.object({
   text: z.string().max(500),
 });
 export type Health = z.output<typeof healthSchema>;
+
+/** Parts of a node's health without which it starts nothing, though it lives and its keeper would arm. */
+export const startsNeed: ReadonlySet<string> = new Set(['hypervisor', 'journal']);
 
 /** Use of one pool on one node. */
 export const poolUseSchema = z.object({

@@ -37,6 +37,8 @@ export const opKindSchema = z.enum([
   'node.drain',
   'node.return',
   'cluster.rolling',
+  'node.sleep',
+  'node.wake',
   'vapp.deploy',
   'vapp.update',
   'vapp.start',

@@ -11,6 +11,7 @@ import { networkSchema } from '../domain/network.js';
 import { nodeRecordSchema } from '../domain/node.js';
 import { opSchema } from '../domain/op.js';
 import { poolSchema } from '../domain/pool.js';
+import { powerRecordSchema } from '../domain/power.js';
 import { recoverySchema } from '../domain/recovery.js';
 import { replicaSchema } from '../domain/replica.js';
 import { ledgerValueBytesMax, parse } from '../domain/schema.js';
@@ -109,6 +110,8 @@ export const ledger = {
   class: kind('class', serviceClassSchema),
   /** One record: the plan that evens the cluster out, and what was moved of late. */
   balance: kind('balance', balanceRecordSchema),
+  /** One record: what power could be saved, and what was done of late. */
+  power: kind('power', powerRecordSchema),
   /** By serial. */
   cert: kind('cert', certificateRecordSchema),
 } as const;
@@ -116,7 +119,7 @@ export const ledger = {
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */
 export const leadKey = (role: 'voters' | 'etcd-restart'): string => `${ledgerRoot}lead/${role}`;
 
-/** Who is powering that node off now, so that one does it at a time; bound to the lease of the node that does. */
+/** Who is switching the power of that node now, so that one does it at a time; bound to the lease of the node that does. */
 export const fencingKey = (node: string): string => `${ledgerRoot}fencing/${node}`;
 
 /**

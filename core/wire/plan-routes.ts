@@ -1,10 +1,11 @@
 import { z } from 'zod';
-import type { RestRoute } from './rest.js';
+import { at, type RestRoute } from './rest-route.js';
 import { opAnswerSchema, refSchema } from './rest-objects.js';
 import {
   balanceViewSchema,
   capacityQuerySchema,
   capacityViewSchema,
+  powerViewSchema,
   rollingBeginSchema,
   rollingQuerySchema,
   rollingViewSchema,
@@ -22,6 +23,34 @@ export const planRoutes = {
     summary: 'Live migrations that would even the cluster out, each with why, before, after and cost',
     status: 200,
     response: balanceViewSchema,
+  },
+  powerGet: {
+    method: 'get',
+    path: '/power',
+    tag: 'cluster',
+    summary: 'Saving power: which nodes sleep, which could, and which are kept on and why',
+    status: 200,
+    response: powerViewSchema,
+  },
+  nodeSleep: {
+    method: 'post',
+    path: '/nodes/{node}/actions/sleep',
+    tag: 'nodes',
+    summary: 'Empty a node and power it off by its BMC; it is no failure then, and can be woken',
+    params: at('node'),
+    status: 202,
+    response: opAnswerSchema,
+    idempotent: true,
+  },
+  nodeWake: {
+    method: 'post',
+    path: '/nodes/{node}/actions/wake',
+    tag: 'nodes',
+    summary: 'Power a node that sleeps on by its BMC, and set it active when it is well',
+    params: at('node'),
+    status: 202,
+    response: opAnswerSchema,
+    idempotent: true,
   },
   capacityGet: {
     method: 'get',

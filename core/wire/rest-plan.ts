@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { balanceModeSchema, balanceMoveSchema, pastMoveSchema } from '../domain/balance.js';
 import { drainVmSchema } from '../domain/drain.js';
+import { pastPowerSchema, powerModeSchema, powerStepSchema } from '../domain/power.js';
 import { ruleSchema, ruleShape } from '../domain/rule.js';
 import { rollingAtOnceMax, rollingNodesMax, rollingWorkSchema } from '../domain/rolling.js';
 import { idSchema, nodeIdSchema, tagsSchema, wallMsSchema } from '../domain/schema.js';
@@ -77,6 +78,24 @@ export const balanceViewSchema = z
   .meta({ id: 'Balance' });
 export type BalanceAnswer = z.output<typeof balanceViewSchema>;
 export type DrainAnswer = z.output<typeof drainViewSchema>;
+
+/** Which nodes sleep, could sleep, or should wake, and what was done of late. */
+export const powerViewSchema = z
+  .object({
+    mode: powerModeSchema,
+    sentence: z.string(),
+    /** The node that looks for it, and when it did; null: none does now. */
+    by: nodeIdSchema.nullable(),
+    atMs: wallMsSchema.nullable(),
+    next: powerStepSchema.nullable(),
+    asleep: z.array(z.object({ node: nodeIdSchema, sinceMs: wallMsSchema, by: z.string() })),
+    /** Nodes that are not put to sleep by themselves, and why. */
+    kept: z.array(z.object({ node: nodeIdSchema, why: z.string() })),
+    /** What was done by itself of late, newest first. */
+    past: z.array(pastPowerSchema),
+  })
+  .meta({ id: 'Power' });
+export type PowerAnswer = z.output<typeof powerViewSchema>;
 
 const ruledVmSchema = z.object({ vm: idSchema, name: z.string() });
 

@@ -413,6 +413,7 @@ function fakeBmc(n: SimNode, o: { confirms: boolean; meanwhile?: () => void }): 
         error: new FlotillaError('fence-failed', 'wrong password', { hint: '' }),
       };
     },
+    on: async () => ({ kind: 'confirmed-on' }),
     status: async () => ({ kind: 'answers', power: 'on' }),
     identify: async () => ({ kind: 'answers', uuid: bmc.uuid }),
   };

@@ -568,7 +568,7 @@ export class SimNode {
       },
       keeper: die(this.keeper, ['arm', 'disarm', 'holds'], ['state', 'onChange']),
       journal: die({ record: async (e: JournalEntry) => void this.journal.push(e) }, ['record'], []),
-      ...(this.fencer === null ? {} : { fencer: die(this.fencer, ['off'], ['status', 'identify']) }),
+      ...(this.fencer === null ? {} : { fencer: die(this.fencer, ['off', 'on'], ['status', 'identify']) }),
       timing: timingProfiles.production,
       radio,
       peers: {

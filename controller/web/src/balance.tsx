@@ -7,6 +7,7 @@ import { useAll } from './live';
 import { useMay } from './may';
 import { Confirm, Page, Refusal, Rows, State, To } from './parts';
 import { Capacity } from './outlook';
+import { Power } from './power';
 import { Rolling } from './rolling';
 import { Rules } from './rules';
 
@@ -41,6 +42,7 @@ export function BalancePage(): ReactNode {
       <Settings balance={balance} changed={changed} />
       <Moves balance={balance} />
       <Rules />
+      <Power />
       <Title order={2} size="h5">
         Moved by itself
       </Title>

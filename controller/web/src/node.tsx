@@ -8,6 +8,7 @@ import { useAll, useOne } from './live';
 import { ActivateNode, DrainNode, DrainProgress } from './node-drain';
 import { Age, Confirm, Facts, Page, Refusal, Rows, Share, State, To } from './parts';
 import { May } from './may';
+import { PowerProgress, SleepNode, WakeNode } from './power';
 
 export function NodePage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
   const node = useOne('node', id);
@@ -24,7 +25,7 @@ export function NodePage({ id, tab }: { readonly id: string; readonly tab: strin
       name={id}
       state={
         <Group gap={4}>
-          <State of={node.presence} />
+          <State of={node.record.asleep !== undefined && !node.live ? 'asleep' : node.presence} />
           {node.record.desired !== 'active' && <State of={node.record.desired} />}
         </Group>
       }
@@ -59,12 +60,17 @@ export function NodePage({ id, tab }: { readonly id: string; readonly tab: strin
 }
 
 function NodeActions({ node, vms }: { readonly node: NodeView; readonly vms: readonly VmRow[] }): ReactNode {
-  const { desired } = node.record;
+  const { asleep, desired } = node.record;
   return (
     <>
-      {desired === 'active' ? <DrainNode node={node} /> : <ActivateNode node={node} />}
+      {asleep === undefined &&
+        (desired === 'active' ? <DrainNode node={node} /> : <ActivateNode node={node} />)}
+      {asleep !== undefined && <WakeNode node={node} />}
+      {asleep === undefined && !node.record.voter && !node.record.witness && node.live && (
+        <SleepNode node={node} />
+      )}
       <StorageAddress node={node} />
-      {!node.live && <ConfirmOff node={node} vms={vms} />}
+      {!node.live && asleep === undefined && <ConfirmOff node={node} vms={vms} />}
     </>
   );
 }
@@ -130,6 +136,7 @@ function Summary({ node }: { readonly node: NodeView }): ReactNode {
   const pools = useAll('pool');
   return (
     <Stack>
+      <PowerProgress node={node} />
       <DrainProgress node={node} />
       {s !== null && (
         <SimpleGrid cols={{ base: 1, sm: 2 }}>

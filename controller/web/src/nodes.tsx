@@ -16,7 +16,7 @@ export function NodesPage(): ReactNode {
           key: n.id,
           cells: [
             <To to={`/nodes/${n.id}`}>{n.id}</To>,
-            <State of={n.presence} />,
+            <State of={n.record.asleep !== undefined && !n.live ? 'asleep' : n.presence} />,
             <State of={n.record.desired} />,
             n.record.witness ? 'a witness' : n.vms,
             n.state === null ? '?' : `${Math.round(n.state.cpuUsedPct)} % of ${n.state.cpus}`,

@@ -10,6 +10,8 @@ export interface PlacementNode {
   readonly id: string;
   readonly presence: NodePresence;
   readonly desired: NodeDesired;
+  /** Powered off on purpose. */
+  readonly asleep?: boolean;
   /** Votes only: it never gets a VM. */
   readonly witness: boolean;
   /** Logical CPUs and memory; 0 while the node has not said. */
@@ -155,6 +157,10 @@ export function refusals(
   }
   if (node.witness) {
     no('witness', 'is a witness: it votes and runs no VMs', 'Choose another node.');
+    return out;
+  }
+  if (node.asleep === true) {
+    no('not-active', 'is asleep', `Wake it: flotilla node wake ${node.id}`);
     return out;
   }
   if (node.desired !== 'active') {

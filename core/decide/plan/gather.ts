@@ -71,6 +71,7 @@ export function clusterNode(
     rack: record.rack,
     presence: said?.presence ?? 'never-heard',
     desired: record.desired,
+    ...(record.asleep === undefined ? {} : { asleep: true }),
     witness: record.witness,
     cpus: state?.cpus ?? 0,
     memoryBytes: state?.memoryBytes ?? 0,
@@ -139,7 +140,7 @@ export function planCluster(
   return { nodes: running.map(planNode), vms: out, rules };
 }
 
-function planNode(n: ClusterNode): PlanNode {
+export function planNode(n: ClusterNode): PlanNode {
   const here = n.live && (n.presence === 'here' || n.presence === 'suspect');
   const memoryMiB = Math.floor(n.memoryBytes / MiB);
   const cpus = Math.max(1, n.cpus);

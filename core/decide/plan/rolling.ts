@@ -142,7 +142,7 @@ export function* rollingMoves(cluster: PlanCluster, o: RollingLimits): Generator
 }
 
 /** Moves what runs on a node away, with all of its group gone. @returns why that cannot be, in words */
-function emptied(
+export function emptied(
   cluster: PlanCluster,
   down: ReadonlySet<string>,
   node: string,

@@ -48,7 +48,8 @@ export interface NodeParts {
   /** A line for the log. */
   say(node: string, text: string): void;
   /** Powers the node off from outside, as its BMC does. @returns whether it confirmed */
-  bmcOff(node: string): Promise<boolean>;
+  bmcOff(address: string): Promise<boolean>;
+  bmcOn(address: string): Promise<boolean>;
   readonly bmc: boolean;
   /** What a process writes to its log, whole. */
   heard(node: string, who: 'agent' | 'keeper', text: string, fields: Record<string, unknown>): void;
@@ -396,13 +397,13 @@ export class ClusterNode {
   }
 
   #fencer(): FenceDevice {
+    const silent = {
+      kind: 'not-confirmed' as const,
+      error: new FlotillaError('fence-timeout', 'The BMC does not answer', { hint: 'Is it there?' }),
+    };
     return {
-      off: async (device) => {
-        const confirmed = await this.#p.bmcOff(device.address);
-        if (confirmed) return { kind: 'confirmed-off' };
-        const error = new FlotillaError('fence-timeout', 'The BMC does not answer', { hint: 'Is it there?' });
-        return { kind: 'not-confirmed', error };
-      },
+      off: async (device) => ((await this.#p.bmcOff(device.address)) ? { kind: 'confirmed-off' } : silent),
+      on: async (device) => ((await this.#p.bmcOn(device.address)) ? { kind: 'confirmed-on' } : silent),
       status: async () => Promise.resolve({ kind: 'answers', power: 'on' }),
       identify: async () => Promise.resolve({ kind: 'answers', uuid: null }),
     };

@@ -179,7 +179,8 @@ export class World {
         },
         say: (n, text) => this.say(`${n} ${text}`),
         bmc: o.bmc === true,
-        bmcOff: (n) => this.#bmcOff(n),
+        bmcOff: (address) => this.#bmcOff(address),
+        bmcOn: (address) => this.#bmcOn(address),
         heard: (n, who, text, fields) => this.checks.heard(n, who, text, fields),
         renewed: (n, goodMs, aliveMs) => this.checks.rules.renewed(n, goodMs, aliveMs),
         agentLedger: o.agentLedger ?? ((l) => l),
@@ -257,6 +258,33 @@ export class World {
     await new Promise<void>((resolve) => this.time.after(this.rng.between(200, 2_000), resolve));
     // Somebody may have switched it on again meanwhile: then the BMC says so.
     return !this.node(id).host.powered;
+  }
+
+  /** Nodes that do not start when their power comes on. */
+  readonly broken = new Set<string>();
+
+  async #bmcOn(address: string): Promise<boolean> {
+    const id = address.replace(/^bmc-/, '');
+    await new Promise<void>((resolve) => this.time.after(this.rng.between(1_000, 6_000), resolve));
+    if (!this.bmcAnswers) return false;
+    this.say(`BMC powers ${id} on`);
+    if (!this.broken.has(id))
+      this.time.after(bootMs, () => {
+        if (!this.node(id).host.powered) this.node(id).powerOn();
+      });
+    return true;
+  }
+
+  /** A BMC that was tried, and that says that it is the node's own. */
+  bmcTried(id: string): void {
+    const result = { by: 'n1', atMs: this.wallMs, power: 'on' as const, machine: 'same' as const, text: '' };
+    const test = { node: id, askedMs: this.wallMs, askedBy: 'somebody', result };
+    this.voters.store.poke(kinds.bmcTest.key(id), writeRecord(kinds.bmcTest, test));
+  }
+
+  /** Puts a node to sleep, or wakes it. @returns the op */
+  power(does: 'sleep' | 'wake', node: string): string {
+    return this.#ask(`node.${does}`, node, { node }, 'node');
   }
 
   /** A person looks: the node is off; and says so. */

@@ -39,6 +39,18 @@ await t.test('a node that is on is powered off, and the BMC says so', async (t) 
   t.same(await fence.status(device, soon), { kind: 'answers', power: 'off' });
 });
 
+await t.test(
+  'a node that is off is powered on, and the BMC says so; one that stays off is not confirmed',
+  async (t) => {
+    await bmc.set('works', 'off');
+    t.same(await fence.on(device, soon), { kind: 'confirmed-on' });
+    t.ok(await bmc.isOn());
+    t.same(await fence.on(device, soon), { kind: 'confirmed-on' }, 'again');
+    await bmc.set('stuck', 'off');
+    t.match(await fence.on(device, { deadlineMs: 10_000 }), { kind: 'not-confirmed' });
+  },
+);
+
 await t.test('it says which machine it belongs to, and hears no order', async (t) => {
   await bmc.set('works', 'on');
   const said = await fence.identify(device, soon);

@@ -56,6 +56,20 @@ await t.test('a node that is on is powered off, and the BMC says so', async (t) 
   t.same(await fence.off(device, soon), { kind: 'confirmed-off' }, 'again');
 });
 
+await t.test(
+  'a node that is off is powered on, and the BMC says so; one that stays off is not confirmed',
+  async (t) => {
+    bmc.systems.set('1', 'Off');
+    t.same(await fence.on(device, soon), { kind: 'confirmed-on' });
+    t.equal(bmc.systems.get('1'), 'On');
+    t.same(bmc.orders, ['1 On']);
+    t.same(await fence.on(device, soon), { kind: 'confirmed-on' }, 'again');
+    bmc.systems.set('1', 'Off');
+    bmc.stuck = true;
+    t.match(await fence.on(device, { deadlineMs: 10_000 }), { kind: 'not-confirmed' });
+  },
+);
+
 await t.test('it says which machine it belongs to, and hears no order', async (t) => {
   t.same(await fence.identify(device, soon), { kind: 'answers', uuid: null });
   bmc.uuid = '4C4C4544-0031-5610-8052-B4C04F4E3332';

@@ -107,6 +107,7 @@ export function sampleView(o: Partial<StatusView> = {}): StatusView {
     certificate: { fingerprint: 'ab'.repeat(32), expiresMs: wallMs + 800 * 86_400_000 },
     keeper: sampleKeeper(),
     policy: policyDefault,
+    asleep: [],
     failovers: 0,
     agent: { startedMs: wallMs - 9e6, rssBytes: 71e6, cpuSeconds: 12.5, lagSeconds: 0.004 },
     ...o,
