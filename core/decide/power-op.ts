@@ -97,16 +97,16 @@ function sleep(v: PowerOpView, node: NodeRecord): PowerOpStep {
       'wrong-state',
       `${id} votes in the ledger: it stays on`,
       'Choose a node that does not vote.',
-      args.drain != null,
+      args.drain !== null,
     );
   if (op.cancelAsked) {
     if (drain !== undefined && !opFinished(drain))
       return drain.cancelAsked
         ? step('wait', 'waits until nothing moves')
         : step('cancel-drain', 'is cancelled');
-    return over('cancelled', `${id} stays on`, args.drain != null);
+    return over('cancelled', `${id} stays on`, args.drain !== null);
   }
-  if (args.drain == null) return step('drain', 'is being emptied', { progress: 0 });
+  if (args.drain === null) return step('drain', 'is being emptied', { progress: 0 });
   if (node.desired !== 'maintenance')
     return failed('wrong-state', `${id} was set to ${node.desired} meanwhile: it stays on`, '', false);
   if (drain !== undefined && !opFinished(drain))
@@ -133,7 +133,7 @@ function sleep(v: PowerOpView, node: NodeRecord): PowerOpStep {
 /** From here on it is told to be off, until that is confirmed or the BMC has been asked often enough. */
 function fallAsleep(v: PowerOpView, id: string): PowerOpStep {
   const { args, nowMs } = v;
-  if (args.confirmedMs != null) {
+  if (args.confirmedMs !== null) {
     if (!v.live) return over('done', `${id} is asleep: its power is off`, false);
     if (nowMs - args.confirmedMs < leaseMs)
       return step('wait', 'its power is off; its lease has not ended yet', { progress: 0.9 });
@@ -156,7 +156,7 @@ function fallAsleep(v: PowerOpView, id: string): PowerOpStep {
 
 function order(v: PowerOpView, act: 'off' | 'on', patch: Partial<PowerArgs>): PowerOpStep {
   const { args, nowMs } = v;
-  const again = args.askedMs != null && args.text !== '' && nowMs - args.askedMs < orderAgainMs;
+  const again = args.askedMs !== null && args.text !== '' && nowMs - args.askedMs < orderAgainMs;
   if (again)
     return step('wait', `its BMC is asked again: ${args.text}`.slice(0, 200), { progress: 0.6, patch });
   return step(act, `its BMC is asked to power it ${act}`, {
@@ -174,17 +174,17 @@ function wake(v: PowerOpView, node: NodeRecord): PowerOpStep {
     const why = v.unwell?.join('; ') ?? 'it has not said how it is';
     if (nowMs - op.createdMs < startMs)
       return step('wait', `is on; waits until it is well: ${why}`, { progress: 0.8 });
-    return failed('timeout', `${id} is on and not well: ${why}`, 'See its page, and its console.');
+    return failed('timeout', `${id} is on and not well: ${why}`, 'See what its page and its screen say.');
   }
   if (nowMs - op.createdMs > startMs)
     return failed(
       'timeout',
-      args.confirmedMs == null
+      args.confirmedMs === null
         ? `${id} did not come back, its BMC did not confirm that it is on: ${args.text}`
         : `${id} did not come back: its power is on, and it did not join within ${startMs / minute} minutes`,
-      'It counts as down from now on. See its console, or power it on by hand.',
+      'It counts as down from now on. See its screen, or power it on by hand.',
     );
-  if (args.confirmedMs != null && nowMs - (args.askedMs ?? 0) < nudgeMs)
+  if (args.confirmedMs !== null && nowMs - (args.askedMs ?? 0) < nudgeMs)
     return step('wait', 'its power is on; it starts', { progress: 0.5 });
   return order(v, 'on', {});
 }

@@ -11,14 +11,14 @@ export const powerArgsSchema = z.looseObject({
   /** Why, where nobody asked. */
   why: z.string().max(300).default(''),
   /** The operation that empties it. */
-  drain: idSchema.nullish(),
+  drain: idSchema.nullable().default(null),
   /** When that was seen done. */
-  emptyMs: wallMsSchema.nullish(),
+  emptyMs: wallMsSchema.nullable().default(null),
   /** Orders to the BMC so far, and when the last one was given. */
   tries: z.number().int().nonnegative().default(0),
-  askedMs: wallMsSchema.nullish(),
+  askedMs: wallMsSchema.nullable().default(null),
   /** When the BMC confirmed it. */
-  confirmedMs: wallMsSchema.nullish(),
+  confirmedMs: wallMsSchema.nullable().default(null),
   /** What the last order came to; empty: it was confirmed, or is under way. */
   text: z.string().max(300).default(''),
 });

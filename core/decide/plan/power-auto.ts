@@ -87,7 +87,7 @@ export function decidePower(v: PowerAutoView): PowerAutoStep {
     begin: null,
     cancel: null,
     ...o,
-    past: [...v.past, ...(o.begin == null ? [] : [o.begin])].slice(-powerPastMax),
+    past: [...v.past, ...[o.begin ?? []].flat()].slice(-powerPastMax),
   });
   const would =
     step === null

@@ -1,5 +1,5 @@
 import t from 'tap';
-import type { OpView, PowerAnswer } from '../../../core/wire/rest.js';
+import type { OpView } from '../../../core/wire/rest.js';
 import { haRig } from './ha-rig.js';
 import { GiB, type Rig } from './rig.js';
 
@@ -71,7 +71,7 @@ void t.test('one that sleeps is shown so, and neither active nor drained before 
   r.radio.news();
   await r.view.ledger.refresh();
   r.view.fold();
-  t.match((await r.call('GET', '/api/v1/power')).body as PowerAnswer, {
+  t.match((await r.call('GET', '/api/v1/power')).body, {
     mode: 'recommend',
     sentence: 'No node has looked for it yet.',
     asleep: [{ node: 'n3', sinceMs: 1000, by: 'saving power' }],
