@@ -97,12 +97,9 @@ export class SnapshotDesk {
       byVm.set(x.vm, [...(byVm.get(x.vm) ?? []), x]);
       if (x.state === 'deleting') this.remove(kept, s);
     }
-    for (const [id, spec] of s.specs) {
-      const mine = byVm.get(id) ?? [];
-      if (s.owns.get(id)?.value.owner !== this.env.node) continue;
-      if (spec.value.snapshots !== undefined || mine.some((x) => x.keptFor.length > 0))
-        this.schedule(id, mine, s);
-    }
+    for (const [id, spec] of s.specs)
+      if (spec.value.snapshots !== undefined && s.owns.get(id)?.value.owner === this.env.node)
+        this.schedule(id, byVm.get(id) ?? [], s);
   }
 
   private async work(kept: Kept<Op>, s: Snapshot, signal: AbortSignal): Promise<void> {

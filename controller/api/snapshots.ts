@@ -221,18 +221,11 @@ class Snapshots {
   }
 
   private of(vm: string): VmSnapshot[] {
-    return [...this.deps.view.ledger.tables.vmSnapshot.values()]
-      .map((k) => k.value)
-      .filter((x) => x.vm === vm);
+    return snapshotsOf(this.deps, vm);
   }
 
-  private async find(r: Read, ref: string): Promise<Kept<VmSnapshot>> {
-    const known = r.subject.snapshots;
-    const x =
-      known.find((y) => y.id === ref.toLowerCase()) ?? known.find((y) => y.name === ref.normalize('NFC'));
-    const kept = x === undefined ? null : await fresh(this.deps, kinds.vmSnapshot, x.id);
-    if (kept === null) throw noSnapshot(ref);
-    return kept;
+  private find(r: Read, ref: string): Promise<Kept<VmSnapshot>> {
+    return findSnapshot(this.deps, r.spec.value.id, ref);
   }
 
   private shown(x: VmSnapshot): SnapshotView {
@@ -245,6 +238,19 @@ class Snapshots {
       outOfReach: away ? `it lies on ${x.node}, and the VM is on ${owner}` : '',
     };
   }
+}
+
+const snapshotsOf = ({ view }: ApiDeps, vm: string): VmSnapshot[] =>
+  [...view.ledger.tables.vmSnapshot.values()].map((k) => k.value).filter((x) => x.vm === vm);
+
+/** A snapshot of that VM, by name or id. @throws FlotillaError `not-found` */
+export async function findSnapshot(deps: ApiDeps, vm: string, ref: string): Promise<Kept<VmSnapshot>> {
+  const known = snapshotsOf(deps, vm);
+  const x =
+    known.find((y) => y.id === ref.toLowerCase()) ?? known.find((y) => y.name === ref.normalize('NFC'));
+  const kept = x === undefined ? null : await fresh(deps, kinds.vmSnapshot, x.id);
+  if (kept === null) throw noSnapshot(ref);
+  return kept;
 }
 
 /** What may be under way on a VM when a snapshot is asked for. */

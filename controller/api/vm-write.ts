@@ -2,7 +2,14 @@ import { macFrom } from '../../core/decide/mac.js';
 import { placeCopy, refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
 import { protectionOf } from '../../core/decide/plan/placement.js';
 import { brokenBy, planRules } from '../../core/decide/rules.js';
-import { createVm, editVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
+import {
+  createVm,
+  editVm,
+  placed,
+  type EditContext,
+  type FromSnapshot,
+  type VmEdit,
+} from '../../core/decide/vm-edit.js';
 import { newCopies, newReplica, newVolumes } from '../../core/decide/replica-edit.js';
 import {
   firstOwn,
@@ -55,13 +62,17 @@ export class VmWrites {
     this.deps = deps;
   }
 
-  async create(ask: Ask<'vmCreate'>): Promise<VmChanged> {
-    const mine = this.turn.then(() => this.createNow(ask));
+  /** @param from - disks by name that begin as they were in a snapshot, which its author may read */
+  async create(
+    ask: Ask<'vmCreate'>,
+    from: ReadonlyMap<string, FromSnapshot> = new Map(),
+  ): Promise<VmChanged> {
+    const mine = this.turn.then(() => this.createNow(ask, from));
     this.turn = mine.catch(() => undefined);
     return mine;
   }
 
-  private async createNow(ask: Ask<'vmCreate'>): Promise<VmChanged> {
+  private async createNow(ask: Ask<'vmCreate'>, from: ReadonlyMap<string, FromSnapshot>): Promise<VmChanged> {
     const { deps } = this;
     const { view } = deps;
     view.freshness();
@@ -81,7 +92,7 @@ export class VmWrites {
       }
       await nameFree(deps, 'vm', input.name);
       await this.macsFree(input.nics, ids.vm);
-      const edit = createVm(ids.vm, input, await this.editContext(input.nics));
+      const edit = createVm(ids.vm, input, await this.editContext(input.nics), from);
       const nodes = await this.reckonable();
       const { node, copy, warnings } = this.placeVm(input, edit);
       const made = edit.made.map((m) => placed(m, node));
@@ -112,6 +123,12 @@ export class VmWrites {
         for (const v of replica.volumes) change.take(unique.minor(v.minor), ids.vm);
       }
       for (const m of made) change.put(kinds.disk, m.disk.id, m.disk);
+      for (const { snapshot: x } of made) {
+        if (x === undefined) continue;
+        const kept = await fresh(deps, kinds.vmSnapshot, x.id);
+        if (kept?.value.state !== 'ready') throw goneSnapshot(x);
+        change.refersTo(kinds.vmSnapshot.key(x.id), kept);
+      }
       this.addKeys(change, edit, ids.vm);
       return { change, answer: () => ({ op, vmId: ids.vm, warnings }) };
     });
@@ -675,6 +692,9 @@ export class VmWrites {
     for (const id of edit.orderedAfter) change.at(kinds.vmSpec.key(id), t.vmSpec.get(id) ?? null);
   }
 }
+
+const goneSnapshot = (x: { readonly name: string }): FlotillaError =>
+  new FlotillaError('not-found', `The snapshot "${x.name}" is gone`, { hint: 'Choose another.' });
 
 /** The phase in which an operation that was done leaves its VM; null: any. */
 function endsIn(kind: Op['kind'], power: VmSpec['power']): VmPhase | null {

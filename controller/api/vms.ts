@@ -6,6 +6,7 @@ import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 import { opView } from './ops.js';
 import { nameKeyOf, page } from './page.js';
+import { cloneVm } from './clone.js';
 import { VmCopies } from './vm-copies.js';
 import { VmMigrations } from './vm-migrate.js';
 import { VmWrites, type VmChanged } from './vm-write.js';
@@ -19,6 +20,7 @@ type Names =
   | 'vmList'
   | 'vmGet'
   | 'vmCreate'
+  | 'cloneCreate'
   | 'vmPatch'
   | 'vmAction'
   | 'vmDelete'
@@ -57,6 +59,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
       return { body: vm, etag: etagOf(vm.generation) };
     },
     vmCreate: async (ask) => changed(await writes.create(ask)),
+    cloneCreate: async (ask) => changed(await cloneVm(deps, writes, ask)),
     vmPatch: async (ask) => changed(await writes.patch(ask)),
     vmAction: async (ask) => changed(await writes.act(ask)),
     vmExport: async (ask) => ({ body: { op: opView(view, await writes.export(ask)) } }),

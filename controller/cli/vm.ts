@@ -11,6 +11,7 @@ import { waitSDefault, type Io, type WaitOptions } from './io.js';
 import { historyCommand } from './history.js';
 import { copiesCommands } from './copies.js';
 import { migrateCommand } from './migrate.js';
+import { cloneCommand } from './snapshot.js';
 import { readText } from './session.js';
 import type { Column } from './table.js';
 import { settingWords } from '../../core/decide/service-class.js';
@@ -175,6 +176,7 @@ export function vmCommands(program: Command, io: Io): void {
   }
 
   migrateCommand(vm, io);
+  cloneCommand(vm, io);
   historyCommand(vm, io, 'vm');
   copiesCommands(vm, io);
 

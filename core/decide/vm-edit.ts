@@ -11,6 +11,8 @@ import type { VmNic, VmPhase, VmSpec } from '../domain/vm.js';
 import { unique } from '../wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../wire/rest.js';
 import { createByClass, editByClass, settingsAsked } from './service-class.js';
+import type { SnapshotSchedule } from '../domain/snapshot-schedule.js';
+import type { SnapshotDisk, VmSnapshot } from '../domain/vm-snapshot.js';
 import { checkReach, editHa, type HaContext } from './vm-ha-edit.js';
 
 /** What an edit may look up. Each throws FlotillaError `not-found` for what is not there. */
@@ -47,8 +49,16 @@ export interface VmEdit {
   readonly orderedAfter: readonly string[];
 }
 
+/** What a new disk is made from that no request can name: of whose snapshot it is was checked before. */
+export interface FromSnapshot {
+  readonly snapshot: VmSnapshot;
+  readonly volume: SnapshotDisk;
+}
+
 export interface MadeDisk {
   readonly disk: Disk;
+  /** The snapshot it begins as. */
+  readonly snapshot?: VmSnapshot;
   readonly bus: VmSpec['disks'][number]['bus'];
   readonly pool: Pool;
   readonly image: Image | null;
@@ -58,18 +68,31 @@ export interface MadeDisk {
 const diskGrainBytes = 1024 * 1024;
 const wholeDisk = (bytes: number): number => Math.ceil(bytes / diskGrainBytes) * diskGrainBytes;
 
+/** Counts of nothing are no schedule. */
+const wantedSchedule = (x: SnapshotSchedule | null): SnapshotSchedule | undefined =>
+  x === null || x.hourly + x.daily + x.weekly === 0 ? undefined : x;
+
 const badInput = (message: string, hint: string): FlotillaError =>
   new FlotillaError('bad-input', message, { hint });
 
-/** The spec of a new VM with all it needs; its disks have no node yet. */
-export function createVm(id: string, asked: VmCreate, ctx: EditContext): VmEdit {
+/**
+ * The spec of a new VM with all it needs; its disks have no node yet.
+ *
+ * @param from - disks by name that begin as they were in a snapshot
+ */
+export function createVm(
+  id: string,
+  asked: VmCreate,
+  ctx: EditContext,
+  from: ReadonlyMap<string, FromSnapshot> = new Map(),
+): VmEdit {
   const cls = asked.class === undefined || asked.class === null ? null : ctx.serviceClass(asked.class);
   const { input, own } =
     cls === null
       ? { input: asked, own: [] }
       : createByClass(asked, cls, (pool) => ctx.pool(pool).kind === 'thin');
   const who = `VM "${input.name}"`;
-  const made = makeDisks(who, id, input.disks, [], ctx);
+  const made = makeDisks(who, id, input.disks, [], ctx, from);
   const nets = makeNics(who, input.nics, [], ctx);
   const cds = makeCdroms(who, input.cdroms, ctx);
   const { ha, looked } = editHa(who, id, vmHaDefault, input.ha, () => ctx.vms);
@@ -183,6 +206,7 @@ export function editVm(
     ha,
     ...(patch.autoMove === undefined ? {} : { autoMove: patch.autoMove }),
     ...(patch.cpuShares === undefined ? {} : { cpuShares: patch.cpuShares }),
+    ...(patch.snapshots === undefined ? {} : { snapshots: wantedSchedule(patch.snapshots) }),
     cloudInit: patch.cloudInit === undefined ? before.cloudInit : patch.cloudInit,
     disks: [
       ...plugged.filter((d) => !gone.has(d.disk)),
@@ -272,6 +296,7 @@ function makeDisks(
   wanted: VmCreate['disks'],
   existing: readonly Disk[],
   ctx: EditContext,
+  from: ReadonlyMap<string, FromSnapshot> = new Map(),
 ): MadeDisk[] {
   const names = new Set(existing.map((d) => d.name));
   const nextName = (): string => {
@@ -291,7 +316,11 @@ function makeDisks(
     const pool = ctx.pool(w.pool);
     const image = w.image === undefined ? null : ctx.image(w.image);
     const thin = pool.kind === 'thin';
-    const source = diskSource(what, w, image);
+    const kept = from.get(name);
+    const source: Disk['source'] =
+      kept === undefined
+        ? diskSource(what, w, image)
+        : { kind: 'snapshot', snapshot: kept.snapshot.id, volume: kept.volume.id };
     if (thin && w.mode === 'linked')
       throw badInput(
         `${what}: a thin pool has no linked clones`,
@@ -315,13 +344,14 @@ function makeDisks(
       ...(w.replicas === 2 ? { replicas: 2 as const } : {}),
       node: null,
       format: thin ? 'raw' : w.format,
-      sizeBytes: wholeVolume(pool, diskSize(what, w.sizeBytes, image)),
+      sizeBytes:
+        kept === undefined ? wholeVolume(pool, diskSize(what, w.sizeBytes, image)) : kept.volume.sizeBytes,
       madeBytes: 0,
       source,
       state: 'wanted',
       error: null,
     };
-    return { disk, bus: w.bus, pool, image };
+    return { disk, bus: w.bus, pool, image, ...(kept === undefined ? {} : { snapshot: kept.snapshot }) };
   });
 }
 

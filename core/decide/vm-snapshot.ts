@@ -1,13 +1,14 @@
 import { isReplicated, type Disk } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
 import type { Pool } from '../domain/pool.js';
-import type { VmOwn, VmSpec } from '../domain/vm.js';
+import { cloudInitSchema, type VmOwn, type VmSpec } from '../domain/vm.js';
 import {
   vmSnapshotsMax,
   type Consistency,
   type SnapshotDisk,
   type VmSnapshot,
 } from '../domain/vm-snapshot.js';
+import type { VmCreateInput } from '../wire/rest.js';
 import type { SnapshotKind, SnapshotSchedule } from '../domain/snapshot-schedule.js';
 
 const hourMs = 3_600_000;
@@ -213,11 +214,13 @@ export function decideSchedule(
   snapshots: readonly VmSnapshot[],
   nowMs: number,
 ): { readonly due: readonly SnapshotKind[]; readonly expired: readonly VmSnapshot[] } {
+  // One that was ended leaves what it took: that is for people to delete.
+  if (schedule === undefined) return { due: [], expired: [] };
   const mine = snapshots.filter((x) => x.keptFor.length > 0 && x.state !== 'deleting');
   const due: SnapshotKind[] = [];
   const kept = new Set<string>();
   for (const kind of kinds) {
-    const most = schedule?.[kind] ?? 0;
+    const most = schedule[kind];
     const of = mine
       .filter((x) => x.keptFor.includes(kind) && x.state === 'ready')
       .sort((a, b) => b.takenMs - a.takenMs || (a.id < b.id ? -1 : 1));
@@ -230,9 +233,7 @@ export function decideSchedule(
   // One that failed says why until there is a newer one.
   const lastMs = Math.max(...mine.map((x) => x.takenMs));
   const expired = mine.filter((x) =>
-    x.state === 'ready'
-      ? !kept.has(x.id)
-      : x.state === 'failed' && (schedule === undefined || x.takenMs < lastMs),
+    x.state === 'ready' ? !kept.has(x.id) : x.state === 'failed' && x.takenMs < lastMs,
   );
   return { due, expired };
 }
@@ -240,3 +241,55 @@ export function decideSchedule(
 /** Of one that nobody named: `hourly 2026-11-29 10:05`, with the largest of its kinds. */
 export const scheduledName = (due: readonly SnapshotKind[], nowMs: number): string =>
   `${due.at(-1) ?? 'hourly'}-${new Date(nowMs).toISOString().slice(0, 16).replace('T', '-').replace(':', '')}`;
+
+/**
+ * What a new VM is made of that begins as this one was. It has its own id, MACs, addresses and host name; it is in no vApp, keeps
+ * no other VM waiting, has empty CD drives, and one copy of each disk.
+ *
+ * @throws FlotillaError `wrong-state`: the snapshot is not ready
+ */
+export function cloneOf(
+  spec: VmSpec,
+  x: VmSnapshot,
+  o: {
+    readonly name: string;
+    readonly node: string | undefined;
+    readonly power: 'running' | 'stopped';
+    /** Whether all its disks are within reach of every node, so that it may have the HA of its original. */
+    readonly shared: boolean;
+  },
+): VmCreateInput {
+  const what = `No VM "${o.name}" is made`;
+  checkUsable(x, x.node ?? '', what);
+  if (x.node !== null && o.node !== undefined && o.node !== x.node)
+    throw new FlotillaError('wrong-state', `${what} on ${o.node}: snapshot "${x.name}" lies on ${x.node}`, {
+      hint: `Name ${x.node}, or no node; it can move afterwards.`,
+    });
+  const node = x.node ?? o.node;
+  const host = o.name.toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-');
+  const hostname = cloudInitSchema.shape.hostname.safeParse(host.replace(/^-+|-+$/g, '').slice(0, 63)).data;
+  return {
+    name: o.name,
+    note: spec.note,
+    tags: spec.tags,
+    cpus: spec.cpus,
+    memoryMiB: spec.memoryMiB,
+    firmware: spec.firmware,
+    boot: spec.boot,
+    disks: x.disks.map((d) => ({ name: d.name, pool: d.pool, bus: d.bus, format: d.format })),
+    cdroms: spec.cdroms.map(() => ({ image: null })),
+    nics: spec.nics.map((n) => ({
+      network: n.network,
+      model: n.model,
+      address: n.address === null ? null : 'auto',
+    })),
+    cloudInit: spec.cloudInit === null ? null : { ...spec.cloudInit, hostname: hostname ?? null },
+    power: o.power,
+    stopTimeoutS: spec.stopTimeoutS,
+    onCrash: spec.onCrash,
+    ha: { ...spec.ha, enabled: spec.ha.enabled && o.shared, after: [] },
+    autoMove: spec.autoMove !== false,
+    ...(spec.cpuShares === undefined ? {} : { cpuShares: spec.cpuShares }),
+    ...(node === undefined ? {} : { node }),
+  };
+}

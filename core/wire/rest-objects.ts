@@ -23,6 +23,7 @@ import {
   tagsSchema,
   wallMsSchema,
 } from '../domain/schema.js';
+import { snapshotScheduleSchema } from '../domain/snapshot-schedule.js';
 import {
   bootSchema,
   cloudInitSchema,
@@ -408,6 +409,8 @@ export const vmPatchSchema = z
     class: refSchema.nullable().optional(),
     /** Settings of its own that its class is to say again. */
     asClass: z.array(classSettingSchema).min(1).max(16).optional(),
+    /** Snapshots that are taken by themselves, and how many of each are kept; null: none any more. */
+    snapshots: snapshotScheduleSchema.nullable().optional(),
     /** Replaced as a whole; null: none. */
     cloudInit: newCloudInitSchema.nullable().optional(),
     addDisks: z.array(newDiskSchema).min(1).max(24).optional(),

@@ -1,6 +1,6 @@
 /** The routes of VMs' snapshots: a part of the table in `rest.ts`. */
 import { z } from 'zod';
-import { nameSchema, noteSchema } from '../domain/schema.js';
+import { nameSchema, nodeIdSchema, noteSchema } from '../domain/schema.js';
 import { vmSnapshotSchema } from '../domain/vm-snapshot.js';
 import { opAnswerSchema, opViewSchema, refSchema } from './rest-objects.js';
 
@@ -34,6 +34,19 @@ export const snapshotRevertSchema = z
     snapshotBefore: z.boolean().default(false),
   })
   .meta({ id: 'SnapshotRevert' });
+
+/** A new VM that begins as another was. */
+export const cloneCreateSchema = z
+  .strictObject({
+    name: nameSchema,
+    /** Of which VM, and which of its snapshots. */
+    vm: refSchema,
+    snapshot: refSchema,
+    /** Only where all disks lie on shared pools there is a choice. */
+    node: nodeIdSchema.optional(),
+    power: z.enum(['running', 'stopped']).default('stopped'),
+  })
+  .meta({ id: 'CloneCreate' });
 
 const ofVm = z.strictObject({ vm: refSchema });
 const one = z.strictObject({ vm: refSchema, snapshot: refSchema });

@@ -53,7 +53,7 @@ import { planRoutes } from './plan-routes.js';
 
 import { peopleRoutes } from './rest-people.js';
 import { at, nothingSchema, strict, type RestRoute } from './rest-route.js';
-import { snapshotRoutes } from './rest-snapshots.js';
+import { cloneCreateSchema, snapshotRoutes } from './rest-snapshots.js';
 import { importRoutes } from './rest-import.js';
 import { vappRoutes } from './rest-vapp-routes.js';
 import { classRoutes } from './rest-class.js';
@@ -385,6 +385,18 @@ export const rest = {
     status: 202,
     response: vmChangeSchema,
     etag: true,
+    idempotent: true,
+  },
+  cloneCreate: {
+    method: 'post',
+    path: '/clones',
+    tag: 'vms',
+    summary: 'Make a VM that begins as another was in a snapshot, with an identity of its own',
+    body: cloneCreateSchema,
+    status: 202,
+    response: vmChangeSchema,
+    // Like any VM that is made: who operates single VMs makes none.
+    access: 'operator',
     idempotent: true,
   },
   vmPatch: {

@@ -187,3 +187,37 @@ await t.test(
     await n.stop();
   },
 );
+
+await t.test('a schedule: taken when due, once for what was missed, kept as long as it says', async (t) => {
+  const n = new SimNode();
+  n.clock.wallOffsetMs = Date.UTC(2026, 10, 30, 8);
+  n.boot();
+  const vm = await running(n, { thin: true });
+  n.edit(vm.id, { snapshots: { hourly: 2, daily: 1, weekly: 0 } });
+  const ready = (): string[] =>
+    n
+      .snapshotsOf(vm.id)
+      .filter((x) => x.state === 'ready')
+      .sort((a, b) => a.takenMs - b.takenMs)
+      .map((x) => x.keptFor.join());
+  await n.until('the first', () => ready().length === 1);
+  t.same(ready(), ['hourly,daily']);
+  t.equal(n.files.snapshots.size, 1);
+  const taken = (): number => n.files.log.filter((x) => x.startsWith('snapshot')).length;
+  await n.clock.advance(3 * 3_600_000);
+  await n.until('three more, and what is too many is gone', () => taken() === 4 && ready().length === 3);
+  await n.until('its volume too', () => n.files.snapshots.size === 3);
+  t.same(ready(), ['hourly,daily', 'hourly', 'hourly'], 'the first as that of the day');
+  await n.stop();
+  // Nobody takes any for three hours.
+  await n.clock.advance(3 * 3_600_000);
+  n.boot();
+  await n.until('one for those missed', () => taken() === 5);
+  await n.clock.advance(60_000);
+  t.equal(taken(), 5);
+  n.edit(vm.id, { snapshots: undefined });
+  const left = ready().length;
+  await n.clock.advance(4_000_000);
+  t.equal(ready().length, left, 'ended: nothing is taken, nothing deleted');
+  await n.stop();
+});

@@ -1,4 +1,14 @@
-import { Button, Checkbox, Group, Modal, NativeSelect, Stack, Text, TextInput } from '@mantine/core';
+import {
+  Button,
+  Checkbox,
+  Group,
+  Modal,
+  NativeSelect,
+  NumberInput,
+  Stack,
+  Text,
+  TextInput,
+} from '@mantine/core';
 import { useEffect, useState, type ReactNode } from 'react';
 import { opFinished } from '../../../core/domain/op';
 import { formatSize } from '../../../core/domain/units';
@@ -37,6 +47,7 @@ export function Snapshots({ vm }: { readonly vm: VmView }): ReactNode {
       <May role="operator" vm={vm.id}>
         <Group>
           <NewSnapshot vm={vm} changed={changed} />
+          <Schedule key={JSON.stringify(vm.spec.snapshots ?? null)} vm={vm} />
         </Group>
       </May>
       <Rows
@@ -55,6 +66,11 @@ export function Snapshots({ vm }: { readonly vm: VmView }): ReactNode {
             <May role="operator" vm={vm.id}>
               <Group gap="xs" wrap="nowrap">
                 {x.state === 'ready' && <Revert vm={vm} of={x} />}
+                {x.state === 'ready' && (
+                  <May role="operator">
+                    <Clone vm={vm} of={x} />
+                  </May>
+                )}
                 {x.state !== 'deleting' && (
                   <Confirm
                     label="Delete"
@@ -118,6 +134,76 @@ function Revert({ vm, of }: { readonly vm: VmView; readonly of: SnapshotView }):
       act={async () => {
         const params = { vm: vm.id, snapshot: of.id };
         saw('op', (await call('snapshotRevert', { params, body: { snapshotBefore: before } })).op);
+      }}
+    />
+  );
+}
+
+function Clone({ vm, of }: { readonly vm: VmView; readonly of: SnapshotView }): ReactNode {
+  const [name, setName] = useState('');
+  const [start, setStart] = useState(false);
+  return (
+    <Confirm
+      label="New VM"
+      title={`Make a VM that begins as "${vm.name}" was in "${of.name}"`}
+      says={
+        <Stack gap="xs">
+          <TextInput label="Name" required value={name} onChange={(e) => setName(e.currentTarget.value)} />
+          <Checkbox
+            label="Start it at once"
+            checked={start}
+            onChange={(e) => setStart(e.currentTarget.checked)}
+          />
+          <Text size="sm">
+            It has MACs and addresses of its own
+            {of.node === null ? '' : `, lies on ${of.node}, and has one copy of each disk`}. Host keys and the
+            like are the guest’s to change.
+          </Text>
+        </Stack>
+      }
+      ready={name !== ''}
+      yes="Make it"
+      act={async () => {
+        const power = start ? 'running' : 'stopped';
+        saw('op', (await call('cloneCreate', { body: { vm: vm.id, snapshot: of.id, name, power } })).op);
+      }}
+    />
+  );
+}
+
+const counts = [
+  ['hourly', 'Hours', 24],
+  ['daily', 'Days', 14],
+  ['weekly', 'Weeks', 8],
+] as const;
+
+/** Snapshots that are taken by themselves. */
+function Schedule({ vm }: { readonly vm: VmView }): ReactNode {
+  const now = vm.spec.snapshots;
+  const [of, setOf] = useState(now ?? { hourly: 0, daily: 0, weekly: 0 });
+  return (
+    <Confirm
+      label={now === undefined ? 'No schedule' : `Kept: ${now.hourly} h, ${now.daily} d, ${now.weekly} w`}
+      title={`Snapshots of "${vm.name}" that are taken by themselves`}
+      says={
+        <Stack gap="xs">
+          <Text size="sm">How many are kept, of the last hours, days and weeks that have one. 0: none.</Text>
+          {counts.map(([kind, label, max]) => (
+            <NumberInput
+              key={kind}
+              label={label}
+              min={0}
+              max={max}
+              value={of[kind]}
+              onChange={(n) => setOf({ ...of, [kind]: Number(n) || 0 })}
+            />
+          ))}
+        </Stack>
+      }
+      yes="Keep so many"
+      act={async () => {
+        const snapshots = of.hourly + of.daily + of.weekly === 0 ? null : of;
+        saw('op', (await call('vmPatch', { params: { vm: vm.id }, body: { snapshots } })).op);
       }}
     />
   );

@@ -62,3 +62,89 @@ void t.test('one at a time, and sent twice it is one', async (t) => {
   const del = (await l.r.call('DELETE', `${path}/a`)) as unknown as Answer;
   t.match(del, { status: 409, body: { code: 'in-use' } });
 });
+
+void t.test('a clone has an identity of its own', async (t) => {
+  const l = await lab();
+  t.teardown(() => l.stop());
+  const get = async (name: string) =>
+    ((await l.r.call('GET', `/api/v1/vms/${name}`)) as unknown as { body: CloneSeen }).body;
+  t.match(
+    await l.run(
+      'network',
+      'create',
+      'lan',
+      '--bridge',
+      'fl-lan',
+      '--subnet',
+      '10.0.0.0/24',
+      '--range',
+      '10.0.0.10-10.0.0.99',
+    ),
+    { code: 0 },
+  );
+  const made = await l.r.call('POST', '/api/v1/vms', {
+    name: 'web',
+    disks: [{ sizeBytes: 2 ** 30 }, { sizeBytes: 2 ** 31 }],
+    nics: [{ network: 'lan' }],
+    cloudInit: { hostname: 'web', sshKeys: ['ssh-ed25519 AAAA x'] },
+    power: 'running',
+  });
+  t.equal(made.status, 202);
+  t.match(await l.run('snapshot', 'create', 'web', 'gold'), { code: 0 });
+  t.match(await l.run('vm', 'clone', 'web', 'Web Two', '--snapshot', 'gold'), {
+    code: 0,
+    out: /"Web Two" is made on n\d/,
+  });
+  const [web, two] = [await get('web'), await get('Web%20Two')];
+  t.not(two.id, web.id);
+  t.equal(two.node, web.node, 'where the snapshot is');
+  t.not(two.spec.nics[0]?.mac, web.spec.nics[0]?.mac);
+  t.match([web.spec.nics[0]?.address, two.spec.nics[0]?.address], ['10.0.0.10', '10.0.0.11']);
+  t.match(two.spec, {
+    power: 'stopped',
+    cloudInit: { hostname: 'web-two', sshKeys: ['ssh-ed25519 AAAA x'] },
+  });
+  t.same(
+    two.disks.map((d) => [d.name, d.sizeBytes, d.source.kind]),
+    web.disks.map((d) => [d.name, d.sizeBytes, 'snapshot']),
+  );
+  t.equal(two.disks.filter((d) => web.disks.some((o) => o.id === d.id)).length, 0);
+  t.match(await l.run('vm', 'clone', 'web', 'web', '--snapshot', 'gold'), {
+    code: exitCodes.refused,
+    err: /web/,
+  });
+  t.match(await l.run('vm', 'clone', 'web', 'x', '--snapshot', 'none'), { code: exitCodes.notFound });
+  const other = web.node === 'n1' ? 'n2' : 'n1';
+  t.match(await l.run('vm', 'clone', 'web', 'x', '--snapshot', 'gold', '--node', other), {
+    err: /lies on n\d/,
+  });
+  t.match(await l.run('vm', 'clone', 'web', 'three'), { code: 0 }, 'without a snapshot one is taken');
+  const { out } = await l.run('snapshot', 'list', 'web', '--json');
+  t.match((JSON.parse(out) as { note: string; state: string }[]).map((x) => [x.note, x.state]).sort(), [
+    ['', 'ready'],
+    ['For three', 'deleting'],
+  ]);
+});
+
+interface CloneSeen {
+  id: string;
+  node: string;
+  spec: { nics: { mac: string; address: string }[]; power: string; cloudInit: unknown };
+  disks: { id: string; name: string; sizeBytes: number; source: { kind: string } }[];
+}
+
+void t.test('a schedule is set, shown, and ended', async (t) => {
+  const l = await lab();
+  t.teardown(() => l.stop());
+  t.match(await l.run('vm', 'create', 'web', '--disk', 'size=1GiB'), { code: 0 });
+  t.match(await l.run('snapshot', 'schedule', 'web'), { code: 0, out: /no snapshots/ });
+  t.match(await l.run('snapshot', 'schedule', 'web', '--hourly', '24', '--weekly', '4'), {
+    code: 0,
+    out: /24 hours, 0 days and 4 weeks/,
+  });
+  t.match(await l.run('snapshot', 'schedule', 'web', '--daily', '7'), {
+    out: /24 hours, 7 days and 4 weeks/,
+  });
+  t.match(await l.run('snapshot', 'schedule', 'web', '--hourly', '99'), { code: exitCodes.usage });
+  t.match(await l.run('snapshot', 'schedule', 'web', '--off'), { code: 0, out: /no snapshots/ });
+});
