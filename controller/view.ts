@@ -23,6 +23,7 @@ import {
   type VmView,
 } from '../core/wire/rest.js';
 import type { EventLog } from './event-log.js';
+import { reservedSpec } from '../core/decide/bundle.js';
 import { contentMark, LedgerTables, type Kept, type RecordOf, type TableName } from './tables.js';
 import { vappView } from './vapp-view.js';
 import { vmRow, vmView, type HeardVm } from './vm-view.js';
@@ -308,6 +309,9 @@ export class View {
       case 'cert':
         break;
       case 'vapp':
+        // What it reserves is promised by the nodes of its members.
+        this.committed = null;
+        this.soil('node');
         this.dirty.vapp.add(id);
         break;
       case 'class':
@@ -628,9 +632,13 @@ export class View {
   }
 
   private commitments(): Map<string, Promised> {
-    const { vmOwn, vmSpec } = this.ledger.tables;
+    const { vmOwn, vmSpec, vapp } = this.ledger.tables;
     this.committed ??= promisedBy(
-      [...vmOwn].map(([id, own]) => ({ own: own.value, spec: vmSpec.get(id)?.value })),
+      [...vmOwn].map(([id, own]) => {
+        const spec = vmSpec.get(id)?.value;
+        const of = spec?.vapp === undefined ? undefined : vapp.get(spec.vapp.id)?.value;
+        return { own: own.value, spec: spec === undefined ? spec : reservedSpec(spec, of, vmSpec) };
+      }),
     );
     return this.committed;
   }

@@ -223,6 +223,8 @@ export interface BlockInfo {
 export interface CpuTune {
   /** weight among domains, 1 to 10,000 */
   readonly shares?: number;
+  /** µs that all its CPUs together may use in 100 ms; null: as much as there is */
+  readonly quotaUs?: number | null;
 }
 
 /** Where a change of a domain goes. Neither: libvirt decides by whether the domain runs. */

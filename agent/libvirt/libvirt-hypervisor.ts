@@ -403,6 +403,11 @@ export class LibvirtHypervisor implements Hypervisor {
     const params: TypedParam[] = [];
     if (tune.shares !== undefined)
       params.push({ field: 'cpu_shares', type: 'ullong', value: whole(tune.shares, 'shares') });
+    if (tune.quotaUs !== undefined)
+      params.push(
+        { field: 'global_period', type: 'ullong', value: 100_000n },
+        { field: 'global_quota', type: 'llong', value: BigInt(tune.quotaUs ?? -1) },
+      );
     const args = { domain: this.#wire(d), params, flags: affect(o) };
     await this.#on(d, 'domainSetSchedulerParametersFlags', args, o);
   }

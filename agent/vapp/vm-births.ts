@@ -1,3 +1,4 @@
+import { reservedSpec } from '../../core/decide/bundle.js';
 import { macFrom } from '../../core/decide/mac.js';
 import { newReplica } from '../../core/decide/replica-edit.js';
 import { membersBefore } from '../../core/decide/vapp.js';
@@ -42,7 +43,8 @@ export class VmBirths {
     const edit = createVm(m.vm, { ...input, ha: { ...input.ha, after } }, await this.context(input.nics, s));
     const spec = { ...edit.spec, vapp: { id: vapp.id, member: m.name } };
     const outlook = outlookOf(s, env.radio.heard(), { joining: [spec] });
-    const place = placeNew([{ edit, node: input.node ?? null }], {
+    const counted = { ...edit, spec: reservedSpec(spec, vapp, s.specs) };
+    const place = placeNew([{ edit: counted, node: input.node ?? null }], {
       nodes: outlook.nodes,
       cluster: outlook.cluster,
       admission: s.policy.plan.admission,

@@ -201,7 +201,13 @@ export class VmActor {
         ? null
         : await env.seeds.make(await seedSpec(env.ledger, s.snapshot, spec), networks);
     const cdroms = await this.discs(s);
-    const hardware = wantedHardware({ ...spec, cdroms }, s.snapshot, env.volumes, seed);
+    const hardware = wantedHardware(
+      { ...spec, cdroms },
+      s.snapshot,
+      env.volumes,
+      seed,
+      env.machine.facts()?.cpuMHz ?? 0,
+    );
     for (const { disk: id } of spec.disks) await this.openDisk(id, s);
     const accel = await env.machine.accel();
     for (const nic of spec.nics) {
@@ -500,8 +506,8 @@ export class VmActor {
         return h.setVcpus(s.id, step.cpus, o);
       case 'set-memory':
         return h.setMemory(s.id, step.memoryMiB * 1024, o);
-      case 'set-cpu-shares':
-        return h.setCpuTune(s.id, { shares: step.cpuShares }, o);
+      case 'set-cpu-tune':
+        return h.setCpuTune(s.id, { shares: step.cpuShares, quotaUs: step.cpuQuotaUs }, o);
     }
   }
 

@@ -1,6 +1,7 @@
 import { XMLBuilder, XMLParser } from 'fast-xml-parser';
 import type { Accel } from '../../core/domain/node.js';
 import type { Hardware, HardwareDisk, HardwareNic } from '../../core/domain/hardware.js';
+import { cpuPeriodUs } from '../../core/decide/bundle.js';
 import type { DomainMark } from '../../core/decide/vm-view.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { cpuSharesDefault } from '../../core/domain/service-class.js';
@@ -154,6 +155,13 @@ export function targetIn(xml: string, alias: string): string | null {
 /** Names kept for the four CD drives and the seed. */
 const cdRoom = 5;
 
+const cpuTuneNode = (h: Pick<Hardware, 'cpuShares' | 'cpuQuotaUs'>): Node => ({
+  shares: String(h.cpuShares),
+  ...(h.cpuQuotaUs === null
+    ? {}
+    : { global_period: String(cpuPeriodUs), global_quota: String(h.cpuQuotaUs) }),
+});
+
 /** The whole domain. */
 export function domainXml(plan: DomainPlan): string {
   const h = plan.hardware;
@@ -192,7 +200,7 @@ export function domainXml(plan: DomainPlan): string {
     memory: { '@unit': 'MiB', '#text': String(h.memoryMaxMiB) },
     currentMemory: { '@unit': 'MiB', '#text': String(h.memoryMiB) },
     vcpu: { '@placement': 'static', '@current': String(h.cpus), '#text': String(h.cpusMax) },
-    ...(h.cpuShares === cpuSharesDefault ? {} : { cputune: { shares: String(h.cpuShares) } }),
+    ...(h.cpuShares === cpuSharesDefault && h.cpuQuotaUs === null ? {} : { cputune: cpuTuneNode(h) }),
     ...(plan.inSlice ? { resource: { partition: haPartition } } : {}),
     os: {
       ...(h.firmware === 'uefi' ? { '@firmware': 'efi' } : {}),
@@ -338,6 +346,7 @@ export function parseDomain(xml: string): DomainFacts {
   const cpusMax = Number(text(domain, 'vcpu'));
   const cpus = Number(str(domain, 'vcpu', '@current')) || cpusMax;
   const memoryMaxMiB = toMiB(at(domain, 'memory'));
+  const quotaUs = Number(text(domain, 'cputune', 'global_quota'));
   const agent = list(domain, 'devices', 'channel').some(
     (c) =>
       str(c, 'target', '@name') === 'org.qemu.guest_agent.0' && str(c, 'target', '@state') === 'connected',
@@ -368,6 +377,7 @@ export function parseDomain(xml: string): DomainFacts {
       nics,
       watchdog: list(domain, 'devices', 'watchdog').some((w) => str(w, '@model') === 'i6300esb'),
       cpuShares: Number(text(domain, 'cputune', 'shares')) || cpuSharesDefault,
+      cpuQuotaUs: quotaUs > 0 ? quotaUs : null,
       seed,
     },
     agentConnected: agent,

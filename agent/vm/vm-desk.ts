@@ -206,7 +206,10 @@ export class VmDesk {
     if (!ready) return null;
     try {
       const seed = spec.value.cloudInit === null ? null : (domain.hardware.seed ?? 'seed');
-      return diffHardware(wantedHardware(spec.value, s, this.env.volumes, seed), domain.hardware);
+      return diffHardware(
+        wantedHardware(spec.value, s, this.env.volumes, seed, this.env.machine.facts()?.cpuMHz ?? 0),
+        domain.hardware,
+      );
     } catch {
       return null; // something it names is gone; the running machine is left as it is
     }

@@ -1,4 +1,4 @@
-import { cpuSharesOf } from '../../core/decide/service-class.js';
+import { cpuTuneOf } from '../../core/decide/bundle.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { cpusMaxFor, type Hardware } from '../../core/domain/hardware.js';
 import { isReplicated } from '../../core/domain/disk.js';
@@ -10,15 +10,24 @@ import type { Snapshot } from '../snapshot.js';
 /**
  * The machine a spec asks for, with this node's paths and bridges.
  *
+ * @param cpuMHz - speed of one CPU of this node; 0: not known
  * @param seed - path of the cloud-init seed; null where the spec has none
  * @throws FlotillaError `not-found`: a disk, pool, image or network that the spec names is not in the ledger;
  *   `wrong-state`: an image that is not ready
  */
-export function wantedHardware(spec: VmSpec, s: Snapshot, volumes: Volumes, seed: string | null): Hardware {
+export function wantedHardware(
+  spec: VmSpec,
+  s: Snapshot,
+  volumes: Volumes,
+  seed: string | null,
+  cpuMHz: number,
+): Hardware {
   const missing = (what: string): FlotillaError =>
     new FlotillaError('not-found', `VM "${spec.name}": ${what} is not in the ledger`, {
       hint: 'Edit the VM so that it no longer names it, or make it again.',
     });
+  const vapp = spec.vapp === undefined ? undefined : s.vapps.get(spec.vapp.id)?.value;
+  const tune = cpuTuneOf(spec, vapp, s.specs, cpuMHz);
   return {
     cpus: spec.cpus,
     cpusMax: cpusMaxFor(spec.cpus),
@@ -55,7 +64,8 @@ export function wantedHardware(spec: VmSpec, s: Snapshot, volumes: Volumes, seed
       return { id: n.id, mac: n.mac, bridge: network.bridge, model: n.model };
     }),
     watchdog: spec.ha.onHang === 'reset',
-    cpuShares: cpuSharesOf(spec),
+    cpuShares: tune.shares,
+    cpuQuotaUs: tune.quotaUs,
     seed,
   };
 }

@@ -1,3 +1,4 @@
+import { bundleMemoryMiB, reservedMiB, reservedSpec, type Made } from '../../core/decide/bundle.js';
 import { macFrom } from '../../core/decide/mac.js';
 import { placeCopy, refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
 import { protectionOf } from '../../core/decide/plan/placement.js';
@@ -170,6 +171,7 @@ export class VmWrites {
         edit.spec.memoryMiB > spec.value.memoryMiB || edit.spec.cpus > spec.value.cpus
           ? (await this.reckonable()).get(own.value.owner)
           : undefined;
+      this.checkBundle(spec.value, edit.spec);
       this.checkOwnerHasRoom(own.value.owner, spec.value, edit, patch, diskKept);
       const op = newOp(deps, {
         id: ids.op,
@@ -502,7 +504,11 @@ export class VmWrites {
     // Its rules as they will be, the record has those of before.
     const there = [...view.ledger.tables.vmSpec.values()].map((k) => k.value);
     const rules = planRules({ rules: [], vapps: [vapp], vms: [...there, ...joining], nodes: [] });
-    return placeNew(vms, {
+    const counted = vms.map(({ edit, node }) => ({
+      edit: { ...edit, spec: reservedSpec(edit.spec, vapp, view.ledger.tables.vmSpec) },
+      node,
+    }));
+    return placeNew(counted, {
       nodes: view.clusterNodes(),
       cluster: { ...cluster, rules: [...(cluster.rules ?? []), ...rules] },
       admission: view.ledger.policy.plan.admission,
@@ -637,6 +643,30 @@ export class VmWrites {
     return new Set(entries.map((e) => Number(e.key.slice(prefix.length))));
   }
 
+  private bundleOf(spec: VmSpec): Vapp | undefined {
+    return spec.vapp === undefined ? undefined : this.deps.view.ledger.tables.vapp.get(spec.vapp.id)?.value;
+  }
+
+  /** Specs as they will be after an edit. */
+  private madeWith(spec: VmSpec): Made {
+    const { vmSpec } = this.deps.view.ledger.tables;
+    return { get: (id) => (id === spec.id ? { value: spec } : vmSpec.get(id)) };
+  }
+
+  /** @throws FlotillaError `bad-input`: all of its vApp would have more memory than that is allowed */
+  private checkBundle(before: VmSpec, next: VmSpec): void {
+    const bundle = this.bundleOf(before);
+    const limitMiB = bundle?.memoryAllocation?.limit ?? null;
+    if (bundle === undefined || limitMiB === null || next.memoryMiB <= before.memoryMiB) return;
+    const allMiB = bundleMemoryMiB(bundle, this.madeWith(next));
+    if (allMiB <= limitMiB) return;
+    throw new FlotillaError(
+      'bad-input',
+      `VM "${before.name}" cannot have ${next.memoryMiB} MiB: vApp "${bundle.name}" would have ${allMiB} MiB, and its limit is ${limitMiB} MiB`,
+      { hint: 'Raise memoryAllocation.limit in its document, or give other members less.' },
+    );
+  }
+
   /** @throws FlotillaError `no-node-fits`, `no-space`: an edit asks for more than the owner has */
   private checkOwnerHasRoom(
     owner: string,
@@ -656,14 +686,16 @@ export class VmWrites {
       if (pool === undefined || was === undefined || d.sizeBytes <= was || d.state === 'deleting') return [];
       return [{ name: d.name, pool, sizeBytes: d.sizeBytes, image: null }];
     });
-    const request = this.request(edit.spec, edit, null);
+    const bundle = this.bundleOf(before);
+    const counted = reservedSpec(edit.spec, bundle, this.madeWith(edit.spec));
+    const request = this.request(counted, edit, null);
     const reasons = refusals(
       { ...request, disks: [...request.disks, ...grownAsked] },
       {
         ...node,
         desired: 'active',
         committedCpus: node.committedCpus - before.cpus,
-        committedMemoryMiB: node.committedMemoryMiB - before.memoryMiB,
+        committedMemoryMiB: node.committedMemoryMiB - reservedMiB(before, bundle, view.ledger.tables.vmSpec),
         vms: node.vms - 1,
       },
     ).filter((r) => {

@@ -9,7 +9,7 @@ export type HotStep =
   | { readonly do: 'set-cdrom'; readonly index: number; readonly path: string | null }
   | { readonly do: 'set-cpus'; readonly cpus: number }
   | { readonly do: 'set-memory'; readonly memoryMiB: number }
-  | { readonly do: 'set-cpu-shares'; readonly cpuShares: number };
+  | { readonly do: 'set-cpu-tune'; readonly cpuShares: number; readonly cpuQuotaUs: number | null };
 
 export interface HardwareDiff {
   /** In the order to do them: things taken out first, so that a slot or an address is free again. */
@@ -67,7 +67,8 @@ export function diffHardware(want: Hardware, have: Hardware): HardwareDiff {
     if (want.memoryMiB <= have.memoryMaxMiB) attach.push({ do: 'set-memory', memoryMiB: want.memoryMiB });
     else pending.push(`memory changes from ${have.memoryMiB} MiB to ${want.memoryMiB} MiB`);
   }
-  if (want.cpuShares !== have.cpuShares) attach.push({ do: 'set-cpu-shares', cpuShares: want.cpuShares });
+  if (want.cpuShares !== have.cpuShares || want.cpuQuotaUs !== have.cpuQuotaUs)
+    attach.push({ do: 'set-cpu-tune', cpuShares: want.cpuShares, cpuQuotaUs: want.cpuQuotaUs });
   if (want.firmware !== have.firmware)
     pending.push(`firmware changes from ${have.firmware} to ${want.firmware}`);
   if (want.boot.join() !== have.boot.join())

@@ -8,6 +8,7 @@ import { opFinished, type Op } from '../domain/op.js';
 import type { Pool } from '../domain/pool.js';
 import type { Rule } from '../domain/rule.js';
 import type { Vapp } from '../domain/vapp.js';
+import { reservedSpec } from './bundle.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../domain/vm.js';
 import { admit } from './plan/admission.js';
 import type { LoadsNow } from './plan/auto.js';
@@ -75,9 +76,7 @@ export class Outlook {
   constructor(r: OutlookRecords, h: OutlookHeard, o: OutlookOptions = {}) {
     this.r = r;
     this.h = h;
-    const promised = promisedBy(
-      [...r.owns].map(([id, own]) => ({ own: own.value, spec: r.specs.get(id)?.value })),
-    );
+    const promised = promisedBy([...r.owns].map(([id, own]) => ({ own: own.value, spec: this.counted(id) })));
     this.nodes = [...r.nodes.values()].map(({ value: n }) =>
       clusterNode(
         n.id === o.emptied && n.desired === 'active' ? { ...n, desired: 'maintenance' } : n,
@@ -345,10 +344,17 @@ export class Outlook {
     return out;
   }
 
+  /** A VM with what its vApp reserves for it. */
+  private counted(id: string): VmSpec | undefined {
+    const spec = this.r.specs.get(id)?.value;
+    if (spec?.vapp === undefined) return spec;
+    return reservedSpec(spec, this.r.vapps.get(spec.vapp.id)?.value, this.r.specs);
+  }
+
   private *owned(load: OutlookOptions['load']): Iterable<OwnedVm> {
     const [disks, pools] = [valuesOf(this.r.disks), valuesOf(this.r.pools)];
     for (const [id, { value: own }] of this.r.owns) {
-      const spec = this.r.specs.get(id)?.value;
+      const spec = this.counted(id);
       if (spec === undefined) continue;
       const stats = this.h.vm(id, own.owner)?.stats ?? null;
       yield {

@@ -19,6 +19,7 @@ import type { ClassSetting } from '../domain/service-class.js';
 import type { VmSpec } from '../domain/vm.js';
 import { vmCreateSchema, type VmCreate, type VmCreateInput, type VmPatch } from '../wire/rest.js';
 import type { VappChange, VappDoc, VappMemberDoc, VappVm } from '../wire/rest-vapp.js';
+import { bundleMemoryMiB } from './bundle.js';
 import { cpuSharesOf, settingsAsked } from './service-class.js';
 import { referencesIn, refersTo } from './vapp-text.js';
 
@@ -158,6 +159,7 @@ class Planner {
           `VM "${ctx.spec(m.vm)?.name ?? m.name}" is deleted with its disks`,
         );
     const next = { ...vapp, members: [...all, ...leavers] };
+    this.allocations(next, patches);
     this.whole(next);
     if (this.faults.length > 0) throw this.refusal();
     const same = JSON.stringify(secrets) === JSON.stringify(this.oldSecrets);
@@ -170,6 +172,26 @@ class Planner {
       births,
       leavers,
     };
+  }
+
+  /** What is reserved and allowed for the bundle fits together, and its members keep to it. */
+  private allocations(next: Vapp, patches: VappPlan['patches']): void {
+    for (const key of ['cpuAllocation', 'memoryAllocation'] as const) {
+      const { reservation, limit } = next[key] ?? { reservation: null, limit: null };
+      if (reservation !== null && limit !== null && reservation > limit)
+        this.fault([key, 'reservation'], `is more than the limit of ${limit}`);
+    }
+    const limitMiB = next.memoryAllocation?.limit ?? null;
+    if (limitMiB === null) return;
+    const will = new Map(patches.map((p) => [p.vm, p.patch.memoryMiB]));
+    const allMiB = bundleMemoryMiB(next, {
+      get: (id) => {
+        const spec = this.before === null ? undefined : this.ctx.spec(id);
+        return spec && { value: { ...spec, memoryMiB: will.get(id) ?? spec.memoryMiB } };
+      },
+    });
+    if (allMiB > limitMiB)
+      this.fault(['memoryAllocation', 'limit'], `its members have ${allMiB} MiB, more than ${limitMiB}`);
   }
 
   private refusal(): FlotillaError {

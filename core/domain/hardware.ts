@@ -36,6 +36,8 @@ export interface Hardware {
   readonly watchdog: boolean;
   /** Its weight where CPUs are short: 1 to 10,000. */
   readonly cpuShares: number;
+  /** µs that all its CPUs together may use in 100 ms; null: no limit. */
+  readonly cpuQuotaUs: number | null;
   /** Path of the cloud-init seed. */
   readonly seed: string | null;
 }

@@ -6,8 +6,9 @@ import { idSchema, nameSchema, noteSchema } from './schema.js';
 /** Classes of a cluster, at most. */
 export const classesMax = 64;
 
+export const cpuSharesMax = 10_000;
 /** A VM's weight where CPUs are short, as of cgroups: one of 200 gets twice as much as one of 100. */
-export const cpuSharesSchema = z.number().int().min(1).max(10_000);
+export const cpuSharesSchema = z.number().int().min(1).max(cpuSharesMax);
 /** That of a VM of which nobody said anything. */
 export const cpuSharesDefault = 100;
 

@@ -148,7 +148,7 @@ export const vappSchema = z.object({
   rules: z.array(vappRuleSchema).max(32),
   /** Licences that whoever deploys it accepts. */
   eulas: z.array(z.string().max(16_384)).max(8),
-  /** For the bundle, MHz and MiB: kept and exported, not enforced. */
+  /** For all of it, MHz and MiB. A reservation of CPU is kept and exported, and not enforced. @see docs/vapps.md */
   cpuAllocation: allocationSchema.nullable(),
   memoryAllocation: allocationSchema.nullable(),
   /** What the package it came from said beside that, for its export. */
@@ -183,3 +183,12 @@ export type VappArgs = z.output<typeof vappArgsSchema>;
 /** Null: not to be read, so nothing is done for it. */
 export const vappArgs = (op: { readonly args: unknown }): VappArgs | null =>
   vappArgsSchema.safeParse(op.args).data ?? null;
+
+/** What is reserved and allowed for a vApp, in words. @param unit - MHz or MiB */
+export function allocationText(a: NonNullable<Vapp['cpuAllocation']>, unit: string): string {
+  return [
+    ...(a.reservation === null ? [] : [`${a.reservation} ${unit} reserved`]),
+    ...(a.limit === null ? [] : [`at most ${a.limit} ${unit}`]),
+    ...(a.weight === null ? [] : [`weight ${a.weight}`]),
+  ].join(', ');
+}

@@ -373,10 +373,10 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
           `<currentMemory unit="MiB">${kib / 1024}<`,
         );
       }),
-    setCpuTune: (d, { shares }) =>
+    setCpuTune: (d, { shares, quotaUs }) =>
       answer(() => {
         const dom = host.active(d);
-        const tune = `<cputune><shares>${shares}</shares></cputune>`;
+        const tune = `<cputune><shares>${shares}</shares><global_quota>${quotaUs ?? -1}</global_quota></cputune>`;
         dom.xml = dom.xml.includes('<cputune>')
           ? dom.xml.replace(/<cputune>.*?<\/cputune>/s, tune)
           : dom.xml.replace('</vcpu>', `</vcpu>${tune}`);

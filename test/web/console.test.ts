@@ -119,6 +119,7 @@ async function power(node: NodeName, uuid: string): Promise<void> {
       nics: [],
       watchdog: false,
       cpuShares: 100,
+      cpuQuotaUs: null,
       seed: null,
     },
   });

@@ -2,6 +2,7 @@ import { Alert, Badge, Button, Card, Checkbox, Code, Group, Stack, Text } from '
 import { useState, type ReactNode } from 'react';
 import { Link, useLocation } from 'wouter';
 import { startStages } from '../../../core/decide/vapp';
+import { allocationText } from '../../../core/domain/vapp';
 import type { VappView } from '../../../core/wire/rest';
 import { call, saw, useAsked, useDo } from './api';
 import { useAll, useOne } from './live';
@@ -236,6 +237,14 @@ function Drawing({ v }: { readonly v: VappView }): ReactNode {
           </Stack>
         ))}
       </Group>
+      {(v.memoryAllocation !== null || v.cpuAllocation !== null) && (
+        <Facts
+          of={[
+            v.memoryAllocation !== null && ['Memory for all', allocationText(v.memoryAllocation, 'MiB')],
+            v.cpuAllocation !== null && ['CPU for all', allocationText(v.cpuAllocation, 'MHz')],
+          ]}
+        />
+      )}
       {v.rules.length > 0 && (
         <Facts
           of={v.rules.map(

@@ -20,6 +20,7 @@ const hardware: Hardware = {
   nics: [{ id: 'n1', mac: '02:f1:00:00:00:01', bridge: 'br0', model: 'virtio' }],
   watchdog: true,
   cpuShares: 250,
+  cpuQuotaUs: 150_000,
   seed: '/seeds/x.iso',
 };
 const plan = {

@@ -15,6 +15,7 @@ const base: Hardware = {
   nics: [{ id: 'n1', mac: '02:00:00:00:00:01', bridge: 'br0', model: 'virtio' }],
   watchdog: false,
   cpuShares: 100,
+  cpuQuotaUs: null,
   seed: null,
 };
 
@@ -67,8 +68,8 @@ function after(h: Hardware, s: HotStep): Hardware {
       return { ...h, cpus: s.cpus };
     case 'set-memory':
       return { ...h, memoryMiB: s.memoryMiB };
-    case 'set-cpu-shares':
-      return { ...h, cpuShares: s.cpuShares };
+    case 'set-cpu-tune':
+      return { ...h, cpuShares: s.cpuShares, cpuQuotaUs: s.cpuQuotaUs };
   }
 }
 
@@ -104,6 +105,7 @@ await t.test(
       ),
       watchdog: fc.constant(false),
       cpuShares: fc.constantFrom(100, 300),
+      cpuQuotaUs: fc.constantFrom(null, 50_000),
       seed: fc.constant(null),
     });
     fc.assert(
