@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { FailoverTimeline } from '../../core/domain/ha.js';
+import { votersWanted } from '../../core/decide/voters.js';
 import { failoverTimelineSchema } from '../../core/domain/ha.js';
 import type { Op } from '../../core/domain/op.js';
 import { timingProfiles, type TimingProfile } from '../../core/domain/timing.js';
@@ -165,27 +166,24 @@ export class Drills {
     return [...new Set([...this.nodes, this.c.founder])];
   }
 
-  /** Those that vote: of two nodes only the founder. */
-  get voters(): readonly string[] {
-    return this.all.length === 2 ? [this.c.founder] : this.all;
-  }
-
-  /** All nodes alive, heard, armable, and voters that hold the whole ledger. */
+  /** All nodes alive, heard, armable, and as many voters as are wanted that hold the whole ledger. */
   async allThere(): Promise<void> {
     await this.c.untilHere(this.all.length);
-    await waitFor(
-      'all are voters',
+    const wanted = votersWanted(this.all.length, 0);
+    const voters = await waitFor(
+      `${wanted} voters`,
       async () => {
-        const { body } = await this.c.get<{ items: { record: { voter: boolean } }[] }>('nodes');
-        return body.items.filter((n) => n.record.voter).length === this.voters.length;
+        const { body } = await this.c.get<{ items: { id: string; record: { voter: boolean } }[] }>('nodes');
+        const seated = body.items.filter((n) => n.record.voter).map((n) => n.id);
+        return seated.length === wanted ? seated : null;
       },
       { limitMs: 120_000 },
     );
-    await waitFor('all their voters answer', () => this.votersWell(), { limitMs: 120_000 });
+    await waitFor('all voters answer', () => this.well(voters), { limitMs: 120_000 });
   }
 
-  private async votersWell(): Promise<boolean> {
-    const checks = this.voters.map((n) => `https://${this.lab.address(n)}:2379`).join(',');
+  private async well(voters: readonly string[]): Promise<boolean> {
+    const checks = voters.map((n) => `https://${this.lab.address(n)}:2379`).join(',');
     const [first = ''] = await this.lab.nodes();
     const asked = this.lab.kind === 'metal' ? this.c.founder : first;
     return (

@@ -19,8 +19,8 @@ interface Use {
 }
 const MiB = 2 ** 20;
 const use = async (): Promise<Use> => {
-  const { body } = await c.get<{ items: { pool: { name: string }; use: Use[] }[] }>('pools');
-  const [found] = body.items.find((p) => p.pool.name === 'fast')?.use ?? [];
+  const { body } = await c.get<{ items: { name: string; use: Use[] }[] }>('pools');
+  const [found] = body.items.find((p) => p.name === 'fast')?.use ?? [];
   if (found === undefined) throw new Error('nobody has said how the pool is');
   return found;
 };
@@ -46,46 +46,58 @@ await t.test('two blank drives, one of them made a pool', async (t) => {
 
 await t.test('VMs in it and beside it count', async () => {
   await d.guest('solid', 'n1', { disks });
+  // Has written nothing yet but what its image has.
+  const spec = { name: 'fresh', node: 'n1', memoryMiB: 96, nics: [{ network: 'lan' }], power: 'off', disks };
+  const { op, vm } = await c.must<{ op: Op; vm: { id: string } }>('POST', 'vms', spec);
+  d.ids.set('fresh', vm.id);
+  d.ear.names.set(vm.id, 'fresh');
+  t.equal((await c.opEnd(op)).state, 'done');
   await d.guest('beside', 'n1', { disks: [{ ...disks[0], pool: 'shared' }] });
 });
 
-await t.test('full: its guests pause, others go on, and nothing new is made', async (t) => {
-  // A volume by hand takes all there is. Its writes wait, and then fail.
-  await lab.exec(
-    'n1',
-    'sh',
-    '-c',
-    `lvcreate -q -V 1g -T ${group}/pool -n filler && dd if=/dev/zero of=/dev/${group}/filler bs=1M oflag=direct`,
-  );
-  t.equal(await lab.sh('n1', `lvs --noheadings -o lv_health_status ${group}/pool`), 'out_of_data');
-  const full = await waitFor('the node says so', async () => {
-    const u = await use();
-    return (u.thin?.dataPct ?? 0) >= 99 && u;
-  });
-  t.match(full.text, /% full/);
-  const refused = await c
-    .must<{ op: Op }>('POST', 'vms', { name: 'late', node: 'n1', memoryMiB: 64, disks })
-    .then(({ op }) => c.opEnd(op))
-    .then(
-      (op) => `${op.state} ${op.error?.code}`,
-      (e: unknown) => String(e),
+await t.test(
+  'full: a guest that writes to a new place pauses, others go on, and nothing new is made',
+  async (t) => {
+    // A volume by hand takes all there is. Its writes wait, and then fail.
+    await lab.exec(
+      'n1',
+      'sh',
+      '-c',
+      `lvcreate -q -V 1g -T ${group}/pool -n filler && dd if=/dev/zero of=/dev/${group}/filler bs=1M oflag=direct`,
     );
-  t.match(refused, /no-space/);
-  // It writes where it has written before, until it comes to a piece that is not allocated.
-  const paused = await d.c.untilPhase('solid', 'paused', 300_000);
-  t.match(paused.reason, /disk error/);
-  await d.goesOn('beside');
-});
+    t.equal(await lab.sh('n1', `lvs --noheadings -o lv_health_status ${group}/pool`), 'out_of_data');
+    const full = await waitFor('the node says so', async () => {
+      const u = await use();
+      return (u.thin?.dataPct ?? 0) >= 99 && u;
+    });
+    t.match(full.text, /% full/);
+    const refused = await c
+      .must<{ op: Op }>('POST', 'vms', { name: 'late', node: 'n1', memoryMiB: 64, disks })
+      .then(({ op }) => c.opEnd(op))
+      .then(
+        (op) => `${op.state} ${op.error?.code}`,
+        (e: unknown) => String(e),
+      );
+    t.match(refused, /no-space/);
+    // One that writes where it has written before goes on; one that writes anywhere else pauses.
+    await d.goesOn('solid');
+    await c.must('POST', 'vms/fresh/actions/start');
+    const paused = await c.untilPhase('fresh', 'paused', 300_000);
+    t.match(paused.reason, /disk error/);
+    await d.goesOn('beside');
+  },
+);
 
-await t.test('enlarged by a drive: resumed, it goes on where it was', async (t) => {
+await t.test('enlarged by a drive: resumed, it goes on', async (t) => {
   const boot = d.bootOf('solid');
   await c.must('PATCH', 'pools/fast', { addDrives: [{ node: 'n1', drive: 'drive2' }] });
   await waitFor('there is room', async () => {
     const u = await use();
     return u.ok && (u.thin?.dataPct ?? 100) < 60;
   });
-  const { op } = await c.must<{ op: Op }>('POST', 'vms/solid/actions/resume');
+  const { op } = await c.must<{ op: Op }>('POST', 'vms/fresh/actions/resume');
   t.equal((await c.opEnd(op)).state, 'done');
+  await d.goesOn('fresh');
   await d.goesOn('solid');
   t.equal(d.bootOf('solid'), boot);
   t.same(d.violations(), []);
