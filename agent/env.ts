@@ -131,6 +131,12 @@ export interface Volumes {
   /** Enlarges the file of a stopped VM's disk, or the volume below this node's copy. Shrinking is refused `unsupported`. */
   growDisk(disk: Disk, pool: Pool): Promise<void>;
   removeDisk(disk: Disk, pool: Pool): Promise<void>;
+  /**
+   * Copies all of a volume that nobody writes to onto another one that is there and at least as large. Repeated, it begins anew.
+   *
+   * @throws FlotillaError `tool-failed`, `cancelled`
+   */
+  copyDisk(from: VolumeAt, to: VolumeAt, o: WorkOptions): Promise<void>;
   /** Before a machine uses it: makes a volume appear that a boot left switched off. */
   openDisk(disk: Disk, pool: Pool): Promise<void>;
   /**
@@ -184,6 +190,12 @@ export interface Volumes {
     pool: Pool,
     known: { disks: ReadonlySet<string>; images: ReadonlySet<string> },
   ): Promise<readonly string[]>;
+}
+
+/** A volume by its path here. */
+export interface VolumeAt {
+  readonly path: string;
+  readonly format: Disk['format'];
 }
 
 /** Packages of VMs, made to be fetched. */

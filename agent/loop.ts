@@ -31,6 +31,7 @@ import { SnapshotDesk } from './vm-snapshots/snapshot-desk.js';
 import { VmActor } from './vm/actor.js';
 import { Ownership } from './vm/ownership.js';
 import { DiskMaker } from './vm/disk-maker.js';
+import { DiskMoves } from './vm/disk-moves.js';
 import { Domains, type Observed } from './vm/domains.js';
 import { GuestInfo } from './vm/guest-info.js';
 import { MigrationDesk } from './vm/migration-desk.js';
@@ -79,6 +80,7 @@ export class AgentLoop {
   private readonly migrations: MigrationDesk;
   private readonly replicas: ReplicaDesk;
   private readonly standbys: StandbyDesk;
+  private readonly moves: DiskMoves;
   private readonly drains: DrainDesk;
   private readonly rolling: RollingDesk;
   private readonly balance: BalanceDesk;
@@ -160,6 +162,12 @@ export class AgentLoop {
       runs: (vm) => this.observed.get(vm)?.active === true,
       wake: () => this.wake(),
     });
+    this.moves = new DiskMoves(env, {
+      ops: this.ops,
+      turns: this.turns,
+      replicas: this.replicas,
+      wake: () => this.wake(),
+    });
     this.maker = new DiskMaker(env, this.ops, this.replicas, () => this.wake());
     this.usage = new Usage(env, () => this.publish(this.snapshot));
     this.surroundings = new Surroundings(env, () => this.wake());
@@ -177,6 +185,7 @@ export class AgentLoop {
       usage: this.usage,
       hangs: this.hangs,
       replicas: this.replicas,
+      moves: this.moves,
       protection: this.protection,
       snapshots: this.snapshots,
       turns: this.turns,
@@ -204,6 +213,7 @@ export class AgentLoop {
     this.stopping.abort();
     for (const u of this.unhook) u();
     this.maker.stop();
+    this.moves.stop();
     this.images.stop();
     this.exports.stop();
     this.vmSnapshots.stop();
@@ -303,6 +313,7 @@ export class AgentLoop {
           again,
           this.replicas.look(s, this.observed) ?? idlePassMs,
           this.standbys.look(s) ?? idlePassMs,
+          this.moves.look(s, this.observed) ?? idlePassMs,
         );
       again = Math.min(again, this.drains.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.rolling.look(s) ?? again);

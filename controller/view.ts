@@ -540,7 +540,8 @@ export class View {
     return vmView({
       spec: spec.value,
       own,
-      disks: this.vmDisks(id).map((k) => k.value),
+      // What is still being filled to take another one's place is no disk of the VM yet.
+      disks: this.vmDisks(id).flatMap((k) => (k.value.instead === undefined ? [k.value] : [])),
       ops: this.vmOps(id),
       heard,
       presence: own === null ? 'never-heard' : this.presenceOf(own.owner),

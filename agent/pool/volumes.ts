@@ -5,7 +5,7 @@ import type { Image } from '../../core/domain/image.js';
 import type { PoolUse } from '../../core/domain/node.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { SnapshotDisk } from '../../core/domain/vm-snapshot.js';
-import type { DiskFrom, Volumes as VolumesContract, WorkOptions } from '../env.js';
+import type { DiskFrom, VolumeAt, Volumes as VolumesContract, WorkOptions } from '../env.js';
 import { PackageWriter } from '../export/package-writer.js';
 import { Lvm } from '../lvm/lvm.js';
 import { thinPath, ThinPools } from '../lvm/thin.js';
@@ -139,6 +139,15 @@ export class Volumes implements VolumesContract {
 
   removeDisk(disk: Disk, pool: Pool): Promise<void> {
     return this.#disks.remove(disk, pool);
+  }
+
+  async copyDisk(from: VolumeAt, to: VolumeAt, o: WorkOptions): Promise<void> {
+    const { qemuImg } = this.#parts;
+    await qemuImg.convert(from, to, {
+      signal: o.signal,
+      progress: (share) => o.progress(share),
+      onto: 'data',
+    });
   }
 
   importImage(image: Image, pool: Pool, o: WorkOptions): Promise<Imported> {

@@ -239,17 +239,29 @@ export class ReplicaDesk {
     if (replication === undefined || volume === undefined)
       throw new FlotillaError('not-found', `Disk ${disk.name} has no pair`, { hint: 'Delete the VM.' });
     if (from === null) return;
-    this.filling.set(disk.vm, (this.filling.get(disk.vm) ?? 0) + 1);
+    const device = devicePath(volume.minor);
+    await this.whileOpen(disk.vm, o.signal, () => volumes.fillDisk(disk, pool, from, device, o));
+  }
+
+  /**
+   * Has the disks of a VM that is off open here while something is done with them.
+   *
+   * @throws FlotillaError `replica-refused`, and what it throws
+   */
+  async whileOpen(vm: string, signal: AbortSignal, work: () => Promise<void>): Promise<void> {
+    const { replication } = this.env;
+    if (replication === undefined) return work();
+    this.filling.set(vm, (this.filling.get(vm) ?? 0) + 1);
     try {
-      while (!this.turns.begin(disk.vm)) await this.env.clock.sleep(turnMs, o.signal);
-      await replication.promote(disk.vm).finally(() => this.turns.end(disk.vm));
-      await volumes.fillDisk(disk, pool, from, devicePath(volume.minor), o);
+      while (!this.turns.begin(vm)) await this.env.clock.sleep(turnMs, signal);
+      await replication.promote(vm).finally(() => this.turns.end(vm));
+      await work();
     } finally {
       // Its end as the one that writes comes with the next look.
-      const left = (this.filling.get(disk.vm) ?? 1) - 1;
-      if (left === 0) this.filling.delete(disk.vm);
-      else this.filling.set(disk.vm, left);
-      this.acted(disk.vm);
+      const left = (this.filling.get(vm) ?? 1) - 1;
+      if (left === 0) this.filling.delete(vm);
+      else this.filling.set(vm, left);
+      this.acted(vm);
     }
   }
 

@@ -1,5 +1,5 @@
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import type { Disk } from '../../core/domain/disk.js';
+import { deviceId, type Disk } from '../../core/domain/disk.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { SnapshotDisk, VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import type { VmSpec } from '../../core/domain/vm.js';
@@ -267,7 +267,7 @@ export class SnapshotTaker {
     const xml = await this.env.hypervisor.xml(t.spec.id);
     return new Map(
       t.parts.map((p) => {
-        const dev = targetIn(xml, `ua-disk-${p.disk.id}`);
+        const dev = targetIn(xml, `ua-disk-${deviceId(p.disk)}`);
         if (dev !== null) return [p.volume.id, dev];
         throw new FlotillaError(
           'wrong-state',

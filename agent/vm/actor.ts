@@ -3,13 +3,13 @@ import type { HotStep } from '../../core/decide/hardware.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { FailoverPhase } from '../../core/domain/ha.js';
 import { withoutVolume } from '../../core/decide/replica-edit.js';
-import { isReplicated, type Disk } from '../../core/domain/disk.js';
+import { deviceId, isReplicated, type Disk } from '../../core/domain/disk.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { PairSeen, Replica } from '../../core/domain/replica.js';
 import { FenceJudge } from '../drbd/fence-door.js';
 import type { Kept } from '../snapshot.js';
 import { relocateArgsSchema } from '../../core/domain/drain.js';
-import type { Op } from '../../core/domain/op.js';
+import { opFinished, type Op } from '../../core/domain/op.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
@@ -480,8 +480,8 @@ export class VmActor {
         const prefix = step.disk.bus === 'virtio' ? 'vd' : 'sd';
         const taken = await this.usedTargets(s.id);
         const dev = freeTarget(prefix, new Set([...used, ...taken]));
-        await this.openDisk(step.disk.id, s);
-        const disk = s.snapshot.disks.get(step.disk.id)?.value;
+        const disk = ofDevice(s, step.disk.id);
+        if (disk !== undefined) await this.openDisk(disk.id, s);
         // Its first disk with two copies: so far nobody wrote to them.
         if (disk !== undefined && isReplicated(disk)) await this.env.replication?.promote(s.id);
         return h.attachDevice(s.id, diskXml(step.disk, dev), o);
@@ -525,7 +525,7 @@ export class VmActor {
     const pool = s.snapshot.pools.get(disk.pool);
     if (kept === undefined || pool === undefined) throw staleView(s);
     if (live) {
-      const dev = await this.targetOf(s.id, `ua-disk-${disk.id}`);
+      const dev = await this.targetOf(s.id, `ua-disk-${deviceId(disk)}`);
       if (dev === null) throw staleView(s);
       // A file grows with its machine, a volume before it.
       if (isReplicated(disk)) await this.growPair(disk, pool.value, s);
@@ -625,9 +625,16 @@ export class VmActor {
     if (replica !== undefined) writes.push(...withoutCopy(replica.value, env.node));
     const now = env.clock.wallMs();
     for (const k of s.snapshot.ops.values()) {
-      if (k.value.subject.id !== s.id || k.value.kind !== 'vm.delete' || k.value.state === 'done') continue;
-      if (k.value.state === 'failed' || k.value.state === 'cancelled') continue;
-      const op = { ...k.value, state: 'done' as const, step: 'deleted', progress: 1, updatedMs: now };
+      if (k.value.subject.id !== s.id || opFinished(k.value)) continue;
+      const moves = k.value.kind === 'vm.move-disk';
+      if (k.value.kind !== 'vm.delete' && !moves) continue;
+      const op: Op = {
+        ...k.value,
+        state: moves ? 'cancelled' : 'done',
+        step: 'deleted',
+        progress: 1,
+        updatedMs: now,
+      };
       writes.push({ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) });
     }
     const r = await env.ledger.txn(
@@ -658,6 +665,12 @@ export class VmActor {
     );
   }
 }
+
+/** The disk of the VM that its machine calls so. */
+const ofDevice = (s: Subject, device: string): Disk | undefined =>
+  s.spec.value.disks
+    .flatMap((d) => s.snapshot.disks.get(d.disk)?.value ?? [])
+    .find((d) => deviceId(d) === device);
 
 /** Libvirt's "no such domain" and "not running" where the aim was just that. */
 async function ignoreGone(done: Promise<void>): Promise<void> {

@@ -2,6 +2,7 @@ import { XMLBuilder, XMLParser } from 'fast-xml-parser';
 import type { Accel } from '../../core/domain/node.js';
 import type { Hardware, HardwareDisk, HardwareNic } from '../../core/domain/hardware.js';
 import { cpuPeriodUs } from '../../core/decide/bundle.js';
+import type { DiskInMachine } from '../../core/decide/disk-move.js';
 import type { DomainMark } from '../../core/decide/vm-view.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { cpuSharesDefault } from '../../core/domain/service-class.js';
@@ -257,6 +258,24 @@ export function domainXml(plan: DomainPlan): string {
     },
   };
   return textOf({ domain });
+}
+
+/** One of a machine's disks, by the id in its device's name: what it is called there, what it uses, what it is copied to. */
+export function diskInMachine(
+  xml: string,
+  device: string,
+): (DiskInMachine & { readonly dev: string }) | null {
+  const fileOf = (n: unknown): string => str(n, 'source', '@file') || str(n, 'source', '@dev');
+  for (const d of list(at(parser.parse(xml), 'domain'), 'devices', 'disk')) {
+    if (ua(d, 'disk') !== device) continue;
+    const mirror = at(d, 'mirror');
+    return {
+      dev: str(d, 'target', '@dev'),
+      path: fileOf(d),
+      mirror: mirror === undefined ? null : { path: fileOf(mirror), ready: str(mirror, '@ready') === 'yes' },
+    };
+  }
+  return null;
 }
 
 const at = (n: unknown, ...path: string[]): unknown =>

@@ -22,6 +22,7 @@ import type { ReplicaDesk } from '../replica/replica-desk.js';
 import type { Kept, Snapshot, Snapshots } from '../snapshot.js';
 import type { VmActor } from './actor.js';
 import type { DiskMaker } from './disk-maker.js';
+import type { DiskMoves } from './disk-moves.js';
 import type { Observed } from './domains.js';
 import type { GuestInfo } from './guest-info.js';
 import type { Subject } from './ownership.js';
@@ -30,13 +31,24 @@ import type { Turns } from './turns.js';
 import type { Usage } from './usage.js';
 import { vmLine } from './vm-line.js';
 import { afterFailure, afterStep } from './vm-memory.js';
-import { wantedHardware } from './want.js';
+import { disksIn, wantedHardware } from './want.js';
 
 /** Every VM is looked at again after this long even if nothing rang, ms. A lost bell costs this. */
 export const idlePassMs = 5_000;
 /** A dead node's lock on an NFS pool lives on for the server's lease: so long beyond the fence wait, ms. @see safety 4 */
 const lockMs = 90_000;
 const hourMs = 3_600_000;
+/** Operations that say themselves when they begin. */
+const ownDesk: ReadonlySet<Op['kind']> = new Set<Op['kind']>([
+  'vm.reboot',
+  'vm.reset',
+  'vm.migrate',
+  'vm.standby',
+  'vm.repair',
+  'vm.move-disk',
+  'vm.snapshot',
+  'vm.revert',
+]);
 /** What a VM that is not this node's has to do with its HA. */
 const notMine = {
   ha: { state: 'off', text: '', standby: null },
@@ -55,6 +67,7 @@ export interface VmDeskParts {
   readonly usage: Usage;
   readonly hangs: GuestHang;
   readonly replicas: Pick<ReplicaDesk, 'waits' | 'making' | 'growWaits' | 'words'>;
+  readonly moves: Pick<DiskMoves, 'stands' | 'copied'>;
   readonly protection: Protection;
   readonly snapshots: Snapshots;
   readonly turns: Turns;
@@ -132,6 +145,8 @@ export class VmDesk {
     const unfinished = [...s.ops.values()]
       .filter((k) => k.value.subject.id === id && k.value.kind.startsWith('vm.') && !opFinished(k.value))
       .sort((a, b) => a.value.createdMs - b.value.createdMs || (a.value.id < b.value.id ? -1 : 1));
+    const { env } = this;
+    const disks = this.disksOf(s).get(id) ?? [];
     const view: VmView = {
       me: this.env.node,
       spec: spec?.value ?? null,
@@ -139,8 +154,10 @@ export class VmDesk {
       live: this.env.live.compare() !== null && s.meta !== null,
       recovering: s.recovering,
       hold: holdText(this.env, id),
-      domain,
-      disks: this.disksOf(s).get(id) ?? [],
+      domain:
+        domain === null ? null : { ...domain, diskIds: disksIn(disks, domain.hardware, s, env.volumes) },
+      disks,
+      moving: { stands: this.d.moves.stands(disks, domain, s), copied: this.d.moves.copied(id) },
       copies: {
         making: this.d.replicas.making(id, s),
         waits: this.d.replicas.waits(id, s),
@@ -229,18 +246,7 @@ export class VmDesk {
         });
     };
     if (v === null) {
-      if (
-        k.value.state === 'queued' &&
-        ![
-          'vm.reboot',
-          'vm.reset',
-          'vm.migrate',
-          'vm.standby',
-          'vm.repair',
-          'vm.snapshot',
-          'vm.revert',
-        ].includes(k.value.kind)
-      ) {
+      if (k.value.state === 'queued' && !ownDesk.has(k.value.kind)) {
         write(this.d.ops.change(k, { state: 'running', step: d.reason.slice(0, 200) || d.phase }));
       }
       return;
@@ -310,6 +316,8 @@ export class VmDesk {
     for (const op of view.ops) {
       // A machine that runs was failed over, whatever cannot be changed in it.
       if (step.do === 'apply' && op.kind === 'vm.failover') continue;
+      // Goes on beside it, for hours.
+      if (op.kind === 'vm.move-disk') continue;
       const kept = s.snapshot.ops.get(op.id);
       if (kept === undefined) continue;
       // Read again: the step itself may have written the op.

@@ -1,11 +1,31 @@
 import { cpuTuneOf } from '../../core/decide/bundle.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { cpusMaxFor, type Hardware } from '../../core/domain/hardware.js';
-import { isReplicated } from '../../core/domain/disk.js';
+import { deviceId, isReplicated, type Disk } from '../../core/domain/disk.js';
 import { devicePath } from '../../core/domain/replica.js';
 import type { VmSpec } from '../../core/domain/vm.js';
 import type { Volumes } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
+
+/** Where machines of this node find a disk; null: its pool or its pair is not in the ledger. */
+export function pathOf(disk: Disk, s: Snapshot, volumes: Pick<Volumes, 'diskPath'>): string | null {
+  const pool = s.pools.get(disk.pool)?.value;
+  if (pool === undefined) return null;
+  if (!isReplicated(disk)) return volumes.diskPath(disk, pool);
+  const volume = s.replicas.get(disk.vm)?.value.volumes.find((v) => v.disk === disk.id);
+  return volume === undefined ? null : devicePath(volume.minor);
+}
+
+/** Disks of a VM that its machine has, whatever it calls them: those whose volumes it uses. */
+export function disksIn(
+  disks: readonly Disk[],
+  hardware: Pick<Hardware, 'disks'>,
+  s: Snapshot,
+  volumes: Pick<Volumes, 'diskPath'>,
+): string[] {
+  const used = new Set(hardware.disks.map((d) => d.path));
+  return disks.filter((d) => used.has(pathOf(d, s, volumes) ?? '')).map((d) => d.id);
+}
 
 /**
  * The machine a spec asks for, with this node's paths and bridges.
@@ -38,13 +58,10 @@ export function wantedHardware(
     disks: spec.disks.flatMap(({ disk: id, bus, detached }) => {
       if (detached === true) return [];
       const disk = s.disks.get(id)?.value;
-      const pool = disk && s.pools.get(disk.pool)?.value;
       if (disk === undefined) throw missing(`disk ${id}`);
-      if (pool === undefined) throw missing(`pool ${disk.pool} of disk ${disk.name}`);
-      if (!isReplicated(disk)) return { id, bus, path: volumes.diskPath(disk, pool), format: disk.format };
-      const volume = s.replicas.get(spec.id)?.value.volumes.find((v) => v.disk === id);
-      if (volume === undefined) throw missing(`the pair of disk ${disk.name}`);
-      return { id, bus, path: devicePath(volume.minor), format: disk.format };
+      const path = pathOf(disk, s, volumes);
+      if (path === null) throw missing(`the pool or the pair of disk ${disk.name}`);
+      return { id: deviceId(disk), bus, path, format: disk.format };
     }),
     cdroms: spec.cdroms.map(({ image: id }) => {
       if (id === null) return null;

@@ -127,6 +127,7 @@ export class VmCopies {
 const others: readonly Op['kind'][] = [
   'vm.standby',
   'vm.repair',
+  'vm.move-disk',
   'vm.migrate',
   'vm.relocate',
   'vm.failover',

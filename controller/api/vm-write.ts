@@ -1,6 +1,6 @@
 import { bundleMemoryMiB, reservedMiB, reservedSpec, type Made } from '../../core/decide/bundle.js';
 import { macFrom } from '../../core/decide/mac.js';
-import { placeCopy, refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
+import { refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
 import { protectionOf } from '../../core/decide/plan/placement.js';
 import { brokenBy, planRules } from '../../core/decide/rules.js';
 import {
@@ -11,7 +11,6 @@ import {
   type FromSnapshot,
   type VmEdit,
 } from '../../core/decide/vm-edit.js';
-import { newCopies, newReplica, newVolumes } from '../../core/decide/replica-edit.js';
 import {
   firstOwn,
   noFailoverRoom,
@@ -24,8 +23,7 @@ import {
 import { isReplicated } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { NodeRecord } from '../../core/domain/node.js';
-import type { Op } from '../../core/domain/op.js';
-import { volumesOf, type Replica } from '../../core/domain/replica.js';
+import { opFinished, type Op } from '../../core/domain/op.js';
 import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import { parse } from '../../core/domain/schema.js';
@@ -39,6 +37,7 @@ import type { ApiDeps, Ask } from './context.js';
 import { idOf, notFound, poolOf, readyImage } from './lookup.js';
 import { nameFree } from './names.js';
 import { newOp, repeated, until } from './ops.js';
+import { Pairs, putPair } from './pairs.js';
 
 /** VMs in a cluster, at most: what the ledger's quota and the pages are made for. */
 const vmsMax = 5_000;
@@ -56,11 +55,13 @@ export interface VmChanged {
 /** Every change of VMs, each one transaction of the ledger. */
 export class VmWrites {
   private readonly deps: ApiDeps;
+  private readonly pairs: Pairs;
   /** Creates go one after the other, so that each sees what the one before was promised. */
   private turn: Promise<unknown> = Promise.resolve();
 
   constructor(deps: ApiDeps) {
     this.deps = deps;
+    this.pairs = new Pairs(deps);
   }
 
   /** @param from - disks by name that begin as they were in a snapshot, which its author may read */
@@ -97,7 +98,14 @@ export class VmWrites {
       const nodes = await this.reckonable();
       const { node, copy, warnings } = this.placeVm(input, edit);
       const made = edit.made.map((m) => placed(m, node));
-      const replica = copy === null ? null : await this.replicaOf(ids.vm, edit, [node, copy]);
+      const replica =
+        copy === null
+          ? null
+          : await this.pairs.of(
+              ids.vm,
+              edit.made.map((m) => m.disk),
+              [node, copy],
+            );
       const own = firstOwn(node, copy);
       const op = newOp(deps, {
         id: ids.op,
@@ -119,9 +127,8 @@ export class VmWrites {
       const second = copy === null ? undefined : nodes.get(copy);
       if (copy !== null && second !== undefined) change.promises(kinds.node.key(copy), second);
       if (replica !== null) {
-        change.at(kinds.replica.key(ids.vm), null).put(kinds.replica, ids.vm, replica);
-        change.take(unique.replicaPort(replica.port), ids.vm);
-        for (const v of replica.volumes) change.take(unique.minor(v.minor), ids.vm);
+        change.at(kinds.replica.key(ids.vm), null);
+        putPair(change, replica);
       }
       for (const m of made) change.put(kinds.disk, m.disk.id, m.disk);
       for (const { snapshot: x } of made) {
@@ -155,6 +162,7 @@ export class VmWrites {
       const { spec, own, phase } = await this.read(id, ask.params.vm, false);
       checkIfMatch(ask.ifMatch, spec.value.generation, `VM "${spec.value.name}"`);
       this.allow('edit', phase, spec.value);
+      if (diskFields.some((f) => patch[f] !== undefined)) noDiskMove(this.openOps(id), spec.value);
       const diskKept = view.vmDisks(id);
       const edit = editVm(
         spec.value,
@@ -189,7 +197,14 @@ export class VmWrites {
       if (grows !== undefined) change.promises(kinds.node.key(own.value.owner), grows);
       // New disks on a local pool belong on the owner: it must still be the owner.
       if (edit.made.length > 0) change.at(kinds.vmOwn.key(id), own);
-      if (edit.made.some((m) => isReplicated(m.disk))) await this.addPairs(change, id, own, edit);
+      const paired = edit.made.filter((m) => isReplicated(m.disk));
+      if (paired.length > 0)
+        await this.pairs.add(
+          change,
+          own,
+          edit.spec,
+          paired.map((m) => m.disk),
+        );
       for (const d of edit.disks) {
         change.at(kinds.disk.key(d.id), diskKept.find((k) => k.value.id === d.id) ?? null);
         change.put(kinds.disk, d.id, d);
@@ -571,78 +586,6 @@ export class VmWrites {
     throw noFailoverRoom(`VM "${spec.name}" is not started`, shortfalls, []);
   }
 
-  /** The pair of the disks that lie on two nodes, with numbers that nobody else has. */
-  private async replicaOf(
-    vm: string,
-    edit: VmEdit,
-    [a, b]: readonly [string, string],
-  ): Promise<Replica | null> {
-    const { chance, view } = this.deps;
-    const node = (id: string) => ({
-      id,
-      addresses: view.ledger.tables.node.get(id)?.value.addresses ?? [],
-    });
-    return newReplica({
-      vm,
-      disks: edit.made.map((m) => m.disk),
-      nodes: [node(a), node(b)],
-      secret: chance.hex(16),
-      taken: {
-        minors: await this.numbers(unique.minorPrefix),
-        ports: await this.numbers(unique.replicaPortPrefix),
-      },
-    });
-  }
-
-  /**
-   * New disks with two copies join those that there are; the first ones of a VM get a pair of their own.
-   *
-   * @throws FlotillaError `wrong-state`, `no-node-fits`, `no-space`
-   */
-  private async addPairs(change: Change, id: string, own: Kept<VmOwn>, edit: VmEdit): Promise<void> {
-    const { deps } = this;
-    const who = `VM "${edit.spec.name}"`;
-    if (own.value.state === 'migrating')
-      throw new FlotillaError('wrong-state', `${who} migrates now`, { hint: 'Wait until that has ended.' });
-    const kept = await fresh(deps, kinds.replica, id);
-    const key = kinds.replica.key(id);
-    change.at(key, kept);
-    const made = edit.made.filter((m) => isReplicated(m.disk));
-    if (kept === null) {
-      const request = placementRequest(edit.spec, { ...edit, made }, null, this.lookup());
-      const { owner, standby } = own.value;
-      const second = placeCopy(request, { owner, preferred: standby }, deps.view.clusterNodes());
-      if (!second.ok) throw refusal(`No other node can hold the copies of ${who}`, second.nodes);
-      const replica = await this.replicaOf(id, edit, [owner, second.node]);
-      if (replica === null) return;
-      change.put(kinds.replica, id, replica);
-      change.put(kinds.vmOwn, id, { ...own.value, ...newCopies(owner, second.node), synced: [] });
-      const record = (await this.reckonable()).get(second.node);
-      if (record !== undefined) change.promises(kinds.node.key(second.node), record);
-      change.take(unique.replicaPort(replica.port), id);
-      for (const v of replica.volumes) change.take(unique.minor(v.minor), id);
-      return;
-    }
-    if (volumesOf(kept.value).length === 0)
-      throw new FlotillaError('wrong-state', `The former copies of ${who} are still being taken away`, {
-        hint: 'Ask again in a moment; a node that is off has to be back for it.',
-      });
-    const taken = await this.numbers(unique.minorPrefix);
-    const volumes = newVolumes(
-      made.map((m) => m.disk),
-      kept.value.volumes,
-      { minors: taken },
-    );
-    change.put(kinds.replica, id, { ...kept.value, volumes: [...kept.value.volumes, ...volumes] });
-    for (const v of volumes) change.take(unique.minor(v.minor), id);
-  }
-
-  /** Numbers of the cluster that are given out. */
-  private async numbers(prefix: string): Promise<Set<number>> {
-    const { entries } = await this.deps.ledger.list(prefix);
-    return new Set(entries.map((e) => Number(e.key.slice(prefix.length))));
-  }
-
   private bundleOf(spec: VmSpec): Vapp | undefined {
     return spec.vapp === undefined ? undefined : this.deps.view.ledger.tables.vapp.get(spec.vapp.id)?.value;
   }
@@ -727,6 +670,17 @@ export class VmWrites {
 
 const goneSnapshot = (x: { readonly name: string }): FlotillaError =>
   new FlotillaError('not-found', `The snapshot "${x.name}" is gone`, { hint: 'Choose another.' });
+
+const diskFields = ['addDisks', 'removeDisks', 'growDisks', 'attachDisks', 'detachDisks'] as const;
+
+/** @throws FlotillaError `wrong-state` */
+export function noDiskMove(ops: readonly Op[], spec: Pick<VmSpec, 'name'>): void {
+  const op = ops.find((o) => o.kind === 'vm.move-disk' && !opFinished(o));
+  if (op === undefined) return;
+  throw new FlotillaError('wrong-state', `A disk of VM "${spec.name}" is being moved`, {
+    hint: `Wait for it, or end it: flotilla op cancel ${op.id}.`,
+  });
+}
 
 /** The phase in which an operation that was done leaves its VM; null: any. */
 function endsIn(kind: Op['kind'], power: VmSpec['power']): VmPhase | null {

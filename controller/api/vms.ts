@@ -5,6 +5,7 @@ import { etagOf } from './commit.js';
 import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 import { opView } from './ops.js';
+import { DiskMoves } from './disk-moves.js';
 import { nameKeyOf, page } from './page.js';
 import { cloneVm } from './clone.js';
 import { VmCopies } from './vm-copies.js';
@@ -16,6 +17,7 @@ type Names =
   | 'vmExport'
   | 'vmMigrateCheck'
   | 'vmStandby'
+  | 'vmMoveDisk'
   | 'vmRepair'
   | 'vmList'
   | 'vmGet'
@@ -32,6 +34,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
   const writes = new VmWrites(deps);
   const migrations = new VmMigrations(deps);
   const copies = new VmCopies(deps);
+  const moves = new DiskMoves(deps);
   const changed = ({ op, vmId, warnings = [] }: VmChanged): Reply<'vmCreate'> => {
     const vm = view.vm(vmId);
     if (vm === null) throw notFound('vm', vmId);
@@ -65,6 +68,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     vmExport: async (ask) => ({ body: { op: opView(view, await writes.export(ask)) } }),
     vmMigrateCheck: (ask) => migrations.check(ask),
     vmRepair: async (ask) => changed(await copies.repair(ask)),
+    vmMoveDisk: async (ask) => changed(await moves.move(ask)),
     vmStandby: async (ask) => changed(await copies.standby(ask)),
     vmMigrate: async (ask) => changed(await migrations.migrate(ask)),
     vmDelete: async (ask) => ({ body: { op: opView(view, await writes.remove(ask)) } }),

@@ -10,6 +10,7 @@ import { collect, diskOf, growOf, memoryMiB, nicOf, settingOf, specOf, wholeNumb
 import { waitSDefault, type Io, type WaitOptions } from './io.js';
 import { historyCommand } from './history.js';
 import { copiesCommands } from './copies.js';
+import { diskMoveCommand } from './disk-move.js';
 import { migrateCommand } from './migrate.js';
 import { cloneCommand } from './snapshot.js';
 import { readText } from './session.js';
@@ -179,6 +180,7 @@ export function vmCommands(program: Command, io: Io): void {
   cloneCommand(vm, io);
   historyCommand(vm, io, 'vm');
   copiesCommands(vm, io);
+  diskMoveCommand(vm, io);
 
   waiting(vm.command('delete'))
     .alias('rm')

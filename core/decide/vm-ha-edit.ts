@@ -109,7 +109,7 @@ export function checkReach(
     'unsupported',
     `HA of ${who} is not possible: no other node reaches its ${one ? 'disk' : 'disks'} ${names}`,
     {
-      hint: `Put ${one ? 'it' : 'them'} on a shared pool, or on a thin one with replicas=2 (make a disk there, copy inside the guest, remove the old one), or leave HA off.`,
+      hint: `Put ${one ? 'it' : 'them'} on a shared pool, or on a thin one with two copies (flotilla vm move-disk), or leave HA off.`,
       details: { disks: stuck.map(({ d, p }) => ({ disk: d.name, pool: p.name })) },
     },
   );

@@ -72,6 +72,7 @@ export function opVerdict(
     case 'vm.migrate':
     case 'vm.standby':
     case 'vm.repair':
+    case 'vm.move-disk':
     case 'vm.export':
     case 'vm.snapshot':
     case 'vm.delete':

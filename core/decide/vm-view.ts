@@ -97,6 +97,10 @@ export interface VmView {
     readonly waits: string | null;
     readonly growWaits?: ((disk: Disk) => string | null) | undefined;
   };
+  /**
+   * A disk of it moves: why its machine must not go on, which stands still for that, or must not be started; null: it may.
+   */
+  readonly moving?: { readonly stands: string | null; readonly copied: string | null };
   /** Unfinished ops on this VM, oldest first. */
   readonly ops: readonly Op[];
   /** Wanted against running machine; null while it does not run or what is wanted cannot be built yet. */

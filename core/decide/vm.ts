@@ -76,7 +76,7 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   const wait =
     v.memory.failure === null ? 0 : v.memory.failure.atMs + retryMs(v.memory.failure.count) - nowMs;
   // An unfinished op is newer than the failure (a failure ends the ops of its time), so it does not wait.
-  const mayRetry = wait <= 0 || v.ops.length > 0;
+  const mayRetry = wait <= 0 || v.ops.some((o) => o.kind !== 'vm.move-disk');
   /** Does a step that may fail again and again, or waits its turn. */
   const attempt = (phase: VmPhase, step: VmStep, reason?: string): VmDecision => {
     const failure = v.memory.failure;
@@ -174,7 +174,8 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     const rest = housekeeping(unready.length > 0 ? 'creating' : 'stopped', false);
     const making = unready.length > 0 ? (v.copies?.making ?? null) : null;
     const relocate = v.ops.find((o) => o.kind === 'vm.relocate' && !o.cancelAsked);
-    const may = rest.step.do === 'none' && unready.length === 0 && own.sync !== 'stale';
+    const moves = v.ops.some((o) => o.kind === 'vm.move-disk');
+    const may = rest.step.do === 'none' && unready.length === 0 && own.sync !== 'stale' && !moves;
     if (relocate !== undefined && may)
       return finish(withArming(attempt('stopped', { do: 'relocate', op: relocate })));
     return finish(
@@ -215,6 +216,8 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     if (broken !== undefined) return answer('failed', none, { reason: broken.error?.message ?? '' });
     if (unready.length > 0)
       return answer('creating', none, { reason: v.copies?.making ?? 'its disks are being made' });
+    const copied = v.moving?.copied ?? null;
+    if (copied !== null) return answer('starting', none, { reason: copied, againMs: 500 });
     const waits = v.copies?.waits ?? null;
     if (waits !== null) return answer('starting', none, { reason: waits, againMs: 1_000 });
     if (toGrow !== undefined) return attempt('starting', { do: 'grow-disk', disk: toGrow, live: false });
@@ -258,9 +261,12 @@ function decideActive(v: VmView, spec: VmSpec, domain: DomainView, nowMs: number
   const how = domain.agentConnected ? 'agent' : 'acpi';
   const paused = domain.state === 'paused';
 
+  const stands = v.moving?.stands ?? null;
   if (spec.power === 'stopped') {
     if (v.ops.some((o) => o.kind === 'vm.force-stop'))
       return t.answer('stopping', { do: 'destroy', why: 'a force-stop was asked for' });
+    if (paused && stands !== null)
+      return t.answer('stopping', { do: 'none' }, { reason: stands, againMs: 500 });
     const stop = v.memory.stop;
     const timeoutMs = spec.stopTimeoutS * 1000;
     if (stop !== null && nowMs - stop.sinceMs >= timeoutMs)
@@ -289,6 +295,7 @@ function decideActive(v: VmView, spec: VmSpec, domain: DomainView, nowMs: number
   if (reset !== undefined) return t.attempt('running', { do: 'reset', op: reset });
   if (reboot !== undefined && !paused) return t.attempt('running', { do: 'reboot', op: reboot, how });
 
+  if (paused && stands !== null) return t.answer('paused', { do: 'none' }, { reason: stands, againMs: 500 });
   if (paused) {
     if (spec.power === 'paused') return t.housekeeping('paused', true);
     // `migration`: it stood still at the end of one that came to nothing, and is this node's alone again.

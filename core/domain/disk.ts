@@ -38,7 +38,14 @@ export const diskSchema = z.object({
   /** Size the file was last made or grown to; 0 before it is made. Smaller than `sizeBytes`: to be grown. */
   madeBytes: z.number().int().nonnegative(),
   source: diskSourceSchema,
+  /** It is filled from that disk of the same VM, and takes its place then. */
+  instead: idSchema.optional(),
+  /** What machines call its device, where that is by another disk whose place it took. */
+  device: idSchema.optional(),
   state: z.enum(['wanted', 'ready', 'failed', 'deleting']),
   error: errorRecordSchema.nullable(),
 });
 export type Disk = z.output<typeof diskSchema>;
+
+/** The id in the name of its device in a machine: it stays when the disk moves. */
+export const deviceId = (disk: Pick<Disk, 'id' | 'device'>): string => disk.device ?? disk.id;

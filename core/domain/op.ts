@@ -26,6 +26,7 @@ export const opKindSchema = z.enum([
   'vm.relocate',
   'vm.standby',
   'vm.repair',
+  'vm.move-disk',
   'vm.export',
   'vm.snapshot',
   'vm.revert',

@@ -45,6 +45,7 @@ import {
   policyViewSchema,
 } from './rest-ha.js';
 
+import { diskMoveSchema } from './rest-disks.js';
 import { vmRepairSchema, vmStandbySchema } from './rest-copies.js';
 import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
 import { drainViewSchema, nodeActivatedSchema, nodeActivateSchema, nodeDrainSchema } from './rest-plan.js';
@@ -470,6 +471,17 @@ export const rest = {
     summary: 'Throw one of two copies away that were both written while apart',
     params: at('vm'),
     body: vmRepairSchema,
+    status: 202,
+    response: vmChangeSchema,
+    idempotent: true,
+  },
+  vmMoveDisk: {
+    method: 'post',
+    path: '/vms/{vm}/disks/{disk}/move',
+    tag: 'vms',
+    summary: 'Move one of its disks to another pool, format or number of copies, also while it runs',
+    params: z.strictObject({ vm: refSchema, disk: refSchema }),
+    body: diskMoveSchema,
     status: 202,
     response: vmChangeSchema,
     idempotent: true,

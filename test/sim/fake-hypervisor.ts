@@ -49,12 +49,18 @@ export class FakeHost {
   vanish: string | null = null;
   /** Whether guests with an open channel answer their agent's questions. */
   guestAnswers = true;
+  /** Disks that QEMU copies, by machine and target: where to, and when both are the same. */
+  readonly mirrors = new Map<string, { readonly xml: string; readonly beganMs: number; ready: boolean }>();
+  /** Such a copy takes so long, ms. */
+  mirrorMs = 1_000;
+  /** Told when a machine goes over to the copy of a disk. */
+  onPivot: (uuid: string) => void = () => undefined;
+  /** Thrown by the next such copy, half-way. */
+  failMirror: Error | null = null;
   /** Sizes that machines were told of their disks, by target. */
   readonly sizes = new Map<string, number>();
   /** Guests whose file systems are held. */
   readonly frozen = new Set<string>();
-  /** Disks that are mirrored, as `<uuid> <target>`. */
-  readonly mirrors = new Set<string>();
   /** Called when a disk's mirror is cut: throw to refuse, look to check. */
   beforeCut: (uuid: string) => void = () => undefined;
   resets = 0;
@@ -127,6 +133,27 @@ export class FakeHost {
     this.#ring(uuid, 'started');
   }
 
+  nowMs(): number {
+    return this.#clock.nowMs();
+  }
+
+  /** QEMU copies, whether an agent lives or not. */
+  async mirrored(key: string): Promise<void> {
+    const m = this.mirrors.get(key);
+    if (m === undefined) return;
+    await this.#clock.sleep(this.mirrorMs);
+    if (this.mirrors.get(key) !== m) throw new LibvirtError('gone', { code: 'aborted', outcome: 'refused' });
+    const fault = this.failMirror;
+    if (fault !== null) {
+      this.failMirror = null;
+      this.mirrors.delete(key);
+      throw fault;
+    }
+    m.ready = true;
+    const uuid = key.slice(0, key.indexOf('/'));
+    this.emit({ type: 'lifecycle', uuid, name: uuid, event: 'resumed', detail: 'unknown' });
+  }
+
   /** The machine goes off for that reason, by itself. */
   die(uuid: string, reason: 'shutdown' | 'destroyed' | 'crashed' | 'migrated' | 'failed'): void {
     const d = this.active(uuid);
@@ -135,7 +162,7 @@ export class FakeHost {
     d.agent = false;
     d.state = off(reason);
     this.frozen.delete(uuid);
-    for (const m of this.mirrors) if (m.startsWith(uuid)) this.mirrors.delete(m);
+    for (const key of this.mirrors.keys()) if (key.startsWith(`${uuid}/`)) this.mirrors.delete(key);
     this.#ring(uuid, 'stopped');
   }
 
@@ -175,6 +202,7 @@ export class FakeHost {
   /** Power loss and boot of the node: nothing runs, nobody knows why. */
   reboot(): void {
     this.jobs.clear();
+    this.mirrors.clear();
     for (const d of this.domains.values()) {
       d.active = false;
       d.id = null;
@@ -203,6 +231,9 @@ export class FakeHost {
     this.emit({ type: 'lifecycle', uuid, name: uuid, event, detail: 'unknown' });
   }
 }
+
+const sourceOf = (xml: string): string =>
+  (/<source [^>]*\/?>/.exec(xml)?.[0] ?? '').replaceAll('"', "'").replace(/([^/])>$/, '$1/>');
 
 /**
  * One agent's connection to a {@link FakeHost}.
@@ -251,7 +282,15 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
           host.domains.delete(d);
         }
         const dom = host.get(d);
-        const text = dom.xml.replaceAll('"', "'");
+        let text = dom.xml.replaceAll('"', "'");
+        for (const [key, m] of host.mirrors) {
+          const target = `<target dev='${key.slice(d.length + 1)}'`;
+          if (key.startsWith(`${d}/`))
+            text = text.replace(
+              target,
+              `<mirror job='copy'${m.ready ? " ready='yes'" : ''}>${sourceOf(m.xml)}</mirror>${target}`,
+            );
+        }
         return dom.agent
           ? text.replace("name='org.qemu.guest_agent.0'", "name='org.qemu.guest_agent.0' state='connected'")
           : text;
@@ -307,39 +346,6 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
         if (!dom.agent || !host.guestAnswers || dom.state.state === 'paused')
           throw new LibvirtError('no answer', { code: 'agent-unresponsive', outcome: 'unknown' });
         return host.frozen.delete(d) ? 1 : 0;
-      }),
-    blockCopy: (d, disk) => {
-      const key = `${d} ${disk}`;
-      const done = (async () => {
-        await host.wait(host.actMs);
-        call(() => host.active(d));
-        if (host.mirrors.has(key))
-          throw new LibvirtError('mirrored already', { code: 'block-copy-active', outcome: 'refused' });
-        host.mirrors.add(key);
-        await host.wait(1_000);
-        host.active(d);
-      })();
-      done.catch(() => undefined);
-      return {
-        done,
-        async *progress() {
-          await host.wait(500);
-          yield { phase: 'copying' as const, fraction: 0.5 };
-        },
-        cancel: async () => void host.mirrors.delete(key),
-      };
-    },
-    blockJobInfo: (d, disk) =>
-      look(() =>
-        host.mirrors.has(`${d} ${disk}`)
-          ? { type: 'copy' as const, bandwidthBytes: 0, current: 1, end: 1 }
-          : null,
-      ),
-    blockJobAbort: (d, disk) =>
-      answer(() => {
-        host.active(d);
-        host.beforeCut(d);
-        host.mirrors.delete(`${d} ${disk}`);
       }),
     abortJob: (d) => answer(() => host.jobs.get(d)?.()),
     setMetadata: (d, _kind, value) =>
@@ -398,6 +404,54 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
       answer(() => {
         host.active(d);
         host.sizes.set(`${d}/${disk}`, bytes);
+      }),
+    blockCopy: (d, disk, xml) => {
+      const key = `${d}/${disk}`;
+      const work = async (): Promise<void> => {
+        await answer(() => {
+          host.active(d);
+          if (host.mirrors.has(key))
+            throw new LibvirtError('is copied', { code: 'block-copy-active', outcome: 'refused' });
+          host.mirrors.set(key, { xml, beganMs: host.nowMs(), ready: false });
+        });
+        await host.mirrored(key);
+      };
+      const done = work();
+      done.catch(() => undefined);
+      return {
+        done,
+        async *progress() {
+          await host.wait(500);
+          yield { phase: 'copying' as const, fraction: 0.5 };
+        },
+        cancel: async () => void host.mirrors.delete(key),
+      };
+    },
+    blockJobInfo: (d, disk) =>
+      look(() => {
+        host.active(d);
+        const m = host.mirrors.get(`${d}/${disk}`);
+        if (m === undefined) return null;
+        const current = m.ready ? 1000 : Math.min(999, (1000 * (host.nowMs() - m.beganMs)) / host.mirrorMs);
+        return { type: 'copy' as const, bandwidthBytes: 0, current, end: 1000 };
+      }),
+    blockJobAbort: (d, disk, o) =>
+      answer(() => {
+        const dom = host.active(d);
+        const key = `${d}/${disk}`;
+        const m = host.mirrors.get(key);
+        if (o?.pivot !== true) {
+          host.beforeCut(d);
+          return void host.mirrors.delete(key);
+        }
+        if (m?.ready !== true) throw new LibvirtError('not ready', { code: 'refused', outcome: 'refused' });
+        host.mirrors.delete(key);
+        const text = dom.xml.replaceAll('"', "'");
+        const had = [...text.matchAll(/<disk .*?<\/disk>/gs)].find((x) => x[0].includes(`dev='${disk}'`));
+        if (had === undefined) throw new Error(`the fake machine has no disk ${disk}`);
+        const now = had[0].replace(/<source [^>]*\/?>(<\/source>)?/, sourceOf(m.xml));
+        dom.xml = text.replace(had[0], now);
+        host.onPivot(d);
       }),
     updateDevice: (d, xml) =>
       answer(() => {

@@ -4,7 +4,7 @@ import { ReplicaDesk } from '../../agent/replica/replica-desk.js';
 import { Snapshots } from '../../agent/snapshot.js';
 import { Turns } from '../../agent/vm/turns.js';
 import type { FenceDevice } from '../../agent/fence/fence-agent.js';
-import type { AgentEnv, HeardNode, Hold, Radio, Volumes } from '../../agent/env.js';
+import type { AgentEnv, Clock, HeardNode, Hold, Radio, Volumes } from '../../agent/env.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
 import { firstOwn } from '../../core/decide/vm-make.js';
@@ -38,11 +38,15 @@ export class FakeFiles {
   readonly takeovers = new Map<string, Takeover>();
   /** The pools answer writes. */
   poolsOk = true;
+  /** A plain copy of a volume takes so long, ms. */
+  copyMs = 4_000;
+  /** Told when a plain copy is whole. */
+  onCopy: (from: string, to: string) => void = () => undefined;
   /** Thrown by the next making of a disk. */
   failMake: Error | null = null;
 }
 
-function fakeVolumes(files: FakeFiles): Volumes {
+function fakeVolumes(files: FakeFiles, clock: Clock): Volumes {
   const no = (): never => {
     throw new Error('the fake volumes do not know this call');
   };
@@ -76,6 +80,14 @@ function fakeVolumes(files: FakeFiles): Volumes {
     removeSnapshot: async (v) => void files.snapshots.delete(v.id),
     growDisk: async (d) => void files.disks.set(d.id, d.sizeBytes),
     removeDisk: async (d) => void files.disks.delete(d.id),
+    copyDisk: async (from, to, o) => {
+      const { copyMs } = files;
+      for (let i = 1; i <= 4; i++) {
+        await clock.sleep(copyMs / 4, o.signal);
+        o.progress(i / 4);
+      }
+      files.onCopy(from.path, to.path);
+    },
     diskPath: (d, p) => `${p.path}/disks/${d.id}.${d.format}`,
     imagePath: (i, p) => `${p.path}/images/${i.id}.${i.format}`,
     importImage: no,
@@ -130,7 +142,7 @@ export class SimNode {
   #leaseOk = true;
   #liveRevision = 0n;
   readonly #poolId = randomUUID();
-  readonly #sharedId = randomUUID();
+  readonly sharedId = randomUUID();
   readonly thinId = randomUUID();
   readonly node = 'n1';
 
@@ -159,9 +171,9 @@ export class SimNode {
       }),
     );
     this.ledger.poke(
-      kinds.pool.key(this.#sharedId),
+      kinds.pool.key(this.sharedId),
       writeRecord(kinds.pool, {
-        id: this.#sharedId,
+        id: this.sharedId,
         name: 'share',
         kind: 'shared',
         path: '/share',
@@ -254,7 +266,7 @@ export class SimNode {
         memoryBytes: 8e9,
         memoryUsedBytes: 1e9,
         loadAvg1: 0,
-        pools: [{ pool: this.#sharedId, totalBytes: 1e12, freeBytes: 5e11, ok: true, text: '', ageMs: 100 }],
+        pools: [{ pool: this.sharedId, totalBytes: 1e12, freeBytes: 5e11, ok: true, text: '', ageMs: 100 }],
         health: [],
         hears: {},
         refused: {},
@@ -336,7 +348,7 @@ export class SimNode {
       id: diskId,
       name: 'root',
       vm: id,
-      pool: at.shared === true ? this.#sharedId : at.thin === true ? this.thinId : this.#poolId,
+      pool: at.shared === true ? this.sharedId : at.thin === true ? this.thinId : this.#poolId,
       node: at.shared === true ? null : this.node,
       format: at.thin === true ? 'raw' : 'qcow2',
       sizeBytes: 2 ** 30,
@@ -520,7 +532,7 @@ export class SimNode {
       },
       hypervisor: new Proxy({} as AgentEnv['hypervisor'], { get: no }),
       replication: pairs.driver(id),
-      volumes: pairs.volumes(id, fakeVolumes(new FakeFiles())),
+      volumes: pairs.volumes(id, fakeVolumes(new FakeFiles(), clock)),
     };
     const turns = new Turns(() => undefined);
     const desk = new ReplicaDesk(env, turns, () => undefined);
@@ -617,7 +629,8 @@ export class SimNode {
         ? {}
         : { replication: die(this.pairs.driver(this.node), pairActs, ['usable', 'observe', 'reconnects']) }),
       volumes: die(
-        this.pairs?.volumes(this.node, fakeVolumes(this.files)) ?? fakeVolumes(this.files),
+        this.pairs?.volumes(this.node, fakeVolumes(this.files, this.clock)) ??
+          fakeVolumes(this.files, this.clock),
         [
           'makeDisk',
           'growDisk',
@@ -625,6 +638,7 @@ export class SimNode {
           'recordTakeover',
           'openCopy',
           'fillDisk',
+          'copyDisk',
           'takeSnapshot',
           'keepDraft',
           'removeSnapshot',

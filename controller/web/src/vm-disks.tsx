@@ -1,5 +1,6 @@
 import { Checkbox, Group, NativeSelect, NumberInput, Stack, Text } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
+import { isReplicated } from '../../../core/domain/disk';
 import { formatSize } from '../../../core/domain/units';
 import { isDetached } from '../../../core/domain/vm';
 import type { RestCall, VmView } from '../../../core/wire/rest';
@@ -96,6 +97,7 @@ export function DiskActions({ vm, disk }: { readonly vm: VmView; readonly disk: 
         yes="Grow it"
         act={() => edit(vm, { growDisks: [{ disk: disk.id, sizeBytes: sizeGiB * GiB }] })}
       />
+      <MoveDisk vm={vm} disk={disk} />
       <Confirm
         label={outside ? 'Attach' : 'Detach'}
         title={`${outside ? 'Attach' : 'Detach'} disk "${disk.name}" of "${vm.name}"?`}
@@ -116,5 +118,61 @@ export function DiskActions({ vm, disk }: { readonly vm: VmView; readonly disk: 
         act={() => edit(vm, { removeDisks: [disk.id] })}
       />
     </Group>
+  );
+}
+
+/** To another pool, or another number of copies. */
+function MoveDisk({ vm, disk }: { readonly vm: VmView; readonly disk: Disk }): ReactNode {
+  const pools = useAll('pool');
+  const now = isReplicated(disk);
+  const [pool, setPool] = useState(disk.pool);
+  const [twice, setTwice] = useState(now);
+  const [limit, setLimit] = useState<number | string>('');
+  const thin = pools.find((p) => p.id === pool)?.kind === 'thin';
+  const replicas = thin && twice ? 2 : 1;
+  const same = pool === disk.pool && (replicas === 2) === now;
+  return (
+    <Confirm
+      label="Move"
+      title={`Move disk "${disk.name}" of "${vm.name}"?`}
+      says={
+        <Stack gap="xs">
+          <NativeSelect
+            label="Pool"
+            value={pool}
+            data={pools.map((p) => ({ value: p.id, label: `${p.name} (${p.kind})` }))}
+            onChange={(e) => setPool(e.currentTarget.value)}
+          />
+          {thin && (
+            <Checkbox
+              label="With a copy on a second node"
+              checked={twice}
+              onChange={(e) => setTwice(e.currentTarget.checked)}
+            />
+          )}
+          <NumberInput
+            label="Copy at most, MiB a second"
+            placeholder="as fast as it goes"
+            min={1}
+            value={limit}
+            onChange={setLimit}
+          />
+          <Text size="sm">
+            A VM that runs goes on meanwhile, and stands still for a moment at the end. It can be cancelled
+            until then; the old volume is deleted when all is in the new one.
+          </Text>
+        </Stack>
+      }
+      ready={!same}
+      yes="Move it"
+      act={async () => {
+        const body = {
+          pool,
+          replicas,
+          ...(typeof limit === 'number' && limit > 0 ? { limitBps: limit * 2 ** 20 } : {}),
+        } as const;
+        saw('op', (await call('vmMoveDisk', { params: { vm: vm.id, disk: disk.id }, body })).op);
+      }}
+    />
   );
 }

@@ -519,6 +519,7 @@ export class ClusterNode {
         await Promise.resolve();
         pool.takeovers.set(`${p.path}/takeover/${t.vm}.json`, JSON.stringify(t));
       },
+      copyDisk: no,
       importImage: no,
       removeImage: no,
       haveImage: async (i, p) => Promise.resolve(`${p.path}/images/${i.id}`),

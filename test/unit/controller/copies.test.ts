@@ -97,6 +97,39 @@ void t.test(
     });
     t.equal((await r.call('DELETE', '/api/v1/vms/plain')).status, 202);
 
+    const local = { name: 'single', node: owner, memoryMiB: 64, disks: [{ sizeBytes: GiB }] };
+    const single = (await r.call('POST', '/api/v1/vms', local)).body as { vm: VmView; op: { id: string } };
+    const move = (vmName: string, body: object) =>
+      r.call('POST', `/api/v1/vms/${vmName}/disks/disk0/move`, body);
+    t.match((await move('single', { pool: 'fast' })).body, { code: 'wrong-state', message: /vm.create/ });
+    const ready = async (vmId: string): Promise<void> => {
+      await r.view.ledger.refresh();
+      for (const k of r.view.vmDisks(vmId))
+        r.memory.poke(
+          kinds.disk.key(k.value.id),
+          writeRecord(kinds.disk, { ...k.value, state: 'ready', madeBytes: k.value.sizeBytes }),
+        );
+      for (const op of r.view.vmOps(vmId))
+        r.memory.poke(kinds.op.key(op.id), writeRecord(kinds.op, { ...op, state: 'done' }));
+      await r.view.ledger.refresh();
+    };
+    await ready(single.vm.id);
+    t.match((await move('single', {})).body, { code: 'bad-input' });
+    t.match((await move('single', { pool: 'local' })).body, { code: 'bad-input', message: /there already/ });
+    t.match((await move('single', { pool: 'local', replicas: 2 })).body, { code: 'bad-input' });
+    const went = await move('single', { pool: 'fast', replicas: 2, limitBps: 1_000_000 });
+    t.match(went.body, {
+      op: { kind: 'vm.move-disk', args: { limitBps: 1_000_000, where: 'pool "fast", with two copies' } },
+      vm: { disks: [{ name: 'disk0', pool: single.vm.disks[0]?.pool }], own: { standby } },
+    });
+    t.equal((went.body as { vm: VmView }).vm.disks.length, 1, 'what is filled is no disk of it yet');
+    t.match((await move('single', { pool: 'fast' })).body, { code: 'wrong-state', message: /move-disk/ });
+    t.match((await r.call('PATCH', '/api/v1/vms/single', { removeDisks: ['disk0'] })).body, {
+      code: 'wrong-state',
+      message: /being moved/,
+    });
+    t.equal((await r.call('DELETE', '/api/v1/vms/single')).status, 202);
+
     const ask = (body: object) => r.call('POST', '/api/v1/vms/db/standby', body);
     t.match((await ask({ node: standby })).body, { code: 'bad-input' }, 'it has one already');
     t.match((await ask({ node: 'n9' })).body, { code: 'not-found' });
