@@ -92,7 +92,7 @@ interface Rig {
   readonly vm: string;
   readonly disk: string;
   readonly guest: Guest;
-  until(what: string, holds: () => boolean): Promise<void>;
+  readonly until: (what: string, holds: () => boolean) => Promise<void>;
 }
 
 async function rig(death: Death | null = null, power: 'running' | 'stopped' = 'running'): Promise<Rig> {
