@@ -145,7 +145,7 @@ function checkRemovable(view: View, node: NodeRecord): void {
       hint: `Move them elsewhere first: flotilla node drain ${id} --leave.`,
     });
   }
-  const { image, live, node: nodes, vmOwn } = view.ledger.tables;
+  const { image, live, node: nodes, vmOwn, vmSnapshot } = view.ledger.tables;
   const copied = [...vmOwn].flatMap(([vm, k]) => (k.value.copies.some((c) => c.node === id) ? [vm] : []));
   // Of one that is gone the copies are replaced: their owners see that it is no more.
   if (live.has(id) && copied.length > 0) {
@@ -165,6 +165,17 @@ function checkRemovable(view: View, node: NodeRecord): void {
       `Node ${id} has the only file of ${images.length} images, e.g. ${names}`,
       {
         hint: 'Import them elsewhere and delete them here, or switch the node off first.',
+      },
+    );
+  }
+  const kept = [...vmSnapshot.values()].filter((x) => x.value.node === id && x.value.state !== 'deleting');
+  if (live.has(id) && kept.length > 0) {
+    const names = [...new Set(kept.map((x) => `"${view.vm(x.value.vm)?.name ?? x.value.vm}"`))].slice(0, 3);
+    throw new FlotillaError(
+      'in-use',
+      `Node ${id} has ${kept.length} snapshots, of ${names.join(', ')}, which would be lost`,
+      {
+        hint: 'Delete them, or make VMs of those that are needed (flotilla vm clone) and move these; or switch the node off first.',
       },
     );
   }

@@ -230,13 +230,16 @@ class Snapshots {
 
   private shown(x: VmSnapshot): SnapshotView {
     const { view } = this.deps;
-    const owner = view.ledger.tables.vmOwn.get(x.vm)?.value.owner;
+    const { node, vmOwn } = view.ledger.tables;
+    const owner = vmOwn.get(x.vm)?.value.owner;
     const away = x.node !== null && owner !== undefined && x.node !== owner;
-    return {
-      ...x,
-      usedBytes: snapshotBytes(x),
-      outOfReach: away ? `it lies on ${x.node}, and the VM is on ${owner}` : '',
-    };
+    const outOfReach =
+      x.node !== null && !node.has(x.node)
+        ? `it was on ${x.node}, which is in the cluster no more`
+        : away
+          ? `it lies on ${x.node}, and the VM is on ${owner}`
+          : '';
+    return { ...x, usedBytes: snapshotBytes(x), outOfReach };
   }
 }
 

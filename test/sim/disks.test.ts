@@ -182,3 +182,58 @@ await t.test('the agent dies at each act of that', async (t) => {
     await n.stop();
   }
 });
+
+/** A VM with a disk of each kind is snapshotted while it runs, and goes back; its agent dies meanwhile. */
+async function andBack(death: Death | null): Promise<{ n: SimNode; pairs: FakePairs; acts: number }> {
+  const n = new SimNode();
+  const pairs = new FakePairs(n.clock);
+  n.pairs = pairs;
+  n.peerDesk('n2', pairs);
+  n.boot();
+  const vm = n.createVm();
+  await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+  const inSync = (): boolean => n.own(vm.id)?.sync === 'ok';
+  const two = addDisk(n, vm.id, 2, n.thinId);
+  await n.until('its pair', () => paths(n, vm.id).includes('/dev/drbd1000') && inSync());
+  n.acts = 0;
+  n.death = death;
+  const until = (what: string, holds: () => boolean): Promise<void> =>
+    n.until(what, () => {
+      if (n.dead) {
+        void n.loop?.stop();
+        n.boot();
+      }
+      return holds();
+    });
+  const x = n.snapshot(vm.id, 'x');
+  await until('taken', () => n.op(x.op).state === 'done');
+  const stop = n.action('stop', vm.id);
+  await until('off', () => n.op(stop).state === 'done' && n.said.get(vm.id)?.phase === 'stopped');
+  await until('in sync', inSync);
+  const back = n.ask('vm.revert', vm.id, { node: n.node, args: { snapshot: x.id } });
+  await until('reverted', () => n.op(back).state === 'done');
+  const start = n.action('start', vm.id);
+  await until('runs again', () => n.op(start).state === 'done');
+  await until('in sync again', inSync);
+  const volume = n.snapshotsOf(vm.id)[0]?.disks.find((d) => d.disk === two)?.id;
+  if (!pairs.log.includes(`${two} as ${volume}`)) throw new Error('it was not written over');
+  if (!pairs.has('n1', two) || !pairs.has('n2', two)) throw new Error('a copy is missing');
+  if (diskOf(n, vm.disk) !== null) throw new Error('the disk of one copy is still there');
+  if (n.disks(vm.id).length !== 2) throw new Error('it has other disks');
+  return { n, pairs, acts: n.acts };
+}
+
+await t.test(
+  'a disk with two copies goes back to a snapshot in place, whenever its agent dies',
+  async (t) => {
+    const whole = await andBack(null);
+    t.ok(whole.acts > 10, `${whole.acts} acts`);
+    t.equal(whole.pairs.log.length, 1);
+    await whole.n.stop();
+    for (let at = 0; at < whole.acts; at++) {
+      const { n } = await andBack({ at, when: 'after' });
+      t.equal(n.host.frozen.size, 0, `act ${at}`);
+      await n.stop();
+    }
+  },
+);

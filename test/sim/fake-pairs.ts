@@ -68,7 +68,11 @@ export class FakePairs {
             throw new Error(`the volume of ${disk.id} is taken away while it is open on ${node}`);
         this.below.delete(`${node}/${disk.id}`);
       },
-      fillDisk: async () => undefined,
+      fillDisk: async (disk, _pool, from) => {
+        if (!this.primary(node, disk.vm)) throw new Error('written to without being the one that writes');
+        await Promise.resolve();
+        this.log.push(`${disk.id} as ${'snapshot' in from ? from.snapshot.id : from.image.id}`);
+      },
     };
   }
 

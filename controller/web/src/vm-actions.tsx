@@ -103,7 +103,7 @@ function DeleteVm({ vm }: { readonly vm: VmRow }): ReactNode {
       title={`Delete "${vm.name}"?`}
       says={
         <Text size="sm">
-          The VM and all its disks are deleted. There is no way back.
+          The VM, all its disks and all its snapshots are deleted. There is no way back.
           {runs ? ' It is not off: it is forced off first.' : ''}
         </Text>
       }

@@ -1,7 +1,7 @@
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { EventLog, eventsKeptMax } from '../../../controller/event-log.js';
-import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
+import { writeRecord, ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import { rest, restStreams, type ImageView, type OpView, type VmView } from '../../../core/wire/rest.js';
 import { GiB, rig, type Rig } from './rig.js';
 
@@ -136,6 +136,34 @@ void t.test('a node is removed when it owns nothing, is set to leave, and votes 
   t.match(await ask(), { status: 409, body: { code: 'in-use' } });
   await opDone(r, (vm.body as { op: OpView }).op.id);
   await opDone(r, ((await r.call('DELETE', '/api/v1/vms/v?force=true')).body as { op: OpView }).op.id);
+  const kept = {
+    id: '00000000-0000-4000-8000-00000000000a',
+    vm: '00000000-0000-4000-8000-00000000000b',
+    name: 'x',
+    note: '',
+    node: 'n2',
+    disks: [
+      {
+        id: '00000000-0000-4000-8000-00000000000c',
+        disk: '00000000-0000-4000-8000-00000000000d',
+        name: 'root',
+        pool: '00000000-0000-4000-8000-00000000000e',
+        format: 'raw' as const,
+        bus: 'virtio' as const,
+        sizeBytes: 2 ** 30,
+        replicated: false,
+        usedBytes: 0,
+      },
+    ],
+    consistency: 'crash' as const,
+    state: 'ready' as const,
+    takenMs: 0,
+    keptFor: [],
+    error: null,
+  };
+  r.memory.poke(kinds.vmSnapshot.key(kept.id), writeRecord(kinds.vmSnapshot, kept));
+  t.match(await ask(), { status: 409, body: { code: 'in-use', message: /has 1 snapshots/ } });
+  r.memory.poke(kinds.vmSnapshot.key(kept.id), writeRecord(kinds.vmSnapshot, { ...kept, state: 'deleting' }));
   t.match(await ask(), { status: 409, body: { code: 'wrong-state', message: /not set to leave/ } });
   await r.call('PATCH', '/api/v1/nodes/n2', { desired: 'leaving' });
   const setVoter = async (voter: boolean): Promise<void> => {
