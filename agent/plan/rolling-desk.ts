@@ -137,7 +137,8 @@ export class RollingDesk {
     const gone = waiting.filter((n) => (record(n)?.desired ?? 'leaving') === 'leaving');
     if (gone.length > 0) return { nodes: gone };
     const silent = waiting.find((n) => !s.lives.has(n));
-    if (silent !== undefined) return { held: `${silent} is not alive` };
+    if (silent !== undefined)
+      return { held: `${silent} ${record(silent)?.asleep === undefined ? 'is not alive' : 'sleeps'}` };
     // Nothing has to move away from these.
     const idle = waiting.filter((n) => record(n)?.witness === true || record(n)?.desired === 'maintenance');
     const [first] = idle;

@@ -123,9 +123,9 @@ export function rollingHandlers(deps: ApiDeps): Some<'rollingGet' | 'rollingBegi
 const isIdle = (n: NodeRecord): boolean => n.witness || n.desired === 'maintenance';
 
 /**
- * The nodes that are to go, by name; without names and tags all but those that leave.
+ * The nodes that are to go, by name; without names and tags all but those that leave or sleep.
  *
- * @throws FlotillaError `not-found`, `bad-input`
+ * @throws FlotillaError `not-found`, `bad-input`, `wrong-state`: one that is named sleeps
  */
 async function chosen(
   view: View,
@@ -135,7 +135,7 @@ async function chosen(
   const named = new Set(await Promise.all(names.map((n) => idOf(view, 'node', n))));
   const all = [...view.ledger.tables.node.values()]
     .map((k) => k.value)
-    .filter((n) => n.desired !== 'leaving');
+    .filter((n) => n.desired !== 'leaving' && (n.asleep === undefined || named.has(n.id)));
   const nodes =
     names.length + tags.length === 0
       ? all
@@ -143,6 +143,11 @@ async function chosen(
   if (nodes.length === 0 || nodes.length > rollingNodesMax)
     throw new FlotillaError('bad-input', `${nodes.length} nodes are meant`, {
       hint: `Name 1 to ${rollingNodesMax}, or a tag that some have.`,
+    });
+  const asleep = nodes.find((n) => n.asleep !== undefined);
+  if (asleep !== undefined)
+    throw new FlotillaError('wrong-state', `Node ${asleep.id} sleeps`, {
+      hint: 'Wake it first, or leave it out.',
     });
   return nodes.sort((a, b) => (a.id < b.id ? -1 : 1));
 }

@@ -9,6 +9,7 @@ import { LabError, numberOf } from './config.mjs';
 import { run, until } from './run.mjs';
 
 const nodeScript = fileURLToPath(new URL('node.sh', import.meta.url));
+const powerScript = fileURLToPath(new URL('power.sh', import.meta.url));
 const watchdogScript = fileURLToPath(new URL('watchdog.sh', import.meta.url));
 const labProgram = fileURLToPath(new URL('../../lab.mjs', import.meta.url));
 
@@ -84,7 +85,8 @@ export function nodesOf(config, cgroup, fabric) {
       config.net,
       config.timing,
     ];
-    const child = spawn('unshare', ['-m', '--propagation', 'private', nodeScript, ...args], {
+    const command = ['unshare', '-m', '--propagation', 'private', nodeScript, ...args];
+    const child = spawn(powerScript, [process.execPath, labProgram, node, ...command], {
       detached: true,
       stdio: ['ignore', log, log],
     });

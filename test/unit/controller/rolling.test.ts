@@ -34,6 +34,13 @@ void t.test('nodes are chosen by name and by tag; one such work at a time', asyn
     plan.groups.map((g) => g.nodes),
     [['n2'], ['n3']],
   );
+  const awake = r.memory.peek(kinds.node.key('n2'))?.value ?? '';
+  const asleep = { sinceMs: 1, by: 'x', cpus: 1, memoryBytes: 1 };
+  r.memory.poke(kinds.node.key('n2'), JSON.stringify({ ...JSON.parse(awake), asleep }));
+  await r.view.ledger.refresh();
+  t.match(await r.call('POST', at, body), { status: 409, body: { message: 'Node n2 sleeps' } });
+  r.memory.poke(kinds.node.key('n2'), awake);
+  await r.view.ledger.refresh();
   const headers = { 'idempotency-key': 'a-key-of-some-length' };
   const made = await r.call('POST', at, body, headers);
   t.match(made, { status: 202, body: { op: { kind: 'cluster.rolling', state: 'queued', node: null } } });
