@@ -80,3 +80,19 @@ export const clusters: fc.Arbitrary<PlanCluster> = fc
       }),
     };
   });
+
+/** The same with so little memory that most moves would break a promise. */
+export const tightClusters: fc.Arbitrary<PlanCluster> = fc
+  .tuple(clusters, fc.integer({ min: 5, max: 25 }))
+  .map(([c, sparePct]) => {
+    const per = c.vms.reduce((sum, v) => sum + v.memoryMiB, 0) / c.nodes.length;
+    const of = (n: PlanNode): number => {
+      const own = c.vms.reduce((sum, v) => sum + (v.owner === n.name ? v.memoryMiB : 0), 0);
+      const back = c.nodes.map((x) =>
+        c.vms.reduce((sum, v) => sum + (v.owner === x.name && v.standby === n.name ? v.memoryMiB : 0), 0),
+      );
+      return own + Math.max(...back) + Math.ceil((per * sparePct) / 100) + 512;
+    };
+    const nodes = c.nodes.map((n) => ({ ...n, memoryMiB: of(n) + 2048, vmMemoryMiB: of(n) }));
+    return { ...c, nodes };
+  });

@@ -1,3 +1,4 @@
+import fc from 'fast-check';
 import t from 'tap';
 import { evenOut, type Recommendation } from '../../../../../core/decide/plan/even.js';
 import type { PlanCluster } from '../../../../../core/decide/plan/model.js';
@@ -25,6 +26,35 @@ void t.test('a busy node gives VMs away until no move gains what it costs', (t) 
   const after = vms.map((v) => ({ ...v, owner: moves.find((m) => m.vm === v.name)?.to ?? v.owner }));
   t.same(all({ nodes, vms: after }), [], 'an even cluster yields no move');
   t.same(all({ nodes: [...nodes].reverse(), vms: [...vms].reverse() }), moves, 'order changes nothing');
+  t.end();
+});
+
+void t.test('moves lead to a cluster that is even, each one nearer, and there to none', (t) => {
+  const given = fc.array(
+    fc.record({
+      owner: fc.nat({ max: 3 }),
+      cpus: fc.integer({ min: 0, max: 60 }),
+      memory: fc.constantFrom(512, 4096, 16384),
+    }),
+    { minLength: 1, maxLength: 14 },
+  );
+  const four = ['a', 'b', 'c', 'd'].map((n) => node(n, { carries }));
+  let moved = 0;
+  fc.assert(
+    fc.property(given, (loads) => {
+      let vms = loads.map((l, i) => busy(`v${i}`, four[l.owner]!.name, l.cpus / 10, { memoryMiB: l.memory }));
+      for (let round = 0; round < 12; round++) {
+        const moves = all({ nodes: four, vms });
+        if (moves.length === 0) return true;
+        moved += moves.length;
+        if (moves.some((m) => m.after >= m.before)) return false;
+        vms = vms.map((v) => ({ ...v, owner: moves.find((m) => m.vm === v.name)?.to ?? v.owner }));
+      }
+      return false;
+    }),
+    { seed: 7, numRuns: 60 },
+  );
+  t.ok(moved > 60, `${moved} moves`);
   t.end();
 });
 
