@@ -39,6 +39,10 @@ make_root() {
   install -d -m 0711 "$tmp/var/lib/flotilla"
   install -m 644 systemd/*.service systemd/*.slice "$tmp/usr/lib/systemd/system/"
   [ ${#programs[@]} = 0 ] || install -m 644 "${programs[@]}" "$tmp/usr/lib/flotilla/"
+  if [ -s build/dist/flotilla.mjs ]; then
+    install -d "$tmp/usr/share/man/man1"
+    node build/dist/flotilla.mjs man >"$tmp/usr/share/man/man1/flotilla.1"
+  fi
   in_root systemctl -q enable "${ROOT_ENABLED[@]}"
   in_root systemctl -q mask "${ROOT_MASKED[@]}"
   mv "$tmp" "$root"

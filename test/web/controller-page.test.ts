@@ -296,6 +296,58 @@ await t.test('Ctrl-K finds a VM by a part of its name', async (t) => {
   await page.getByRole('heading', { name: 'plain' }).waitFor();
 });
 
+await t.test('Ctrl-K leads to what can be done, and the page asks before it is', async (t) => {
+  const { page, complaints } = await open(t, wide);
+  const find = async (text: string): Promise<void> => {
+    await page.keyboard.press('Control+k');
+    await page.getByLabel('Name, address, MAC or tag').fill(text);
+  };
+  await find('migr db');
+  await page.getByRole('link', { name: /^Migrate db/ }).waitFor();
+  t.same(await barriers(page), []);
+  await page.keyboard.press('Enter');
+  const asks = page.getByRole('dialog', { name: 'Move "db" to another node while it runs?' });
+  await asks.waitFor();
+  t.equal(new URL(page.url()).search, '', 'coming back does not ask again');
+  await asks.getByRole('button', { name: 'Leave it' }).click();
+  await asks.waitFor({ state: 'detached' });
+  // From the same page, too.
+  await find('db shut');
+  await page.keyboard.press('Enter');
+  await page.getByRole('dialog', { name: 'Shut down "db"?' }).waitFor();
+  await page.keyboard.press('Escape');
+  await find('maint n2');
+  await page.keyboard.press('Enter');
+  await page.getByRole('dialog', { name: /Set n2 to maintenance/ }).waitFor();
+  t.same(complaints, []);
+});
+
+await t.test('many VMs migrate at once, after it was said where each would go and what stays', async (t) => {
+  const body = { name: 'mover', node: 'n1', power: 'running', disks };
+  t.equal((await r.call('POST', '/api/v1/vms', body)).status, 202);
+  await armed(r, 'mover', 'n2');
+  const { page, complaints } = await open(t, wide);
+  await page.goto(`${l.url}/vms`);
+  await page.getByLabel('Choose all shown').check();
+  await page
+    .getByRole('region', { name: 'With the chosen VMs' })
+    .getByRole('button', { name: 'Migrate' })
+    .click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByText('db stays: it was asked to stop').waitFor();
+  await dialog.getByText(/^\d+ to n\d/).waitFor();
+  t.same(await barriers(page), []);
+  await screenshot(page, 'controller-bulk-migrate');
+  const yes = dialog.getByRole('button', { name: /^Migrate \d+$/ });
+  const count = Number((await yes.innerText()).replace('Migrate ', ''));
+  t.ok(count > 0);
+  await yes.click();
+  await dialog.waitFor({ state: 'detached' });
+  const ops = (await r.call('GET', '/api/v1/ops?kind=vm.migrate')).body as { items: unknown[] };
+  t.equal(ops.items.length, count);
+  t.same(complaints, []);
+});
+
 await t.test('what happens is there by itself, and trouble is said in words', async (t) => {
   const { page } = await open(t, wide);
   await page.getByText('All is well').waitFor();

@@ -68,11 +68,14 @@ await t.test('a viewer sees no button that would be refused; an admin makes user
   await anna.goto(`${l.url}/users`);
   await anna.getByRole('button', { name: 'New user' }).click();
   await anna.getByLabel('Name').fill('otto');
+  await anna.getByRole('combobox', { name: 'Operator of all VMs with these tags' }).fill('team-a');
+  await anna.keyboard.press('Enter');
   await anna.getByLabel('Role in the whole cluster').selectOption('operator');
   await anna.getByLabel('Password').fill(password('otto'));
   t.same(await barriers(anna), []);
   await anna.getByRole('button', { name: 'Make it' }).click();
   await content(anna).getByText('otto').waitFor();
+  await content(anna).getByText('VMs with team-a').waitFor();
   const otto = await openAs(t, 'otto');
   await otto.goto(`${l.url}/vms/${db.id}`);
   await content(otto).getByRole('button', { name: 'Delete' }).waitFor();

@@ -15,7 +15,7 @@ import {
   Title,
 } from '@mantine/core';
 import { useEffect, useState, type ReactNode } from 'react';
-import { Link, useLocation } from 'wouter';
+import { Link, useLocation, useSearch } from 'wouter';
 import { formatSpan } from '../../../core/domain/units';
 import { useDo, type Refused } from './api';
 
@@ -244,6 +244,14 @@ export function Confirm(p: {
 }): ReactNode {
   const [open, setOpen] = useState(false);
   const { busy, refused, run, clear } = useDo();
+  const [at, go] = useLocation();
+  // Ctrl-K leads to a button by its label, and no further: what will happen is said all the same.
+  const called = new URLSearchParams(useSearch()).get('do') === p.label && p.disabled !== true;
+  useEffect(() => {
+    if (!called) return;
+    setOpen(true);
+    go(at, { replace: true });
+  }, [called, at, go]);
   const close = (): void => {
     setOpen(false);
     clear();

@@ -1,7 +1,10 @@
 import { Modal, NavLink, ScrollArea, Text, TextInput } from '@mantine/core';
-import { useState, type KeyboardEvent, type ReactNode } from 'react';
+import { useContext, useState, type KeyboardEvent, type ReactNode } from 'react';
 import { useLocation } from 'wouter';
+import { mayAs } from '../../../core/domain/user';
+import { vmActions } from '../../../core/domain/vm';
 import { useAll } from './live';
+import { MeContext } from './may';
 
 const hitsMax = 30;
 
@@ -12,7 +15,7 @@ interface Hit {
   readonly what: string;
 }
 
-/** Ctrl-K: whatever has a name, an address or a MAC, found by a part of it. */
+/** Ctrl-K: whatever has a name, an address or a MAC, found by a part of it; and what can be done, by verb and name. */
 export function Search({
   opened,
   close,
@@ -31,7 +34,8 @@ function Finder({ close }: { readonly close: () => void }): ReactNode {
   const [text, setText] = useState('');
   const [at, setAt] = useState(0);
   const [, go] = useLocation();
-  const hits = useHits(text.trim().toLocaleLowerCase('en'));
+  const wanted = text.trim().toLocaleLowerCase('en');
+  const hits = [...useDeeds(wanted), ...useHits(wanted)].slice(0, hitsMax);
   const chosen = Math.min(at, hits.length - 1);
   const open = (h: Hit): void => {
     close();
@@ -49,6 +53,7 @@ function Finder({ close }: { readonly close: () => void }): ReactNode {
     <>
       <TextInput
         label="Name, address, MAC or tag"
+        description="Or what to do, and with what: migrate web"
         data-autofocus
         value={text}
         onChange={(e) => {
@@ -111,5 +116,74 @@ function useHits(text: string): readonly Hit[] {
       out.push({ key: n.id, to: '/networks', label: n.name, what: `network, bridge ${n.bridge}` });
   for (const i of images)
     if (has(i.name)) out.push({ key: i.id, to: '/images', label: i.name, what: `image, ${i.state}` });
+  return out.slice(0, hitsMax);
+}
+
+/** What a VM's page has a button for, by its label; the button asks before it acts. */
+const deeds = [
+  { label: 'Shut down', needs: 'stop' },
+  { label: 'Reboot', needs: 'reboot' },
+  { label: 'Migrate', needs: 'migrate' },
+  { label: 'Delete', needs: null },
+] as const;
+const places = [
+  { label: 'New VM', to: '/vms/new', role: 'operator' },
+  { label: 'Add a node', to: '/nodes', role: 'admin' },
+  { label: 'New network', to: '/networks', role: 'admin' },
+  { label: 'New user', to: '/users', role: 'admin' },
+] as const;
+
+/** `migrate web`, `web serial`, `maintenance n1`: a verb's beginning and a part of a name, in any order. */
+function useDeeds(text: string): readonly Hit[] {
+  const vms = useAll('vm');
+  const nodes = useAll('node');
+  const me = useContext(MeContext);
+  if (text.length < 2 || me === null) return [];
+  const may = (role: 'operator' | 'admin'): boolean => mayAs(me.role, role);
+  const fits = (label: string, name: string): boolean => {
+    const verb = label.toLocaleLowerCase('en');
+    const what = name.toLocaleLowerCase('en');
+    const words = text.split(/\s+/);
+    return words.some((w, i) => {
+      const rest = words.filter((_, j) => j !== i).join(' ');
+      return w.length > 1 && rest !== '' && verb.startsWith(w) && what.includes(rest);
+    });
+  };
+  const out: Hit[] = places
+    .filter((p) => may(p.role) && p.label.toLocaleLowerCase('en').includes(text))
+    .map((p) => ({ key: p.label, to: p.to, label: p.label, what: 'to do' }));
+  if (may('operator'))
+    for (const v of vms) {
+      for (const { label, needs } of deeds)
+        if (fits(label, v.name) && (needs === null || vmActions[v.phase].includes(needs)))
+          out.push({
+            key: `${label} ${v.id}`,
+            to: `/vms/${v.id}?do=${encodeURIComponent(label)}`,
+            label: `${label} ${v.name}`,
+            what: 'VM; asks first',
+          });
+      for (const [tab, label] of [
+        ['serial', 'Serial console'],
+        ['screen', 'Screen'],
+      ] as const)
+        if (fits(label, v.name))
+          out.push({
+            key: `${tab} ${v.id}`,
+            to: `/vms/${v.id}/${tab}`,
+            label: `${label} of ${v.name}`,
+            what: 'VM',
+          });
+    }
+  if (may('admin'))
+    for (const n of nodes) {
+      const label = n.record.desired === 'active' ? 'Maintenance' : 'Set active';
+      if (fits(label, n.id))
+        out.push({
+          key: `${label} ${n.id}`,
+          to: `/nodes/${n.id}?do=${encodeURIComponent(label)}`,
+          label: `${label}: ${n.id}`,
+          what: 'node; asks first',
+        });
+    }
   return out.slice(0, hitsMax);
 }

@@ -1,4 +1,4 @@
-import { Button, Checkbox, Modal, NativeSelect, Stack, TextInput } from '@mantine/core';
+import { Button, Checkbox, Modal, NativeSelect, Stack, TagsInput, TextInput } from '@mantine/core';
 import { useContext, useState, type ReactNode } from 'react';
 import { roleSchema, type Role } from '../../../core/domain/user';
 import type { UserView } from '../../../core/wire/rest';
@@ -34,6 +34,7 @@ export function UsersPage(): ReactNode {
             u.role,
             [
               ...(u.operates.length === 0 ? [] : [`${u.operates.length} VMs`]),
+              ...u.operatesTags.map((tag) => `VMs with ${tag}`),
               ...(u.operatesVapps.length === 0 ? [] : [`${u.operatesVapps.length} vApps`]),
             ].join(', '),
             u.secondFactor ? 'on' : 'off',
@@ -72,6 +73,7 @@ function UserForm({
   const [role, setRole] = useState<Role>(of?.role ?? 'viewer');
   const [operates, setOperates] = useState<readonly string[]>(of?.operates ?? []);
   const [operatesVapps, setOperatesVapps] = useState<readonly string[]>(of?.operatesVapps ?? []);
+  const [operatesTags, setOperatesTags] = useState<readonly string[]>(of?.operatesTags ?? []);
   const [password, setPassword] = useState('');
   const [disabled, setDisabled] = useState(of?.disabled ?? false);
   const [noFactor, setNoFactor] = useState(false);
@@ -79,7 +81,12 @@ function UserForm({
   const vms = useAll('vm');
   const vapps = useAll('vapp');
   const save = async (): Promise<void> => {
-    const rights = { role, operates: [...operates], operatesVapps: [...operatesVapps] };
+    const rights = {
+      role,
+      operates: [...operates],
+      operatesTags: [...operatesTags],
+      operatesVapps: [...operatesVapps],
+    };
     if (of === null) await call('userCreate', { body: { name, password, ...rights } });
     else
       await call('userPatch', {
@@ -135,6 +142,14 @@ function UserForm({
             {role === 'viewer' && (
               <>
                 <Many label="Operator of these VMs" of={vms} value={operates} set={setOperates} />
+                <TagsInput
+                  label="Operator of all VMs with these tags"
+                  description="Those that get the tag later, too. Enter ends each."
+                  data={[...new Set(vms.flatMap((v) => v.tags))].sort()}
+                  value={[...operatesTags]}
+                  onChange={setOperatesTags}
+                  acceptValueOnBlur
+                />
                 <Many
                   label="Operator of these vApps, with all that is in them"
                   of={vapps}

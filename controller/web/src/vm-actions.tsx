@@ -164,7 +164,8 @@ export function BulkAction(p: {
   );
 }
 
-async function inTurn(vms: readonly VmRow[], one: (v: VmRow) => Promise<void>): Promise<void> {
+/** A few at a time. @throws Refused with each refusal by name; the others are under way */
+export async function inTurn(vms: readonly VmRow[], one: (v: VmRow) => Promise<void>): Promise<void> {
   const rest = [...vms];
   const failed: string[] = [];
   const worker = async (): Promise<void> => {

@@ -9,6 +9,7 @@ import { useAll } from './live';
 import { Page, State, To } from './parts';
 import { May } from './may';
 import { BulkAction } from './vm-actions';
+import { BulkMigrate } from './vm-bulk-migrate';
 import { deleteSaved, readSaved, saveFilter } from './saved';
 
 const rowHeight = 40;
@@ -123,6 +124,15 @@ export function VmsPage(): ReactNode {
               <BulkAction action={a} vms={chosen} done={() => setPicked(new Set())} />
             </May>
           ))}
+        {chosen.length > 0 && (
+          <May role="operator">
+            <BulkMigrate
+              key={chosen.map((v) => v.id).join()}
+              vms={chosen}
+              done={() => setPicked(new Set())}
+            />
+          </May>
+        )}
       </Group>
       <VmGrid vms={shown} picked={picked} pick={setPicked} />
     </Page>
