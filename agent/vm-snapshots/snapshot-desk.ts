@@ -91,6 +91,7 @@ export class SnapshotDesk {
     this.domains = domains;
     this.jobs.look(s);
     if (this.env.live.compare() === null || s.meta === null) return;
+    for (const kept of s.ops.values()) this.endOrphan(kept, s);
     const byVm = new Map<string, VmSnapshot[]>();
     for (const kept of s.vmSnapshots.values()) {
       const x = kept.value;
@@ -142,6 +143,14 @@ export class SnapshotDesk {
       if (taken !== null) await this.failed(taken, error, s).catch(() => undefined);
       await this.end(op.id, (k) => this.ops.fail(k, error)).catch(() => undefined);
     }
+  }
+
+  /** A revert whose VM was deleted while its disks were made: nobody else ends it. */
+  private endOrphan(kept: Kept<Op>, s: Snapshot): void {
+    const { kind, node, subject } = kept.value;
+    if (kind !== 'vm.revert' || node !== this.env.node || opFinished(kept.value)) return;
+    if (s.specs.has(subject.id) || s.unreadable.includes(kinds.vmSpec.key(subject.id))) return;
+    void this.ops.finish(kept, 'cancelled', 'the VM was deleted').catch(() => undefined);
   }
 
   private async end(id: string, act: (k: Kept<Op>) => Promise<void>): Promise<void> {

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import t from 'tap';
 import { LibvirtError } from '../../agent/libvirt/hypervisor.js';
 import { SimNode, type Death } from './sim-node.js';
@@ -187,6 +188,17 @@ await t.test(
     await n.stop();
   },
 );
+
+await t.test('a revert whose VM was deleted meanwhile is ended', async (t) => {
+  const n = new SimNode();
+  const gone = randomUUID();
+  const args = { snapshot: randomUUID(), generation: 7 };
+  const op = n.ask('vm.revert', gone, { node: n.node, args });
+  n.boot();
+  await n.until('ended', () => n.op(op).state === 'cancelled');
+  t.match(n.op(op).step, /deleted/);
+  await n.stop();
+});
 
 await t.test('a schedule: taken when due, once for what was missed, kept as long as it says', async (t) => {
   const n = new SimNode();
