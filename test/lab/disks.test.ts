@@ -45,7 +45,6 @@ const made = await c.must<Change>('POST', 'vms', {
     { name: 'data', pool: 'shared', format: 'raw', sizeBytes: 256 * MiB },
   ],
   cloudInit: { userData: script },
-  power: 'running',
 });
 const { id } = made.vm;
 
@@ -75,8 +74,20 @@ const disk = async (name: string): Promise<Seen['disks'][number]> => {
   return found;
 };
 
+/** The end of an operation may be heard before what it wrote has been read. */
+const placed = (name: string, as: (d: Seen['disks'][number]) => boolean) =>
+  waitFor(`disk ${name} as it is now`, async () => {
+    const d = await disk(name);
+    return as(d) ? d : null;
+  });
+
 await t.test('a guest that writes', async (t) => {
   t.equal((await c.opEnd(made.op)).state, 'done');
+  // Holes would be copied in no time.
+  const { id: data } = await disk('data');
+  await lab.sh('n1', `dd if=/dev/zero of=/srv/shared/disks/${data}.raw bs=1M count=256 conv=notrunc,fsync`);
+  const start = await c.must<Change>('POST', 'vms/mover/actions/start');
+  t.equal((await c.opEnd(start.op)).state, 'done');
   await waitFor('the guest writes', async () => (await wrote()) > 3, { limitMs: 120_000 });
 });
 
@@ -85,7 +96,7 @@ await t.test('a disk moves to another pool while the guest writes', async (t) =>
   const { op } = await move('data', { pool: 'local' });
   t.match(await c.opEnd(op), { state: 'done', step: 'is on pool "local"' });
   await goesOn();
-  const now = await disk('data');
+  const now = await placed('data', (d) => d.id !== was.id);
   t.match(await blocks(), new RegExp(`vdb +/var/lib/flotilla/pools/local/disks/${now.id}.raw`));
   await waitFor('the old file is gone', async () => !(await files('shared')).includes(was.id));
   t.match(
@@ -101,8 +112,7 @@ await t.test('a linked clone becomes a disk of its own, raw, by the command line
   t.teardown(() => rmSync(dir, { recursive: true }));
   const r = await c.cli(dir, 'vm', 'move-disk', 'mover', 'root', '--pool', 'local', '--format', 'raw');
   t.equal(r.code, 0, r.text);
-  const root = await disk('root');
-  t.equal(root.format, 'raw');
+  const root = await placed('root', (d) => d.format === 'raw');
   await waitFor('the old one is gone', async () => (await files('shared')).trim() === '');
   const same = `/var/lib/flotilla/pools/local/disks/${root.id}.raw`;
   t.match(await blocks(), new RegExp(`vda +${same}`));
@@ -168,8 +178,7 @@ await t.test('moved while off, into another format; the guest finds all that it 
   const last = await wrote();
   const { op } = await move('data', { pool: 'local', format: 'qcow2' });
   t.equal((await c.opEnd(op)).state, 'done');
-  const data = await disk('data');
-  t.equal(data.format, 'qcow2');
+  await placed('data', (d) => d.format === 'qcow2');
   await waitFor('the old file is gone', async () => (await files('shared')).trim() === '');
   const start = await c.must<Change>('POST', 'vms/mover/actions/start');
   t.equal((await c.opEnd(start.op)).state, 'done');
