@@ -334,7 +334,7 @@ export class AgentLoop {
           this.failovers.waits.some((w) => w.code === 'no-pool'),
         );
       }
-      this.updates?.look(s, this.observed.size);
+      this.updates?.look(s, [...this.observed.values()].filter((d) => d.active).length);
       await this.ops.trim(s).catch(() => undefined);
     }
     if (this.hypervisorError === null) {
