@@ -400,6 +400,8 @@ export interface Machine {
   isDead(vmId: string): Promise<boolean>;
   /** Accelerator by a boot probe, cached for this boot of the machine. */
   accel(): Promise<Accel>;
+  /** What one of its CPUs does, MHz, 0: not known; null: its kernel does not weigh and cap the CPU of VMs. Never waits. */
+  cpuTune(): { readonly cpuMHz: number } | null;
   /** Slow facts, cached; null until first read. Never waits. */
   facts(): NodeFacts | null;
   /** Cheap numbers from /proc. */

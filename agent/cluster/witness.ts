@@ -29,6 +29,7 @@ export function noGuests(machine: Machine): Machine {
   return {
     isDead: (vm) => machine.isDead(vm),
     facts: () => machine.facts(),
+    cpuTune: () => null,
     use: () => machine.use(),
     accel: () =>
       Promise.reject(

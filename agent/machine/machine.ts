@@ -54,6 +54,7 @@ export class NodeMachine implements Machine {
   readonly #root: string;
   readonly #stop = new AbortController();
   #facts: NodeFacts | null = null;
+  #weighs = false;
   #trouble = '';
   #factsDeadlineMs: number;
   #accel: Promise<Accel> | null = null;
@@ -68,6 +69,9 @@ export class NodeMachine implements Machine {
   /** Begins collecting facts in the background. */
   start(): void {
     void this.#collectForEver();
+    void readFile(path.join(this.#root, 'sys/fs/cgroup/cgroup.controllers'), 'utf8')
+      .then((text) => (this.#weighs = text.split(/\s+/).includes('cpu')))
+      .catch(() => undefined);
   }
 
   stop(): void {
@@ -76,6 +80,10 @@ export class NodeMachine implements Machine {
 
   facts(): NodeFacts | null {
     return this.#facts;
+  }
+
+  cpuTune(): { readonly cpuMHz: number } | null {
+    return this.#weighs ? { cpuMHz: this.#facts?.cpuMHz ?? 0 } : null;
   }
 
   isDead(vmId: string): Promise<boolean> {

@@ -206,7 +206,7 @@ export class VmActor {
       s.snapshot,
       env.volumes,
       seed,
-      env.machine.facts()?.cpuMHz ?? 0,
+      env.machine.cpuTune(),
     );
     for (const { disk: id } of spec.disks) await this.openDisk(id, s);
     const accel = await env.machine.accel();

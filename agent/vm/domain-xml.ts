@@ -1,7 +1,6 @@
 import { XMLBuilder, XMLParser } from 'fast-xml-parser';
 import type { Accel } from '../../core/domain/node.js';
 import type { Hardware, HardwareDisk, HardwareNic } from '../../core/domain/hardware.js';
-import { cpuPeriodUs } from '../../core/decide/bundle.js';
 import type { DiskInMachine } from '../../core/decide/disk-move.js';
 import type { DomainMark } from '../../core/decide/vm-view.js';
 import { FlotillaError } from '../../core/domain/error.js';
@@ -156,14 +155,7 @@ export function targetIn(xml: string, alias: string): string | null {
 /** Names kept for the four CD drives and the seed. */
 const cdRoom = 5;
 
-const cpuTuneNode = (h: Pick<Hardware, 'cpuShares' | 'cpuQuotaUs'>): Node => ({
-  shares: String(h.cpuShares),
-  ...(h.cpuQuotaUs === null
-    ? {}
-    : { global_period: String(cpuPeriodUs), global_quota: String(h.cpuQuotaUs) }),
-});
-
-/** The whole domain. */
+/** The whole domain, but for its part of the CPU: that is set as soon as it runs, so that no start fails for it. */
 export function domainXml(plan: DomainPlan): string {
   const h = plan.hardware;
   const kvm = plan.accel === 'kvm';
@@ -201,7 +193,6 @@ export function domainXml(plan: DomainPlan): string {
     memory: { '@unit': 'MiB', '#text': String(h.memoryMaxMiB) },
     currentMemory: { '@unit': 'MiB', '#text': String(h.memoryMiB) },
     vcpu: { '@placement': 'static', '@current': String(h.cpus), '#text': String(h.cpusMax) },
-    ...(h.cpuShares === cpuSharesDefault && h.cpuQuotaUs === null ? {} : { cputune: cpuTuneNode(h) }),
     ...(plan.inSlice ? { resource: { partition: haPartition } } : {}),
     os: {
       ...(h.firmware === 'uefi' ? { '@firmware': 'efi' } : {}),

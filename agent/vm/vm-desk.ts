@@ -224,7 +224,7 @@ export class VmDesk {
     try {
       const seed = spec.value.cloudInit === null ? null : (domain.hardware.seed ?? 'seed');
       return diffHardware(
-        wantedHardware(spec.value, s, this.env.volumes, seed, this.env.machine.facts()?.cpuMHz ?? 0),
+        wantedHardware(spec.value, s, this.env.volumes, seed, this.env.machine.cpuTune()),
         domain.hardware,
       );
     } catch {

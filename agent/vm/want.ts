@@ -1,4 +1,5 @@
 import { cpuTuneOf } from '../../core/decide/bundle.js';
+import { cpuSharesDefault } from '../../core/domain/service-class.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { cpusMaxFor, type Hardware } from '../../core/domain/hardware.js';
 import { deviceId, isReplicated, type Disk } from '../../core/domain/disk.js';
@@ -30,7 +31,7 @@ export function disksIn(
 /**
  * The machine a spec asks for, with this node's paths and bridges.
  *
- * @param cpuMHz - speed of one CPU of this node; 0: not known
+ * @param cpu - what one CPU of this node does; null: VMs are not weighed and capped here
  * @param seed - path of the cloud-init seed; null where the spec has none
  * @throws FlotillaError `not-found`: a disk, pool, image or network that the spec names is not in the ledger;
  *   `wrong-state`: an image that is not ready
@@ -40,14 +41,15 @@ export function wantedHardware(
   s: Snapshot,
   volumes: Volumes,
   seed: string | null,
-  cpuMHz: number,
+  cpu: { readonly cpuMHz: number } | null,
 ): Hardware {
   const missing = (what: string): FlotillaError =>
     new FlotillaError('not-found', `VM "${spec.name}": ${what} is not in the ledger`, {
       hint: 'Edit the VM so that it no longer names it, or make it again.',
     });
   const vapp = spec.vapp === undefined ? undefined : s.vapps.get(spec.vapp.id)?.value;
-  const tune = cpuTuneOf(spec, vapp, s.specs, cpuMHz);
+  const tune =
+    cpu === null ? { shares: cpuSharesDefault, quotaUs: null } : cpuTuneOf(spec, vapp, s.specs, cpu.cpuMHz);
   return {
     cpus: spec.cpus,
     cpusMax: cpusMaxFor(spec.cpus),

@@ -67,7 +67,7 @@ export function diffHardware(want: Hardware, have: Hardware): HardwareDiff {
     if (want.memoryMiB <= have.memoryMaxMiB) attach.push({ do: 'set-memory', memoryMiB: want.memoryMiB });
     else pending.push(`memory changes from ${have.memoryMiB} MiB to ${want.memoryMiB} MiB`);
   }
-  if (want.cpuShares !== have.cpuShares || want.cpuQuotaUs !== have.cpuQuotaUs)
+  if (want.cpuShares !== have.cpuShares || otherQuota(want.cpuQuotaUs, have.cpuQuotaUs))
     attach.push({ do: 'set-cpu-tune', cpuShares: want.cpuShares, cpuQuotaUs: want.cpuQuotaUs });
   if (want.firmware !== have.firmware)
     pending.push(`firmware changes from ${have.firmware} to ${want.firmware}`);
@@ -78,4 +78,9 @@ export function diffHardware(want: Hardware, have: Hardware): HardwareDiff {
   if ((want.seed === null) !== (have.seed === null))
     pending.push(want.seed === null ? 'cloud-init data leaves' : 'cloud-init data comes');
   return { hot: [...detach, ...attach], pendingRestart: pending };
+}
+
+/** A node's speed is measured, and never twice the same: a tenth is no difference. */
+function otherQuota(a: number | null, b: number | null): boolean {
+  return a === null || b === null ? a !== b : Math.abs(a - b) > b / 10;
 }

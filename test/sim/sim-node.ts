@@ -662,6 +662,7 @@ export class SimNode {
         accel: async () => 'tcg',
         isDead: async (vm) => this.host.domains.get(vm)?.active !== true,
         facts: () => null,
+        cpuTune: () => ({ cpuMHz: 2000 }),
         use: async () => ({
           cpus: 4,
           cpuUsedPct: 0,

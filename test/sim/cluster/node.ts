@@ -333,6 +333,7 @@ export class ClusterNode {
         accel: async () => 'tcg',
         isDead: async (vm) => this.host.libvirt.domains.get(vm)?.active !== true,
         facts: () => null,
+        cpuTune: () => ({ cpuMHz: 2000 }),
         use: async () => ({
           cpus: 4,
           cpuUsedPct: 0,

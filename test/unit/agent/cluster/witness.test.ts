@@ -38,6 +38,7 @@ void t.test('where there is no hypervisor there are no domains, and nothing happ
     isDead: async () => true,
     accel: async () => 'kvm',
     facts: () => null,
+    cpuTune: () => ({ cpuMHz: 2000 }),
     use: async () => ({}) as never,
   });
   await t.rejects(machine.accel(), { code: 'unsupported' });

@@ -19,8 +19,8 @@ const hardware: Hardware = {
   cdroms: ['/i/a.iso', null],
   nics: [{ id: 'n1', mac: '02:f1:00:00:00:01', bridge: 'br0', model: 'virtio' }],
   watchdog: true,
-  cpuShares: 250,
-  cpuQuotaUs: 150_000,
+  cpuShares: 100,
+  cpuQuotaUs: null,
   seed: '/seeds/x.iso',
 };
 const plan = {
@@ -65,6 +65,16 @@ await t.test('targets are all different, boot orders are 1..n', async (t) => {
 
 await t.test('a domain of somebody else has no mark, and a text that is none is refused', async (t) => {
   t.equal(parseDomain('<domain><name>x</name></domain>').mark, null);
+  t.match(
+    parseDomain(
+      '<domain><cputune><shares>250</shares><global_period>100000</global_period><global_quota>150000</global_quota></cputune></domain>',
+    ).hardware,
+    { cpuShares: 250, cpuQuotaUs: 150_000 },
+  );
+  t.match(parseDomain('<domain><cputune><global_quota>-1</global_quota></cputune></domain>').hardware, {
+    cpuShares: 100,
+    cpuQuotaUs: null,
+  });
   t.throws(() => parseDomain('<html/>'), { code: 'hypervisor-error' });
 });
 

@@ -48,25 +48,28 @@ void t.test(
   },
 );
 
-void t.test('property: all that is kept is what is reserved, or what the members have where that is more', (t) => {
-  fc.assert(
-    fc.property(
-      fc.array(fc.integer({ min: 32, max: 100_000 }), { minLength: 1, maxLength: 20 }),
-      fc.integer({ min: 1, max: 1_000_000 }),
-      (sizes, reservation) => {
-        const specs = sizes.map((memoryMiB, i) => spec(`vm${i}`, { memoryMiB }));
-        const v = bundle(specs, { memory: { ...none, reservation } });
-        const kept = specs.reduce((n, s) => n + reservedMiB(s, v, made(...specs)), 0);
-        const want = Math.max(
-          reservation,
-          sizes.reduce((n, x) => n + x, 0),
-        );
-        return kept >= want && kept <= want + specs.length;
-      },
-    ),
-  );
-  t.end();
-});
+void t.test(
+  'property: all that is kept is what is reserved, or what the members have where that is more',
+  (t) => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 32, max: 100_000 }), { minLength: 1, maxLength: 20 }),
+        fc.integer({ min: 1, max: 1_000_000 }),
+        (sizes, reservation) => {
+          const specs = sizes.map((memoryMiB, i) => spec(`vm${i}`, { memoryMiB }));
+          const v = bundle(specs, { memory: { ...none, reservation } });
+          const kept = specs.reduce((n, s) => n + reservedMiB(s, v, made(...specs)), 0);
+          const want = Math.max(
+            reservation,
+            sizes.reduce((n, x) => n + x, 0),
+          );
+          return kept >= want && kept <= want + specs.length;
+        },
+      ),
+    );
+    t.end();
+  },
+);
 
 void t.test('weight and limit of CPU are divided by CPUs and own shares', (t) => {
   const [a, b] = [spec('a', { cpuShares: 300 }), spec('b', { cpus: 3 })];
