@@ -8,12 +8,12 @@ import type { Pool } from '../../core/domain/pool.js';
 import { idSchema } from '../../core/domain/schema.js';
 import { descriptorOf, fileNameOf, type ExportedDisk, type ExportedVm } from '../../core/ovf/export.js';
 import type { Exports, WorkOptions } from '../env.js';
+import { tarBytes, tarOf, type TarPart } from '../ovf/tar-writer.js';
 import type { Files } from '../pool/files.js';
 import { sha256Of } from '../pool/facts.js';
 import type { QemuImg } from '../pool/qemu-img.js';
 import type { Tool } from '../pool/tool.js';
 
-const block = 512;
 const readBytes = 256 * 1024;
 
 /** What lies in an export's folder when it is whole: the files of its archive, in their order. */
@@ -114,7 +114,7 @@ export class PackageWriter implements Exports {
       };
       // Last: a folder with it is whole.
       await files.writeText(`${folder}/.index.tmp`, `${folder}/index.json`, JSON.stringify(index));
-      return { sizeBytes: archiveBytes(index) };
+      return { sizeBytes: tarBytes(index.parts) };
     } catch (e) {
       await rm(folder, { recursive: true, force: true });
       throw e;
@@ -131,8 +131,8 @@ export class PackageWriter implements Exports {
       const index = indexSchema.parse(JSON.parse(text));
       return {
         name: index.name,
-        sizeBytes: archiveBytes(index),
-        read: (from) => archive(index, folder, from),
+        sizeBytes: tarBytes(index.parts),
+        read: (from) => tarOf(partsOf(index, folder), from),
       };
     }
     return null;
@@ -160,54 +160,19 @@ export class PackageWriter implements Exports {
 
 const folderOf = (op: string, pool: Pool): string => `${pool.path}/exports/${idSchema.parse(op)}`;
 
-const paddingOf = (sizeBytes: number): number => (block - (sizeBytes % block)) % block;
-
-const archiveBytes = (index: Index): number =>
-  index.parts.reduce((n, p) => n + block + p.sizeBytes + paddingOf(p.sizeBytes), 2 * block);
-
-/** The bytes of the archive from one on. */
-async function* archive(index: Index, folder: string, from: number): AsyncGenerator<Buffer> {
-  let at = 0;
-  const rest = (data: Buffer): Buffer => {
-    const skip = Math.min(data.length, Math.max(0, from - at));
-    at += data.length;
-    return data.subarray(skip);
-  };
-  for (const part of index.parts) {
-    yield rest(tarHeader(part.name, part.sizeBytes));
-    if (part.text !== null) yield rest(Buffer.from(part.text));
-    else {
-      const start = Math.min(part.sizeBytes, Math.max(0, from - at));
-      at += start;
-      if (start < part.sizeBytes)
+/** The archive's files: small ones are in the index, the others beside it. */
+const partsOf = (index: Index, folder: string): TarPart[] =>
+  index.parts.map((part) => ({
+    name: part.name,
+    sizeBytes: part.sizeBytes,
+    read: async function* (start: number) {
+      if (part.text !== null) yield Buffer.from(part.text).subarray(start);
+      else if (start < part.sizeBytes)
         for await (const data of createReadStream(`${folder}/${part.name}`, {
           start,
           end: part.sizeBytes - 1,
           highWaterMark: readBytes,
         }))
-          yield rest(data as Buffer);
-    }
-    yield rest(Buffer.alloc(paddingOf(part.sizeBytes)));
-  }
-  yield rest(Buffer.alloc(2 * block));
-}
-
-/** A file's header. @see POSIX.1-2017 pax, "ustar Interchange Format"; sizes from 8 GiB on as GNU tar writes them */
-export function tarHeader(name: string, sizeBytes: number): Buffer {
-  const h = Buffer.alloc(block);
-  h.write(name, 0, 100, 'utf8');
-  h.write('0000644\0', 100);
-  h.write('0000000\0', 108);
-  h.write('0000000\0', 116);
-  if (sizeBytes < 8 ** 11) h.write(`${sizeBytes.toString(8).padStart(11, '0')}\0`, 124);
-  else {
-    h[124] = 0x80;
-    h.writeBigUInt64BE(BigInt(sizeBytes), 128);
-  }
-  h.write('00000000000\0', 136);
-  h.write('        0', 148);
-  h.write('ustar\u000000', 257);
-  const sum = h.reduce((n, b) => n + b, 0);
-  h.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
-  return h;
-}
+          yield data as Buffer;
+    },
+  }));

@@ -34,6 +34,7 @@ import {
   type RestName,
   type RestRoute,
 } from '../../core/wire/rest.js';
+import { vappMembersMax } from '../../core/domain/vapp.js';
 import type { View } from '../view.js';
 import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-files.js';
 import { authorize, type About } from './access.js';
@@ -65,7 +66,8 @@ import { snapshotHandlers } from './snapshots.js';
 import { tokenHandlers } from './tokens.js';
 import { TokenDoor } from './token-door.js';
 import { userHandlers } from './users.js';
-import { vappHandlers } from './vapps.js';
+import { vappPackage } from './vapp-package.js';
+import { vappDocument, vappHandlers } from './vapps.js';
 import { classHandlers } from './classes.js';
 import { vmHandlers } from './vms.js';
 
@@ -324,6 +326,19 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     const got = await exported(deps, id, c.req.header('range'), c.req.raw.signal);
     return c.body(got.body, got.status as ContentfulStatusCode, got.headers);
   });
+  const packagePath = apiRoot + restStreams.vappPackage;
+  app.get(packagePath.replaceAll(/\{(.+?)\}/g, ':$1'), async (c) => {
+    authorize(view, c.get('identity'), streamAccess.vappPackage, { vapp: c.req.param('vapp') });
+    const vapp = parse(refSchema, c.req.param('vapp'), 'The vApp in the path');
+    const ops = parse(
+      z.array(idSchema).min(1).max(vappMembersMax),
+      (c.req.query('exports') ?? '').split(','),
+      'The exports in the query',
+    );
+    const of = await vappDocument(deps, vapp);
+    const got = await vappPackage(deps, of, ops, c.req.header('range'), c.req.raw.signal);
+    return c.body(got.body, got.status as ContentfulStatusCode, got.headers);
+  });
   app.get(apiRoot + restStreams.events, (c) => {
     authorize(view, c.get('identity'), streamAccess.events, {});
     const stream = eventStream(view, {
@@ -378,6 +393,27 @@ function streams(app: OpenAPIHono<Env>, deps: ApiOptions, images: Images): void 
     description: descriptionOf({ method: 'get' }, streamAccess.exportContent),
     request: {
       params: z.strictObject({ op: idSchema }),
+      headers: z.object({ range: z.string().optional() }),
+    },
+    responses: {
+      200: {
+        description: 'The archive',
+        content: { 'application/x-tar': { schema: { type: 'string', format: 'binary' } } },
+      },
+      ...problemAnswer,
+    },
+  });
+  registry.registerPath({
+    method: 'get',
+    path: packagePath,
+    operationId: 'vappPackage',
+    'x-flotilla-access': streamAccess.vappPackage,
+    tags: ['vapps'],
+    summary: 'Fetch a whole vApp of which each VM was packed, as one OVA; a Range goes on where it broke off',
+    description: descriptionOf({ method: 'get' }, streamAccess.vappPackage),
+    request: {
+      params: z.strictObject({ vapp: refSchema }),
+      query: z.strictObject({ exports: z.string() }),
       headers: z.object({ range: z.string().optional() }),
     },
     responses: {

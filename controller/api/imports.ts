@@ -4,7 +4,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { Image } from '../../core/domain/image.js';
 import { unpackedBytesMax } from '../../core/ovf/model.js';
 import { planImport, type ImportPlan, type PlannedVm } from '../../core/ovf/plan.js';
-import { vappOf } from '../../core/ovf/vapp.js';
+import { embeddedVapp, isolatedOf, valuesOf, vappOf } from '../../core/ovf/vapp.js';
 import {
   vappApplySchema,
   vmCreateSchema,
@@ -81,10 +81,12 @@ async function makeVapp(m: Making, name: string, vappApply: Handlers['vappApply'
   const { deps, ask, looked } = m;
   const there = deps.view.find('vapp', name);
   if (there !== null) return { vapp: there, vms: [], ops: [], there: true };
+  const own = embeddedVapp(looked.report);
   const reply = await placed((mode) => {
     const vms = looked.plan.vms.map((v) => withDisks(m, v, mode));
     const document = vappOf(looked.report, looked.plan, vms, name);
-    const body = vappApplySchema.parse({ document, acceptEulas: true, start: ask.body.start });
+    const values = own === null ? {} : valuesOf(own, ask.body.properties);
+    const body = vappApplySchema.parse({ document, values, acceptEulas: true, start: ask.body.start });
     return vappApply({ ...(ask as never as Ask<'vappApply'>), body, idempotencyKey: null });
   });
   const made = 'body' in reply ? reply.body : (JSON.parse(reply.json) as VappApplied);
@@ -201,6 +203,9 @@ async function networksOf(
   const out = new Map<string, string | null>();
   const theirs = namesOf(report);
   for (const name of theirs) if (view.find('network', name) !== null) out.set(name, name);
+  // Those that were of the vApp alone are made anew with it, also where its first one is still there.
+  const own = body.vapp === undefined ? null : embeddedVapp(report);
+  if (own !== null) for (const name of isolatedOf(own)) if (theirs.has(name)) out.set(name, name);
   for (const [name, ours] of Object.entries(body.networks)) {
     if (!theirs.has(name))
       throw new FlotillaError('bad-input', `The package has no network "${name}"`, {

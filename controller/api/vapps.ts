@@ -3,7 +3,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import { vappArgs, type Vapp, type VappArgs } from '../../core/domain/vapp.js';
 import { ledger as kinds, readRecord, unique } from '../../core/wire/ledger-keys.js';
-import type { VappApplied } from '../../core/wire/rest.js';
+import type { VappApplied, VappDoc } from '../../core/wire/rest.js';
 import { checkApply } from './access.js';
 import { Change, commit, fresh, idFromKey, requestMark } from './commit.js';
 import type { ApiDeps, Ask, Some } from './context.js';
@@ -20,7 +20,14 @@ const vniFirst = 4_096;
 const vniLast = 16_777_215;
 
 type Names =
-  'vappList' | 'vappGet' | 'vappApply' | 'vappAction' | 'vappDelete' | 'vappDocument' | 'vappSchema';
+  | 'vappExport'
+  | 'vappList'
+  | 'vappGet'
+  | 'vappApply'
+  | 'vappAction'
+  | 'vappDelete'
+  | 'vappDocument'
+  | 'vappSchema';
 
 /** vApps: made, edited and told what to do as one. The doing is the agents'. */
 export function vappHandlers(deps: ApiDeps): Some<Names> {
@@ -32,17 +39,6 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
     if (v === undefined) throw notFound('vapp', id);
     return v.view;
   };
-  const documentNow = (v: Vapp, asTemplate = false) =>
-    documentOf(
-      v,
-      {
-        spec: (vm) => view.ledger.tables.vmSpec.get(vm)?.value,
-        disks: (vm) => view.vmDisks(vm).map((k) => k.value),
-        nameOf: (kind, id) => view.ledger.tables[kind].get(id)?.value.name,
-        network: (id) => view.ledger.tables.network.get(id)?.value,
-      },
-      asTemplate,
-    );
   return {
     async vappList({ query }) {
       return page(view, view.list('vapp'), query);
@@ -51,10 +47,7 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
       return { body: shown(await idOf(view, 'vapp', params.vapp)) };
     },
     async vappDocument({ params, query }) {
-      const kept = await fresh(deps, kinds.vapp, await idOf(view, 'vapp', params.vapp));
-      if (kept === null) throw notFound('vapp', params.vapp);
-      await view.ledger.refresh('vmSpec', 'disk', 'network');
-      return { body: documentNow(kept.value, query.template) };
+      return { body: (await vappDocument(deps, params.vapp, query.template)).document };
     },
     async vappSchema() {
       return { body: vappSchemaDocument() };
@@ -75,6 +68,32 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
         return { phase: action === 'start' ? 'start' : 'stop', group, force: action === 'force-stop' };
       });
       return { body: { op: opView(view, op) } };
+    },
+    async vappExport(ask) {
+      const { vapp } = await vappDocument(deps, ask.params.vapp);
+      const members = vapp.members.filter((m) => !m.leaving);
+      const runs = members.filter((m) => view.vm(m.vm)?.phase !== 'stopped');
+      if (runs.length > 0 || members.length === 0)
+        throw new FlotillaError(
+          'wrong-state',
+          members.length === 0
+            ? `vApp "${vapp.name}" has no VMs to export`
+            : `vApp "${vapp.name}" cannot be exported: ${runs
+                .map((m) => m.name)
+                .slice(0, 5)
+                .join(', ')} is not off`,
+          { hint: 'Only what is off is exported: stop it first.' },
+        );
+      const ops: Op[] = [];
+      for (const m of members)
+        ops.push(
+          await writes.export({
+            ...(ask as never as Ask<'vmExport'>),
+            params: { vm: m.vm },
+            idempotencyKey: null,
+          }),
+        );
+      return { body: { ops: ops.map((op) => opView(view, op)) } };
     },
     async vappDelete(ask) {
       const { force } = ask.query;
@@ -97,6 +116,30 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
       return { body: { op: opView(view, op) } };
     },
   };
+}
+
+/** A vApp as it is now, and the document that makes its like. @throws FlotillaError `not-found` */
+export async function vappDocument(
+  deps: Pick<ApiDeps, 'view' | 'ledger'>,
+  ref: string,
+  asTemplate = false,
+): Promise<{ readonly vapp: Vapp; readonly document: VappDoc }> {
+  const { view } = deps;
+  const kept = await fresh(deps as ApiDeps, kinds.vapp, await idOf(view, 'vapp', ref));
+  if (kept === null) throw notFound('vapp', ref);
+  await view.ledger.refresh('vmSpec', 'vmOwn', 'disk', 'network');
+  const { tables } = view.ledger;
+  const document = documentOf(
+    kept.value,
+    {
+      spec: (vm) => tables.vmSpec.get(vm)?.value,
+      disks: (vm) => view.vmDisks(vm).map((k) => k.value),
+      nameOf: (kind, id) => tables[kind].get(id)?.value.name,
+      network: (id) => tables.network.get(id)?.value,
+    },
+    asTemplate,
+  );
+  return { vapp: kept.value, document };
 }
 
 /** The unfinished operation on a vApp; null: none. */

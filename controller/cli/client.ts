@@ -129,16 +129,23 @@ export class ApiClient {
     return (JSON.parse(await textOf(res)) as { offset: number }).offset;
   }
 
-  /** The archive of an export, from a byte on. @returns its bytes, and how many it has in all */
+  /**
+   * What was packed, from a byte on: of one operation, or a vApp's of those of all its VMs.
+   *
+   * @returns its bytes, and how many it has in all
+   */
   async export(
-    op: string,
+    of: { readonly op: string } | { readonly vapp: string; readonly ops: readonly string[] },
     from: number,
     signal: AbortSignal,
   ): Promise<{ data: AsyncIterable<Buffer>; sizeBytes: number }> {
     const res = await this.send(
       {
         method: 'GET',
-        path: pathOf(restStreams.exportContent, { op }, {}),
+        path:
+          'op' in of
+            ? pathOf(restStreams.exportContent, of, {})
+            : pathOf(restStreams.vappPackage, { vapp: of.vapp }, { exports: of.ops.join(',') }),
         headers: from > 0 ? { range: `bytes=${from}-` } : {},
         signal,
       },
@@ -147,7 +154,7 @@ export class ApiClient {
     // Whoever does not know ranges begins anew.
     if (from > 0 && res.statusCode !== 206) {
       res.destroy();
-      return this.export(op, 0, signal);
+      return this.export(of, 0, signal);
     }
     return { data: res, sizeBytes: from + Number(res.headers['content-length'] ?? 0) };
   }

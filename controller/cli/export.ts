@@ -5,6 +5,7 @@ import { OvfArchive } from '../../agent/ovf/package.js';
 import { bytesOf, findShelf } from '../../agent/ovf/shelf.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { formatSize } from '../../core/domain/units.js';
+import type { ApiClient } from './client.js';
 import { bar, type Io, type WaitOptions } from './io.js';
 import { waiting } from './vm.js';
 
@@ -13,35 +14,44 @@ const triesMax = 5;
 
 export function exportCommand(program: Command, io: Io): void {
   waiting(program.command('export'))
-    .description('pack a VM that is off as an OVA, or as a folder with its OVF, and fetch it')
+    .description('pack a VM or vApp that is off as an OVA, or as a folder with its OVF, and fetch it')
     .argument('<vm>', 'name or id')
+    .option('--vapp', 'it is a vApp: all its VMs in one package')
     .requiredOption('-o, --output <file>', 'FILE.ova, or a folder that is made')
-    .action(async (vm: string, o: WaitOptions & { output: string }) => {
+    .action(async (vm: string, o: WaitOptions & { output: string; vapp?: true }) => {
       const folder = !/\.ova$/i.test(o.output);
       await free(o.output);
       const client = await io.client();
-      const { op } = await client.call('vmExport', { params: { vm } });
+      const ops =
+        o.vapp === true
+          ? (await client.call('vappExport', { params: { vapp: vm } })).ops
+          : [(await client.call('vmExport', { params: { vm } })).op];
       let ended = false;
       // Whoever leaves before it is packed wants it no more.
       const cancel = (): void => {
-        if (!ended) void client.call('opCancel', { params: { op: op.id } }).catch(() => undefined);
+        if (!ended)
+          for (const op of ops)
+            void client.call('opCancel', { params: { op: op.id } }).catch(() => undefined);
       };
       io.terminal.signal.addEventListener('abort', cancel, { once: true });
       try {
-        await io.follow(op, { ...o, wait: true });
+        for (const op of ops) await io.follow(op, { ...o, wait: true });
       } finally {
         ended = true;
         io.terminal.signal.removeEventListener('abort', cancel);
       }
       const part = `${o.output}.part`;
       try {
-        await fetchTo(io, op.id, part);
+        const [one] = ops;
+        const of =
+          o.vapp === true || one === undefined ? { vapp: vm, ops: ops.map((op) => op.id) } : { op: one.id };
+        await fetchTo(io, of, part);
         const archive = await OvfArchive.open(part);
         const report = await archive.report({ verify: true, nowMs: Date.now(), signal: io.terminal.signal });
         if (folder) await unpack(part, o.output);
         else await rename(part, o.output);
         io.show(
-          { file: o.output, op: op.id, files: report.manifest?.verified ?? [] },
+          { file: o.output, ops: ops.map((op) => op.id), files: report.manifest?.verified ?? [] },
           () => `${o.output}: ${report.systems.map((s) => s.name).join(', ')}, all checksums right`,
         );
       } finally {
@@ -58,14 +68,14 @@ async function free(file: string): Promise<void> {
   throw new FlotillaError('bad-input', `There is a ${file} already`, { hint: 'Name another, or remove it.' });
 }
 
-async function fetchTo(io: Io, op: string, file: string): Promise<void> {
+async function fetchTo(io: Io, of: Parameters<ApiClient['export']>[0], file: string): Promise<void> {
   const client = await io.client();
   await using handle = await open(file, 'w', 0o600);
   let at = 0;
   for (let tries = 1; ;) {
     const before = at;
     try {
-      const { data, sizeBytes } = await client.export(op, at, io.terminal.signal);
+      const { data, sizeBytes } = await client.export(of, at, io.terminal.signal);
       for await (const part of data) {
         await handle.write(part, 0, part.length, at);
         at += part.length;

@@ -17,6 +17,7 @@ export function accessOf(name: RestName): Access {
 export const streamAccess = {
   imageContent: 'operator',
   exportContent: 'operator',
+  vappPackage: 'operator',
   events: 'viewer',
   // Its ticket says it.
   console: 'viewer',

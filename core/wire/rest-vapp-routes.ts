@@ -1,6 +1,6 @@
 /** The routes of vApps: a part of the table in `rest.ts`. */
 import { z } from 'zod';
-import { flagSchema, opAnswerSchema, pageOf, pageQuery, refSchema } from './rest-objects.js';
+import { flagSchema, opAnswerSchema, opViewSchema, pageOf, pageQuery, refSchema } from './rest-objects.js';
 import {
   vappActionSchema,
   vappActSchema,
@@ -51,6 +51,16 @@ export const vappRoutes = {
     query: z.strictObject({ template: flagSchema }),
     status: 200,
     response: vappDocSchema,
+  },
+  vappExport: {
+    method: 'post',
+    path: '/vapps/{vapp}/export',
+    tag: 'vapps',
+    summary:
+      'Pack all VMs of a vApp that is off; when the operations are done, fetch it at /vapps/{vapp}/package?exports=OP,OP…',
+    params: at,
+    status: 202,
+    response: z.object({ ops: z.array(opViewSchema) }).meta({ id: 'VappExport' }),
   },
   vappAction: {
     method: 'post',

@@ -787,6 +787,8 @@ export const restStreams = {
   imageContent: '/images/{image}/content',
   /** GET: the archive of a finished `vm.export`; `Range: bytes=N-` goes on where it broke off. */
   exportContent: '/exports/{op}',
+  /** GET, `?exports=OP,OP…`: the archive of a whole vApp; `Range`, too. */
+  vappPackage: '/vapps/{vapp}/package',
   /** GET, text/event-stream; `Last-Event-ID` resumes. */
   events: '/events',
   /** A websocket; the ticket is among its subprotocols: `consoleProtocols`. */

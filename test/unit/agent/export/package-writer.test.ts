@@ -2,7 +2,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import fs from 'node:fs';
 import t from 'tap';
 import { OvfArchive } from '../../../../agent/ovf/package.js';
-import { tarHeader } from '../../../../agent/export/package-writer.js';
+import { tarHeader } from '../../../../agent/ovf/tar-writer.js';
 import { listTar } from '../../../../core/ovf/tar.js';
 import type { ExportedVm } from '../../../../core/ovf/export.js';
 import {
