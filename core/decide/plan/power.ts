@@ -90,7 +90,9 @@ export function* planPower(v: PowerView): Generator<undefined, PowerPlan> {
       }
     return { step: { do: 'wake', node: best.name, for: lack.for, about: '', why: lack.why }, moves: [] };
   }
-  return lack !== null || v.gone.length > 0 ? none : yield* sleeper(v);
+  if (lack !== null || v.gone.length > 0) return none;
+  yield;
+  return yield* sleeper(v);
 }
 
 function* sleeper(v: PowerView): Generator<undefined, PowerPlan> {
@@ -102,9 +104,11 @@ function* sleeper(v: PowerView): Generator<undefined, PowerPlan> {
     const share = (busy.get(node.name) ?? 0) / carriedCpus(node) + s.ranMiB(n) / node.memoryMiB;
     return Math.round(share / rounding);
   };
+  yield;
+  const weights = s.nodes.map((_, n) => weight(n));
   const candidates = s.nodes
     .flatMap((node, n) => (s.online[n] === 1 && v.sleepers.has(node.name) ? [n] : []))
-    .sort((a, b) => weight(a) - weight(b) || a - b)
+    .sort((a, b) => weights[a]! - weights[b]! || a - b)
     .slice(0, triedMax);
   for (const n of candidates) {
     const { name } = s.nodes[n]!;
@@ -116,6 +120,7 @@ function* sleeper(v: PowerView): Generator<undefined, PowerPlan> {
       both: () => true,
     });
     if (typeof tried === 'string') continue;
+    yield;
     const after: PlanCluster = {
       ...v.cluster,
       nodes: v.cluster.nodes.map((x) => (x.name === name ? { ...x, state: 'dead' } : x)),
@@ -180,6 +185,7 @@ function* lackOf(
   );
   const admitted = admit(s);
   const short = admitted.ok ? [] : admitted.shortfalls;
+  yield;
   // One that needs a standby needs more room than one that does not.
   const [large] = [...cluster.vms].sort(
     (a, b) =>
