@@ -47,7 +47,7 @@ await t.test('two blank drives, one of them made a pool', async (t) => {
 await t.test('VMs in it and beside it count', async () => {
   await d.guest('solid', 'n1', { disks });
   // Has written nothing yet but what its image has.
-  const spec = { name: 'fresh', node: 'n1', memoryMiB: 96, nics: [{ network: 'lan' }], power: 'off', disks };
+  const spec = { name: 'fresh', node: 'n1', memoryMiB: 96, nics: [{ network: 'lan' }], power: 'stopped', disks };
   const { op, vm } = await c.must<{ op: Op; vm: { id: string } }>('POST', 'vms', spec);
   d.ids.set('fresh', vm.id);
   d.ear.names.set(vm.id, 'fresh');
