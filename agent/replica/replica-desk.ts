@@ -502,8 +502,9 @@ export class ReplicaDesk {
   }
 
   /**
-   * As the record says. What breaks the connection leaves one copy for a moment: the owner says so in the ledger before, or its
-   * kernel asks it to, because the other copy just falls silent.
+   * As the record says. What breaks the connection leaves one copy for a moment: who writes says so in the ledger before, or its
+   * kernel asks it to, because the other copy just falls silent. Where nobody writes nothing is to be said, and an owner whose
+   * copy is half of another state could not say it: only connected anew does it become whole.
    */
   private async adjust(
     vm: string,
@@ -514,7 +515,7 @@ export class ReplicaDesk {
   ): Promise<void> {
     const connected = pair !== null && pair.connection !== 'StandAlone';
     if (connected && (await replication.reconnects(r))) {
-      if (s.owns.get(vm)?.value.owner === this.env.node) {
+      if (s.owns.get(vm)?.value.owner === this.env.node && pair.role === 'Primary') {
         const said = await new FenceJudge({ ...this.env, replication }).once(vm);
         if (!said.ok)
           throw new FlotillaError('wrong-state', `its copies cannot be connected anew yet: ${said.why}`, {
