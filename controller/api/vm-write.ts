@@ -79,7 +79,7 @@ export class VmWrites {
     const { view } = deps;
     view.freshness();
     const input = ask.body;
-    const mark = requestMark(ask);
+    const mark = requestMark({ ...ask, query: [...from.values()].map((x) => x.snapshot.id) });
     const ids = this.ids(ask.who, 'vmCreate', ask.idempotencyKey);
     await this.know({ ...input, after: input.ha.after ?? [] });
     await this.knowClass(input.class);

@@ -90,6 +90,8 @@ void t.test('a clone has an identity of its own', async (t) => {
     power: 'running',
   });
   t.equal(made.status, 202);
+  const { op } = made.body as { op: { id: string } };
+  t.match((await l.r.call('GET', `/api/v1/ops/${op.id}?waitS=30`)).body, { state: 'done' });
   t.match(await l.run('snapshot', 'create', 'web', 'gold'), { code: 0 });
   t.match(await l.run('vm', 'clone', 'web', 'Web Two', '--snapshot', 'gold'), {
     code: 0,
@@ -124,6 +126,18 @@ void t.test('a clone has an identity of its own', async (t) => {
     ['', 'ready'],
     ['For three', 'deleting'],
   ]);
+  t.match(await l.run('snapshot', 'create', 'web', 'silver'), { code: 0 });
+  const clone = (snapshot: string): Promise<Answer> =>
+    l.r.call(
+      'POST',
+      '/api/v1/clones',
+      { name: 'four', vm: 'web', snapshot },
+      { 'idempotency-key': 'clone-12345678' },
+    );
+  const [first, again] = [await clone('gold'), await clone('gold')];
+  t.equal(first.status, 202);
+  t.equal(again.body.op?.id, first.body.op?.id, 'asked again it is one');
+  t.equal((await clone('silver')).status, 400, 'of another snapshot it is another request');
 });
 
 interface CloneSeen {
