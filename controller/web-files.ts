@@ -32,6 +32,7 @@ export const pagePaths = [
   '/images/*',
   '/ha/*',
   '/balance/*',
+  '/classes/*',
   '/ops/*',
   '/tokens/*',
   '/users/*',

@@ -135,6 +135,7 @@ await t.test(
       ['vm', `/vms/${db.id}`, 'Guest agent'],
       ['vm-performance', `/vms/${db.id}/performance`, 'In figures'],
       ['vm-disks', `/vms/${db.id}/disks`, 'root'],
+      ['vm-snapshots', `/vms/${db.id}/snapshots`, 'It has no snapshot.'],
       ['vm-protection', `/vms/${db.id}/protection`, 'it starts on its standby'],
       ['vm-settings', `/vms/${db.id}/settings`, 'Start it on another node'],
       ['vapps', '/vapps', 'shop'],
@@ -150,6 +151,7 @@ await t.test(
       ['images', '/images', 'There is no image yet'],
       ['ha', '/ha', 'The only VM with HA is protected.'],
       ['balance', '/balance', 'The cluster is even'],
+      ['classes', '/classes', 'There is no class yet'],
       ['ops', '/ops', 'vm create "plain"'],
       ['tokens', '/tokens', 'admin'],
       ['users', '/users', 'vera'],
@@ -380,4 +382,73 @@ await t.test('without a session there is only the login', async (t) => {
   const page = await context.newPage();
   await page.goto(`${l.url}/vms`);
   t.match(page.url(), /\/login$/);
+});
+
+await t.test('a class is made and changed, a snapshot is taken, a disk grows, by hand', async (t) => {
+  const { page, complaints } = await open(t, wide);
+  const dialog = (name: RegExp) => page.getByRole('dialog', { name });
+  await page.goto(`${l.url}/classes`);
+  await page.getByRole('button', { name: 'New class' }).click();
+  await dialog(/^New class/)
+    .getByLabel('Name')
+    .fill('gold');
+  await dialog(/^New class/)
+    .getByRole('checkbox')
+    .first()
+    .check();
+  await dialog(/^New class/)
+    .getByRole('button', { name: 'Create' })
+    .click();
+  const classes = page.getByRole('table', { name: 'Classes' });
+  await classes.getByText('gold').waitFor();
+  await classes.getByRole('button', { name: 'Change' }).click();
+  await dialog(/^Change class/)
+    .getByLabel('Note')
+    .fill('for what must not fail');
+  await dialog(/^Change class/)
+    .getByRole('button', { name: 'See what changes' })
+    .click();
+  await dialog(/^Change class/)
+    .getByText('No VM becomes otherwise.')
+    .waitFor();
+  await screenshot(page, 'controller-class-change');
+  await dialog(/^Change class/)
+    .getByRole('button', { name: 'Change it so' })
+    .click();
+  await classes.getByText('for what must not fail').waitFor();
+
+  await page.goto(`${l.url}/vms/${db.id}/snapshots`);
+  await page.getByRole('button', { name: 'Take a snapshot' }).click();
+  await dialog(/^Snapshot of/)
+    .getByLabel('Name')
+    .fill('before-work');
+  await screenshot(page, 'controller-snapshot-new');
+  await dialog(/^Snapshot of/)
+    .getByRole('button', { name: 'Take it' })
+    .click();
+  await page.getByRole('table', { name: 'Snapshots' }).getByText('before-work').waitFor();
+
+  await page.goto(`${l.url}/vms/${db.id}/disks`);
+  await content(page).getByRole('button', { name: 'Grow' }).first().click();
+  await dialog(/^Grow disk/)
+    .getByLabel('New size, GiB')
+    .fill('5');
+  await dialog(/^Grow disk/)
+    .getByRole('button', { name: 'Grow it' })
+    .click();
+  await dialog(/^Grow disk/).waitFor({ state: 'hidden' });
+  await content(page).getByText('5 GiB').first().waitFor();
+  await content(page).getByRole('button', { name: 'Move' }).first().click();
+  await dialog(/^Move disk/)
+    .getByLabel('Pool')
+    .waitFor();
+  t.same(await barriers(page), [], 'the dialog of a move bars nobody');
+  await screenshot(page, 'controller-disk-move');
+  t.ok(
+    await dialog(/^Move disk/)
+      .getByRole('button', { name: 'Move it' })
+      .isDisabled(),
+    'where it is it does not move to',
+  );
+  t.same(complaints, []);
 });

@@ -20,6 +20,16 @@ const record = (o: Partial<TokenRecord> = {}): TokenRecord => ({
   ...o,
 });
 
+const vera = '5f0f7c0e-0d8e-4a53-9f6c-3f3b8a1c2d4e';
+const may = (role: string, user: string | null = null) => ({
+  role,
+  operates: [],
+  operatesTags: [],
+  operatesVapps: [],
+  user,
+  session: false,
+});
+
 await t.test('works from its file when the ledger is gone, and forgets what was revoked', async (t) => {
   const path = `${t.testdir({})}/tokens.json`;
   const first = new TokenCache(path);
@@ -31,15 +41,25 @@ await t.test('works from its file when the ledger is gone, and forgets what was 
     record(),
     record({ id: 'join1234', kind: 'join' }),
     record({ id: 'old01234', expiresMs: 999 }),
+    record({ id: 'vera1234', user: vera }),
   ]);
-  t.same(await ask(first), { ok: true, name: 'admin' });
+  t.same(await ask(first), { ok: true, name: 'admin', rights: may('admin') });
   t.same(await ask(first, 'join1234'), { ok: false, code: 'token-unknown' }, 'a join token is no login');
   t.same(await ask(first, 'old01234'), { ok: false, code: 'token-expired' });
   t.same(await ask(first, 'abcd1234', 'wrong'.repeat(8)), { ok: false, code: 'token-unknown' });
 
   const second = new TokenCache(path);
   await second.load();
-  t.same(await ask(second), { ok: true, name: 'admin' }, 'a new agent without the ledger');
+  t.match(
+    await ask(second, 'vera1234'),
+    { ok: true, rights: may('viewer', vera) },
+    'she may be no admin any more',
+  );
+  t.same(
+    await ask(second),
+    { ok: true, name: 'admin', rights: may('admin') },
+    'a new agent without the ledger',
+  );
   t.equal((await stat(path)).mode & 0o777, 0o600);
   t.notMatch(await readFile(path, 'utf8'), secret);
   await second.update([]);
