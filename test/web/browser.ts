@@ -49,6 +49,8 @@ export async function openContext(
   return browser.newContext({
     viewport: { width: look.width, height: look.height },
     colorScheme: look.colorScheme,
+    // Half faded in, anything is hard to read.
+    reducedMotion: 'reduce',
     ignoreHTTPSErrors: true,
     javaScriptEnabled: o.javaScript ?? true,
   });
@@ -78,6 +80,9 @@ interface AxeResult {
 export async function barriers(page: Page): Promise<readonly string[]> {
   // By the debugger's door: the page's own policy would rightly refuse a script of somebody else's.
   await page.evaluate(await readFile(axePath, 'utf8'));
+  await page.evaluate(
+    'Promise.allSettled(document.getAnimations().filter((a) => a.effect.getComputedTiming().endTime !== Infinity).map((a) => a.finished))',
+  );
   const { violations } = await page.evaluate<AxeResult>('axe.run()');
   return violations
     .filter((v) => v.impact === 'serious' || v.impact === 'critical')
