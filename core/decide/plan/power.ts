@@ -149,7 +149,7 @@ function* sleeper(v: PowerView): Generator<undefined, PowerPlan> {
         for: 'idle',
         about: '',
         why:
-          `the other ${others.length} nodes have room for all, with every promise kept and at most ${Math.round(share * 100)} % of their CPUs busy within the hour` +
+          `the other ${others.length} nodes have room for all, with every promise kept and at most ${percent(share)} % of their CPUs busy within the hour` +
           (tried.moved.length === 0 ? '' : `; ${tried.moved.length} VMs move before`),
       },
       moves: tried.moved,
@@ -162,6 +162,9 @@ const withNodes = (c: PlanCluster, nodes: readonly PlanNode[]): PlanCluster => (
   ...c,
   nodes: [...c.nodes.filter((x) => !nodes.some((n) => n.name === x.name)), ...nodes],
 });
+
+/** The same whichever way round the sums were added up, which differ behind the last digit that means anything. */
+const percent = (share: number): number => Math.round(Math.round((100 * share) / rounding) * rounding);
 
 const carriedCpus = (n: PlanNode): number => n.carries?.[0] ?? n.cpus;
 
@@ -215,7 +218,7 @@ function* lackOf(
   }
   const carried = cluster.nodes.reduce((a, n) => a + (n.state === 'online' ? carriedCpus(n) : 0), 0);
   if (cpus <= most.share * carried + rounding) return null;
-  const share = carried === 0 ? 100 : Math.round((100 * cpus) / carried);
+  const share = carried === 0 ? 100 : percent(cpus / carried);
   return { for: 'load', why: `${share} % of the CPUs that are on will be busy`, count: 0 };
 }
 
