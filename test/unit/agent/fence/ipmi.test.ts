@@ -83,7 +83,7 @@ await t.test('the password is in no command line and no environment', async (t) 
 
 await t.test('a BMC that says yes while the node stays on is not believed', async (t) => {
   await bmc.set('stuck', 'on');
-  const r = await fence.off(device, { deadlineMs: 12_000 });
+  const r = await fence.off(device, { deadlineMs: 24_000 });
   t.match(r, { kind: 'not-confirmed', error: { code: 'fence-failed' } });
   t.ok((await bmc.calls()).includes('set power 0'), 'it was asked to');
   t.match(r.kind === 'not-confirmed' && r.error.hint, /power the node off by hand/i);
