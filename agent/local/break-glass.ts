@@ -132,7 +132,7 @@ export class BreakGlass {
       }
     }
     if (record === null || record.signature === this.#record?.signature) return;
-    this.#take(record);
+    if (!this.#take(record)) return;
     await writeFileDurably(this.#d.file, JSON.stringify(record), { mode: 0o600 });
   }
 
@@ -167,7 +167,8 @@ export class BreakGlass {
     return list.cluster === this.#d.clusterId ? list : null;
   }
 
-  #take(r: BreakGlassRecord): void {
+  /** @returns false: it is older than the one that counts */
+  #take(r: BreakGlassRecord): boolean {
     const list = this.#read(r);
     if (list === null) {
       throw new FlotillaError(
@@ -179,11 +180,12 @@ export class BreakGlass {
       );
     }
     // An older one that somebody put back would let in who was thrown out since.
-    if (this.#list !== null && list.madeMs < this.#list.madeMs) return;
+    if (this.#list !== null && list.madeMs < this.#list.madeMs) return false;
     this.#record = r;
     this.#list = list;
     for (const [id, s] of this.#sessions)
       if (!list.accounts.some((a) => a.name === s.name)) this.#sessions.delete(id);
+    return true;
   }
 
   /**

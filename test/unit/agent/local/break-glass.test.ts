@@ -142,6 +142,9 @@ await t.test('what the CA did not sign counts nowhere, nor what is of before', a
   s.memory.poke(breakGlassKey, first);
   await n2.look();
   await t.rejects(n2.login(ask('anna')), { code: 'login-refused' });
+  const again = s.node('n2-forged', { leads: false, caKeyFile: '/none' });
+  await again.load();
+  await t.rejects(again.login(ask('anna')), { code: 'login-refused' }, 'nor is it in the file');
 });
 
 await t.test('a list expires, is renewed in time, and is not written anew for nothing', async (t) => {
