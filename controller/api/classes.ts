@@ -33,7 +33,7 @@ export function classHandlers(deps: ApiDeps): Some<Names> {
       return shown(await idOf(view, 'class', params.class));
     },
     async classCreate({ body, who, idempotencyKey: key }) {
-      const id = key === null ? deps.chance.uuid() : idFromKey(who, 'classCreate', key);
+      const id = idFromKey(deps.chance, who, 'classCreate', key);
       if (key !== null && (await fresh(deps, kinds.class, id)) !== null) {
         await view.ledger.refresh('class');
         return shown(id);

@@ -138,8 +138,13 @@ export function checkIfMatch(ifMatch: string | null, now: number | string, what:
   );
 }
 
-/** A UUID that the same caller, route and key always give: a request sent twice makes one object. */
-export function idFromKey(who: string, route: string, key: string): string {
+/**
+ * A UUID that the same caller, route and key always give: a request sent twice makes one object.
+ *
+ * @param key - null: the request has none, and makes a new one
+ */
+export function idFromKey(chance: ApiDeps['chance'], who: string, route: string, key: string | null): string {
+  if (key === null) return chance.uuid();
   const h = createHash('sha256').update(`${who}\0${route}\0${key}`).digest('hex');
   const variant = ((parseInt(h.slice(16, 17), 16) & 3) | 8).toString(16);
   return `${h.slice(0, 8)}-${h.slice(8, 12)}-5${h.slice(13, 16)}-${variant}${h.slice(17, 20)}-${h.slice(20, 32)}`;

@@ -33,7 +33,7 @@ export class DiskMoves {
     const target = body.pool === undefined ? null : await idOf(view, 'pool', body.pool);
     const mark = requestMark(ask);
     const key = ask.idempotencyKey;
-    const opId = key === null ? chance.uuid() : idFromKey(ask.who, `vmMoveDisk ${id}`, key);
+    const opId = idFromKey(chance, ask.who, `vmMoveDisk ${id}`, key);
     const before = key === null ? null : await repeated(deps, opId, mark);
     if (before !== null) return { op: before, vmId: id };
     return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {

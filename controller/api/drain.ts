@@ -54,7 +54,7 @@ async function begin(
   const { view } = deps;
   const mark = requestMark(ask);
   const key = ask.idempotencyKey;
-  const opId = key === null ? deps.chance.uuid() : idFromKey(ask.who, `${kind} ${id}`, key);
+  const opId = idFromKey(deps.chance, ask.who, `${kind} ${id}`, key);
   const before = key === null ? null : await repeated(deps, opId, mark);
   if (before !== null) return before;
   return commit<Op | null>(deps, `Node ${id}`, async () => {

@@ -87,8 +87,8 @@ export class Images {
     const { view } = deps;
     const { body, who, idempotencyKey: key } = ask;
     const mark = requestMark(ask);
-    const id = key === null ? deps.chance.uuid() : idFromKey(who, 'imageCreate', key);
-    const opId = key === null ? deps.chance.uuid() : idFromKey(who, 'imageCreate op', key);
+    const id = idFromKey(deps.chance, who, 'imageCreate', key);
+    const opId = idFromKey(deps.chance, who, 'imageCreate op', key);
     if (key !== null && (await fresh(deps, kinds.image, id)) !== null) {
       const op = await repeated(deps, opId, mark);
       return { body: { image: this.shown(id), op: op === null ? null : opView(view, op) } };
@@ -152,7 +152,7 @@ export class Images {
     const { image, node } = await this.target(ask.params.image);
     const mark = requestMark(ask);
     const key = ask.idempotencyKey;
-    const opId = key === null ? deps.chance.uuid() : idFromKey(ask.who, `imageComplete ${image.id}`, key);
+    const opId = idFromKey(deps.chance, ask.who, `imageComplete ${image.id}`, key);
     const before = key === null ? null : await repeated(deps, opId, mark);
     if (before !== null) return { body: { image: this.shown(image.id), op: opView(view, before) } };
     if (image.state !== 'uploading') throw notUploading(image);
@@ -190,8 +190,7 @@ export class Images {
     const { view } = deps;
     const mark = requestMark(ask);
     const key = ask.idempotencyKey;
-    const opId =
-      key === null ? deps.chance.uuid() : idFromKey(ask.who, `imageDelete ${ask.params.image}`, key);
+    const opId = idFromKey(deps.chance, ask.who, `imageDelete ${ask.params.image}`, key);
     const before = key === null ? null : await repeated(deps, opId, mark);
     if (before !== null) return { body: { op: opView(view, before) } };
     const id = await idOf(view, 'image', ask.params.image);

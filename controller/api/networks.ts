@@ -48,7 +48,7 @@ export function networkHandlers(deps: ApiDeps): Some<Names> {
       return shown(await idOf(view, 'network', params.network));
     },
     async networkCreate({ body, who, idempotencyKey: key }) {
-      const id = key === null ? deps.chance.uuid() : idFromKey(who, 'networkCreate', key);
+      const id = idFromKey(deps.chance, who, 'networkCreate', key);
       if (key !== null && (await fresh(deps, kinds.network, id)) !== null) return shown(id);
       view.freshness();
       return commit(deps, `Network "${body.name}"`, async () => {

@@ -31,7 +31,7 @@ async function begin(
   const node = await idOf(view, 'node', ask.params.node);
   const kind = of === null ? 'node.reboot' : 'node.update';
   const key = ask.idempotencyKey;
-  const opId = key === null ? deps.chance.uuid() : idFromKey(ask.who, `${kind} ${node}`, key);
+  const opId = idFromKey(deps.chance, ask.who, `${kind} ${node}`, key);
   const mark = requestMark(ask);
   return commit(deps, `Node ${node}`, async () => {
     const before = key === null ? null : await repeated(deps, opId, mark);

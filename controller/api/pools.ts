@@ -32,7 +32,7 @@ export function poolHandlers(deps: ApiDeps): Some<Names> {
       return shown(await idOf(view, 'pool', params.pool));
     },
     async poolCreate({ body, who, idempotencyKey: key }) {
-      const id = key === null ? deps.chance.uuid() : idFromKey(who, 'poolCreate', key);
+      const id = idFromKey(deps.chance, who, 'poolCreate', key);
       if (key !== null && (await fresh(deps, kinds.pool, id)) !== null) return shown(id);
       view.freshness();
       return commit(deps, `Pool "${body.name}"`, async () => {

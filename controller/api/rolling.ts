@@ -50,7 +50,7 @@ export function rollingHandlers(deps: ApiDeps): Some<'rollingGet' | 'rollingBegi
       const nodes = await chosen(view, ask.body.nodes, ask.body.tags);
       const imageId = ref === undefined ? null : await idOf(view, 'image', ref);
       const key = ask.idempotencyKey;
-      const opId = key === null ? deps.chance.uuid() : idFromKey(ask.who, 'rollingBegin', key);
+      const opId = idFromKey(deps.chance, ask.who, 'rollingBegin', key);
       const mark = requestMark(ask);
       const op = await commit(deps, 'The rolling work', async () => {
         const before = key === null ? null : await repeated(deps, opId, mark);

@@ -33,7 +33,7 @@ export function ruleHandlers(deps: ApiDeps): Some<'ruleList' | 'ruleCreate' | 'r
       };
     },
     async ruleCreate({ body, who, idempotencyKey: key }) {
-      const id = key === null ? deps.chance.uuid() : idFromKey(who, 'ruleCreate', key);
+      const id = idFromKey(deps.chance, who, 'ruleCreate', key);
       if (key !== null && (await fresh(deps, kinds.rule, id)) !== null) {
         await view.ledger.refresh('rule');
         return shown(id);

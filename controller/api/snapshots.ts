@@ -139,11 +139,10 @@ class Snapshots {
   ): { op: string; snapshot: string; again: boolean } {
     const { chance } = this.deps;
     const { who, idempotencyKey: key } = ask;
-    if (key === null) return { op: chance.uuid(), snapshot: chance.uuid(), again: false };
     return {
-      op: idFromKey(who, route, key),
-      snapshot: idFromKey(who, `${route} snapshot`, key),
-      again: true,
+      op: idFromKey(chance, who, route, key),
+      snapshot: idFromKey(chance, who, `${route} snapshot`, key),
+      again: key !== null,
     };
   }
 

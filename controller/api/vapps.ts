@@ -164,7 +164,7 @@ async function begin(
   const { view } = deps;
   const mark = requestMark(ask);
   const key = ask.idempotencyKey;
-  const opId = key === null ? deps.chance.uuid() : idFromKey(ask.who, `${kind} ${ask.params.vapp}`, key);
+  const opId = idFromKey(deps.chance, ask.who, `${kind} ${ask.params.vapp}`, key);
   const before = key === null ? null : await repeated(deps, opId, mark);
   if (before !== null) return before;
   const id = await idOf(view, 'vapp', ask.params.vapp);
@@ -211,7 +211,7 @@ async function apply(
   view.freshness();
   const key = ask.idempotencyKey;
   // The body has secrets: its mark stays out of the ledger, a key alone says that it is the same request.
-  const opId = key === null ? deps.chance.uuid() : idFromKey(ask.who, 'vappApply', key);
+  const opId = idFromKey(deps.chance, ask.who, 'vappApply', key);
   let patches: VappPlan['patches'] = [];
   const answer = await commit<Answer>(deps, `vApp "${doc.name}"`, async () => {
     await view.ledger.refresh();

@@ -80,7 +80,7 @@ export class VmCopies {
     const id = await idOf(view, 'vm', ask.params.vm);
     const mark = requestMark(ask);
     const key = ask.idempotencyKey;
-    const opId = key === null ? chance.uuid() : idFromKey(ask.who, `${kind} ${id}`, key);
+    const opId = idFromKey(chance, ask.who, `${kind} ${id}`, key);
     const before = key === null ? null : await repeated(deps, opId, mark);
     if (before !== null) return { op: before, vmId: id };
     return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {

@@ -49,7 +49,7 @@ export class VmMigrations {
     const node = await this.node(ask.body.node);
     const mark = requestMark(ask);
     const key = ask.idempotencyKey;
-    const opId = key === null ? deps.chance.uuid() : idFromKey(ask.who, `vmMigrate ${id}`, key);
+    const opId = idFromKey(deps.chance, ask.who, `vmMigrate ${id}`, key);
     const before = key === null ? null : await repeated(deps, opId, mark);
     if (before !== null) return { op: before, vmId: id };
     return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {

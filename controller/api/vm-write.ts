@@ -390,8 +390,11 @@ export class VmWrites {
 
   private ids(who: string, route: string, key: string | null): { op: string; vm: string; again: boolean } {
     const { chance } = this.deps;
-    if (key === null) return { op: chance.uuid(), vm: chance.uuid(), again: false };
-    return { op: idFromKey(who, route, key), vm: idFromKey(who, `${route} vm`, key), again: true };
+    return {
+      op: idFromKey(chance, who, route, key),
+      vm: idFromKey(chance, who, `${route} vm`, key),
+      again: key !== null,
+    };
   }
 
   /** Makes sure that everything the request names is known, reading the ledger once for what is new. */
