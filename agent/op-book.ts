@@ -1,9 +1,9 @@
 import { errorRecord, FlotillaError, type ErrorRecord } from '../core/domain/error.js';
 import { opFinished, opsKeptMax, type Op } from '../core/domain/op.js';
-import { ledger as kinds, readRecord, writeRecord } from '../core/wire/ledger-keys.js';
+import { ledger as kinds, writeRecord } from '../core/wire/ledger-keys.js';
 import type { AgentEnv } from './env.js';
 import type { Write } from './ledger/ledger.js';
-import type { Kept, Snapshot } from './snapshot.js';
+import { keptNow, type Kept, type Snapshot } from './snapshot.js';
 
 /** Least time between two progress writes of one op to the ledger, ms; the radio carries it more often. */
 const progressWriteMs = 5_000;
@@ -19,9 +19,7 @@ export class OpBook {
 
   /** An op as it stands in the ledger now; null: it is gone. @throws FlotillaError `ledger-unavailable`, `unreadable-record` */
   async latest(id: string): Promise<Kept<Op> | null> {
-    const key = kinds.op.key(id);
-    const e = await this.env.ledger.get(key);
-    return e === null ? null : { value: readRecord(kinds.op, key, e.value), modRevision: e.modRevision };
+    return keptNow(this.env.ledger, kinds.op, id);
   }
 
   /**

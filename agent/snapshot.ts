@@ -30,6 +30,7 @@ import {
   readRecord,
   recoveryKey,
   recoverySchema,
+  type RecordKind,
 } from '../core/wire/ledger-keys.js';
 import type { Ledger, LedgerEntry, Listing } from './ledger/ledger.js';
 
@@ -37,6 +38,16 @@ import type { Ledger, LedgerEntry, Listing } from './ledger/ledger.js';
 export interface Kept<T> {
   readonly value: T;
   readonly modRevision: bigint;
+}
+
+/** One record as the ledger has it in this moment; null: there is none. @throws FlotillaError `ledger-unavailable`, `unreadable-record` */
+export async function keptNow<S extends z.ZodType>(
+  ledger: Pick<Ledger, 'get'>,
+  kind: Pick<RecordKind<S>, 'key' | 'schema'>,
+  id: string,
+): Promise<Kept<z.output<S>> | null> {
+  const e = await ledger.get(kind.key(id));
+  return e === null ? null : { value: readRecord(kind, e.key, e.value), modRevision: e.modRevision };
 }
 
 /** Everything the ledger holds, at one revision. */

@@ -10,7 +10,7 @@ import type { AgentEnv, HeardNode } from '../env.js';
 import { fenceDeadlineMs } from '../ha/fencing.js';
 import { withPowerClaim } from '../ha/power-claim.js';
 import type { Compare, Write } from '../ledger/ledger.js';
-import type { Kept, Snapshot } from '../snapshot.js';
+import { keptNow, type Kept, type Snapshot } from '../snapshot.js';
 import { OpRota, sameOp } from './op-rota.js';
 import { outlookOf } from './outlook.js';
 
@@ -101,10 +101,10 @@ export class PowerOps {
           ? { text: outcome.error.message.slice(0, 300) }
           : { text: '', confirmedMs: env.clock.wallMs() };
     }
-    const key = kinds.op.key(k.value.id);
-    const now = await ledger.get(key);
+    const now = await keptNow(ledger, kinds.op, k.value.id);
     if (now === null) return;
-    const op = readRecord(kinds.op, key, now.value);
+    const op = now.value;
+    const key = kinds.op.key(op.id);
     const next: Op = { ...op, args: { ...op.args, ...patch }, updatedMs: env.clock.wallMs() };
     await ledger.txn(
       [ours, { key, modRevision: now.modRevision }],

@@ -1,4 +1,3 @@
-import type { z } from 'zod';
 import {
   decideSchedule,
   newSnapshot,
@@ -20,7 +19,7 @@ import type { Compare, Write } from '../ledger/ledger.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
 import { OpJobs } from '../op-jobs.js';
-import type { Kept, Snapshot } from '../snapshot.js';
+import { keptNow, type Kept, type Snapshot } from '../snapshot.js';
 import type { Observed } from '../vm/domains.js';
 import { staleView, type Ownership, type Subject } from '../vm/ownership.js';
 import type { Turns } from '../vm/turns.js';
@@ -398,14 +397,7 @@ export class SnapshotDesk {
   /** The VM, its owner and the disks as the ledger has them now; all else as it was. */
   private async fresh(vm: string, s: Snapshot): Promise<Snapshot> {
     const { ledger } = this.env;
-    const read = async <T>(kind: {
-      key(id: string): string;
-      schema: z.ZodType<T>;
-    }): Promise<Map<string, Kept<T>>> => {
-      const e = await ledger.get(kind.key(vm));
-      if (e === null) return new Map();
-      return new Map([[vm, { value: readRecord(kind, kind.key(vm), e.value), modRevision: e.modRevision }]]);
-    };
+    const one = <T>(k: Kept<T> | null): Map<string, Kept<T>> => new Map(k === null ? [] : [[vm, k]]);
     const { entries } = await ledger.list(kinds.disk.prefix);
     const disks = new Map<string, Kept<Disk>>();
     for (const e of entries) {
@@ -414,15 +406,12 @@ export class SnapshotDesk {
       if (id === null || s.unreadable.includes(e.key)) continue;
       disks.set(id, { value: readRecord(kinds.disk, e.key, e.value), modRevision: e.modRevision });
     }
-    return { ...s, specs: await read(kinds.vmSpec), owns: await read(kinds.vmOwn), disks };
+    const [spec, own] = [await keptNow(ledger, kinds.vmSpec, vm), await keptNow(ledger, kinds.vmOwn, vm)];
+    return { ...s, specs: one(spec), owns: one(own), disks };
   }
 
-  private async latest(id: string): Promise<Kept<VmSnapshot> | null> {
-    const key = kinds.vmSnapshot.key(id);
-    const e = await this.env.ledger.get(key);
-    return e === null
-      ? null
-      : { value: readRecord(kinds.vmSnapshot, key, e.value), modRevision: e.modRevision };
+  private latest(id: string): Promise<Kept<VmSnapshot> | null> {
+    return keptNow(this.env.ledger, kinds.vmSnapshot, id);
   }
 
   private async put(kept: Kept<VmSnapshot>, x: VmSnapshot): Promise<boolean> {

@@ -3,10 +3,11 @@ import { deviceId, type Disk } from '../../core/domain/disk.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { SnapshotDisk, VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import type { VmSpec } from '../../core/domain/vm.js';
-import { ledger as kinds, readRecord } from '../../core/wire/ledger-keys.js';
+import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import { LibvirtError, type Job } from '../libvirt/hypervisor.js';
+import { keptNow } from '../snapshot.js';
 import { targetIn } from '../vm/domain-xml.js';
 import type { Observed } from '../vm/domains.js';
 import type { Turns } from '../vm/turns.js';
@@ -75,10 +76,8 @@ export class SnapshotTaker {
           progress: (share) => t.progress((i + share) / t.parts.length, `copies disk ${p.disk.name}`),
         }),
       );
-    const key = kinds.vmOwn.key(t.spec.id);
-    const e = await this.env.ledger.get(key);
-    const own = e === null ? null : readRecord(kinds.vmOwn, key, e.value);
-    if (own?.gen !== t.gen || own.state !== 'stopped')
+    const own = await keptNow(this.env.ledger, kinds.vmOwn, t.spec.id);
+    if (own?.value.gen !== t.gen || own.value.state !== 'stopped')
       throw new FlotillaError('wrong-state', `VM "${t.spec.name}" was started while it was snapshotted`, {
         hint: 'Take the snapshot again: of a VM that runs it is taken, too.',
       });

@@ -5,21 +5,14 @@ import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import { formatSpan } from '../../core/domain/units.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
-import {
-  epochKey,
-  ledger as kinds,
-  readRecord,
-  writeRecord,
-  type RecordKind,
-} from '../../core/wire/ledger-keys.js';
-import type { z } from 'zod';
+import { epochKey, ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare } from '../ledger/ledger.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
 import type { ReplicaDesk } from '../replica/replica-desk.js';
-import type { Kept, Snapshot } from '../snapshot.js';
+import { keptNow, type Kept, type Snapshot } from '../snapshot.js';
 import { diskInMachine, diskXml } from './domain-xml.js';
 import type { Observed } from './domains.js';
 import type { Turns } from './turns.js';
@@ -467,22 +460,16 @@ export class DiskMoves {
 
   /** The move as the ledger has it in this moment; null: its operation or its VM is gone. @throws FlotillaError */
   private async read(opId: string): Promise<Move | null> {
-    const get = async <S extends z.ZodType>(
-      kind: RecordKind<S>,
-      id: string,
-    ): Promise<Kept<z.output<S>> | null> => {
-      const e = await this.env.ledger.get(kind.key(id));
-      return e === null ? null : { value: readRecord(kind, e.key, e.value), modRevision: e.modRevision };
-    };
-    const op = await get(kinds.op, opId);
+    const { ledger } = this.env;
+    const op = await this.ops.latest(opId);
     const args = op === null ? null : diskMoveArgs(op.value);
     if (op === null || args === null) return null;
     const vm = op.value.subject.id;
     const [spec, own, from, to] = await Promise.all([
-      get(kinds.vmSpec, vm),
-      get(kinds.vmOwn, vm),
-      get(kinds.disk, args.disk),
-      get(kinds.disk, args.to),
+      keptNow(ledger, kinds.vmSpec, vm),
+      keptNow(ledger, kinds.vmOwn, vm),
+      keptNow(ledger, kinds.disk, args.disk),
+      keptNow(ledger, kinds.disk, args.to),
     ]);
     return spec === null || own === null ? null : { vm, op, args, spec, own, from, to };
   }

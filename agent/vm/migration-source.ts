@@ -17,7 +17,7 @@ import {
   type MigrateResult,
 } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
-import type { Kept } from '../snapshot.js';
+import { keptNow, type Kept } from '../snapshot.js';
 import { incomingXml } from './domain-xml.js';
 import type { ReplicaDesk } from '../replica/replica-desk.js';
 import { rolesSwapped, type Ownership, type Subject } from './ownership.js';
@@ -270,7 +270,7 @@ export class MigrationSource {
               cause: why ?? new Error('it was broken off, as the agent that had begun it ended'),
             },
           );
-    const op = await this.reread(t.op.id);
+    const op = await this.ops.latest(t.op.id);
     if (op !== null) await this.ops.fail(op, error);
   }
 
@@ -347,14 +347,14 @@ export class MigrationSource {
 
   /** What own says of this migration, where a swap of this agent may have been done without its answer; null: nothing yet. */
   private async alreadyDecided(t: Travel): Promise<Arrived | null> {
-    const e = await this.env.ledger.get(kinds.vmOwn.key(t.s.id));
-    if (e === null) return 'leave';
-    if (e.modRevision === t.own.modRevision) return null;
-    const own = readRecord(kinds.vmOwn, e.key, e.value);
+    const now = await keptNow(this.env.ledger, kinds.vmOwn, t.s.id);
+    if (now === null) return 'leave';
+    if (now.modRevision === t.own.modRevision) return null;
+    const own = now.value;
     const next = own.gen === t.own.value.gen + 1;
     if (next && own.migration?.op === t.op.id && own.migration.handedOver) return 'go';
     if (!next || own.owner !== this.env.node || own.state !== 'running') return 'leave';
-    t.own = { value: own, modRevision: e.modRevision };
+    t.own = now;
     return 'stay';
   }
 
@@ -383,11 +383,6 @@ export class MigrationSource {
         },
       },
     };
-  }
-
-  private async reread(id: string): Promise<Kept<Op> | null> {
-    const e = await this.env.ledger.get(kinds.op.key(id));
-    return e === null ? null : kept(kinds.op, e);
   }
 }
 
