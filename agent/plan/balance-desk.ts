@@ -19,16 +19,12 @@ import type { Snapshot } from '../snapshot.js';
 import { brakesOf } from './holds.js';
 import type { LoadBook } from './load-book.js';
 import { outlookOf } from './outlook.js';
-import { rankOf } from './rank.js';
+import { isOld, RecordTurn } from './rank.js';
 import { breather, inSlices } from './slices.js';
 
 /** A plan is made so often, ms; where that is much work, after so many times what it took. */
 const planMs = 60_000;
 const planShare = 20;
-/** The record is written again unchanged after this, ms: a sign that somebody plans, and when. */
-const againMs = 5 * 60_000;
-/** A record that stands for so long is taken over by the next node by name, ms. */
-const patienceMs = 2 * againMs;
 
 /**
  * Evens the cluster out: smooths what VMs use, plans, and where the policy says so moves one VM at a time by the same
@@ -43,13 +39,14 @@ export class BalanceDesk {
   private readonly wanted = new Map<string, { readonly from: string; readonly sinceMs: number }>();
   private latest: Snapshot | null = null;
   private dueMs: number | null = null;
-  private record: { rev: bigint | null; sinceMs: number } = { rev: null, sinceMs: -Infinity };
+  private readonly turn: RecordTurn;
   private busy = false;
   private stopped = false;
 
   constructor(env: AgentEnv, loads: LoadBook, wake: () => void) {
     this.env = env;
     this.loads = loads;
+    this.turn = new RecordTurn(env);
     this.wake = wake;
   }
 
@@ -62,10 +59,8 @@ export class BalanceDesk {
     const { env } = this;
     this.latest = s;
     const nowMs = env.clock.nowMs();
-    const rev = s.balance?.modRevision ?? null;
-    if (this.record.rev !== rev || this.record.sinceMs === -Infinity) this.record = { rev, sinceMs: nowMs };
     const running = [...s.nodes.values()].filter((n) => !n.value.witness).length;
-    const mine = nowMs - this.record.sinceMs >= rankOf(s, env.node) * patienceMs;
+    const mine = this.turn.mine(s, s.balance?.modRevision ?? null);
     if (s.policy.plan.balance === 'off' || running < 2 || !mine || s.recovering !== null) {
       this.dueMs = null;
       this.wanted.clear();
@@ -174,7 +169,7 @@ export class BalanceDesk {
     const ended = record.past.filter(
       (m) => m.outcome !== null && before?.past.find((x) => x.op === m.op)?.outcome === null,
     );
-    const old = before === null || record.atMs - before.atMs >= againMs || before.by !== record.by;
+    const old = before === null || isOld(before, record);
     if (begin === null && ended.length === 0 && !old && mark(before) === mark(record)) return;
     const key = kinds.balance.key(balanceId);
     const compare: Compare[] = [

@@ -1,15 +1,14 @@
 import { decideDrain, type DrainAct, type DrainStep, type DrainSubject } from '../../core/decide/drain.js';
 import { drainArgs, type DrainArgs } from '../../core/domain/drain.js';
-import { errorRecord } from '../../core/domain/error.js';
 import { migratePolicyDefault } from '../../core/domain/migration.js';
-import { queuedOp, type Op } from '../../core/domain/op.js';
+import { opAfter, queuedOp, type Op } from '../../core/domain/op.js';
 import type { VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
-import { OpRota, sameOp } from './op-rota.js';
+import { askCancel, OpRota, sameOp } from './op-rota.js';
 import { outlookOf } from './outlook.js';
 
 /** Empties nodes and fills them again; the node that is emptied comes first, as it knows best. */
@@ -64,14 +63,7 @@ export class DrainDesk {
       if (made !== null && line !== undefined) vms.set(line.vm, { ...line, op: made });
     }
     const { end } = step;
-    const next: Op = {
-      ...k.value,
-      args: { ...k.value.args, vms: [...vms.values()] },
-      state: end === null ? 'running' : end.state,
-      step: step.step.slice(0, 200),
-      progress: end?.state === 'done' ? 1 : step.progress,
-      error: end?.state === 'failed' ? errorRecord(end.error) : null,
-    };
+    const next = opAfter(k.value, { vms: [...vms.values()] }, step);
     if (end?.state === 'done' && args.leave) {
       const node = s.nodes.get(args.node);
       if (node !== undefined) {
@@ -94,13 +86,7 @@ export class DrainDesk {
   /** @returns the operation that the act makes; null: none */
   private begin(a: DrainAct, op: Op, s: Snapshot, compare: Compare[], writes: Write[]): string | null {
     if (a.do === 'cancel') {
-      const o = s.ops.get(a.op);
-      if (o === undefined) return null;
-      compare.push({ key: kinds.op.key(a.op), modRevision: o.modRevision });
-      writes.push({
-        put: kinds.op.key(a.op),
-        value: writeRecord(kinds.op, { ...o.value, cancelAsked: true }),
-      });
+      askCancel(s.ops.get(a.op), compare, writes);
       return null;
     }
     const spec = s.specs.get(a.vm);

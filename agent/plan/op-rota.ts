@@ -113,3 +113,11 @@ export class OpRota {
 
 export const sameOp = (a: Op, b: Op): boolean =>
   JSON.stringify({ ...a, updatedMs: 0 }) === JSON.stringify({ ...b, updatedMs: 0 });
+
+/** Asks, in a transaction that is being put together, that an operation ends; one that is gone has. */
+export function askCancel(k: Kept<Op> | undefined, compare: Compare[], writes: Write[]): void {
+  if (k === undefined) return;
+  const key = kinds.op.key(k.value.id);
+  compare.push({ key, modRevision: k.modRevision });
+  writes.push({ put: key, value: writeRecord(kinds.op, { ...k.value, cancelAsked: true }) });
+}

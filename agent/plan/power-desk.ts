@@ -23,15 +23,12 @@ import type { Snapshot } from '../snapshot.js';
 import { brakesOf } from './holds.js';
 import type { LoadBook } from './load-book.js';
 import { outlookOf } from './outlook.js';
-import { rankOf } from './rank.js';
+import { askCancel } from './op-rota.js';
+import { isOld, RecordTurn } from './rank.js';
 import { breather, inSlices } from './slices.js';
 
 /** It is looked for so often, ms. */
 const planMs = 60_000;
-/** The record is written again after this, ms: a sign that somebody looks, and when. */
-const againMs = 5 * 60_000;
-/** A record that stands for so long is taken over by the next node by name, ms. */
-const patienceMs = 2 * againMs;
 /** A node that is gone for so long has failed, ms: its keeper may make a new lease in a moment. */
 const goneMs = 10_000;
 /** A node that is asleep and lives was switched on by somebody, ms; an order to its BMC may still be under way. */
@@ -52,13 +49,14 @@ export class PowerDesk {
   private wanted: { readonly node: string; readonly sinceMs: number } | null = null;
   private latest: Snapshot | null = null;
   private dueMs: number | null = null;
-  private record: { rev: bigint | null; sinceMs: number } = { rev: null, sinceMs: -Infinity };
+  private readonly turn: RecordTurn;
   private busy = false;
   private stopped = false;
 
   constructor(env: AgentEnv, loads: LoadBook, wake: () => void) {
     this.env = env;
     this.loads = loads;
+    this.turn = new RecordTurn(env);
     this.wake = wake;
   }
 
@@ -71,11 +69,9 @@ export class PowerDesk {
     const { env } = this;
     this.latest = s;
     const nowMs = env.clock.nowMs();
-    const rev = s.power?.modRevision ?? null;
-    if (this.record.rev !== rev || this.record.sinceMs === -Infinity) this.record = { rev, sinceMs: nowMs };
     this.watch(s, nowMs);
     const running = [...s.nodes.values()].filter((n) => !n.value.witness).length;
-    const mine = nowMs - this.record.sinceMs >= rankOf(s, env.node) * patienceMs;
+    const mine = this.turn.mine(s, s.power?.modRevision ?? null);
     const idle = s.policy.plan.power === 'off' && !this.switchedOn(nowMs);
     if (idle || running < 2 || !mine || s.recovering !== null) {
       this.dueMs = null;
@@ -223,7 +219,7 @@ export class PowerDesk {
     if (mine === null || s.meta === null) return;
     const before = s.power?.value ?? null;
     const record: PowerRecord = { by: env.node, atMs: wallMs, sentence, next, past, ...o };
-    const old = before === null || wallMs - before.atMs >= againMs || before.by !== record.by;
+    const old = before === null || isOld(before, record);
     if (begin === null && cancel === null && !old && news(before) === news(record)) return;
     const key = kinds.power.key(powerId);
     const compare: Compare[] = [
@@ -235,11 +231,7 @@ export class PowerDesk {
     if (cancel !== null) {
       const kept = s.ops.get(cancel.id);
       if (kept === undefined) return;
-      compare.push({ key: kinds.op.key(cancel.id), modRevision: kept.modRevision });
-      writes.push({
-        put: kinds.op.key(cancel.id),
-        value: writeRecord(kinds.op, { ...kept.value, cancelAsked: true }),
-      });
+      askCancel(kept, compare, writes);
     }
     if (begin !== null) {
       const node = s.nodes.get(begin.node);

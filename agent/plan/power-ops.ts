@@ -1,8 +1,7 @@
 import { decidePowerOp, type PowerOpStep } from '../../core/decide/power-op.js';
-import { errorRecord } from '../../core/domain/error.js';
 import { fencingDeviceName } from '../../core/domain/fencing.js';
 import { presence, startsNeed, type NodeRecord } from '../../core/domain/node.js';
-import { queuedOp, type Op } from '../../core/domain/op.js';
+import { opAfter, queuedOp, type Op } from '../../core/domain/op.js';
 import { powerArgs, type PowerArgs } from '../../core/domain/power.js';
 import { epochKey, ledger as kinds, readRecord, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
@@ -11,7 +10,7 @@ import { fenceDeadlineMs } from '../ha/fencing.js';
 import { withPowerClaim } from '../ha/power-claim.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { keptNow, type Kept, type Snapshot } from '../snapshot.js';
-import { OpRota, sameOp } from './op-rota.js';
+import { askCancel, OpRota, sameOp } from './op-rota.js';
 import { outlookOf } from './outlook.js';
 
 /** Puts nodes to sleep and wakes them: the operations, whoever asked for them. */
@@ -148,12 +147,7 @@ export class PowerOps {
       writes.push({ put: kinds.op.key(drain.id), value: writeRecord(kinds.op, drain) });
       setNode({ ...node.value, desired: 'maintenance' });
     }
-    const drain = s.ops.get(args.drain ?? '');
-    if (step.act === 'cancel-drain' && drain !== undefined) {
-      const key = kinds.op.key(drain.value.id);
-      compare.push({ key, modRevision: drain.modRevision });
-      writes.push({ put: key, value: writeRecord(kinds.op, { ...drain.value, cancelAsked: true }) });
-    }
+    if (step.act === 'cancel-drain') askCancel(s.ops.get(args.drain ?? ''), compare, writes);
     if (node !== undefined && step.act === 'off') {
       const state = env.radio.heard().find((h) => h.node === args.node)?.state;
       const had = node.value.asleep;
@@ -172,14 +166,7 @@ export class PowerOps {
       setNode({ ...rest, desired: rest.desired === 'leaving' ? 'leaving' : 'active' });
     }
     const { end } = step;
-    const next: Op = {
-      ...k.value,
-      args: { ...k.value.args, ...patch },
-      state: end === null ? 'running' : end.state,
-      step: step.step.slice(0, 200),
-      progress: end?.state === 'done' ? 1 : step.progress,
-      error: end?.state === 'failed' ? errorRecord(end.error) : null,
-    };
+    const next = opAfter(k.value, patch, step);
     if (writes.length === 0 && sameOp(k.value, next)) return false;
     const done = await this.rota.write(k, s, next, compare, writes);
     if (done && end !== null)

@@ -1,6 +1,5 @@
-import { errorRecord } from '../../core/domain/error.js';
 import { presence } from '../../core/domain/node.js';
-import { queuedOp, type Op } from '../../core/domain/op.js';
+import { opAfter, queuedOp, type Op } from '../../core/domain/op.js';
 import { rollingArgs, underWay, type RollingArgs, type RollingNode } from '../../core/domain/rolling.js';
 import {
   decideRolling,
@@ -17,7 +16,7 @@ import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 import { holdsOf, votersFault } from './holds.js';
-import { OpRota, sameOp } from './op-rota.js';
+import { askCancel, OpRota, sameOp } from './op-rota.js';
 import { outlookOf } from './outlook.js';
 import { breather, inSlices } from './slices.js';
 
@@ -183,14 +182,7 @@ export class RollingDesk {
       if (made !== null && line !== undefined) lines.set(line.node, { ...line, op: made });
     }
     const { end } = step;
-    const next: Op = {
-      ...k.value,
-      args: { ...k.value.args, nodes: [...lines.values()] },
-      state: end === null ? 'running' : end.state,
-      step: step.step.slice(0, 200),
-      progress: step.progress,
-      error: end?.state === 'failed' ? errorRecord(end.error) : null,
-    };
+    const next = opAfter(k.value, { nodes: [...lines.values()] }, step);
     if (writes.length === 0 && sameOp(k.value, next)) return;
     if (!(await this.rota.write(k, s, next, compare, writes))) return;
     for (const n of step.nodes)
@@ -219,11 +211,7 @@ export class RollingDesk {
     writes: Write[],
   ): string | null {
     if (a.do === 'cancel') {
-      const o = s.ops.get(a.op);
-      if (o === undefined) return null;
-      const key = kinds.op.key(a.op);
-      compare.push({ key, modRevision: o.modRevision });
-      writes.push({ put: key, value: writeRecord(kinds.op, { ...o.value, cancelAsked: true }) });
+      askCancel(s.ops.get(a.op), compare, writes);
       return null;
     }
     const node = s.nodes.get(a.node);

@@ -1,6 +1,6 @@
 import { FlotillaError } from '../domain/error.js';
 import { drainVmsMax, type DrainArgs, type DrainVm } from '../domain/drain.js';
-import { opFinished, type Op } from '../domain/op.js';
+import { opFinished, type Op, type OpStep } from '../domain/op.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
 import { migrateText } from './migrate-check.js';
 import type { Outlook } from './outlook.js';
@@ -149,17 +149,10 @@ export type DrainAct =
   | { readonly do: 'stop' | 'start'; readonly vm: string }
   | { readonly do: 'cancel'; readonly op: string };
 
-export interface DrainStep {
+export interface DrainStep extends OpStep {
   readonly vms: readonly DrainVm[];
   /** With the place in `vms` of the one that the act is for. */
   readonly acts: readonly DrainAct[];
-  readonly step: string;
-  readonly progress: number;
-  /** Null: it goes on. */
-  readonly end:
-    | { readonly state: 'done' | 'cancelled' }
-    | { readonly state: 'failed'; readonly error: FlotillaError }
-    | null;
 }
 
 /**

@@ -1,6 +1,6 @@
 import { FlotillaError } from '../domain/error.js';
 import type { NodePresence, NodeRecord } from '../domain/node.js';
-import { opFinished, type Op } from '../domain/op.js';
+import { opFinished, type Op, type OpStep } from '../domain/op.js';
 import type { PowerArgs } from '../domain/power.js';
 
 const minute = 60_000;
@@ -38,7 +38,7 @@ export interface PowerOpView {
 }
 
 /** What to do now; each is one transaction with what is noted of it, an order to the BMC comes after it. */
-export interface PowerOpStep {
+export interface PowerOpStep extends OpStep {
   readonly act:
     | 'wait'
     /** Sets it to maintenance and begins the operation that empties it. */
@@ -47,15 +47,9 @@ export interface PowerOpStep {
     /** Notes that it is asleep, then tells the BMC. */
     | 'off'
     | 'on';
-  readonly step: string;
-  readonly progress: number | null;
   /** It is active again, and not asleep. */
   readonly activate: boolean;
   readonly patch: Partial<PowerArgs>;
-  readonly end:
-    | { readonly state: 'done' | 'cancelled' }
-    | { readonly state: 'failed'; readonly error: FlotillaError }
-    | null;
 }
 
 const step = (act: PowerOpStep['act'], text: string, o: Partial<PowerOpStep> = {}): PowerOpStep => ({

@@ -2,7 +2,7 @@ import type { DrainVm } from '../domain/drain.js';
 import { drainArgs } from '../domain/drain.js';
 import { FlotillaError } from '../domain/error.js';
 import type { NodeDesired } from '../domain/node.js';
-import { opFinished, type Op } from '../domain/op.js';
+import { opFinished, type Op, type OpStep } from '../domain/op.js';
 import { underWay, type RollingArgs, type RollingNode, type RollingState } from '../domain/rolling.js';
 
 /** A node that restarts or is updated is waited for, ms: firmware that checks much memory, twice, and an image that is fetched slowly. */
@@ -54,16 +54,10 @@ export type RollingAct =
   | { readonly do: 'return'; readonly node: string; readonly vms: readonly DrainVm[] }
   | { readonly do: 'cancel'; readonly op: string };
 
-export interface RollingStep {
+export interface RollingStep extends OpStep {
   /** All nodes as they are now; the op that an act makes is put in by whoever does it. */
   readonly nodes: readonly RollingNode[];
   readonly acts: readonly RollingAct[];
-  readonly step: string;
-  readonly progress: number;
-  readonly end:
-    | { readonly state: 'done' | 'cancelled' }
-    | { readonly state: 'failed'; readonly error: FlotillaError }
-    | null;
 }
 
 /** Nobody is under way, somebody is left, and nothing speaks against beginning. */

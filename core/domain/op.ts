@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { errorStatus, type ErrorCode } from './error.js';
+import { errorRecord, errorStatus, type ErrorCode, type FlotillaError } from './error.js';
 import { idSchema, nodeIdSchema, wallMsSchema } from './schema.js';
 
 export const errorRecordSchema = z.object({
@@ -95,6 +95,32 @@ export const queuedOp = (
   createdMs: wallMs,
   updatedMs: wallMs,
   error: null,
+});
+
+/** What was decided for an operation that goes on step by step. */
+export interface OpStep {
+  /** What is being done now, in words. */
+  readonly step: string;
+  readonly progress: number | null;
+  /** Null: it goes on. */
+  readonly end:
+    | { readonly state: 'done' | 'cancelled' }
+    | { readonly state: 'failed'; readonly error: FlotillaError }
+    | null;
+}
+
+/** The operation with that noted. @param args - as they are now */
+export const opAfter = (
+  op: Op,
+  args: Readonly<Record<string, unknown>>,
+  { step, progress, end }: OpStep,
+): Op => ({
+  ...op,
+  args: { ...op.args, ...args },
+  state: end === null ? 'running' : end.state,
+  step: step.slice(0, 200),
+  progress: end?.state === 'done' ? 1 : progress,
+  error: end?.state === 'failed' ? errorRecord(end.error) : null,
 });
 
 export const opFinished = (op: Pick<Op, 'state'>): boolean =>
