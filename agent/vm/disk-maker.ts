@@ -5,7 +5,7 @@ import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv, DiskFrom, WorkOptions } from '../env.js';
 import type { ReplicaDesk } from '../replica/replica-desk.js';
 import type { OpBook } from '../op-book.js';
-import type { Kept, Snapshot } from '../snapshot.js';
+import { keptNow, type Kept, type Snapshot } from '../snapshot.js';
 
 /** Disks made at the same time on one node: more only fight for the same drive. */
 const atOnce = 2;
@@ -75,6 +75,9 @@ export class DiskMaker {
 
   private async work(kept: Kept<Disk>, s: Snapshot, op: Op | undefined, signal: AbortSignal): Promise<void> {
     const disk = kept.value;
+    // Seen wanted in a look that began before an earlier making ended, it may be in use by now: nothing is written over that.
+    const now = await keptNow(this.env.ledger, kinds.disk, disk.id).catch(() => null);
+    if (now?.modRevision !== kept.modRevision) return;
     try {
       const missing = (what: string, hint: string): FlotillaError =>
         new FlotillaError('not-found', `Disk ${disk.name}: its ${what}`, { hint });

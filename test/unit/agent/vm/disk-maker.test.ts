@@ -1,0 +1,58 @@
+import t from 'tap';
+import type { Disk } from '../../../../core/domain/disk.js';
+import { ledger as kinds, writeRecord } from '../../../../core/wire/ledger-keys.js';
+import type { AgentEnv } from '../../../../agent/env.js';
+import type { OpBook } from '../../../../agent/op-book.js';
+import type { Snapshot } from '../../../../agent/snapshot.js';
+import { DiskMaker } from '../../../../agent/vm/disk-maker.js';
+import { FakeClock } from '../ledger/fake-clock.js';
+import { MemoryLedger } from '../../../sim/memory-ledger.js';
+
+const id = (n: number): string => `00000000-0000-4000-8000-00000000000${n}`;
+const wanted: Disk = {
+  id: id(1),
+  name: 'root',
+  vm: id(2),
+  pool: id(3),
+  node: null,
+  format: 'raw',
+  replicas: 2,
+  sizeBytes: 2 ** 30,
+  madeBytes: 0,
+  source: { kind: 'image', image: id(4), mode: 'full' },
+  state: 'wanted',
+  error: null,
+};
+
+void t.test('a disk that was made since it was looked at is not written over', async (t) => {
+  const memory = new MemoryLedger(new FakeClock());
+  const ledger = memory.client('n1');
+  const key = kinds.disk.key(wanted.id);
+  memory.poke(key, writeRecord(kinds.disk, wanted));
+  const modRevision = (await ledger.get(key))?.modRevision ?? 0n;
+  // What a pass goes by that began before the first making ended.
+  const seen = {
+    disks: new Map([[wanted.id, { value: wanted, modRevision }]]),
+    pools: new Map([[wanted.pool, { value: { id: wanted.pool } }]]),
+    images: new Map([[id(4), { value: { id: id(4), pool: wanted.pool } }]]),
+  } as unknown as Snapshot;
+  let filled = 0;
+  const done: (() => void)[] = [];
+  const env = { ledger, log: { error: (m: string) => t.fail(m) } } as unknown as AgentEnv;
+  const maker = new DiskMaker(
+    env,
+    {} as OpBook,
+    { paired: () => true, fill: async () => void filled++ },
+    () => done.shift()?.(),
+  );
+  const made = (): Promise<void> =>
+    new Promise((resolve) => {
+      done.push(resolve);
+      maker.make(wanted, seen, undefined);
+    });
+  await made();
+  t.match(JSON.parse((await ledger.get(key))?.value ?? ''), { state: 'ready' });
+  await made();
+  t.equal(filled, 1);
+  t.match(JSON.parse((await ledger.get(key))?.value ?? ''), { state: 'ready' });
+});
