@@ -19,13 +19,48 @@ const edit = async (vm: VmView, body: Patch): Promise<void> => {
   saw('op', r.op);
 };
 
+/** In which pool, and on how many nodes. */
+function Place(p: {
+  readonly pool: string;
+  readonly setPool: (id: string) => void;
+  /** Offered where a pool may be left open. */
+  readonly usual?: string;
+  readonly twice: boolean;
+  readonly setTwice: (twice: boolean) => void;
+}): ReactNode {
+  const pools = useAll('pool');
+  return (
+    <>
+      <NativeSelect
+        label="Pool"
+        value={p.pool}
+        data={[
+          ...(p.usual === undefined ? [] : [{ value: '', label: p.usual }]),
+          ...pools.map((x) => ({ value: x.id, label: `${x.name} (${x.kind})` })),
+        ]}
+        onChange={(e) => p.setPool(e.currentTarget.value)}
+      />
+      {isThin(pools, p.pool) && (
+        <Checkbox
+          label="With a copy on a second node"
+          checked={p.twice}
+          onChange={(e) => p.setTwice(e.currentTarget.checked)}
+        />
+      )}
+    </>
+  );
+}
+
+const isThin = (pools: readonly { readonly id: string; readonly kind: string }[], id: string): boolean =>
+  pools.find((p) => p.id === id)?.kind === 'thin';
+
 /** One more disk, also while the VM runs. */
 export function AddDisk({ vm }: { readonly vm: VmView }): ReactNode {
   const pools = useAll('pool');
   const [sizeGiB, setSize] = useState(10);
   const [pool, setPool] = useState('');
   const [twice, setTwice] = useState(false);
-  const thin = pools.find((p) => p.id === pool)?.kind === 'thin';
+  const thin = isThin(pools, pool);
   return (
     <Confirm
       label="Add a disk"
@@ -33,22 +68,7 @@ export function AddDisk({ vm }: { readonly vm: VmView }): ReactNode {
       says={
         <Stack gap="xs">
           <NumberInput label="Size, GiB" min={1} value={sizeGiB} onChange={(v) => setSize(Number(v))} />
-          <NativeSelect
-            label="Pool"
-            value={pool}
-            data={[
-              { value: '', label: 'as usual' },
-              ...pools.map((p) => ({ value: p.id, label: `${p.name} (${p.kind})` })),
-            ]}
-            onChange={(e) => setPool(e.currentTarget.value)}
-          />
-          {thin && (
-            <Checkbox
-              label="With a copy on a second node"
-              checked={twice}
-              onChange={(e) => setTwice(e.currentTarget.checked)}
-            />
-          )}
+          <Place pool={pool} setPool={setPool} usual="as usual" twice={twice} setTwice={setTwice} />
           <Text size="sm">A VM that runs gets it at once.</Text>
         </Stack>
       }
@@ -128,7 +148,7 @@ function MoveDisk({ vm, disk }: { readonly vm: VmView; readonly disk: Disk }): R
   const [pool, setPool] = useState(disk.pool);
   const [twice, setTwice] = useState(now);
   const [limit, setLimit] = useState<number | string>('');
-  const thin = pools.find((p) => p.id === pool)?.kind === 'thin';
+  const thin = isThin(pools, pool);
   const replicas = thin && twice ? 2 : 1;
   const same = pool === disk.pool && (replicas === 2) === now;
   return (
@@ -137,19 +157,7 @@ function MoveDisk({ vm, disk }: { readonly vm: VmView; readonly disk: Disk }): R
       title={`Move disk "${disk.name}" of "${vm.name}"?`}
       says={
         <Stack gap="xs">
-          <NativeSelect
-            label="Pool"
-            value={pool}
-            data={pools.map((p) => ({ value: p.id, label: `${p.name} (${p.kind})` }))}
-            onChange={(e) => setPool(e.currentTarget.value)}
-          />
-          {thin && (
-            <Checkbox
-              label="With a copy on a second node"
-              checked={twice}
-              onChange={(e) => setTwice(e.currentTarget.checked)}
-            />
-          )}
+          <Place pool={pool} setPool={setPool} twice={twice} setTwice={setTwice} />
           <NumberInput
             label="Copy at most, MiB a second"
             placeholder="as fast as it goes"
