@@ -44,8 +44,6 @@ const againMs = 2_000;
 const againMsMax = 60_000;
 /** Copies that refuse each other are connected again so often, ms. */
 const connectAgainMs = 5_000;
-/** What is done with a VM ends within seconds; looked for so often, ms. */
-const turnMs = 200;
 /** A migration waits so long for copies that are the same, ms: the node it left last may still hold the disks. */
 const sameMs = 30_000;
 /** And so long for the node it goes to, which opens them, ms: two commands of a loaded node. */
@@ -253,7 +251,7 @@ export class ReplicaDesk {
     if (replication === undefined) return work();
     this.filling.set(vm, (this.filling.get(vm) ?? 0) + 1);
     try {
-      while (!this.turns.begin(vm)) await this.env.clock.sleep(turnMs, signal);
+      if (!(await this.turns.wait(vm, this.env.clock, signal))) signal.throwIfAborted();
       await replication.promote(vm).finally(() => this.turns.end(vm));
       await work();
     } finally {

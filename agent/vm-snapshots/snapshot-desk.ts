@@ -30,7 +30,6 @@ const atOnce = 2;
 /** What could not be removed, or was not taken as scheduled, is tried again after this long, ms. */
 const removeAgainMs = 30_000;
 const scheduleAgainMs = 10 * 60_000;
-const turnMs = 100;
 
 /** What may be under way on a VM while it is snapshotted: nothing of it touches what its disks are, or where. */
 const harmless: ReadonlySet<Op['kind']> = new Set<Op['kind']>([
@@ -215,7 +214,7 @@ export class SnapshotDesk {
     const kept = await this.ops.latest(opId);
     if (kept === null) return;
     const { id: vm } = kept.value.subject;
-    while (!this.turns.begin(vm)) await env.clock.sleep(turnMs);
+    await this.turns.wait(vm, env.clock);
     try {
       const x = await this.latest(id);
       if (x === null)

@@ -20,7 +20,6 @@ const thawMs = 10_000;
 /** A guest that does not thaw is asked again so often, and for so long; then people are told. */
 const thawAgainMs = 2_000;
 const thawTriesMs = 10 * 60_000;
-const turnMs = 100;
 
 /** What is taken. */
 export interface Taking {
@@ -109,7 +108,7 @@ export class SnapshotTaker {
           t.progress(((i + share) / files.length) * 0.95, `copies disk ${p.disk.name}`),
         );
       }
-      while (!this.turns.begin(id)) await env.clock.sleep(turnMs, t.signal);
+      if (!(await this.turns.wait(id, env.clock, t.signal))) t.signal.throwIfAborted();
       let moment: Moment;
       try {
         moment = await this.atOnce(t, devs);

@@ -24,8 +24,6 @@ const lookMs = 1_000;
 const progressMs = 500;
 /** A ledger that does not answer while a machine stands still for it is asked again after this, ms. */
 const againMs = 250;
-/** What is done with a VM ends within seconds; looked for so often, ms. */
-const turnMs = 50;
 
 /** One move as the ledger has it. */
 interface Move {
@@ -393,11 +391,8 @@ export class DiskMoves {
   }
 
   private async inTurn(vm: string, job: Job, act: () => Promise<void>): Promise<void> {
-    while (!this.turns.begin(vm)) {
-      if (job.abort.signal.aborted) return;
-      await this.env.clock.sleep(turnMs);
-    }
-    await act().finally(() => this.turns.end(vm));
+    if (await this.turns.wait(vm, this.env.clock, job.abort.signal))
+      await act().finally(() => this.turns.end(vm));
   }
 
   /**

@@ -1,3 +1,8 @@
+import type { Clock } from '../env.js';
+
+/** What is done with a VM ends within seconds; who waits for that looks so often, ms. */
+const waitMs = 100;
+
 /** One act on a VM at a time, and none on what was seen before the last one ended. */
 export class Turns {
   private readonly busy = new Set<string>();
@@ -30,6 +35,15 @@ export class Turns {
   begin(vmId: string): boolean {
     if (!this.free(vmId)) return false;
     this.busy.add(vmId);
+    return true;
+  }
+
+  /** Waits for its turn, and takes it. @returns false: aborted while it waited, and not taken */
+  async wait(vmId: string, clock: Clock, signal?: AbortSignal): Promise<boolean> {
+    while (!this.begin(vmId)) {
+      await clock.sleep(waitMs, signal).catch(() => undefined);
+      if (signal?.aborted === true) return false;
+    }
     return true;
   }
 
