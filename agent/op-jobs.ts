@@ -1,6 +1,7 @@
 import { opFinished, type Op } from '../core/domain/op.js';
+import { ledger as kinds } from '../core/wire/ledger-keys.js';
 import type { AgentEnv } from './env.js';
-import type { Kept, Snapshot } from './snapshot.js';
+import { keptNow, type Kept, type Snapshot } from './snapshot.js';
 
 export interface OpJobsOptions {
   /** Worked on at the same time. */
@@ -13,13 +14,13 @@ export interface OpJobsOptions {
 
 /** Long work of ops that name this node: begun while it is alive, cancelled when that is asked. */
 export class OpJobs {
-  private readonly env: Pick<AgentEnv, 'node' | 'live'>;
+  private readonly env: Pick<AgentEnv, 'node' | 'live' | 'ledger'>;
   private readonly o: OpJobsOptions;
   private readonly jobs = new Map<string, AbortController>();
   /** The agent ends: what is cut off now is taken up after the restart. */
   stopped = false;
 
-  constructor(env: Pick<AgentEnv, 'node' | 'live'>, o: OpJobsOptions) {
+  constructor(env: Pick<AgentEnv, 'node' | 'live' | 'ledger'>, o: OpJobsOptions) {
     this.env = env;
     this.o = o;
   }
@@ -43,10 +44,16 @@ export class OpJobs {
       const abort = new AbortController();
       this.jobs.set(op.id, abort);
       if (op.cancelAsked) abort.abort();
-      void this.o.work(kept, s, abort.signal).finally(() => {
+      void this.begin(op.id, s, abort.signal).finally(() => {
         this.jobs.delete(op.id);
         this.o.wake();
       });
     }
+  }
+
+  /** The look may be of before the job's last work ended: what is done is not done again over what was made of it. */
+  private async begin(id: string, s: Snapshot, signal: AbortSignal): Promise<void> {
+    const now = await keptNow(this.env.ledger, kinds.op, id).catch(() => null);
+    if (now !== null && this.o.takes(now.value) && !opFinished(now.value)) await this.o.work(now, s, signal);
   }
 }

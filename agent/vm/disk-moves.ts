@@ -202,6 +202,9 @@ export class DiskMoves {
   }
 
   private async one(m: Move, s: Snapshot, active: boolean, job: Job): Promise<void> {
+    // The look may be of before an earlier job's end: then the new volume is the VM's disk, and nothing is copied to it any more.
+    const op = await this.ops.latest(m.op.value.id);
+    if (op === null || opFinished(op.value)) return;
     const toPath = m.to === null ? '' : this.path(m.to.value, s);
     const inMachine = active && m.from !== null ? await this.inMachine(m.vm, m.from.value) : null;
     const step = decideDiskMove({
@@ -407,9 +410,10 @@ export class DiskMoves {
     const { clock, ledger, node } = this.env;
     for (;;) {
       if (this.stopped) return null;
-      const now = await this.read(m.op.value.id).catch(() => null);
-      if (now !== null && now.spec.value.disks.some((d) => d.disk === m.args.to)) return now.spec.value;
-      if (now !== null) {
+      const now = await this.read(m.op.value.id).catch(() => undefined);
+      if (now === null) return null;
+      if (now?.spec.value.disks.some((d) => d.disk === m.args.to) === true) return now.spec.value;
+      if (now !== undefined) {
         const { from, to, own } = now;
         if (own.value.owner !== node || from === null || to === null) return null;
         const ran =

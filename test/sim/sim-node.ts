@@ -689,7 +689,15 @@ export class SimNode {
           if (typeof value !== 'function') return value;
           const name = String(key);
           const call = value as (...a: unknown[]) => unknown;
-          if (looking.includes(name)) return (...a: unknown[]) => (alive ? call.apply(target, a) : never);
+          if (looking.includes(name))
+            return (...a: unknown[]) => {
+              if (!alive) return never;
+              const got = call.apply(target, a);
+              // Work that goes on beside it, which a dead agent does not end either.
+              return got instanceof Object && 'cancel' in got
+                ? { ...got, cancel: async () => (alive ? (got.cancel as () => unknown)() : never) }
+                : got;
+            };
           if (!acting.includes(name))
             throw new FlotillaError('internal', `the simulator does not know ${name}`, { hint: '' });
           return async (...a: unknown[]) => {
