@@ -130,6 +130,8 @@ export interface Volumes {
   makeDisk(disk: Disk, pool: Pool, from: DiskFrom | null, o: WorkOptions): Promise<void>;
   /** Enlarges the file of a stopped VM's disk, or the volume below this node's copy. Shrinking is refused `unsupported`. */
   growDisk(disk: Disk, pool: Pool): Promise<void>;
+  /** Makes a new file, whose data nobody needs, so large or so small. */
+  fitDisk(disk: Disk, pool: Pool, bytes: number): Promise<void>;
   removeDisk(disk: Disk, pool: Pool): Promise<void>;
   /**
    * Copies all of a volume that nobody writes to onto another one that is there and at least as large. Repeated, it begins anew.

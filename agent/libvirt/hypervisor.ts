@@ -583,7 +583,8 @@ export interface Hypervisor extends AsyncDisposable {
   setMemory(d: DomainId, kib: number, o?: AffectOptions & { readonly maximum?: boolean }): Promise<void>;
   /** what the host's scheduler gives it; what is not named stays */
   setCpuTune(d: DomainId, tune: CpuTune, o?: AffectOptions): Promise<void>;
-  blockResize(d: DomainId, disk: string, bytes: number, o?: CallOptions): Promise<void>;
+  /** `bytes` null: as large as the device is that it lies on, also where the machine saw only a part of it */
+  blockResize(d: DomainId, disk: string, bytes: number | null, o?: CallOptions): Promise<void>;
   blockInfo(d: DomainId, disk: string, o?: CallOptions): Promise<BlockInfo>;
   setMetadata(d: DomainId, kind: MetadataKind, value: string | null, o?: AffectOptions): Promise<void>;
   /** @throws LibvirtError `no-metadata` when there is none */

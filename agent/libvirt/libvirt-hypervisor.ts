@@ -412,8 +412,14 @@ export class LibvirtHypervisor implements Hypervisor {
     await this.#on(d, 'domainSetSchedulerParametersFlags', args, o);
   }
 
-  async blockResize(d: DomainId, disk: string, bytes: number, o?: CallOptions): Promise<void> {
-    const args = { domain: this.#wire(d), disk, size: whole(bytes, 'size'), flags: 1 };
+  async blockResize(d: DomainId, disk: string, bytes: number | null, o?: CallOptions): Promise<void> {
+    // VIR_DOMAIN_BLOCK_RESIZE_BYTES, and with it _CAPACITY
+    const args = {
+      domain: this.#wire(d),
+      disk,
+      size: whole(bytes ?? 0, 'size'),
+      flags: bytes === null ? 3 : 1,
+    };
     await this.#on(d, 'domainBlockResize', args, o);
   }
 

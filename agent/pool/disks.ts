@@ -90,6 +90,15 @@ export class Disks {
     });
   }
 
+  async fit(disk: Disk, pool: Pool, bytes: number): Promise<void> {
+    await this.#parts.turns.take(`disk ${disk.id}`, async () => {
+      await this.#parts.guard.require(pool);
+      const path = diskPath(disk, pool);
+      const now = await virtualSizeOf(this.#parts.files, disk.format, path, `Disk "${disk.name}"`);
+      if (now !== bytes) await this.#parts.qemuImg.resize(disk.format, path, bytes, { shrink: now > bytes });
+    });
+  }
+
   async remove(disk: Disk, pool: Pool): Promise<void> {
     if (pool.kind === 'thin')
       return this.#parts.turns.take(`disk ${disk.id}`, () => this.#parts.thin.remove(disk, pool));
@@ -254,6 +263,7 @@ export class Disks {
         },
       );
     }
-    if (data.virtualBytes < disk.sizeBytes) await qemuImg.resize(disk.format, temp, disk.sizeBytes, o.signal);
+    if (data.virtualBytes < disk.sizeBytes)
+      await qemuImg.resize(disk.format, temp, disk.sizeBytes, { signal: o.signal });
   }
 }

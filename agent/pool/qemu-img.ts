@@ -116,10 +116,16 @@ export class QemuImg {
     });
   }
 
-  async resize(format: string, path: string, sizeBytes: number, signal?: AbortSignal): Promise<void> {
-    await this.#run('qemu-img', ['resize', '-q', '-f', format, path, String(sizeBytes)], {
+  async resize(
+    format: string,
+    path: string,
+    sizeBytes: number,
+    o: { readonly signal?: AbortSignal; readonly shrink?: boolean } = {},
+  ): Promise<void> {
+    const less = o.shrink === true ? ['--shrink'] : [];
+    await this.#run('qemu-img', ['resize', '-q', ...less, '-f', format, path, String(sizeBytes)], {
       deadlineMs: 60_000,
-      ...(signal && { signal }),
+      ...(o.signal && { signal: o.signal }),
     });
   }
 }

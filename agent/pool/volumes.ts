@@ -137,6 +137,10 @@ export class Volumes implements VolumesContract {
     return this.#disks.grow(disk, pool);
   }
 
+  fitDisk(disk: Disk, pool: Pool, bytes: number): Promise<void> {
+    return this.#disks.fit(disk, pool, bytes);
+  }
+
   removeDisk(disk: Disk, pool: Pool): Promise<void> {
     return this.#disks.remove(disk, pool);
   }

@@ -530,7 +530,8 @@ export class VmActor {
       // A file grows with its machine, a volume before it.
       if (isReplicated(disk)) await this.growPair(disk, pool.value, s);
       else if (pool.value.kind === 'thin') await this.env.volumes.growDisk(disk, pool.value);
-      await this.env.hypervisor.blockResize(s.id, dev, disk.sizeBytes);
+      const device = pool.value.kind === 'thin';
+      await this.env.hypervisor.blockResize(s.id, dev, device ? null : disk.sizeBytes);
     } else if (isReplicated(disk)) {
       await this.growPair(disk, pool.value, s);
     } else {

@@ -13,7 +13,7 @@ import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
 import type { ReplicaDesk } from '../replica/replica-desk.js';
 import { keptNow, type Kept, type Snapshot } from '../snapshot.js';
-import { diskInMachine, diskXml } from './domain-xml.js';
+import { diskInMachine, diskXml, isDevice } from './domain-xml.js';
 import type { Observed } from './domains.js';
 import type { Turns } from './turns.js';
 import { pathOf } from './want.js';
@@ -267,8 +267,9 @@ export class DiskMoves {
     let fault: unknown = null;
     if (!adopt) {
       await this.open(to, s);
+      const bytes = await this.fit(vm, first.dev, to, s);
       const hardware = { id: deviceId(from), bus: entry.bus, path: toPath, format: to.format };
-      const begun = h.blockCopy(vm, first.dev, diskXml(hardware, first.dev), {
+      const begun = h.blockCopy(vm, first.dev, diskXml(hardware, first.dev, bytes), {
         finish: 'leave',
         reuseExternal: true,
         transientJob: true,
@@ -291,6 +292,20 @@ export class DiskMoves {
       } else if (seen) return this.broken(m, null);
     }
     await this.swap(m, s, toPath, job);
+  }
+
+  /**
+   * QEMU copies only between equals, and volumes come in pieces: of a device the machine gets as much as it saw before, until its
+   * next start or until the disk grows; a file is made just as large.
+   *
+   * @returns bytes of the device that it sees; null: it is a file
+   */
+  private async fit(vm: string, dev: string, to: Disk, s: Snapshot): Promise<number | null> {
+    const { capacityBytes } = await this.env.hypervisor.blockInfo(vm, dev);
+    if (isDevice(this.path(to, s))) return capacityBytes;
+    const pool = s.pools.get(to.pool)?.value;
+    if (pool !== undefined) await this.env.volumes.fitDisk(to, pool, capacityBytes);
+    return null;
   }
 
   private progress(m: Move, done: number, all: number, leftMs: number | null): void {
@@ -332,6 +347,7 @@ export class DiskMoves {
         return;
       const before = await h.state(vm);
       if (before.state !== 'running' && before.state !== 'paused') return;
+      const bytes = isDevice(toPath) ? null : (await h.blockInfo(vm, seen.dev)).capacityBytes;
       const beganMs = this.env.clock.nowMs();
       if (before.state === 'running') await h.suspend(vm);
       try {
@@ -344,7 +360,7 @@ export class DiskMoves {
           throw e;
         }
       }
-      const spec = await this.commit(m, s, null);
+      const spec = await this.commit(m, s, null, bytes);
       if (spec === null) return;
       if (spec.power !== 'running' || (!moved && before.state !== 'running')) return;
       await h.resume(vm);
@@ -404,9 +420,15 @@ export class DiskMoves {
    *
    * @param asStopped - the ownership in which it was copied: a VM that ran since has written to the old one; null: its machine
    *   uses the new one already
+   * @param bytes - of the new one, where it was made as large as the old one; null: as it was asked for
    * @returns the spec as it is then; null: it is not to be, or not this node's to say
    */
-  private async commit(m: Move, s: Snapshot, asStopped: VmOwn | null): Promise<VmSpec | null> {
+  private async commit(
+    m: Move,
+    s: Snapshot,
+    asStopped: VmOwn | null,
+    bytes: number | null = null,
+  ): Promise<VmSpec | null> {
     const { clock, ledger, node } = this.env;
     for (;;) {
       if (this.stopped) return null;
@@ -419,7 +441,8 @@ export class DiskMoves {
         const ran =
           asStopped !== null && (own.value.gen !== asStopped.gen || own.value.state !== asStopped.state);
         if (ran || opFinished(now.op.value)) return null;
-        const next = withMoved(now.spec.value, from.value, to.value);
+        const size = bytes === null ? {} : { sizeBytes: bytes, madeBytes: bytes };
+        const next = withMoved(now.spec.value, from.value, { ...to.value, ...size });
         const op: Op = {
           ...now.op.value,
           state: 'done',

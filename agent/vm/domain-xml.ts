@@ -65,14 +65,20 @@ const target = (prefix: string, n: number): string =>
 
 const alias = (kind: string, id: string): Node => ({ '@name': `ua-${kind}-${id}` });
 
-function diskNode(disk: HardwareDisk, dev: string, order: number | null): Node {
-  // QEMU refuses a device that is called a file.
-  const block = disk.path.startsWith('/dev/');
+/** Whether what lies there is a device: QEMU refuses one that is called a file. */
+export const isDevice = (path: string): boolean => path.startsWith('/dev/');
+
+function diskNode(disk: HardwareDisk, dev: string, order: number | null, bytes: number | null = null): Node {
+  const block = isDevice(disk.path);
+  const part =
+    bytes === null
+      ? {}
+      : { slices: { slice: { '@type': 'storage', '@offset': '0', '@size': String(bytes) } } };
   return {
     '@type': block ? 'block' : 'file',
     '@device': 'disk',
     driver: { '@name': 'qemu', '@type': disk.format, '@cache': 'none', '@io': 'native', '@discard': 'unmap' },
-    source: block ? { '@dev': disk.path } : { '@file': disk.path },
+    source: block ? { '@dev': disk.path, ...part } : { '@file': disk.path },
     target: { '@dev': dev, '@bus': disk.bus },
     ...(order === null ? {} : { boot: { '@order': String(order) } }),
     alias: alias('disk', disk.id),
@@ -122,9 +128,13 @@ export const markXml = (mark: DomainMark, boot: Hardware['boot']): string =>
 
 const textOf = (nodes: Node): string => String(builder.build(nodes));
 
-/** One disk's device, for plugging. `dev` must be free in the machine. */
-export const diskXml = (disk: HardwareDisk, dev: string): string =>
-  textOf({ disk: diskNode(disk, dev, null) });
+/**
+ * One disk's device, for plugging. `dev` must be free in the machine.
+ *
+ * @param bytes - of a device that is larger: the machine sees so much of it; null: all of it
+ */
+export const diskXml = (disk: HardwareDisk, dev: string, bytes: number | null = null): string =>
+  textOf({ disk: diskNode(disk, dev, null, bytes) });
 export const nicXml = (nic: HardwareNic): string => textOf({ interface: nicNode(nic, null) });
 /** A CD drive with another ISO in it, for `updateDevice`. `offset`: SATA disks stand before the CD drives. */
 export const cdromXml = (path: string | null, index: number, sataDisks: number): string =>

@@ -59,6 +59,8 @@ export class FakeHost {
   failMirror: Error | null = null;
   /** Sizes that machines were told of their disks, by target. */
   readonly sizes = new Map<string, number>();
+  /** How large what lies there is, as QEMU sees it; null: it is not known, and fits. */
+  bytesAt: (path: string) => number | null = () => null;
   /** Guests whose file systems are held. */
   readonly frozen = new Set<string>();
   /** Called when a disk's mirror is cut: throw to refuse, look to check. */
@@ -232,8 +234,21 @@ export class FakeHost {
   }
 }
 
-const sourceOf = (xml: string): string =>
-  (/<source [^>]*\/?>/.exec(xml)?.[0] ?? '').replaceAll('"', "'").replace(/([^/])>$/, '$1/>');
+/** As one word: of a device of which the machine sees a part, `bytes` says how much. */
+const sourceOf = (xml: string): string => {
+  const bytes = /<slice [^>]*size=["'](\d+)/.exec(xml)?.[1];
+  const source = (/<source [^>]*\/?>/.exec(xml)?.[0] ?? '').replaceAll('"', "'").replace(/\/?>$/, '');
+  return source === '' ? '' : `${source}${bytes === undefined ? '' : ` bytes='${bytes}'`}/>`;
+};
+const diskIn = (xml: string, dev: string): string =>
+  [...xml.replaceAll('"', "'").matchAll(/<disk .*?<\/disk>/gs)].find((x) =>
+    x[0].includes(`dev='${dev}'`),
+  )?.[0] ?? '';
+const pathOf = (source: string): string => /(?:file|dev)='([^']+)/.exec(source)?.[1] ?? '';
+const seenBytes = (host: FakeHost, source: string): number | null => {
+  const part = / bytes='(\d+)'/.exec(source)?.[1];
+  return part === undefined ? host.bytesAt(pathOf(source)) : Number(part);
+};
 
 /**
  * One agent's connection to a {@link FakeHost}.
@@ -402,8 +417,15 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
       }),
     blockResize: (d, disk, bytes) =>
       answer(() => {
-        host.active(d);
-        host.sizes.set(`${d}/${disk}`, bytes);
+        const dom = host.active(d);
+        const source = sourceOf(diskIn(dom.xml, disk));
+        host.sizes.set(`${d}/${disk}`, bytes ?? host.bytesAt(pathOf(source)) ?? 0);
+        if (bytes === null) dom.xml = dom.xml.replace(/ bytes='\d+'/, '');
+      }),
+    blockInfo: (d, disk) =>
+      look(() => {
+        const bytes = seenBytes(host, sourceOf(diskIn(host.active(d).xml, disk))) ?? 0;
+        return { capacityBytes: bytes, allocationBytes: bytes, physicalBytes: bytes };
       }),
     blockCopy: (d, disk, xml) => {
       const key = `${d}/${disk}`;
@@ -412,6 +434,13 @@ export function fakeHypervisor(host: FakeHost, alive: () => boolean = () => true
           host.active(d);
           if (host.mirrors.has(key))
             throw new LibvirtError('is copied', { code: 'block-copy-active', outcome: 'refused' });
+          const [from, to] = [sourceOf(diskIn(host.active(d).xml, disk)), sourceOf(xml)];
+          const [had, has] = [seenBytes(host, from), seenBytes(host, to)];
+          if (had !== null && has !== null && had !== has)
+            throw new LibvirtError(`Source and target image have different sizes: ${had}, ${has}`, {
+              code: 'refused',
+              outcome: 'refused',
+            });
           host.mirrors.set(key, { xml, beganMs: host.nowMs(), ready: false });
         });
         await host.mirrored(key);

@@ -40,6 +40,16 @@ export class FakePairs {
     return this.#volumes.get(`${vm}/${volume}`)?.sizeBytes ?? 0;
   }
 
+  /** What a machine sees of a device: the piece for DRBD's notes is larger than they are. Null: there is none. */
+  deviceBytes(minor: number): number | null {
+    for (const [key, volumes] of this.#open) {
+      const v = volumes.find((x) => x.minor === minor);
+      if (v !== undefined)
+        return this.sizeOf(key.slice(key.indexOf('/') + 1), v.volume) + 4 * 2 ** 20 - 40 * 2 ** 10;
+    }
+    return null;
+  }
+
   primary(node: string, vm: string): boolean {
     return this.#primary.has(`${node}/${vm}`);
   }

@@ -79,6 +79,7 @@ function fakeVolumes(files: FakeFiles, clock: Clock): Volumes {
     },
     removeSnapshot: async (v) => void files.snapshots.delete(v.id),
     growDisk: async (d) => void files.disks.set(d.id, d.sizeBytes),
+    fitDisk: async (d, _, bytes) => void files.disks.set(d.id, bytes),
     removeDisk: async (d) => void files.disks.delete(d.id),
     copyDisk: async (from, to, o) => {
       const { copyMs } = files;
@@ -304,6 +305,11 @@ export class SimNode {
   /** Starts an agent as systemd would: a new boot of it, over what is there. */
   boot(death: Death | null = null): void {
     this.acts = 0;
+    this.host.bytesAt = (path) => {
+      const minor = /^\/dev\/drbd(\d+)$/.exec(path)?.[1];
+      if (minor !== undefined) return this.pairs?.deviceBytes(Number(minor)) ?? null;
+      return this.files.disks.get(/[0-9a-f-]{36}/.exec(path)?.[0] ?? '') ?? null;
+    };
     this.death = death;
     this.dead = false;
     this.ledger.poke(
@@ -613,6 +619,7 @@ export class SimNode {
         ],
         [
           'blockCopy',
+          'blockInfo',
           'blockJobInfo',
           'agent',
           'addresses',
@@ -634,6 +641,7 @@ export class SimNode {
         [
           'makeDisk',
           'growDisk',
+          'fitDisk',
           'removeDisk',
           'recordTakeover',
           'openCopy',

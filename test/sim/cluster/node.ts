@@ -501,6 +501,7 @@ export class ClusterNode {
       snapshotDraft: no,
       keepDraft: no,
       removeSnapshot: no,
+      fitDisk: async () => undefined,
       growDisk: async (d) => {
         reach();
         await Promise.resolve();

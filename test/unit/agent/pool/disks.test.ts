@@ -130,6 +130,11 @@ await t.test('a disk grows, says no to shrinking, and is left alone when it has 
     await v.growDisk(grown, pool);
     t.equal(infoOf(v.diskPath(disk, pool))['virtual-size'], 16 * MiB);
     t.equal(await codeOf(v.growDisk(disk, pool)), 'unsupported');
+    // A new one, to which a machine's disk of that size is to be copied.
+    for (const bytes of [12 * MiB - 40960, 20 * MiB]) {
+      await v.fitDisk(disk, pool, bytes);
+      t.equal(infoOf(v.diskPath(disk, pool))['virtual-size'], bytes);
+    }
   }
   t.equal(await codeOf(v.growDisk(diskOf(pool), pool)), 'not-found');
 });
