@@ -117,13 +117,18 @@ export class ThinPools {
     return Math.round(((made?.lv_size ?? 0) * (made?.data_percent ?? 0)) / 100);
   }
 
-  /** @returns its path */
-  async openSnapshot(volume: SnapshotDisk, pool: Pool): Promise<string> {
+  /** @returns its path, and bytes of the data in it: behind that of one of two copies stand DRBD's notes */
+  async openSnapshot(
+    volume: SnapshotDisk,
+    pool: Pool,
+  ): Promise<{ readonly path: string; readonly bytes: number }> {
     const { lvm } = this.#o;
     const group = groupName(pool.id);
-    if (this.#volume(await lvm.look(), pool, snapshotName(volume)) === undefined) throw gone(volume, pool);
+    const found = this.#volume(await lvm.look(), pool, snapshotName(volume));
+    if (found === undefined) throw gone(volume, pool);
     await lvm.activate(group, snapshotName(volume));
-    return `/dev/${group}/${snapshotName(volume)}`;
+    const bytes = found.lv_size - (volume.replicated ? notesBytes(found.lv_size) : 0);
+    return { path: `/dev/${group}/${snapshotName(volume)}`, bytes };
   }
 
   removeSnapshot(volume: SnapshotDisk, pool: Pool): Promise<void> {

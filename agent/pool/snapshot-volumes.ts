@@ -83,10 +83,11 @@ export class SnapshotVolumes {
     pool: Pool,
   ): Promise<{ path: string; format: 'raw' | 'qcow2'; sizeBytes?: number }> {
     const { thin, guard, files } = this.#parts;
-    const { format, sizeBytes } = volume;
+    const { format } = volume;
     if (pool.kind === 'thin') {
-      const path = await thin.openSnapshot(volume, pool);
-      return { path, format, ...(volume.replicated ? { sizeBytes } : {}) };
+      // All that its machine saw, which is more than the disk's own size: something may stand at its very end.
+      const { path, bytes } = await thin.openSnapshot(volume, pool);
+      return { path, format, ...(volume.replicated ? { sizeBytes: bytes } : {}) };
     }
     await guard.require(pool);
     const path = snapshotPath(volume, pool);

@@ -345,7 +345,9 @@ function makeDisks(
       node: null,
       format: thin ? 'raw' : w.format,
       sizeBytes:
-        kept === undefined ? wholeVolume(pool, diskSize(what, w.sizeBytes, image)) : kept.volume.sizeBytes,
+        kept === undefined
+          ? wholeVolume(pool, diskSize(what, w.sizeBytes, image))
+          : kept.volume.sizeBytes + (kept.volume.replicated ? thinPieceBytes : 0),
       madeBytes: 0,
       source,
       state: 'wanted',

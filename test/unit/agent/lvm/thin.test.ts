@@ -194,7 +194,7 @@ function fakeNode(o: { signatures?: string[]; head?: number } = {}) {
       }
       volumes.set(name, {
         group: last.split('/')[0] ?? '',
-        size: bytes(word(args, thin ? 'virtualsize' : 'size')),
+        size: Math.ceil(bytes(word(args, thin ? 'virtualsize' : 'size')) / (4 * MiB)) * 4 * MiB,
         pool: thin ? (last.split('/')[1] ?? '') : '',
         tags: word(args, 'addtag'),
         data: '0.00',
@@ -355,11 +355,14 @@ void t.test('snapshots: taken once, made a disk of, removed; none in a pool that
   t.ok(n.volumes.has(`d-${other.id}`));
   await n.thin.makeFrom(other, pool, volume);
   await n.thin.remove(disk, pool);
-  t.equal(
-    await n.thin.openSnapshot(volume, pool),
-    `/dev/flotilla-abcdef01/s-${volume.id}`,
-    'it needs no disk',
-  );
+  const path = `/dev/flotilla-abcdef01/s-${volume.id}`;
+  t.match(await n.thin.openSnapshot(volume, pool), { path }, 'it needs no disk');
+  const twice = { ...disk, id: '0d1a5e11-0000-4000-8000-000000000003', replicas: 2 as const };
+  const below = { ...volume, id: '0d1a5e11-0000-4000-8000-000000000004', disk: twice.id, replicated: true };
+  await n.thin.openCopy(twice, pool, async () => undefined);
+  await n.thin.snapshot(twice, pool, below);
+  const { bytes } = await n.thin.openSnapshot(below, pool);
+  t.ok(bytes > twice.sizeBytes && bytes < twice.sizeBytes + 4 * MiB, 'all that its machine saw');
   n.fill('86.00');
   await t.rejects(n.thin.snapshot(other, pool, { ...volume, id: other.id }), { code: 'no-space' });
   await n.thin.makeFrom({ ...disk, id: disk.vm }, pool, volume);
