@@ -8,6 +8,16 @@ import { waitFor } from '../lab/harness.js';
 export const victims = ['source', 'target', 'agent of the source', 'agent of the target'] as const;
 export type Victim = (typeof victims)[number];
 
+/** How often something is done that is to be done `most` times: `METAL_TIMES` says how often at most. */
+export const times = (most: number): number =>
+  Math.min(most, Math.max(1, Math.floor(Number(process.env['METAL_TIMES'] ?? most))));
+
+/** Moments of a migration, ms after it was asked for: eight over six seconds, or fewer of these. */
+export const moments = (): number[] => {
+  const n = times(8);
+  return Array.from({ length: n }, (_, i) => Math.round((i * 8) / n) * 800);
+};
+
 /**
  * What is done to a VM with HA on two emulated machines, and what must be true afterwards. Each scene is a test of its own;
  * one that fails says what the nodes did, and leaves all mended for the next.
