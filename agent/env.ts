@@ -254,6 +254,7 @@ export interface Replication {
   /**
    * Brings the pair into the state of its record. Never during a migration: it ends {@link allowTwoPrimaries}. Where it
    * {@link reconnects} the connection must be broken before, as who writes or as the other: {@link disconnect}, {@link cutOff}.
+   * A volume that the record does not name any more must be {@link closeVolume closed} before, on both nodes.
    */
   adjust(replica: Replica): Promise<void>;
   /**
@@ -261,6 +262,11 @@ export interface Replication {
    * writes, and while both copies are the same.
    */
   resize(vm: string, volume: number): Promise<void>;
+  /**
+   * One volume of a pair that goes on is written to no more, and leaves its disk. Its owner does so first: the kernel lets
+   * nobody take the last whole copy from who writes. @throws FlotillaError `tool-failed`: something has it open
+   */
+  closeVolume(minor: number): Promise<void>;
   /** Calls both copies of a volume the same without copying: only where both were made new for it. The kernel checks that. */
   skipFirstSync(vm: string, volume: number): Promise<void>;
   /** May be written to from here. @throws FlotillaError `replica-refused`: not this copy, not now */

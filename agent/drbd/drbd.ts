@@ -81,6 +81,11 @@ export class Drbd implements Replication {
     await this.#adm(vm, ['resize'], `${resourceName(vm)}/${volume}`);
   }
 
+  async closeVolume(minor: number): Promise<void> {
+    for (const word of ['secondary', 'detach'])
+      await this.#run('drbdsetup', [word, String(minor)], { deadlineMs: commandMs, finish: true });
+  }
+
   async skipFirstSync(vm: string, volume: number): Promise<void> {
     await this.#adm(vm, ['--', '--clear-bitmap', 'new-current-uuid'], `${resourceName(vm)}/${volume}`);
   }

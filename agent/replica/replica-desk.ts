@@ -437,6 +437,9 @@ export class ReplicaDesk {
       }
       case 'adjust':
         return this.adjust(vm, k.value, s, pair, replication);
+      case 'close-volumes':
+        for (const minor of step.minors) await replication.closeVolume(minor);
+        return;
       case 'readdress':
         await this.readdress(vm, step.addresses, k, s);
         return;
@@ -642,6 +645,7 @@ const words: Record<CopiesStep['do'] | FormerStep['do'], string> = {
   none: '',
   open: 'opening the copies',
   ask: 'asking for the frozen writes',
+  'close-volumes': 'closing a disk that was removed',
   readdress: 'noting where the copies are reached',
   adjust: 'connecting the copies anew',
   'let-go': 'letting go of the disks',

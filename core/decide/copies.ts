@@ -7,6 +7,7 @@ import {
   type PairSeen,
   type Replica,
   type ReplicaVolume,
+  type VolumeSeen,
 } from '../domain/replica.js';
 import type { VmOwn } from '../domain/vm.js';
 import { decideSync, inSync } from './replica.js';
@@ -46,6 +47,8 @@ export type CopiesStep =
   | { readonly do: 'readdress'; readonly addresses: readonly [string, string] }
   /** Bring a pair that is open into the state of its record. */
   | { readonly do: 'adjust' }
+  /** Volumes of disks that were taken from the VM: nobody writes to them any more, and they leave their disks. */
+  | { readonly do: 'close-volumes'; readonly minors: readonly number[] }
   /** Ask the ledger once more whether frozen writes may go on. */
   | { readonly do: 'ask' }
   /** Let the writes of a machine that is gone end, and no longer be the one that writes. */
@@ -97,13 +100,19 @@ export function decideCopies(v: CopiesView): CopiesStep {
   if (pair !== null && v.live && mayOpenSecond(own, me, pair) && pair.role === 'Secondary')
     return { do: 'open-second' };
   const open = (x: ReplicaVolume): boolean => pair?.volumes.some((s) => s.volume === x.volume) === true;
+  const moving = own.state === 'migrating' || (pair?.role === 'Primary' && pair.peerRole === 'Primary');
+  const shut = pair === null || moving ? [] : closing(replica, pair);
+  // Who owns it leaves them first, and nobody forgets them before both have: the kernels ask each other.
+  const held = pair?.connection === 'Connected' && shut.some((x) => x.there !== 'Diskless');
+  const mineShut = shut.filter((x) => x.here !== 'Diskless').map((x) => x.minor);
+  if (mineShut.length > 0 && (mine || !held)) return { do: 'close-volumes', minors: mineShut };
+  if (held) return { do: 'none' };
   if (pair === null || !volumes.every(open)) {
     // What may have data is never made anew, but where the ledger says that it is out of date all the same.
     const mayMake = (x: ReplicaVolume): boolean =>
       v.disks.get(x.disk)?.state === 'wanted' || (!mine && stale && peerWhole);
     return { do: 'open', make: volumes.filter(mayMake) };
   }
-  const moving = own.state === 'migrating' || (pair.role === 'Primary' && pair.peerRole === 'Primary');
   if (!v.asRecorded) return moving ? { do: 'none' } : { do: 'adjust' };
   if (leaving.length > 0) return { do: 'remove', volumes: leaving };
   const narrow = mine ? [] : volumes.filter((x) => isToGrow(v.disks.get(x.disk)) && !hasRoom(x, me, v.disks));
@@ -130,6 +139,10 @@ export function decideCopies(v: CopiesView): CopiesStep {
   if (isBehind(own, syncedDisks(v), pair)) return { do: 'note-behind' };
   return decideSync(own, me, syncedDisks(v), pair) === null ? { do: 'none' } : { do: 'note-sync' };
 }
+
+/** Volumes that are open and no longer of the pair. */
+const closing = (r: Replica, pair: PairSeen | null): VolumeSeen[] =>
+  (pair?.volumes ?? []).filter((s) => !volumesOf(r).some((v) => v.volume === s.volume));
 
 const isToGrow = (d: DiskSeen | undefined): boolean =>
   d?.state === 'ready' && (d.madeBytes ?? 0) < (d.sizeBytes ?? 0);

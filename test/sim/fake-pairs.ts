@@ -26,6 +26,8 @@ export class FakePairs {
   /** What each node was told of a VM's pair last. */
   readonly #open = new Map<string, readonly ReplicaVolume[]>();
   readonly #primary = new Set<string>();
+  /** Volumes that a node has left though the pair goes on, by node and minor. */
+  readonly #closed = new Set<string>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -126,8 +128,18 @@ export class FakePairs {
               return {
                 volume: v.volume,
                 minor: v.minor,
-                here: syncing && !primary ? 'Inconsistent' : state,
-                there: !up ? 'DUnknown' : syncing && primary ? 'Inconsistent' : state,
+                here: this.#closed.has(`${node}/${v.minor}`)
+                  ? 'Diskless'
+                  : syncing && !primary
+                    ? 'Inconsistent'
+                    : state,
+                there: [...this.#closed].some((k) => k.endsWith(`/${v.minor}`) && !k.startsWith(`${node}/`))
+                  ? 'Diskless'
+                  : !up
+                    ? 'DUnknown'
+                    : syncing && primary
+                      ? 'Inconsistent'
+                      : state,
                 replication: !up ? 'Off' : syncing ? (primary ? 'SyncSource' : 'SyncTarget') : 'Established',
                 sizeBytes: x.sizeBytes,
                 behindBytes: syncing ? 2 ** 20 : 0,
@@ -140,6 +152,7 @@ export class FakePairs {
       make: async (r, n) => {
         await this.#clock.sleep(20);
         const key = `${r.vm}/${n}`;
+        for (const x of r.volumes) if (x.volume === n) this.#closed.delete(`${node}/${x.minor}`);
         const v = this.#volumes.get(key) ?? { made: new Set(), whole: false, syncUntilMs: 0, sizeBytes: 0 };
         if (v.whole) throw new Error(`the copy of ${key} on ${node}, which is whole, is made anew`);
         v.made.add(node);
@@ -152,6 +165,8 @@ export class FakePairs {
         const now = volumesOf(r);
         for (const v of before)
           if (!now.some((x) => x.volume === v.volume)) {
+            if (!this.#closed.has(`${node}/${v.minor}`) && before.length > 1)
+              throw new Error(`Minor still configured (down it first): ${v.minor} on ${node}`);
             this.log.push(`${node} closes volume ${v.volume}`);
             if (!others(r.vm).some((x) => x.volume === v.volume)) this.#volumes.delete(`${r.vm}/${v.volume}`);
           }
@@ -162,6 +177,23 @@ export class FakePairs {
           if (x.sizeBytes === 0 && x.made.size === 2) x.sizeBytes = smallest(v);
         }
         this.#open.set(at(r.vm), now);
+      },
+      closeVolume: async (minor) => {
+        await this.#clock.sleep(20);
+        const [key] = [...this.#open].find(
+          ([k, all]) => k.startsWith(`${node}/`) && all.some((v) => v.minor === minor),
+        ) ?? [''];
+        const vm = key.slice(key.indexOf('/') + 1);
+        const peer =
+          [...this.#open].find(([k]) => k.endsWith(`/${vm}`) && k !== key)?.[0].split('/')[0] ?? '';
+        if (!this.#primary.has(at(vm)) && this.primary(peer, vm) && !this.#closed.has(`${peer}/${minor}`))
+          throw new Error(`State change was refused by peer node: ${minor} is open on ${peer}`);
+        if (
+          this.#open.has(`${peer}/${vm}`) &&
+          !this.#open.get(`${peer}/${vm}`)?.some((v) => v.minor === minor)
+        )
+          throw new Error(`${peer} has forgotten ${minor}: the connection would break`);
+        this.#closed.add(`${node}/${minor}`);
       },
       resize: async (vm, n) => {
         await this.#clock.sleep(20);
@@ -204,6 +236,7 @@ export class FakePairs {
 export const pairActs: readonly (keyof NonNullable<AgentEnv['replication']>)[] = [
   'make',
   'adjust',
+  'closeVolume',
   'resize',
   'skipFirstSync',
   'promote',

@@ -481,6 +481,7 @@ export class SimCopies {
         Object.assign(c, { open: true, madeFrom: sides(r), peer: otherNode(r, node), refused: false });
       },
       skipFirstSync: no,
+      closeVolume: no,
       resize: no,
       promote: async (vm) => {
         await wait(20);

@@ -148,6 +148,12 @@ void t.test('the driver: files of root alone, no secret in what it says, no othe
   fails = null;
   await drbd.adjust(moved);
   t.match(readFileSync(path, 'utf8'), '10.9.0.2');
+  calls.length = 0;
+  await drbd.closeVolume(1001);
+  t.same(calls.splice(0), [
+    ['drbdsetup', 'secondary', '1001'],
+    ['drbdsetup', 'detach', '1001'],
+  ]);
   t.notOk(calls.flat().some((w) => w.includes(secret)));
 
   fails = new Error(

@@ -212,6 +212,18 @@ void t.test('a disk that was taken from the VM: closed on each node, then its co
   const two = '22222222-2222-4222-8222-222222222221';
   const gone = { ...(replica.volumes[0] as Replica['volumes'][number]), disk: two, volume: 1, minor: 1001 };
   const left: Replica = { ...replica, volumes: [...replica.volumes, { ...gone, deleting: ['n1', 'n2'] }] };
+  const seen = (here: CopyState, there: CopyState, o: Partial<ReturnType<typeof pair>> = {}) =>
+    pair({ volumes: [volume({}), volume({ volume: 1, minor: 1001, here, there })], ...o });
+  const closes = (me: string, p: ReturnType<typeof pair>) =>
+    step({ me, replica: left, asRecorded: false, pair: p });
+  t.match(closes('n1', seen('UpToDate', 'UpToDate')), { do: 'close-volumes', minors: [1001] });
+  t.equal(closes('n2', seen('UpToDate', 'UpToDate')).do, 'none', 'its owner does so first');
+  t.equal(closes('n2', seen('UpToDate', 'Diskless')).do, 'close-volumes');
+  t.equal(closes('n1', seen('Diskless', 'UpToDate')).do, 'none', 'nobody forgets it before both have');
+  t.equal(closes('n1', seen('Diskless', 'Diskless')).do, 'adjust');
+  const lonely = { connection: 'Connecting' };
+  t.equal(closes('n2', seen('UpToDate', 'DUnknown', lonely)).do, 'close-volumes');
+  t.equal(closes('n2', seen('Diskless', 'DUnknown', lonely)).do, 'adjust');
   t.equal(step({ replica: left, asRecorded: false }).do, 'adjust');
   t.match(step({ replica: left }), { do: 'remove', volumes: [{ disk: two }] });
   const mine = { ...left, volumes: [replica.volumes[0], { ...gone, deleting: ['n2'] }] } as Replica;
