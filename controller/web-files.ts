@@ -36,6 +36,7 @@ export const pagePaths = [
   '/ops/*',
   '/tokens/*',
   '/users/*',
+  '/sign-on/*',
   '/notifications/*',
   '/me/*',
 ];

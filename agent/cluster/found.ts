@@ -234,6 +234,7 @@ async function writeFirstRecords(
     disabled: false,
     password: await hashPassword(adminPassword),
     totp: null,
+    signOn: null,
     createdMs: wallMs,
     passwordMs: wallMs,
   };

@@ -1,6 +1,7 @@
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
-import { getCookie } from 'hono/cookie';
+import type { Context } from 'hono';
+import { deleteCookie, getCookie, setCookie } from 'hono/cookie';
 import { html } from 'hono/html';
 import { FlotillaError, type ErrorCode } from '../../core/domain/error.js';
 import {
@@ -42,7 +43,21 @@ export interface LoginOptions {
     }): Promise<ApiToken | null>;
     logout(tokenId: string): Promise<void>;
   };
+  /** Where people may also come by a provider of identities (OpenID Connect). */
+  readonly provider?: {
+    /** What its button says; null: there is none, or nobody knows now. */
+    name(): Promise<string | null>;
+    /** @throws FlotillaError in words for who tries */
+    begin(origin: string, from: string): Promise<{ url: URL; sealed: string }>;
+    finish(sealed: string, query: string, from: string): Promise<ApiToken | null>;
+    /** Where its own session ends; null: it has no such place. */
+    farewell(origin: string): Promise<URL | null>;
+  };
 }
+
+/** What the browser keeps while somebody is at the provider's. It comes back with the provider's redirect: `Lax`. */
+const halfwayCookie = '__Host-flotilla-sign-on';
+const halfwayS = 600;
 
 /**
  * `GET /login`, `POST /login`, `POST /logout`: an API token becomes a cookie. Works without JavaScript and without
@@ -51,8 +66,9 @@ export interface LoginOptions {
 export function loginApp(o: LoginOptions): Hono<AuthEnv> {
   const app = new Hono<AuthEnv>();
   const limit = new TryLimit({ triesMax, windowMs: triesWindowMs, addressesMax });
-  const page = (problem: string | null) =>
-    html`<!doctype html>
+  const page = async (problem: string | null, loggedOut = false) => {
+    const provider = (await o.provider?.name()) ?? null;
+    return html`<!doctype html>
       <html lang="en">
         <head>
           <meta charset="utf-8" />
@@ -65,6 +81,18 @@ export function loginApp(o: LoginOptions): Hono<AuthEnv> {
         <body>
           <main class="narrow">
             <h1>${o.title}</h1>
+            ${
+              provider === null || !loggedOut
+                ? ''
+                : html`<p role="status">
+                    You are logged out here. <a href="/logout/provider">Log out of ${provider}, too</a>
+                  </p>`
+            }
+            ${
+              provider === null
+                ? ''
+                : html`<p><a class="button" href="/login/provider">Log in with ${provider}</a></p>`
+            }
             <form method="post" action="/login">
               ${o.users === undefined ? '' : nameFields}
               <label for="token">${o.users === undefined ? 'API token' : 'Or an API token'}</label>
@@ -89,14 +117,16 @@ export function loginApp(o: LoginOptions): Hono<AuthEnv> {
           </main>
         </body>
       </html>`;
+  };
 
-  app.get('/login', (c) => c.html(page(null)));
+  app.get('/login', async (c) => c.html(await page(null, c.req.query('out') !== undefined)));
+  if (o.provider !== undefined) byProvider(app, o.provider, page, o.home);
 
   app.post('/login', bodyLimit({ maxSize: formBytesMax, onError: () => tooLarge() }), async (c) => {
     const wantsPage = c.req.header('accept')?.includes('text/html') === true;
-    const refuse = (error: FlotillaError, headers: Record<string, string> = {}) => {
+    const refuse = async (error: FlotillaError, headers: Record<string, string> = {}) => {
       if (!wantsPage) throw error;
-      return c.html(page(`${error.message}. ${error.hint}`), error.status as 403, headers);
+      return c.html(await page(`${error.message}. ${error.hint}`), error.status as 403, headers);
     };
     // Another site's form could log somebody in as somebody else.
     const site = c.req.header('sec-fetch-site');
@@ -151,10 +181,72 @@ export function loginApp(o: LoginOptions): Hono<AuthEnv> {
       if (answer.ok) await o.users.logout(session.id);
     }
     endSession(c);
-    return c.redirect('/login', 303);
+    return c.redirect('/login?out', 303);
   });
   return app;
 }
+
+/**
+ * `GET /login/provider`, `GET /login/provider/callback`, `GET /logout/provider`. Where a login leads is never said in an
+ * address, so nobody sends people elsewhere by ours.
+ */
+function byProvider(
+  app: Hono<AuthEnv>,
+  provider: NonNullable<LoginOptions['provider']>,
+  page: (problem: string | null) => Promise<unknown>,
+  home: string,
+): void {
+  const orSay =
+    (act: (c: Context<AuthEnv>, from: string) => Promise<Response>) =>
+    async (c: Context<AuthEnv>): Promise<Response> => {
+      try {
+        return await act(c, c.env.incoming.socket.remoteAddress ?? '');
+      } catch (error) {
+        if (!(error instanceof FlotillaError)) throw error;
+        return c.html((await page(`${error.message}. ${error.hint}`)) as string, error.status);
+      }
+    };
+  app.get(
+    '/login/provider',
+    orSay(async (c, from) => {
+      const { url, sealed } = await provider.begin(originOf(c), from);
+      const options = { path: '/', secure: true, httpOnly: true, sameSite: 'Lax', maxAge: halfwayS } as const;
+      setCookie(c, halfwayCookie, sealed, options);
+      return c.redirect(url.href, 303);
+    }),
+  );
+  app.get(
+    '/login/provider/callback',
+    orSay(async (c, from) => {
+      const sealed = getCookie(c, halfwayCookie) ?? '';
+      deleteCookie(c, halfwayCookie, { path: '/', secure: true });
+      const session = await provider.finish(sealed, new URL(c.req.url).search, from);
+      if (session !== null) startSession(c, session);
+      // Not a redirect: the browser came from another site, and would keep the session's cookie to itself on the way.
+      return c.html(onwards(home));
+    }),
+  );
+  app.get(
+    '/logout/provider',
+    orSay(async (c) => c.redirect((await provider.farewell(originOf(c)))?.href ?? '/login', 303)),
+  );
+}
+
+const originOf = (c: Context): string => `https://${c.req.header('host') ?? new URL(c.req.url).host}`;
+
+const onwards = (home: string) =>
+  html`<!doctype html>
+    <html lang="en">
+      <head>
+        <meta charset="utf-8" />
+        <meta http-equiv="refresh" content="0;url=${home}" />
+        <title>Logged in</title>
+        <link rel="icon" href="data:," />
+      </head>
+      <body>
+        <p>You are logged in: <a href="${home}">go on</a>.</p>
+      </body>
+    </html>`;
 
 const nameFields = html`<label for="user">Name</label>
   <input

@@ -38,6 +38,7 @@ ul.plain { list-style: none; padding: 0; margin: 0; } ul.plain li { padding: .25
 meter { width: 6rem; height: .9rem; vertical-align: middle; }
 input, button { font: inherit; color: inherit; padding: .4rem .6rem; border: 1px solid var(--quiet); border-radius: .25rem; background: var(--card); }
 form label, form input { display: block; width: 100%; margin-bottom: .5rem; } form label { width: auto; }
+a.button { display: block; padding: .4rem .6rem; border: 1px solid var(--quiet); border-radius: .25rem; background: var(--card); text-align: center; }
 header button { padding: 0; border: 0; background: none; color: var(--link); text-decoration: underline; cursor: pointer; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 code { font-size: .9em; }

@@ -143,7 +143,7 @@ export class BreakGlass {
     const users = (await store.list(kinds.user)).items.map((u) => u.value);
     const accounts = users
       .filter((u) => u.role === 'admin' && !u.disabled)
-      .map(({ name, password, totp }) => ({ name, password, totp }))
+      .flatMap(({ name, password, totp }) => (password === null ? [] : [{ name, password, totp }]))
       .sort((a, b) => (a.name < b.name ? -1 : 1));
     const now = this.#d.clock.wallMs();
     const before = old === null ? null : this.#read(old);

@@ -66,12 +66,14 @@ import { snapshotHandlers } from './snapshots.js';
 import { tokenHandlers } from './tokens.js';
 import { TokenDoor } from './token-door.js';
 import { userHandlers } from './users.js';
+import { SignOn } from '../sign-on/sign-on.js';
+import { signOnHandlers } from './sign-on.js';
 import { vappPackage } from './vapp-package.js';
 import { vappDocument, vappHandlers } from './vapps.js';
 import { classHandlers } from './classes.js';
 import { vmHandlers } from './vms.js';
 
-export interface ApiOptions extends Omit<ApiDeps, 'desk' | 'door'> {
+export interface ApiOptions extends Omit<ApiDeps, 'desk' | 'door' | 'signOn'> {
   /** What `/healthz` tells everyone. */
   readonly fingerprint: string;
   /** The web page. */
@@ -88,7 +90,8 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
   const { view, log } = options;
   const door = new TokenDoor(view, options.clock);
   const desk = new LoginDesk(options);
-  const deps = { ...options, door, desk };
+  const signOn = new SignOn(options, desk);
+  const deps = { ...options, door, desk, signOn };
   const app = new OpenAPIHono<Env>({ defaultHook: (result) => refuseInvalid(result) });
   const refused: Record<string, number> = {};
   const onRefused = (kind: string): void => {
@@ -144,6 +147,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
       login: async (ask) => parseApiToken((await desk.login(ask)).token),
       logout: (id) => desk.logout(id),
     },
+    provider: signOn,
   });
   app.route('/', login as never);
   for (const path of pagePaths) {
@@ -198,6 +202,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...tokenHandlers(deps),
     ...consoleHandlers(deps),
     ...userHandlers(deps),
+    ...signOnHandlers(deps),
   };
   for (const name of Object.keys(rest) as RestName[]) register(app, name, handlers, deps);
   let text: string | null = null;

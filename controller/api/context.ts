@@ -6,6 +6,7 @@ import type { AgentAsk } from '../agent-ask.js';
 import type { Consoles } from '../consoles.js';
 import type { PendingNodes } from '../pending-nodes.js';
 import type { View } from '../view.js';
+import type { SignOn } from '../sign-on/sign-on.js';
 import type { LoginDesk } from './login-desk.js';
 import type { TokenDoor } from './token-door.js';
 import type { AgentExports, AgentUploads } from './uploads.js';
@@ -29,6 +30,7 @@ export interface ApiDeps {
   readonly consoles: Consoles;
   readonly pending: PendingNodes;
   readonly desk: LoginDesk;
+  readonly signOn: SignOn;
   readonly door: TokenDoor;
   readonly version: string;
 }

@@ -1,7 +1,7 @@
 import type { Identity } from '../../agent/http/auth.js';
 import { hashPassword } from '../../agent/pki/password.js';
 import { FlotillaError } from '../../core/domain/error.js';
-import { usersMax, type User } from '../../core/domain/user.js';
+import type { User } from '../../core/domain/user.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { Me, UserView } from '../../core/wire/rest.js';
 import { newTotpSecret, totpUri } from '../../agent/pki/totp.js';
@@ -10,11 +10,16 @@ import { Change, checkIfMatch, commit, etagOf } from './commit.js';
 import { contentMark, type Kept } from '../tables.js';
 import { operatedVapps } from './access.js';
 import type { ApiDeps, Reply, Some } from './context.js';
+import { roomForUser } from './login-desk.js';
 import { idOf, notFound } from './lookup.js';
 import { nameFree } from './names.js';
 import { pageOfViews } from './page.js';
 
-const shown = ({ password: _, totp, ...rest }: User): UserView => ({ ...rest, secondFactor: totp !== null });
+const shown = ({ password, totp, ...rest }: User): UserView => ({
+  ...rest,
+  secondFactor: totp !== null,
+  passwordSet: password !== null,
+});
 
 export function meOf(view: View, who: Identity | null): Me {
   if (who?.kind !== 'token' || who.rights === undefined)
@@ -125,7 +130,9 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
       view.freshness();
       const operates = await idsOf('vm', body.operates ?? []);
       const operatesVapps = await idsOf('vapp', body.operatesVapps ?? []);
-      const password = await hashPassword(body.password);
+      const password = body.password === undefined ? null : await hashPassword(body.password);
+      const signOn = body.signOn === undefined ? null : { name: body.signOn, bound: null };
+      wayIn(password, signOn);
       const wallMs = deps.clock.wallMs();
       const user: User = {
         id: deps.chance.uuid(),
@@ -137,15 +144,12 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
         disabled: false,
         password,
         totp: null,
+        signOn,
         createdMs: wallMs,
         passwordMs: wallMs,
       };
       return commit(deps, `User "${body.name}"`, async () => {
-        if (tables.user.size >= usersMax) {
-          throw new FlotillaError('ledger-full', `There are ${usersMax} users, the most a cluster keeps`, {
-            hint: 'Delete those who are gone: flotilla user list.',
-          });
-        }
+        roomForUser(view);
         await nameFree(deps, 'user', user.name);
         const made = new Change()
           .at(kinds.user.key(user.id), null)
@@ -164,7 +168,12 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
       const operates = body.operates === undefined ? undefined : await idsOf('vm', body.operates);
       const operatesVapps =
         body.operatesVapps === undefined ? undefined : await idsOf('vapp', body.operatesVapps);
-      const password = body.password === undefined ? undefined : await hashPassword(body.password);
+      const password =
+        body.password === undefined || body.password === null
+          ? body.password
+          : await hashPassword(body.password);
+      const signOn =
+        body.signOn === undefined || body.signOn === null ? body.signOn : { name: body.signOn, bound: null };
       const kept = await change(
         id,
         ifMatch,
@@ -176,6 +185,7 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
           ...(body.operatesTags === undefined ? {} : { operatesTags: body.operatesTags }),
           ...(operatesVapps === undefined ? {} : { operatesVapps }),
           ...(password === undefined ? {} : { password, passwordMs: deps.clock.wallMs() }),
+          ...(signOn === undefined ? {} : { signOn }),
           ...(body.secondFactor === undefined ? {} : { totp: null }),
         }),
         id === userOf(identity) ? tokenOf(identity) : null,
@@ -208,9 +218,10 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
   function self(identity: Identity | null): Kept<User> {
     const id = userOf(identity);
     const kept = id === null ? undefined : tables.user.get(id);
-    if (kept !== undefined && identity?.kind === 'token' && identity.rights?.session === true) return kept;
+    const came = identity?.kind === 'token' && identity.rights?.session === true;
+    if (kept !== undefined && came && kept.value.password !== null) return kept;
     throw new FlotillaError('forbidden', 'This is for who logged in with name and password', {
-      hint: 'A token has neither. Admins change others: flotilla user edit.',
+      hint: 'A token has neither, nor has who comes by a provider of identities. Admins change others: flotilla user edit.',
     });
   }
 
@@ -227,6 +238,7 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
       if (kept === undefined) throw notFound('user', id);
       checkIfMatch(ifMatch, contentMark(kept), `User "${kept.value.name}"`);
       const next = edit(kept.value);
+      wayIn(next.password, next.signOn);
       const c = new Change().at(kinds.user.key(id), kept).put(kinds.user, id, next);
       if (next.disabled) takeTokens(c, id, () => true);
       else if (next.passwordMs !== kept.value.passwordMs)
@@ -256,6 +268,14 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
 const userOf = (who: Identity | null): string | null =>
   who?.kind === 'token' ? (who.rights?.user ?? null) : null;
 const tokenOf = (who: Identity | null): string | null => (who?.kind === 'token' ? who.id : null);
+
+/** @throws FlotillaError `bad-input` */
+function wayIn(password: User['password'], signOn: User['signOn']): void {
+  if (password !== null || signOn !== null) return;
+  throw new FlotillaError('bad-input', 'This user could not log in: with no password, and by no provider', {
+    hint: 'Give a password, or the name that the provider of identities has for the user.',
+  });
+}
 
 const notOneself = (): FlotillaError =>
   new FlotillaError('wrong-state', 'Nobody takes the rights of an admin from themselves', {

@@ -37,6 +37,7 @@ export function exitCodeOf(error: unknown): number {
     'not-found': exitCodes.notFound,
     'ledger-unavailable': exitCodes.unreachable,
     'node-unreachable': exitCodes.unreachable,
+    'provider-unreachable': exitCodes.unreachable,
     'pool-unavailable': exitCodes.unreachable,
     'hypervisor-unavailable': exitCodes.unreachable,
     'stale-view': exitCodes.unreachable,

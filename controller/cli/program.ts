@@ -31,6 +31,7 @@ import { snapshotCommands } from './snapshot.js';
 import { classCommands } from './class.js';
 import { certificateCommands } from './certificates.js';
 import { topCommand } from './top.js';
+import { signOnCommands } from './sign-on.js';
 import { userCommands } from './users.js';
 import { vappCommands } from './vapp.js';
 import { vmCommands } from './vm.js';
@@ -69,6 +70,7 @@ export async function runCli(args: readonly string[], outside: Terminal): Promis
   nodeCommands(program, io);
   haCommands(program, io);
   notifyCommands(program, io);
+  signOnCommands(program, io);
   balanceCommands(program, io);
   powerCommands(program, io);
   ruleCommands(program, io);

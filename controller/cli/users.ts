@@ -33,6 +33,9 @@ interface Edit {
   operatesTag?: string[];
   operatesVapp?: string[];
   passwordFile?: string;
+  /** False: none. */
+  password?: boolean;
+  signOn?: string;
   secondFactorOff?: true;
   disable?: true;
   enable?: true;
@@ -113,7 +116,12 @@ export function userCommands(program: Command, io: Io): void {
         ['operates', u.operates.join(', ') || 'nothing beyond the role'],
         ['operates tags', u.operatesTags.join(', ')],
         ['operates vApps', u.operatesVapps.join(', ')],
+        ['password', u.passwordSet ? 'set' : 'none'],
         ['second factor', u.secondFactor ? 'yes' : 'no'],
+        [
+          'sign-on',
+          u.signOn === null ? 'no' : `${u.signOn.name}${u.signOn.bound === null ? ', has not come yet' : ''}`,
+        ],
         ['state', u.disabled ? 'disabled' : 'enabled'],
       ]);
     });
@@ -129,12 +137,20 @@ export function userCommands(program: Command, io: Io): void {
       '--password-file <file>',
       'where the password is (- for the standard input); else it is asked for',
     )
+    .option(
+      '--sign-on <name>',
+      'what the provider of identities calls the user; a password is not needed then',
+    )
     .action(async (name: string, o: Edit & { role: Role }) => {
-      const password = await newPassword(io, o.passwordFile);
+      const password =
+        o.signOn !== undefined && o.passwordFile === undefined
+          ? undefined
+          : await newPassword(io, o.passwordFile);
       const body = {
         name,
         role: o.role,
-        password,
+        ...(password === undefined ? {} : { password }),
+        ...(o.signOn === undefined ? {} : { signOn: o.signOn }),
         ...(o.operates === undefined ? {} : { operates: o.operates }),
         ...(o.operatesTag === undefined ? {} : { operatesTags: o.operatesTag }),
         ...(o.operatesVapp === undefined ? {} : { operatesVapps: o.operatesVapp }),
@@ -155,6 +171,8 @@ export function userCommands(program: Command, io: Io): void {
     )
     .option('--operates-vapp <vapp>', 'vApps the user operates, replaced as a whole; "" for none', collect)
     .option('--password-file <file>', 'a new password (- for the standard input); the user’s sessions end')
+    .option('--no-password', 'none any more: the user comes by the provider of identities')
+    .option('--sign-on <name>', 'what the provider of identities calls the user; "" for not by it')
     .option('--second-factor-off', 'for who lost the authenticator')
     .option('--disable', 'sessions and tokens end, and no login is taken')
     .option('--enable', 'the other way round')
@@ -164,7 +182,12 @@ export function userCommands(program: Command, io: Io): void {
         ...(o.operates === undefined ? {} : { operates: o.operates.filter((v) => v !== '') }),
         ...(o.operatesTag === undefined ? {} : { operatesTags: o.operatesTag.filter((v) => v !== '') }),
         ...(o.operatesVapp === undefined ? {} : { operatesVapps: o.operatesVapp.filter((v) => v !== '') }),
-        ...(o.passwordFile === undefined ? {} : { password: await readPassword(io, o.passwordFile) }),
+        ...(o.password === false
+          ? { password: null }
+          : o.passwordFile === undefined
+            ? {}
+            : { password: await readPassword(io, o.passwordFile) }),
+        ...(o.signOn === undefined ? {} : { signOn: o.signOn === '' ? null : o.signOn }),
         ...(o.secondFactorOff === true ? { secondFactor: false as const } : {}),
         ...(o.disable === true ? { disabled: true } : o.enable === true ? { disabled: false } : {}),
       };

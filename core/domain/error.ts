@@ -41,6 +41,8 @@ export const errorStatus = {
   'ledger-unavailable': 503,
   'ledger-full': 507,
   'node-unreachable': 503,
+  'provider-unreachable': 503,
+  'provider-untrusted': 502,
   'pool-unavailable': 503,
   'hypervisor-unavailable': 503,
   'hypervisor-error': 502,

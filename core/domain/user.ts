@@ -39,6 +39,15 @@ export const passwordHashSchema = z.object({
 });
 export type PasswordHash = z.output<typeof passwordHashSchema>;
 
+/** Somebody who comes by the provider of identities. */
+export const signOnUserSchema = z.object({
+  /** What the provider calls them. It counts until the first sign-in only: names change hands. */
+  name: z.string().min(1).max(254),
+  /** Who it was at the first sign-in: from then on nobody else is this user. */
+  bound: z.object({ issuer: z.string().max(512), subject: z.string().min(1).max(255) }).nullable(),
+});
+export type SignOnUser = z.output<typeof signOnUserSchema>;
+
 /** `/flotilla/user/<id>`. Written only by who is logged in: a failed login leaves nothing. */
 export const userSchema = z.object({
   id: idSchema,
@@ -51,9 +60,12 @@ export const userSchema = z.object({
   /** vApps the user operates, with all that is in them. */
   operatesVapps: z.array(idSchema).max(operatesMax).default([]),
   disabled: z.boolean(),
-  password: passwordHashSchema,
+  /** Null: comes by the provider of identities only. */
+  password: passwordHashSchema.nullable(),
   /** The second factor's secret; null: none is asked for. */
   totp: totpSecretSchema.nullable(),
+  /** Null: does not come by the provider. Records of before have none. */
+  signOn: signOnUserSchema.nullable().default(null),
   createdMs: wallMsSchema,
   passwordMs: wallMsSchema,
 });

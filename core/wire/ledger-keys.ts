@@ -75,6 +75,9 @@ export const notifyKey = `${ledgerRoot}notify`;
 export const notifyStateKey = `${ledgerRoot}notify-state`;
 export const notifyTestKey = `${ledgerRoot}notify-test`;
 
+/** The provider of identities, with its secrets. No view has it. */
+export const signOnKey = `${ledgerRoot}sign-on`;
+
 /** Admins whom nodes let in at their own pages, signed by the CA, with hashes of passwords. No view has it. */
 export const breakGlassKey = `${ledgerRoot}break-glass`;
 

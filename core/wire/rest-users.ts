@@ -4,6 +4,7 @@ import {
   operatesMax,
   passwordSchema,
   roleSchema,
+  signOnUserSchema,
   totpCodeSchema,
   totpSecretSchema,
   userNameSchema,
@@ -14,7 +15,7 @@ import { refSchema } from './rest-objects.js';
 /** A user without secrets. */
 export const userViewSchema = userSchema
   .omit({ password: true, totp: true })
-  .extend({ secondFactor: z.boolean() })
+  .extend({ secondFactor: z.boolean(), passwordSet: z.boolean() })
   .meta({ id: 'User' });
 export type UserView = z.output<typeof userViewSchema>;
 
@@ -24,7 +25,10 @@ export const userCreateSchema = z
   .strictObject({
     name: userNameSchema,
     role: roleSchema,
-    password: passwordSchema,
+    /** May be left out with `signOn`. */
+    password: passwordSchema.optional(),
+    /** What the provider of identities calls the user, who comes by it. */
+    signOn: signOnUserSchema.shape.name.optional(),
     operates: operatesInput.optional(),
     /** Tags whose VMs the user operates too; replaced as a whole. */
     operatesTags: tagsSchema.optional(),
@@ -43,8 +47,10 @@ export const userPatchSchema = z
     /** vApps the user operates; replaced as a whole. */
     operatesVapps: operatesInput.optional(),
     disabled: z.boolean().optional(),
-    /** A new password; ends the user's sessions. */
-    password: passwordSchema.optional(),
+    /** A new password; ends the user's sessions. Null: none, for who comes by the provider. */
+    password: passwordSchema.nullable().optional(),
+    /** The user comes by the provider, which calls them so: bound anew at the next sign-in. Null: no more. */
+    signOn: signOnUserSchema.shape.name.nullable().optional(),
     /** Turns the second factor off, for who lost it. */
     secondFactor: z.literal(false).optional(),
   })

@@ -53,6 +53,7 @@ import { drainViewSchema, nodeActivatedSchema, nodeActivateSchema, nodeDrainSche
 import { planRoutes } from './plan-routes.js';
 
 import { peopleRoutes } from './rest-people.js';
+import { signOnRoutes } from './rest-sign-on.js';
 import { at, nothingSchema, strict, type RestRoute } from './rest-route.js';
 import { cloneCreateSchema, snapshotRoutes } from './rest-snapshots.js';
 import { importRoutes } from './rest-import.js';
@@ -72,6 +73,7 @@ export * from './rest-plan.js';
 export * from './rest-notify.js';
 export type { SnapshotView } from './rest-snapshots.js';
 export * from './rest-users.js';
+export type { SignOnView } from './rest-sign-on.js';
 export type { RestRoute } from './rest-route.js';
 export type { HistoryView } from '../domain/history.js';
 export * from './rest-vapp.js';
@@ -759,6 +761,7 @@ export const rest = {
     access: 'admin',
   },
   ...peopleRoutes,
+  ...signOnRoutes,
 } as const satisfies Record<string, RestRoute>;
 
 export type Rest = typeof rest;

@@ -32,6 +32,7 @@ import { useNow } from './parts';
 import { PoolsPage } from './pools';
 import { Search } from './search';
 import { OpsPage, TaskStrip } from './tasks';
+import { SignOnPage } from './sign-on';
 import { TokensPage } from './tokens';
 import { UsersPage } from './users';
 import { ImportPage } from './vapp-import';
@@ -56,6 +57,7 @@ const places: readonly (readonly [string, string])[] = [
 ];
 const adminPlaces: typeof places = [
   ['/users', 'Users'],
+  ['/sign-on', 'Sign-on'],
   ['/notifications', 'Notifications'],
 ];
 
@@ -164,6 +166,7 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/ops" component={OpsPage} />
       <Route path="/tokens" component={TokensPage} />
       <Route path="/users" component={UsersPage} />
+      <Route path="/sign-on" component={SignOnPage} />
       <Route path="/notifications" component={NotifyPage} />
       <Route path="/me">
         <MePage changed={meChanged} />

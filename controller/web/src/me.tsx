@@ -14,9 +14,14 @@ export function MePage({ changed }: { readonly changed: () => void }): ReactNode
           ['Role', me.role],
           ['Operator of', me.operates.length === 0 ? 'nothing beyond the role' : `${me.operates.length} VMs`],
           ['Second factor', me.user?.secondFactor === true ? 'on' : 'off'],
+          ...(me.user?.signOn ? [['Sign-on', `as ${me.user.signOn.name}`] as const] : []),
         ]}
       />
-      {me.via === 'session' ? (
+      {me.user?.passwordSet === false ? (
+        <Alert color="blue">
+          You come by a provider of identities: password and second factor are there.
+        </Alert>
+      ) : me.via === 'session' ? (
         <>
           <Password />
           <SecondFactor on={me.user?.secondFactor === true} changed={changed} />
@@ -89,12 +94,13 @@ export function Secret(p: {
   readonly set: (v: string) => void;
   readonly autoComplete: string;
   readonly error?: string | null;
+  readonly required?: boolean;
 }): ReactNode {
   return (
     <TextInput
       label={p.label}
       type="password"
-      required
+      required={p.required ?? true}
       value={p.value}
       autoComplete={p.autoComplete}
       error={p.error ?? null}

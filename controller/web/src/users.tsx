@@ -13,7 +13,7 @@ const roleWords: Readonly<Record<Role, string>> = {
   operator: 'Operator: handles VMs and images',
   admin: 'Admin: everything',
 };
-const roles = roleSchema.options.map((value) => ({ value, label: roleWords[value] }));
+export const roles = roleSchema.options.map((value) => ({ value, label: roleWords[value] }));
 
 export function UsersPage(): ReactNode {
   const [again, setAgain] = useState(0);
@@ -25,7 +25,7 @@ export function UsersPage(): ReactNode {
       <Refusal of={refused} />
       <Rows
         label="Users"
-        head={['Name', 'Role', 'Operates', 'Second factor', 'State', '']}
+        head={['Name', 'Role', 'Operates', 'Logs in by', 'State', '']}
         none="There is none: everybody comes with a token."
         rows={(value?.items ?? []).map((u) => ({
           key: u.id,
@@ -37,7 +37,10 @@ export function UsersPage(): ReactNode {
               ...u.operatesTags.map((tag) => `VMs with ${tag}`),
               ...(u.operatesVapps.length === 0 ? [] : [`${u.operatesVapps.length} vApps`]),
             ].join(', '),
-            u.secondFactor ? 'on' : 'off',
+            [
+              ...(u.passwordSet ? [u.secondFactor ? 'password and code' : 'password'] : []),
+              ...(u.signOn === null ? [] : [`sign-on as ${u.signOn.name}`]),
+            ].join(', '),
             u.disabled ? 'disabled' : 'enabled',
             <>
               <UserForm key={JSON.stringify(u)} of={u} changed={changed} />{' '}
@@ -75,6 +78,7 @@ function UserForm({
   const [operatesVapps, setOperatesVapps] = useState<readonly string[]>(of?.operatesVapps ?? []);
   const [operatesTags, setOperatesTags] = useState<readonly string[]>(of?.operatesTags ?? []);
   const [password, setPassword] = useState('');
+  const [signOn, setSignOn] = useState(of?.signOn?.name ?? '');
   const [disabled, setDisabled] = useState(of?.disabled ?? false);
   const [noFactor, setNoFactor] = useState(false);
   const { busy, refused, run, clear } = useDo();
@@ -87,7 +91,15 @@ function UserForm({
       operatesTags: [...operatesTags],
       operatesVapps: [...operatesVapps],
     };
-    if (of === null) await call('userCreate', { body: { name, password, ...rights } });
+    if (of === null)
+      await call('userCreate', {
+        body: {
+          name,
+          ...rights,
+          ...(password === '' ? {} : { password }),
+          ...(signOn === '' ? {} : { signOn }),
+        },
+      });
     else
       await call('userPatch', {
         params: { user: of.id },
@@ -95,6 +107,7 @@ function UserForm({
           ...rights,
           disabled,
           ...(password === '' ? {} : { password }),
+          ...(signOn === (of.signOn?.name ?? '') ? {} : { signOn: signOn === '' ? null : signOn }),
           ...(noFactor ? { secondFactor: false as const } : {}),
         },
       });
@@ -158,9 +171,17 @@ function UserForm({
                 />
               </>
             )}
+            <TextInput
+              label="Name at the provider of identities"
+              description="For who comes by sign-on; a password is not needed then."
+              autoComplete="off"
+              value={signOn}
+              onChange={(e) => setSignOn(e.currentTarget.value)}
+            />
             {of === null ? (
               <Secret
                 label="Password, 10 characters or more"
+                required={signOn === ''}
                 value={password}
                 set={setPassword}
                 autoComplete="new-password"

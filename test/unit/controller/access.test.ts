@@ -77,7 +77,7 @@ await t.test('each route says who may, and what viewers may beside looking is na
   );
   t.same(
     namesWhere((x) => x.method === 'GET' && x.access === 'admin'),
-    ['bmcGet', 'notifyGet', 'userGet', 'userList'],
+    ['bmcGet', 'notifyGet', 'signOnGet', 'userGet', 'userList'],
   );
   t.same(
     namesWhere((x) => x.access === 'open'),

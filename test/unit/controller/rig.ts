@@ -532,6 +532,7 @@ export async function callApp(
   path: string,
   body?: unknown,
   headers: Record<string, string> = {},
+  from = '127.0.0.1',
 ): Promise<{ status: number; body: never; headers: Headers }> {
   const raw = typeof body === 'string' || body instanceof Uint8Array;
   const res = await app.request(
@@ -545,7 +546,7 @@ export async function callApp(
       },
       ...(body === undefined ? {} : { body: (raw ? body : JSON.stringify(body)) as string }),
     },
-    { incoming: { socket: { remoteAddress: '127.0.0.1' } } },
+    { incoming: { socket: { remoteAddress: from } } },
   );
   const text = await res.text();
   let parsed: unknown = text;

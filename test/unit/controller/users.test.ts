@@ -153,6 +153,15 @@ void t.test('an admin stays one: nobody takes their own rights', async (t) => {
   t.equal((await as('PATCH', { role: 'admin' })).status, 200);
 });
 
+void t.test('whatever name a user may have, it can log in', async (t) => {
+  const r = await rig();
+  t.teardown(() => r.stop());
+  for (const name of ['a', 'vera-', 'x._-', 'y'.repeat(31) + '.']) {
+    await person(r, name, 'viewer');
+    t.ok(await session(r, name), name);
+  }
+});
+
 void t.test('sessions of one user are bounded, and the oldest goes', async (t) => {
   const r = await rig();
   t.teardown(() => r.stop());

@@ -35,6 +35,7 @@ const user = (n: number, o: Partial<User>): User => ({
   disabled: false,
   password: right,
   totp: null,
+  signOn: null,
   createdMs: 1,
   passwordMs: 1,
   ...o,
