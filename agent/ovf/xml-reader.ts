@@ -1,10 +1,3 @@
-import {
-  parseXml,
-  XmlElement as ParsedElement,
-  XmlError,
-  XmlText,
-  type XmlDocument,
-} from '@rgrove/parse-xml';
 import { FlotillaError } from '../../core/domain/error.js';
 import { refusal, shown, type XmlAttribute, type XmlElement } from '../../core/ovf/xml.js';
 
@@ -84,7 +77,7 @@ function newlinesBeforeBad(part: Uint8Array, encoding: string): number {
 
 /** Prefixes' namespaces where an element stands, and names that were taken apart by them before: there are few. */
 interface Scope {
-  readonly prefixes: Readonly<Record<string, string>>;
+  readonly prefixes: ReadonlyMap<string, string>;
   readonly names: Map<string, Name>;
 }
 
@@ -93,9 +86,35 @@ interface Name {
   readonly name: string;
 }
 
+/** An element that is not closed yet. */
+type Growing = { -readonly [K in keyof XmlElement]: XmlElement[K] };
+
 const none: readonly never[] = [];
 
 const xmlNs = 'http://www.w3.org/XML/1998/namespace';
+
+/** @see XML 1.0, fifth edition, productions 2, 4, 5 and 23 */
+// eslint-disable-next-line no-control-regex -- these are what XML forbids
+const forbidden = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/;
+const nameStart =
+  ':A-Z_a-z\\u00c0-\\u00d6\\u00d8-\\u00f6\\u00f8-\\u02ff\\u0370-\\u037d\\u037f-\\u1fff\\u200c\\u200d\\u2070-\\u218f\\u2c00-\\u2fef\\u3001-\\ud7ff\\uf900-\\ufdcf\\ufdf0-\\ufffd\\u{10000}-\\u{effff}';
+const validName = new RegExp(
+  // eslint-disable-next-line no-misleading-character-class -- ranges of the standard
+  `^[${nameStart}][${nameStart}\\-.0-9\\u00b7\\u0300-\\u036f\\u203f\\u2040]*$`,
+  'u',
+);
+const declaration =
+  /^<\?xml\s+version\s*=\s*(?:"1\.\d+"|'1\.\d+')(?:\s+encoding\s*=\s*(?:"[A-Za-z][\w.-]*"|'[A-Za-z][\w.-]*'))?(?:\s+standalone\s*=\s*(?:"(?:yes|no)"|'(?:yes|no)'))?\s*\?>/;
+
+const entities: Readonly<Record<string, string>> = { amp: '&', apos: "'", gt: '>', lt: '<', quot: '"' };
+
+const lt = 0x3c;
+const gt = 0x3e;
+const slash = 0x2f;
+const bang = 0x21;
+const question = 0x3f;
+const equals = 0x3d;
+const isBlank = (c: number): boolean => c === 0x20 || c === 0x0a || c === 0x09 || c === 0x0d;
 
 /**
  * Reads a document into a tree, with the line of each element.
@@ -106,69 +125,317 @@ const xmlNs = 'http://www.w3.org/XML/1998/namespace';
  * @param file - for messages
  * @throws FlotillaError `bad-input` with file and line
  */
-export function readXml(text: string, file: string): XmlElement {
-  checkTags(text, file);
-  refuseDocumentType(text, file);
-  const { root } = parse(withoutLateDeclaration(text), file);
-  if (root === null) throw refusal(file, 1, 'it is empty', 'Get the file again.');
-  return convert(
-    root,
-    { file, lines: new Lines(text) },
-    { prefixes: { xml: xmlNs, '': '' }, names: new Map() },
-    1,
-  );
-}
+export const readXml = (text: string, file: string): XmlElement => new XmlReader(text, file).read();
 
-/** Some files have blank lines before their declaration, which XML forbids: it is blanked, too, and all stays in its place. */
-const withoutLateDeclaration = (text: string): string =>
-  text.replace(/^[\s\ufeff]+<\?xml\s[^>]*\?>/, (d) => d.replaceAll(/\S/g, ' '));
+/**
+ * One pass over the text, without recursion, straight into the tree: parsers that build one of their own first need
+ * twice the memory and most of their time to free it.
+ */
+class XmlReader {
+  readonly #text: string;
+  readonly #file: string;
+  readonly #lines: Lines;
+  #at = 0;
+  #tags = 0;
 
-/** Looked at first, as the parser has no bounds. */
-function checkTags(text: string, file: string): void {
-  let n = 0;
-  for (let at = text.indexOf('<'); at !== -1; at = text.indexOf('<', at + 1)) n += 1;
-  if (n > tagsMax) throw refusal(file, null, `it has more than ${tagsMax} tags`, 'No package needs as many.');
-}
-
-/** It stands before the first element, after comments and the like at most. */
-function refuseDocumentType(text: string, file: string): void {
-  let at = text.search(/[^\s\ufeff]/);
-  for (;;) {
-    const end = text.startsWith('<!--', at) ? '-->' : text.startsWith('<?', at) ? '?>' : null;
-    if (end === null) break;
-    const close = text.indexOf(end, at + 2);
-    if (close === -1) return;
-    const rest = /\S/g;
-    rest.lastIndex = close + end.length;
-    at = rest.exec(text)?.index ?? text.length;
+  constructor(text: string, file: string) {
+    this.#text = text;
+    this.#file = file;
+    this.#lines = new Lines(text);
   }
-  if (!text.startsWith('<!DOCTYPE', at)) return;
-  throw refusal(
-    file,
-    new Lines(text).at(at),
-    'it declares a document type',
-    'OVF has none. Such declarations are used for attacks: do not use the package unless you know its maker.',
-  );
-}
 
-function parse(text: string, file: string): XmlDocument {
-  try {
-    return parseXml(text, { includeOffsets: true });
-  } catch (error) {
-    if (error instanceof RangeError) throw tooDeep(file, null);
-    if (!(error instanceof XmlError)) throw error;
-    const what = error.message.split(' (line ')[0] ?? error.message;
-    throw refusal(
-      file,
-      error.line,
+  read(): XmlElement {
+    const text = this.#text;
+    const bad = forbidden.exec(text);
+    if (bad !== null) throw this.#malformed('Invalid character', bad.index);
+    // Some files have blank lines before their declaration, which XML forbids.
+    this.#at = /^[\s\ufeff]*/.exec(text)?.[0].length ?? 0;
+    if (/^<\?xml\s/.test(text.slice(this.#at, this.#at + 6))) {
+      const said = declaration.exec(text.slice(this.#at, this.#at + 1000));
+      if (said === null) throw this.#malformed('Invalid XML declaration');
+      this.#at += said[0].length;
+    }
+    this.#between();
+    if (text.startsWith('<!DOCTYPE', this.#at))
+      throw refusal(
+        this.#file,
+        this.#lines.at(this.#at),
+        'it declares a document type',
+        'OVF has none. Such declarations are used for attacks: do not use the package unless you know its maker.',
+      );
+    if (this.#at >= text.length) throw refusal(this.#file, 1, 'it is empty', 'Get the file again.');
+    if (text.charCodeAt(this.#at) !== lt) throw this.#malformed('Root element expected');
+    const root = this.#tree();
+    this.#between();
+    if (this.#at < text.length) throw this.#malformed('Extra content at the end of the document');
+    return root;
+  }
+
+  /** Over blanks, comments and instructions, which may stand around the root. */
+  #between(): void {
+    for (;;) {
+      this.#at = this.#afterBlanks(this.#at);
+      if (!this.#text.startsWith('<!--', this.#at) && !this.#text.startsWith('<?', this.#at)) return;
+      this.#count();
+      this.#skip();
+    }
+  }
+
+  /** From the root's `<` to behind its end. */
+  #tree(): XmlElement {
+    const text = this.#text;
+    const open: { readonly e: Growing; readonly written: string; readonly scope: Scope }[] = [];
+    let scope: Scope = { prefixes: new Map([['xml', xmlNs], ['', '']]), names: new Map() }; // prettier-ignore
+    for (;;) {
+      this.#count();
+      const here = open.at(-1);
+      const kind = text.charCodeAt(this.#at + 1);
+      if (kind === slash && here !== undefined) {
+        this.#close(here.e, here.written);
+        open.pop();
+        const parent = open.at(-1);
+        if (parent === undefined) return here.e;
+        scope = parent.scope;
+        this.#words(parent.e);
+      } else if (kind === bang || kind === question) {
+        if (here === undefined) throw this.#malformed('Invalid element name');
+        if (text.startsWith('<![CDATA[', this.#at)) here.e.text += this.#cdata();
+        else this.#skip();
+        this.#words(here.e);
+      } else {
+        const started = this.#open(scope, open.length + 1);
+        if (here !== undefined) {
+          if (here.e.children === none) here.e.children = [started.e];
+          else (here.e.children as XmlElement[]).push(started.e);
+        }
+        if (!started.empty) {
+          open.push(started);
+          scope = started.scope;
+          this.#words(started.e);
+        } else if (here === undefined) return started.e;
+        else this.#words(here.e);
+      }
+    }
+  }
+
+  /** A start tag. */
+  #open(above: Scope, depth: number): { e: Growing; written: string; scope: Scope; empty: boolean } {
+    const text = this.#text;
+    const from = this.#at;
+    const line = this.#lines.at(from);
+    if (depth > depthMax)
+      throw refusal(
+        this.#file,
+        line,
+        `its elements are nested more than ${depthMax} deep`,
+        'No package needs that.',
+      );
+    let p = this.#nameEnd(from + 1);
+    const written = text.slice(from + 1, p);
+    let declared: Record<string, string> | null = null;
+    let attributes: { written: string; value: string }[] | null = null;
+    for (;;) {
+      const next = this.#afterBlanks(p);
+      const c = text.charCodeAt(next);
+      if (c === gt || (c === slash && text.charCodeAt(next + 1) === gt)) {
+        p = next;
+        break;
+      }
+      if (next === p) throw this.#malformed(next >= text.length ? 'Unclosed start tag' : 'Invalid character in a tag', next); // prettier-ignore
+      p = this.#nameEnd(next);
+      const name = text.slice(next, p);
+      p = this.#afterBlanks(p);
+      if (text.charCodeAt(p) !== equals) throw this.#malformed('Attribute value expected', p);
+      p = this.#afterBlanks(p + 1);
+      const quote = text[p];
+      if (quote !== '"' && quote !== "'") throw this.#malformed('Attribute value expected', p);
+      const end = text.indexOf(quote, p + 1);
+      if (end === -1) throw this.#malformed('Unclosed attribute', p);
+      const value = this.#value(text.slice(p + 1, end), p);
+      if (name === 'xmlns' || name.startsWith('xmlns:')) {
+        declared ??= Object.create(null) as Record<string, string>;
+        const prefix = name.slice(6);
+        if (!validName.test(name) || name === 'xmlns:')
+          throw this.#malformed(`Invalid prefix: ${name}`, next);
+        if (prefix in declared) throw this.#malformed(`Duplicate attribute: ${name}`, next);
+        declared[prefix] = value;
+      } else (attributes ??= []).push({ written: name, value });
+      p = end + 1;
+    }
+    const empty = text.charCodeAt(p) === slash;
+    this.#at = p + (empty ? 2 : 1);
+    const scope =
+      declared === null
+        ? above
+        : { prefixes: new Map([...above.prefixes, ...Object.entries(declared)]), names: new Map<string, Name>() }; // prettier-ignore
+    const { ns, name } = this.#name(written, scope, line);
+    const e: Growing = {
+      ns,
+      name,
+      line,
+      attributes: attributes === null ? none : this.#attributes(attributes, scope, line),
+      children: none,
+      text: '',
+      from,
+      to: this.#at,
+      declared,
+    };
+    return { e, written, scope, empty };
+  }
+
+  #attributes(
+    written: readonly { written: string; value: string }[],
+    scope: Scope,
+    line: number,
+  ): XmlAttribute[] {
+    if (written.length > 1 && new Set(written.map((a) => a.written)).size < written.length)
+      throw this.#malformed('Duplicate attribute');
+    return written.map((a): XmlAttribute => {
+      // Without a prefix an attribute is in no namespace, whatever the default is.
+      const { ns, name } = this.#name(a.written, scope, line);
+      return { ns: a.written.includes(':') ? ns : '', name, value: a.value };
+    });
+  }
+
+  #close(e: Growing, written: string): void {
+    const text = this.#text;
+    const p = this.#afterBlanks(this.#at + 2 + written.length);
+    if (!text.startsWith(written, this.#at + 2) || text.charCodeAt(p) !== gt)
+      throw this.#malformed(`Missing end tag for element ${written}`);
+    e.to = this.#at = p + 1;
+  }
+
+  /** The text up to the next tag. Blanks alone are layout until there are words. */
+  #words(e: Growing): void {
+    const text = this.#text;
+    const from = this.#at;
+    const p = this.#afterBlanks(from);
+    if (text.charCodeAt(p) === lt) {
+      if (e.text !== '') e.text += text.slice(from, p);
+      this.#at = p;
+      return;
+    }
+    const end = text.indexOf('<', p);
+    if (end === -1) throw this.#malformed(`Missing end tag for element ${e.name}`, text.length);
+    const words = text.slice(from, end);
+    if (words.includes(']]>')) throw this.#malformed('Element content may not contain "]]>"');
+    const said = words.includes('&') ? this.#unescaped(words, from) : words;
+    e.text = e.text === '' ? said : e.text + said;
+    this.#at = end;
+  }
+
+  #cdata(): string {
+    const from = this.#at + 9;
+    const end = this.#text.indexOf(']]>', from);
+    if (end === -1) throw this.#malformed('Unclosed CDATA section');
+    this.#at = end + 3;
+    return this.#text.slice(from, end);
+  }
+
+  /** Over a comment or an instruction. */
+  #skip(): void {
+    const text = this.#text;
+    const from = this.#at;
+    if (text.startsWith('<?', from)) {
+      const name = text.slice(from + 2, this.#nameEnd(from + 2));
+      const end = text.indexOf('?>', from + 2 + name.length);
+      if (end === -1) throw this.#malformed('Unclosed processing instruction');
+      const behind = from + 2 + name.length;
+      if (
+        !validName.test(name) ||
+        /^xml$/i.test(name) ||
+        (!isBlank(text.charCodeAt(behind)) && behind !== end)
+      )
+        throw this.#malformed('Invalid processing instruction');
+      this.#at = end + 2;
+      return;
+    }
+    if (!text.startsWith('<!--', from)) throw this.#malformed('Invalid element name');
+    const end = text.indexOf('--', from + 4);
+    if (end === -1) throw this.#malformed('Unclosed comment');
+    if (text.charCodeAt(end + 2) !== gt)
+      throw this.#malformed('The string "--" is not allowed inside a comment');
+    this.#at = end + 3;
+  }
+
+  #value(written: string, at: number): string {
+    if (!/[<&\t\n\r]/.test(written)) return written;
+    if (written.includes('<'))
+      throw this.#malformed('Unescaped "<" is not allowed in an attribute value', at);
+    return this.#unescaped(written.replaceAll(/[\t\n\r]/g, ' '), at);
+  }
+
+  #unescaped(written: string, at: number): string {
+    return written.replaceAll(/&([^;&<\s]{0,32})(;?)/g, (all, name: string, end: string) => {
+      if (end === '') throw this.#malformed('Unterminated reference (a reference must end with ";")', at);
+      const known = Object.hasOwn(entities, name) ? entities[name] : undefined;
+      if (known !== undefined) return known;
+      const m = /^#(?:(\d+)|x([\da-fA-F]+))$/.exec(name);
+      if (m === null)
+        throw this.#malformed(
+          name.startsWith('#') ? `Invalid character reference: ${all}` : `Named entity isn't defined: ${all}`,
+          at,
+        );
+      const code = m[1] === undefined ? parseInt(m[2] ?? '', 16) : Number(m[1]);
+      const valid = code <= 0x10ffff && !(code >= 0xd800 && code <= 0xdfff);
+      const character = valid ? String.fromCodePoint(code) : '';
+      if (character === '' || forbidden.test(character))
+        throw this.#malformed(`Invalid character reference: ${all}`, at);
+      return character;
+    });
+  }
+
+  /** What follows the characters that may be of a name; whether they are one is looked at once for each name. */
+  #nameEnd(from: number): number {
+    const text = this.#text;
+    let p = from;
+    for (; p < text.length; p += 1) {
+      const c = text.charCodeAt(p);
+      if (isBlank(c) || c === gt || c === slash || c === equals || c === lt || c === question) break;
+    }
+    return p;
+  }
+
+  #afterBlanks(from: number): number {
+    let p = from;
+    while (isBlank(this.#text.charCodeAt(p))) p += 1;
+    return p;
+  }
+
+  /** @throws FlotillaError `bad-input`: it is no name, or its prefix is not declared */
+  #name(written: string, scope: Scope, line: number): Name {
+    const known = scope.names.get(written);
+    if (known !== undefined) return known;
+    if (!validName.test(written)) throw this.#malformed(`Invalid name: ${written}`);
+    const colon = written.indexOf(':');
+    const ns = scope.prefixes.get(colon === -1 ? '' : written.slice(0, colon));
+    if (ns === undefined)
+      throw refusal(
+        this.#file,
+        line,
+        `the prefix of "${shown(written)}" is not declared`,
+        'It is not valid XML: nobody can tell what is meant. Ask for a whole package.',
+      );
+    const name = { ns, name: written.slice(colon + 1) };
+    scope.names.set(written, name);
+    return name;
+  }
+
+  #count(): void {
+    this.#tags += 1;
+    if (this.#tags > tagsMax)
+      throw refusal(this.#file, null, `it has more than ${tagsMax} tags`, 'No package needs as many.');
+  }
+
+  #malformed(what: string, at = this.#at): FlotillaError {
+    return refusal(
+      this.#file,
+      this.#lines.at(at),
       `it is not well-formed XML: ${shown(what)}`,
       'It was damaged or cut off: get it again.',
     );
   }
 }
-
-const tooDeep = (file: string, line: number | null): FlotillaError =>
-  refusal(file, line, `its elements are nested more than ${depthMax} deep`, 'No package needs that.');
 
 /** Lines of places that come in the order of the text. */
 class Lines {
@@ -188,84 +455,4 @@ class Lines {
     }
     return this.#line;
   }
-}
-
-/** What the conversion of one document keeps at hand. */
-interface Conversion {
-  readonly file: string;
-  readonly lines: Lines;
-}
-
-function convert(e: ParsedElement, c: Conversion, above: Scope, depth: number): XmlElement {
-  const line = c.lines.at(e.start);
-  if (depth > depthMax) throw tooDeep(c.file, line);
-  const written = Object.keys(e.attributes);
-  const declared = written.length === 0 ? null : declaredBy(e, written);
-  const scope =
-    declared === null
-      ? above
-      : { prefixes: { ...above.prefixes, ...declared }, names: new Map<string, Name>() };
-  let children: XmlElement[] | null = null;
-  let text = '';
-  for (const child of e.children) {
-    if (child instanceof ParsedElement) (children ??= []).push(convert(child, c, scope, depth + 1));
-    else if (child instanceof XmlText) text = text === '' ? child.text : text + child.text;
-  }
-  const { ns, name } = nameOf(e.name, scope, c, line);
-  return {
-    ns,
-    name,
-    line,
-    attributes: written.length === 0 ? none : attributesOf(e, written, scope, c, line),
-    children: children ?? none,
-    text,
-    from: e.start,
-    to: e.end,
-    declared,
-  };
-}
-
-function attributesOf(
-  e: ParsedElement,
-  written: readonly string[],
-  scope: Scope,
-  c: Conversion,
-  line: number,
-): XmlAttribute[] {
-  const out: XmlAttribute[] = [];
-  for (const key of written) {
-    if (key === 'xmlns' || key.startsWith('xmlns:')) continue;
-    const value = e.attributes[key] ?? '';
-    if (key.includes(':')) {
-      const { ns, name } = nameOf(key, scope, c, line);
-      out.push({ ns, name, value });
-    } else out.push({ ns: '', name: key, value });
-  }
-  return out;
-}
-
-/** @throws FlotillaError `bad-input`: its prefix is not declared */
-function nameOf(written: string, scope: Scope, c: Conversion, line: number): Name {
-  const known = scope.names.get(written);
-  if (known !== undefined) return known;
-  const colon = written.indexOf(':');
-  const ns = scope.prefixes[colon === -1 ? '' : written.slice(0, colon)];
-  if (ns === undefined)
-    throw refusal(
-      c.file,
-      line,
-      `the prefix of "${shown(written)}" is not declared`,
-      'It is not valid XML: nobody can tell what is meant. Ask for a whole package.',
-    );
-  const name = { ns, name: written.slice(colon + 1) };
-  scope.names.set(written, name);
-  return name;
-}
-
-function declaredBy(e: ParsedElement, names: readonly string[]): Record<string, string> | null {
-  let declared: Record<string, string> | null = null;
-  for (const name of names)
-    if (name === 'xmlns' || name.startsWith('xmlns:'))
-      (declared ??= {})[name === 'xmlns' ? '' : name.slice(6)] = e.attributes[name] ?? '';
-  return declared;
 }

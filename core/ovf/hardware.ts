@@ -68,12 +68,25 @@ const fieldNames = new Map(
   ].map((name) => [name.toLowerCase(), name]),
 );
 
+/** As most writers write them: there are many thousands in a large descriptor. */
+const exactNames = new Set(fieldNames.values());
+
 /** Names that drafts and products use for CIM's. */
 const aliases = new Map([
   ['caption', 'ElementName'],
   ['name', 'ElementName'],
   ['macaddress', 'Address'],
 ]);
+
+const isNamed = (e: XmlElement, field: string): boolean => e.name.toLowerCase() === field.toLowerCase();
+
+/** A field by the name that CIM gives it, and whether it was written by another one. */
+function fieldOf(written: string): { readonly name: string; readonly alias: boolean } {
+  if (exactNames.has(written)) return { name: written, alias: false };
+  const said = written.toLowerCase();
+  const alias = aliases.get(said);
+  return { name: alias ?? fieldNames.get(said) ?? written, alias: alias !== undefined };
+}
 
 /** CIM's numbers of kinds of resources. @see CIM_ResourceAllocationSettingData.ResourceType */
 const kinds: Readonly<Record<number, string>> = {
@@ -164,20 +177,14 @@ function readItems(r: Reading, section: XmlElement, s: Surroundings): Item[] {
     .flatMap((at) => {
       const fields = new Map<string, string[]>();
       for (const c of at.children) {
-        const said = c.name.toLowerCase();
-        const alias = aliases.get(said);
-        const name = alias ?? fieldNames.get(said) ?? c.name;
         const text = textOf(c).slice(0, fieldCharsMax);
         if (text === '') continue;
+        const { name, alias } = fieldOf(c.name);
         // The one name of a field goes before those of drafts.
-        if (
-          alias !== undefined &&
-          at.children.some((o) => o.name.toLowerCase() === name.toLowerCase() && textOf(o) !== '')
-        )
-          continue;
-        const list = fields.get(name) ?? [];
-        list.push(text);
-        fields.set(name, list);
+        if (alias && at.children.some((o) => isNamed(o, name) && textOf(o) !== '')) continue;
+        const list = fields.get(name);
+        if (list === undefined) fields.set(name, [text]);
+        else list.push(text);
       }
       const item = readItem(r, at, fields, s);
       return item === null ? [] : [item];
