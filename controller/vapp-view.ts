@@ -11,7 +11,7 @@ export function vappView(o: {
   vm(id: string): VmRow | null;
   network(id: string): Network | undefined;
 }): VappView {
-  const members = o.vapp.members.map(({ make, ...m }): VappView['members'][number] => {
+  const members = o.vapp.members.map(({ make, from: _, ...m }): VappView['members'][number] => {
     const vm = o.vm(m.vm);
     return {
       ...m,

@@ -99,18 +99,8 @@ export class Catalogue {
 
   /** Disks of this pool whose backing file is that image. */
   async linkedTo(imageId: string, pool: Pool): Promise<string[]> {
-    const users: string[] = [];
-    const bases = new Set<string>(imageFormats.map((format) => imagePath({ id: imageId, format }, pool)));
-    for (const name of await this.#parts.files.list(folderPath(pool, 'disks'))) {
-      const final = parseFinalName(name);
-      if (final?.ext !== 'qcow2' && !parseTempName(name)) continue;
-      const head = await this.#parts.files
-        .readAt(`${folderPath(pool, 'disks')}/${name}`, 0, headBytes)
-        .catch(() => Buffer.alloc(0));
-      const backing = readQcow2Header(head)?.backing;
-      if (backing !== undefined && backing !== null && bases.has(backing)) users.push(final?.id ?? name);
-    }
-    return users;
+    const bases = imageFormats.map((format) => imagePath({ id: imageId, format }, pool));
+    return linkedFiles(this.#parts.files, pool, new Set(bases));
   }
 
   /** Copies of other nodes' images that are no more, and facts without their file. Originals are never swept. */
@@ -218,4 +208,23 @@ export class Catalogue {
       await handle.close();
     }
   }
+}
+
+/** Disks of a pool, half-made ones too, whose backing file is one of these. */
+export async function linkedFiles(
+  files: Parts['files'],
+  pool: Pool,
+  bases: ReadonlySet<string>,
+): Promise<string[]> {
+  const users: string[] = [];
+  for (const name of await files.list(folderPath(pool, 'disks'))) {
+    const final = parseFinalName(name);
+    if (final?.ext !== 'qcow2' && !parseTempName(name)) continue;
+    const head = await files
+      .readAt(`${folderPath(pool, 'disks')}/${name}`, 0, headBytes)
+      .catch(() => Buffer.alloc(0));
+    const backing = readQcow2Header(head)?.backing;
+    if (backing !== undefined && backing !== null && bases.has(backing)) users.push(final?.id ?? name);
+  }
+  return users;
 }

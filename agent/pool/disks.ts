@@ -1,5 +1,5 @@
 import { FlotillaError } from '../../core/domain/error.js';
-import type { Disk } from '../../core/domain/disk.js';
+import { isLinked, type Disk } from '../../core/domain/disk.js';
 import type { Image } from '../../core/domain/image.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { DiskFrom, WorkOptions } from '../env.js';
@@ -122,10 +122,7 @@ export class Disks {
         },
       );
     }
-    if (
-      pool.kind === 'thin' &&
-      (disk.format !== 'raw' || (disk.source.kind === 'image' && disk.source.mode === 'linked'))
-    )
+    if (pool.kind === 'thin' && (disk.format !== 'raw' || isLinked(disk)))
       throw new FlotillaError('bad-input', `${what}: disks of a thin pool are raw volumes of their own`, {
         hint: 'Use format raw and a full copy; it takes only what is really written.',
       });
@@ -146,6 +143,15 @@ export class Disks {
         `${disk.sizeBytes} bytes are too few for a snapshot of ${from.snapshot.sizeBytes}`,
         `Give it at least ${from.snapshot.sizeBytes} bytes.`,
       );
+    if (from !== null && isLinked(disk)) {
+      if (disk.format !== 'qcow2')
+        throw bad('a linked disk must be qcow2', 'Use format qcow2, or a full copy.');
+      if (from.pool.id !== pool.id)
+        throw bad(
+          'a linked disk must be in the pool of what it is made of',
+          `Use pool "${from.pool.name}", or a full copy.`,
+        );
+    }
     if (!from || !('image' in from) || disk.source.kind !== 'image') return;
     if (from.image.state !== 'ready') {
       throw new FlotillaError(
@@ -165,11 +171,6 @@ export class Disks {
       );
     if (disk.source.mode === 'moved' && (disk.format !== from.image.format || from.pool.id !== pool.id))
       throw bad('what is moved keeps its format and pool', 'Make a full copy.');
-    if (disk.source.mode !== 'linked') return;
-    if (disk.format !== 'qcow2')
-      throw bad('a linked disk must be qcow2', 'Use format qcow2, or a full copy.');
-    if (from.pool.id !== pool.id)
-      throw bad('a linked disk must be in its image’s pool', `Use pool "${from.pool.name}", or a full copy.`);
   }
 
   /** A volume of its own: tagged as half-made until all of the image is on it. */
@@ -248,8 +249,7 @@ export class Disks {
   /** Writes the data, and the disk's own size, to `temp`. */
   async #fill(disk: Disk, pool: Pool, data: Data, temp: string, o: WorkOptions): Promise<void> {
     const { files, run, guard, qemuImg } = this.#parts;
-    const linked = disk.source.kind === 'image' && disk.source.mode === 'linked';
-    if (linked) return qemuImg.create('qcow2', temp, disk.sizeBytes, data, o.signal);
+    if (isLinked(disk)) return qemuImg.create('qcow2', temp, disk.sizeBytes, data, o.signal);
     const same = disk.format === data.format && data.sizeBytes === undefined;
     if (!same || !(await reflink({ files, run }, data.path, temp, o.signal))) {
       const stat = await files.stat(data.path);

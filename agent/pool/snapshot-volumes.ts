@@ -1,9 +1,10 @@
 import { FlotillaError } from '../../core/domain/error.js';
-import type { Disk } from '../../core/domain/disk.js';
+import { isLinked, type Disk } from '../../core/domain/disk.js';
 import type { Pool } from '../../core/domain/pool.js';
 import type { SnapshotDisk } from '../../core/domain/vm-snapshot.js';
 import type { WorkOptions } from '../env.js';
 import { building, needSpace } from './building.js';
+import { linkedFiles } from './catalogue.js';
 import { diskPath, folderPath, snapshotPath, tempPath } from './layout.js';
 import type { Parts } from './parts.js';
 
@@ -27,13 +28,12 @@ export class SnapshotVolumes {
       const done = await files.stat(path);
       if (done !== null) return done.allocatedBytes;
       const from = diskPath(disk, pool);
-      const linked = disk.source.kind === 'image' && disk.source.mode === 'linked';
       await files.makeDir(folderPath(pool, 'snapshots'));
       const temp = this.#temp(volume, pool);
       const what = `Snapshot of disk "${disk.name}"`;
       await building(this.#parts, temp, pool, what, o.signal, async (signal) => {
-        // A file over an image would need that image for ever.
-        if (linked || !(await reflink(this.#parts, from, temp, signal))) {
+        // A file over another would need that for ever.
+        if (isLinked(disk) || !(await reflink(this.#parts, from, temp, signal))) {
           const bytes = (await files.stat(from))?.allocatedBytes ?? 0;
           needSpace(what, pool, await guard.space(pool), bytes);
           await qemuImg.convert(
@@ -71,6 +71,16 @@ export class SnapshotVolumes {
     await turns.take(`disk ${volume.disk}`, async () => {
       // On a pool that is not there nothing can be said to be removed.
       await guard.require(pool);
+      const users = await linkedFiles(files, pool, new Set([snapshotPath(volume, pool)]));
+      if (users.length > 0)
+        throw new FlotillaError(
+          'in-use',
+          `The snapshot of disk "${volume.name}" is the base of ${users.length} linked disk(s)`,
+          {
+            hint: 'It goes when they are deleted.',
+            details: { disks: users.slice(0, 20) },
+          },
+        );
       for (const path of [this.#temp(volume, pool), snapshotPath(volume, pool)]) await files.remove(path);
       if ((await files.stat(folderPath(pool, 'snapshots'))) !== null)
         await files.syncDir(folderPath(pool, 'snapshots'));

@@ -17,6 +17,7 @@ import type { Compare, Write } from '../ledger/ledger.js';
 import { OpRota, sameOp } from '../plan/op-rota.js';
 import { outlookOf } from '../plan/outlook.js';
 import type { Kept, Snapshot } from '../snapshot.js';
+import { askSnapshot, dropSnapshot } from './member-snapshots.js';
 import { VmBirths } from './vm-births.js';
 
 /** What waits is said anew this often, ms: it also tells other nodes that somebody is at it. */
@@ -104,6 +105,7 @@ export class VappDesk {
           .sort((a, b) => b.createdMs - a.createdMs)[0],
       answered: (member) => watch.answers.get(member) ?? null,
       stageMs: nowMs - watch.sinceMs,
+      snapshot: (id) => s.vmSnapshots.get(id)?.value ?? null,
       thereMs: watch.thereMs === null ? null : nowMs - watch.thereMs,
     };
     const d = decideVapp(view);
@@ -148,17 +150,17 @@ export class VappDesk {
     const writes: Write[] = [];
     const make = d.acts.find((a) => a.do === 'make');
     let taken: readonly string[] = [];
-    if (make !== undefined) {
-      try {
+    try {
+      if (make !== undefined) {
         const birth = await this.births.plan(make.member, vapp.value, k.value, s);
         compare.push(...birth.compare);
         writes.push(...birth.writes);
         taken = birth.taken;
-      } catch (e) {
-        await this.refused(k, vapp, view, e, s);
-        return;
-      }
-    } else for (const a of d.acts) this.begin(a, k.value, s, compare, writes);
+      } else for (const a of d.acts) this.begin(a, k.value, s, compare, writes);
+    } catch (e) {
+      await this.refused(k, vapp, view, e, s);
+      return;
+    }
     if (d.end !== null) await this.conclude(vapp, d, s, compare, writes);
     const next = this.next(k.value, d);
     if (writes.length === 0 && sameOp(k.value, next)) return;
@@ -225,6 +227,14 @@ export class VappDesk {
 
   private begin(a: VappAct, op: Op, s: Snapshot, compare: Compare[], writes: Write[]): void {
     if (a.do === 'make') return;
+    if (a.do === 'snapshot') {
+      askSnapshot(this.env, a.from, op, s, compare, writes);
+      return;
+    }
+    if (a.do === 'drop') {
+      dropSnapshot(a.snapshot, s, compare, writes);
+      return;
+    }
     const spec = s.specs.get(a.vm);
     if (spec === undefined) return;
     const key = kinds.vmSpec.key(a.vm);
@@ -263,7 +273,9 @@ export class VappDesk {
     if (d.end?.gone !== true) {
       const members = v.members
         .filter((m) => !m.leaving || s.specs.has(m.vm))
-        .map((m) => (s.specs.has(m.vm) ? { ...m, make: null } : m));
+        .map(({ from, ...m }) =>
+          s.specs.has(m.vm) ? { ...m, make: null } : { ...m, ...(from === undefined ? {} : { from }) },
+        );
       const next = { ...v, members };
       if (JSON.stringify(next) !== JSON.stringify(v))
         writes.push({ put: key, value: writeRecord(kinds.vapp, next) });

@@ -2,12 +2,19 @@ import { reservedSpec } from '../../core/decide/bundle.js';
 import { macFrom } from '../../core/decide/mac.js';
 import { newReplica } from '../../core/decide/replica-edit.js';
 import { membersBefore } from '../../core/decide/vapp.js';
-import { createVm, placed, type EditContext, type VmEdit } from '../../core/decide/vm-edit.js';
+import {
+  createVm,
+  fromSnapshot,
+  placed,
+  type EditContext,
+  type FromSnapshot,
+  type VmEdit,
+} from '../../core/decide/vm-edit.js';
 import { firstOwn, placeNew, type MakeLookup } from '../../core/decide/vm-make.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { presence } from '../../core/domain/node.js';
 import { queuedOp, type Op } from '../../core/domain/op.js';
-import type { Vapp, VappMember } from '../../core/domain/vapp.js';
+import type { Vapp, VappFrom, VappMember } from '../../core/domain/vapp.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import { vmCreateSchema, type VmCreate } from '../../core/wire/rest.js';
 import { parse } from '../../core/domain/schema.js';
@@ -15,6 +22,7 @@ import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { outlookOf } from '../plan/outlook.js';
 import type { Kept, Snapshot } from '../snapshot.js';
+import { dropSnapshot } from './member-snapshots.js';
 
 /** What one transaction makes of a VM. */
 export interface VmBirth {
@@ -40,11 +48,17 @@ export class VmBirths {
       .filter((b) => s.specs.has(b.vm))
       .map((b) => b.vm)
       .slice(0, 16);
-    const edit = createVm(m.vm, { ...input, ha: { ...input.ha, after } }, await this.context(input.nics, s));
+    const begins = m.from === undefined ? null : beginsAs(m, m.from, s);
+    const edit = createVm(
+      m.vm,
+      { ...input, ha: { ...input.ha, after } },
+      await this.context(input.nics, s),
+      begins?.disks,
+    );
     const spec = { ...edit.spec, vapp: { id: vapp.id, member: m.name } };
     const outlook = outlookOf(s, env.radio.heard(), { joining: [spec] });
     const counted = { ...edit, spec: reservedSpec(spec, vapp, s.specs) };
-    const place = placeNew([{ edit: counted, node: input.node ?? null }], {
+    const place = placeNew([{ edit: counted, node: begins?.node ?? input.node ?? null }], {
       nodes: outlook.nodes,
       cluster: outlook.cluster,
       admission: s.policy.plan.admission,
@@ -82,6 +96,12 @@ export class VmBirths {
       }
     }
     for (const key of taken) fresh(key, m.vm);
+    if (m.from !== undefined && begins !== null) {
+      // One that is taken for it is there until its disks are made, and no longer.
+      if (m.from.keep)
+        compare.push({ key: kinds.vmSnapshot.key(m.from.snapshot), modRevision: begins.modRevision });
+      else dropSnapshot(m.from.snapshot, s, compare, writes);
+    }
     this.lean(edit, [place.node, place.copy], s, compare, writes);
     return { compare, writes, taken };
   }
@@ -193,6 +213,24 @@ export class VmBirths {
       taken: { minors: await taken(unique.minorPrefix), ports: await taken(unique.replicaPortPrefix) },
     });
   }
+}
+
+/** @throws FlotillaError `not-found`: the snapshot is gone, or on its way out */
+function beginsAs(
+  m: VappMember,
+  from: VappFrom,
+  s: Snapshot,
+): { readonly disks: Map<string, FromSnapshot>; readonly node: string | null; readonly modRevision: bigint } {
+  const kept = s.vmSnapshots.get(from.snapshot);
+  if (kept?.value.state !== 'ready')
+    throw new FlotillaError('not-found', `The snapshot that "${m.name}" begins as is gone`, {
+      hint: 'Ask again.',
+    });
+  return {
+    disks: fromSnapshot(kept.value, from.linked),
+    node: kept.value.node,
+    modRevision: kept.modRevision,
+  };
 }
 
 const notFound = (kind: string, id: string): FlotillaError =>

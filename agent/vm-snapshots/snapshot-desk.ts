@@ -7,7 +7,7 @@ import {
   type SnapshotSubject,
 } from '../../core/decide/vm-snapshot.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import type { Disk } from '../../core/domain/disk.js';
+import { needsSnapshot, type Disk } from '../../core/domain/disk.js';
 import { opFinished, queuedOp, type Op } from '../../core/domain/op.js';
 import { poolHasNode } from '../../core/domain/pool.js';
 import { formatSize } from '../../core/domain/units.js';
@@ -345,9 +345,7 @@ export class SnapshotDesk {
       const args = snapshotArgs(o);
       return args !== null && !opFinished(o) && (args.snapshot === x.id || args.before === x.id);
     });
-    const read = [...s.disks.values()].some(
-      ({ value: d }) => d.state === 'wanted' && d.source.kind === 'snapshot' && d.source.snapshot === x.id,
-    );
+    const read = [...s.disks.values()].some(({ value: d }) => needsSnapshot(d, x.id));
     if (inWork || read) return;
     this.removing.add(x.id);
     void (async () => {

@@ -1,5 +1,5 @@
 import { cloneOf } from '../../core/decide/vm-snapshot.js';
-import type { FromSnapshot } from '../../core/decide/vm-edit.js';
+import { fromSnapshot } from '../../core/decide/vm-edit.js';
 import { parse } from '../../core/domain/schema.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import { vmCreateSchema } from '../../core/wire/rest.js';
@@ -18,7 +18,6 @@ export async function cloneVm(deps: ApiDeps, writes: VmWrites, ask: Ask<'cloneCr
   if (spec === null) throw notFound('vm', ask.body.vm);
   const { value: x } = await findSnapshot(deps, vm, ask.body.snapshot);
   const input = cloneOf(spec.value, x, { name, node, power, shared: x.node === null });
-  const from = new Map(x.disks.map((d): [string, FromSnapshot] => [d.name, { snapshot: x, volume: d }]));
   const body = parse(vmCreateSchema, input, `VM "${name}"`);
-  return writes.create({ ...ask, params: undefined, query: undefined, body }, from);
+  return writes.create({ ...ask, params: undefined, query: undefined, body }, fromSnapshot(x));
 }

@@ -6,12 +6,14 @@ import { ledger as kinds, readRecord, unique } from '../../core/wire/ledger-keys
 import type { VappApplied, VappDoc } from '../../core/wire/rest.js';
 import { checkApply } from './access.js';
 import { Change, commit, fresh, idFromKey, requestMark } from './commit.js';
+import type { Kept } from '../tables.js';
 import type { ApiDeps, Ask, Some } from './context.js';
 import { idOf, notFound, poolOf } from './lookup.js';
 import { nameFree } from './names.js';
 import { newOp, opView, repeated } from './ops.js';
 import { page } from './page.js';
 import { vappSchemaDocument } from './vapp-schema.js';
+import { cloneVapp } from './vapp-copies.js';
 import { VmWrites } from './vm-write.js';
 
 /** vApps in a cluster, at most. */
@@ -25,6 +27,7 @@ type Names =
   | 'vappGet'
   | 'vappApply'
   | 'vappAction'
+  | 'vappClone'
   | 'vappDelete'
   | 'vappDocument'
   | 'vappSchema';
@@ -68,6 +71,11 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
         return { phase: action === 'start' ? 'start' : 'stop', group, force: action === 'force-stop' };
       });
       return { body: { op: opView(view, op) } };
+    },
+    vappClone(ask) {
+      const mine = turn.then(() => cloneVapp(deps, writes, ask, shown));
+      turn = mine.catch(() => undefined);
+      return mine;
     },
     async vappExport(ask) {
       const { vapp } = await vappDocument(deps, ask.params.vapp);
@@ -143,13 +151,13 @@ export async function vappDocument(
 }
 
 /** The unfinished operation on a vApp; null: none. */
-function openOf(deps: ApiDeps, id: string): Op | null {
+export function openOf(deps: ApiDeps, id: string): Op | null {
   for (const { value: o } of deps.view.ledger.tables.op.values())
     if (o.subject.id === id && !opFinished(o)) return o;
   return null;
 }
 
-const busy = (name: string, open: Op): FlotillaError =>
+export const busy = (name: string, open: Op): FlotillaError =>
   new FlotillaError('wrong-state', `${open.kind} of vApp "${name}" is not finished`, {
     hint: `Wait for its end, or cancel it: flotilla op cancel ${open.id}.`,
   });
@@ -250,11 +258,7 @@ async function apply(
           hint: 'Read them in the document (eulas) and say so: flotilla apply --accept-eulas.',
         },
       );
-    if (before === null && view.ledger.tables.vapp.size >= vappsMax)
-      throw new FlotillaError('ledger-full', `The cluster has ${vappsMax} vApps; no more are taken`, {
-        hint: 'Delete some that are no longer needed.',
-      });
-    if (before === null) await nameFree(deps, 'vapp', doc.name);
+    if (before === null) await roomForVapp(deps, doc.name);
     const seats = await writes.placeMany(plan.births, plan.networks, plan.vapp);
     const placement = plan.vapp.members.flatMap((m) => {
       const own = view.ledger.tables.vmOwn.get(m.vm)?.value;
@@ -275,24 +279,7 @@ async function apply(
       return { change: null, answer: () => ({ body: { ...said, op: null, vapp } }) };
     }
     const { vapp } = plan;
-    const change = new Change().at(kinds.vapp.key(vapp.id), kept).put(kinds.vapp, vapp.id, vapp);
-    if (before === null) change.take(unique.name('vapp', vapp.name), vapp.id);
-    if (plan.secrets !== null)
-      change
-        .at(kinds.vappSecret.key(vapp.id), secretKept)
-        .put(kinds.vappSecret, vapp.id, { values: { ...plan.secrets } });
-    for (const n of plan.networks)
-      change
-        .at(kinds.network.key(n.id), null)
-        .put(kinds.network, n.id, n)
-        .take(unique.name('network', n.name), n.id)
-        .take(unique.vni(n.vni ?? 0), n.id);
-    const cls = vapp.class === null ? undefined : view.ledger.tables.class.get(vapp.class);
-    if (cls !== undefined) change.refersTo(kinds.class.key(cls.value.id), cls);
-    for (const n of vapp.networks) {
-      const there = view.ledger.tables.network.get(n.network);
-      if (there !== undefined) change.refersTo(kinds.network.key(n.network), there);
-    }
+    const change = recordsOf(deps, plan, kept, secretKept);
     const work = before === null || plan.births.length > 0 || plan.leavers.length > 0;
     const op = !work
       ? null
@@ -336,7 +323,45 @@ async function apply(
   };
 }
 
-function contextOf(deps: ApiDeps, before: Vapp | null): Parameters<typeof planVapp>[4] {
+/** The records of a vApp as it is to be, in one transaction. @param kept - null: it is new */
+export function recordsOf(
+  { view }: ApiDeps,
+  plan: VappPlan,
+  kept: Kept<Vapp> | null,
+  secretKept: { readonly modRevision: bigint } | null,
+): Change {
+  const { vapp } = plan;
+  const change = new Change().at(kinds.vapp.key(vapp.id), kept).put(kinds.vapp, vapp.id, vapp);
+  if (kept === null) change.take(unique.name('vapp', vapp.name), vapp.id);
+  if (plan.secrets !== null)
+    change
+      .at(kinds.vappSecret.key(vapp.id), secretKept)
+      .put(kinds.vappSecret, vapp.id, { values: { ...plan.secrets } });
+  for (const n of plan.networks)
+    change
+      .at(kinds.network.key(n.id), null)
+      .put(kinds.network, n.id, n)
+      .take(unique.name('network', n.name), n.id)
+      .take(unique.vni(n.vni ?? 0), n.id);
+  const cls = vapp.class === null ? undefined : view.ledger.tables.class.get(vapp.class);
+  if (cls !== undefined) change.refersTo(kinds.class.key(cls.value.id), cls);
+  for (const n of vapp.networks) {
+    const there = view.ledger.tables.network.get(n.network);
+    if (there !== undefined) change.refersTo(kinds.network.key(n.network), there);
+  }
+  return change;
+}
+
+/** @throws FlotillaError `ledger-full`, `name-taken` */
+export async function roomForVapp(deps: ApiDeps, name: string): Promise<void> {
+  if (deps.view.ledger.tables.vapp.size >= vappsMax)
+    throw new FlotillaError('ledger-full', `The cluster has ${vappsMax} vApps; no more are taken`, {
+      hint: 'Delete some that are no longer needed.',
+    });
+  await nameFree(deps, 'vapp', name);
+}
+
+export function contextOf(deps: ApiDeps, before: Vapp | null): Parameters<typeof planVapp>[4] {
   const { view } = deps;
   const t = view.ledger.tables;
   const vnis = new Set([...t.network.values()].flatMap((k) => k.value.vni ?? []));

@@ -6,6 +6,7 @@ import { brokenBy, planRules } from '../../core/decide/rules.js';
 import {
   createVm,
   editVm,
+  fromSnapshot,
   placed,
   type EditContext,
   type FromSnapshot,
@@ -29,6 +30,7 @@ import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import { parse } from '../../core/domain/schema.js';
 import type { Network } from '../../core/domain/network.js';
 import type { Vapp, VappMember } from '../../core/domain/vapp.js';
+import type { VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import { vmCreateSchema, type VmCreate, type VmPatch } from '../../core/wire/rest.js';
 import type { Kept } from '../tables.js';
 import { outlookOf } from '../plan-view.js';
@@ -486,12 +488,14 @@ export class VmWrites {
    * Where the VMs of a vApp would go, all of them; nothing is written.
    *
    * @param networks - that are to be made, too
+   * @param from - of a member whose disks begin as they were in a snapshot, which may not be taken yet
    * @throws FlotillaError as for a VM that is made
    */
   async placeMany(
     births: readonly VappMember[],
     networks: readonly Network[],
     vapp: Vapp,
+    from: (m: VappMember) => { readonly snapshot: VmSnapshot; readonly linked: boolean } | null = () => null,
   ): Promise<Map<string, Placed>> {
     if (births.length === 0) return new Map();
     const { view } = this.deps;
@@ -504,15 +508,21 @@ export class VmWrites {
         throw notFound('node', input.node);
       await nameFree(this.deps, 'vm', input.name);
       await this.macsFree(input.nics, m.vm);
+      const begins = from(m);
       const ctx = await this.editContext(input.nics);
-      const edit = createVm(m.vm, input, {
-        ...ctx,
-        network: (ref) => networks.find((n) => n.id === ref) ?? ctx.network(ref),
-        addresses: (id) => new Set([...ctx.addresses(id), ...(given.get(id) ?? [])]),
-      });
+      const edit = createVm(
+        m.vm,
+        input,
+        {
+          ...ctx,
+          network: (ref) => networks.find((n) => n.id === ref) ?? ctx.network(ref),
+          addresses: (id) => new Set([...ctx.addresses(id), ...(given.get(id) ?? [])]),
+        },
+        begins === null ? undefined : fromSnapshot(begins.snapshot, begins.linked),
+      );
       for (const n of edit.spec.nics)
         if (n.address !== null) given.set(n.network, (given.get(n.network) ?? new Set()).add(n.address));
-      vms.push({ edit, node: input.node ?? null });
+      vms.push({ edit, node: begins?.snapshot.node ?? input.node ?? null });
     }
     const joining = births.flatMap((m, i): VmSpec[] => {
       const spec = vms[i]?.edit.spec;

@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import { isMap, isPair, isScalar, isSeq, LineCounter, parseDocument, stringify, type Node } from 'yaml';
 import { FlotillaError } from '../../core/domain/error.js';
 import { allocationText } from '../../core/domain/vapp.js';
@@ -100,21 +100,28 @@ export class VappFile {
   }
 }
 
-type ApplyOptions = WaitOptions & {
-  file: string;
+export interface ValueOptions {
   set?: string[];
   values?: string;
-  start?: true;
-  acceptEulas?: true;
-  dryRun?: true;
-};
+}
+
+type ApplyOptions = WaitOptions &
+  ValueOptions & {
+    file: string;
+    start?: true;
+    acceptEulas?: true;
+    dryRun?: true;
+  };
 
 async function readVapp(io: Io, file: string): Promise<VappFile> {
   return new VappFile(file, file === '-' ? await io.stdin() : await readText(file, 'The document'));
 }
 
 /** `--set k=v` over what a values file says. Secrets go into the file: command lines are for all to read. */
-async function valuesOf(o: ApplyOptions, doc: VappDoc): Promise<Record<string, string | number | boolean>> {
+export async function valuesOf(
+  o: ValueOptions,
+  isSecret: (property: string) => boolean,
+): Promise<Record<string, string | number | boolean>> {
   const out: Record<string, string | number | boolean> = {};
   if (o.values !== undefined) {
     const said = new VappFile(o.values, await readText(o.values, 'The values')).value;
@@ -130,7 +137,7 @@ async function valuesOf(o: ApplyOptions, doc: VappDoc): Promise<Record<string, s
     const eq = s.indexOf('=');
     if (eq < 1) throw usage(`"${s.slice(0, 60)}" is not NAME=VALUE`, 'e.g. --set port=8080');
     const name = s.slice(0, eq);
-    if (doc.properties?.[name]?.secret === true)
+    if (isSecret(name))
       throw usage(
         `"${name}" is secret, and command lines are for all to read`,
         'Give it in a file: --values FILE.',
@@ -143,7 +150,7 @@ async function valuesOf(o: ApplyOptions, doc: VappDoc): Promise<Record<string, s
 async function sent(io: Io, o: ApplyOptions, dryRun: boolean): Promise<VappApplied> {
   const file = await readVapp(io, o.file);
   const document = file.document();
-  const values = await valuesOf(o, document);
+  const values = await valuesOf(o, (p) => document.properties?.[p]?.secret === true);
   const body = {
     document,
     values,
@@ -171,6 +178,24 @@ function changesText(r: VappApplied): string {
         ]),
     ...r.warnings.map((w) => `! ${w}`),
   ].join('\n');
+}
+
+/** What becomes of it, to its end. */
+async function followed(io: Io, r: VappApplied, o: WaitOptions): Promise<void> {
+  const op = r.op === null ? null : await io.follow(r.op, o);
+  const vapp =
+    r.vapp === null ? null : await (await io.client()).call('vappGet', { params: { vapp: r.vapp.id } });
+  io.show({ ...r, op, vapp }, () => `vApp "${vapp?.name ?? ''}": ${op?.step ?? 'changed'}`);
+}
+
+/** A copy that is made, or what it would be. */
+export async function appliedText(io: Io, r: VappApplied, o: WaitOptions & { dryRun?: true }): Promise<void> {
+  if (o.dryRun === true) {
+    io.show(r, () => changesText(r));
+    return;
+  }
+  io.say(`${changesText(r)}\n`);
+  await followed(io, r, o);
 }
 
 const columns: readonly Column<VappView>[] = [
@@ -204,11 +229,7 @@ export function vappCommands(program: Command, io: Io): void {
         return;
       }
       io.say(`${changesText(would)}\n`);
-      const r = await sent(io, o, false);
-      const op = r.op === null ? null : await io.follow(r.op, o);
-      const vapp =
-        r.vapp === null ? null : await (await io.client()).call('vappGet', { params: { vapp: r.vapp.id } });
-      io.show({ ...r, op, vapp }, () => `vApp "${vapp?.name ?? ''}": ${op?.step ?? 'changed'}`);
+      await followed(io, await sent(io, o, false), o);
     });
   applying(program.command('diff'))
     .description('what apply would change')
@@ -276,6 +297,40 @@ export function vappCommands(program: Command, io: Io): void {
         ...v.rules.map((r) => [`${r.must ? 'Must be' : 'Better'} ${r.kind}`, r.members.join(', ')] as const),
       ]);
     });
+  waiting(vapp.command('clone'))
+    .description('make another vApp that begins as this one is now, beside it: all of it or nothing')
+    .argument('<vapp>')
+    .argument('<name>', 'the new one')
+    .addOption(
+      new Option('--linked', 'store only what differs; the original is kept for that').conflicts('full'),
+    )
+    .option('--full', 'copy all of it; usual')
+    .option('--set <name=value>', 'another value of a property', collect)
+    .option('--values <file>', 'other values of properties, as YAML; secret ones only so')
+    .option('--start', 'start it when it is made')
+    .option('--dry-run', 'say only what would be made')
+    .action(
+      async (
+        ref: string,
+        name: string,
+        o: WaitOptions & ValueOptions & { linked?: true; start?: true; dryRun?: true },
+      ) => {
+        const client = await io.client();
+        const of = await client.call('vappGet', { params: { vapp: ref } });
+        const secret = (p: string): boolean => of.properties.some((x) => x.name === p && x.secret);
+        const r = await client.call('vappClone', {
+          params: { vapp: of.id },
+          body: {
+            name,
+            linked: o.linked === true,
+            values: await valuesOf(o, secret),
+            start: o.start === true,
+            dryRun: o.dryRun === true,
+          },
+        });
+        await appliedText(io, r, o);
+      },
+    );
   for (const action of ['start', 'stop', 'force-stop'] as const) {
     waiting(vapp.command(action))
       .description(

@@ -22,6 +22,7 @@ import type { VappChange, VappDoc, VappMemberDoc, VappVm } from '../wire/rest-va
 import { bundleMemoryMiB } from './bundle.js';
 import { cpuSharesOf, settingsAsked } from './service-class.js';
 import { referencesIn, refersTo } from './vapp-text.js';
+import { typedValue, valueFault } from './vapp-value.js';
 
 type Path = (string | number)[];
 type Value = string | number | boolean;
@@ -316,11 +317,9 @@ class Planner {
       if (values[name] !== undefined && !p.userConfigurable)
         this.fault(path, 'is not for whoever deploys it to set');
       const fit = (v: Value, at: Path): Value => {
-        const typed = typedValue(v, p.type);
-        if (typed === null) this.fault(at, `is no ${p.type}`);
-        else if (p.choices !== undefined && !p.choices.some((c) => c === typed))
-          this.fault(at, `is none of ${p.choices.map(String).join(', ').slice(0, 200)}`);
-        return typed ?? v;
+        const fault = valueFault(v, p);
+        if (fault !== null) this.fault(at, fault);
+        return typedValue(v, p.type) ?? v;
       };
       const { value: _, default: byDefault, ...rest } = p;
       const usual = byDefault === undefined ? null : fit(byDefault, [...path, 'default']);
@@ -578,20 +577,6 @@ function rangeOf(subnet: string): [string, string] {
   return [intToIpv4(Math.min(first + 10, last - 2)), intToIpv4(last - 2)].map((a) =>
     a === lastHost(subnet) ? intToIpv4(last - 2) : a,
   ) as [string, string];
-}
-
-function typedValue(v: Value, type: VappProperty['type']): Value | null {
-  switch (type) {
-    case 'string':
-      return typeof v === 'string' ? v : String(v);
-    case 'boolean':
-      return typeof v === 'boolean' ? v : v === 'true' ? true : v === 'false' ? false : null;
-    case 'integer':
-    case 'number': {
-      const n = typeof v === 'number' ? v : typeof v === 'string' && v.trim() !== '' ? Number(v) : NaN;
-      return Number.isFinite(n) && (type === 'number' || Number.isSafeInteger(n)) ? n : null;
-    }
-  }
 }
 
 const allocation = (a: VappDoc['cpuAllocation']): Vapp['cpuAllocation'] =>

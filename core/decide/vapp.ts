@@ -1,7 +1,8 @@
 import { errorRecord, FlotillaError, type ErrorRecord } from '../domain/error.js';
 import type { Op } from '../domain/op.js';
-import type { Vapp, VappArgs, VappMember, VappStart } from '../domain/vapp.js';
+import type { Vapp, VappArgs, VappFrom, VappMember, VappStart } from '../domain/vapp.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
+import type { VmSnapshot } from '../domain/vm-snapshot.js';
 
 /** VMs that one transaction starts, stops or deletes, at most: each takes two of its 128 compares. */
 const actsAtOnce = 12;
@@ -98,6 +99,8 @@ export interface VappOpView {
   readonly args: VappArgs;
   readonly vapp: Vapp;
   vm(id: string): VappSubject | null;
+  /** Null: there is none of that id. */
+  snapshot(id: string): Pick<VmSnapshot, 'state' | 'error'> | null;
   /** Operations on that VM that this one began, the newest first. */
   begun(vm: string, kind: Op['kind']): Op | undefined;
   /** Whether a member's check was answered; null: not asked yet. */
@@ -109,6 +112,8 @@ export interface VappOpView {
 
 export type VappAct =
   | { readonly do: 'make'; readonly member: VappMember }
+  | { readonly do: 'snapshot'; readonly from: VappFrom }
+  | { readonly do: 'drop'; readonly snapshot: string }
   | { readonly do: 'start' | 'stop' | 'force-stop' | 'delete'; readonly vm: string };
 
 /** A member whose check is to be asked. */
@@ -138,6 +143,8 @@ export interface VappDecision {
  */
 export function decideVapp(v: VappOpView): VappDecision {
   switch (v.args.phase) {
+    case 'snapshot':
+      return snapshotting(v);
     case 'make':
       return making(v);
     case 'start':
@@ -160,9 +167,11 @@ const go = (v: VappOpView, o: Partial<VappDecision> & { readonly step: string })
   ...o,
 });
 
+const makesNew = (op: Pick<Op, 'kind'>): boolean => op.kind === 'vapp.deploy' || op.kind === 'vapp.clone';
+
 /** What fails a deployment takes back all of it; what fails an update leaves what there is. */
 export function failVapp(v: VappOpView, why: ErrorRecord): VappDecision {
-  if (v.op.kind === 'vapp.deploy' && v.args.phase === 'make')
+  if (makesNew(v.op) && (v.args.phase === 'make' || v.args.phase === 'snapshot'))
     return go(v, { args: { ...v.args, phase: 'undo', why }, step: 'takes back what was made' });
   return go(v, { step: v.op.step, end: { state: 'failed', error: why, gone: false } });
 }
@@ -171,10 +180,87 @@ const cancelled = new FlotillaError('cancelled', 'It was cancelled', {
   hint: 'Ask again when it is wanted.',
 });
 
+/** How far the snapshots are that members' disks begin as. */
+export interface SnapshotsTaken {
+  readonly ask: readonly VappFrom[];
+  /** Names of members whose snapshot is under way, with how far it is. */
+  readonly waits: readonly string[];
+  readonly taken: number;
+  readonly of: number;
+  readonly error: ErrorRecord | null;
+}
+
+/** Where the snapshots stand that an operation takes of other VMs: all are asked for at once, so that they are close together. */
+export function snapshotsOf(
+  members: readonly Pick<VappMember, 'name' | 'from'>[],
+  v: Pick<VappOpView, 'vm' | 'snapshot' | 'begun'>,
+): SnapshotsTaken {
+  const ask: VappFrom[] = [];
+  const waits: string[] = [];
+  let taken = 0;
+  let error: ErrorRecord | null = null;
+  const fail = (e: ErrorRecord | FlotillaError): void => {
+    error ??= e instanceof FlotillaError ? errorRecord(e) : e;
+  };
+  const those = members.flatMap((m) => (m.from === undefined ? [] : [{ name: m.name, from: m.from }]));
+  for (const { name, from } of those) {
+    const x = v.snapshot(from.snapshot);
+    const source = v.vm(from.vm);
+    const o = v.begun(from.vm, 'vm.snapshot');
+    if (x?.state === 'ready') taken++;
+    else if (source === null)
+      fail(
+        new FlotillaError('not-found', `The VM that "${name}" begins as is gone`, {
+          hint: 'See flotilla vm list.',
+        }),
+      );
+    else if (x === null && o === undefined) ask.push(from);
+    else if (x?.state === 'failed' && (x.error ?? o?.error)) fail((x.error ?? o?.error) as ErrorRecord);
+    else if (x?.state !== 'wanted' || o === undefined)
+      fail(
+        new FlotillaError('not-found', `The snapshot of VM "${source.spec.name}" was deleted meanwhile`, {
+          hint: 'Ask again.',
+        }),
+      );
+    else if (o.node !== source.own.owner)
+      fail(
+        new FlotillaError(
+          'wrong-state',
+          `VM "${source.spec.name}" has moved to ${source.own.owner} meanwhile`,
+          {
+            hint: 'Ask again.',
+          },
+        ),
+      );
+    else waits.push(o.progress === null ? name : `${name} (${Math.round(o.progress * 100)} %)`);
+  }
+  return { ask, waits, taken, of: those.length, error };
+}
+
+function snapshotting(v: VappOpView): VappDecision {
+  if (v.op.cancelAsked) return failVapp(v, errorRecord(cancelled));
+  const s = snapshotsOf(v.vapp.members, v);
+  if (s.error !== null) return failVapp(v, s.error);
+  const progress = (s.taken / Math.max(1, s.of)) * snapshotShare;
+  if (s.taken === s.of)
+    return go(v, { args: { ...v.args, phase: 'make' }, step: 'all snapshots are taken', progress });
+  return go(v, {
+    acts: s.ask.slice(0, actsAtOnce).map((from) => ({ do: 'snapshot', from })),
+    step: `${s.taken} of ${s.of} snapshots are taken${waitsText(s.waits)}`,
+    progress,
+  });
+}
+
+/** Of a clone's progress, how much its snapshots are. */
+const snapshotShare = 0.3;
+
+const waitsText = (waits: readonly string[]): string =>
+  waits.length > 0 ? `, waits for ${waits.slice(0, 3).join(', ')}` : '';
+
 function making(v: VappOpView): VappDecision {
   const { vapp, args } = v;
   if (v.op.cancelAsked) {
-    if (v.op.kind === 'vapp.deploy') return failVapp(v, errorRecord(cancelled));
+    if (makesNew(v.op)) return failVapp(v, errorRecord(cancelled));
     return go(v, { step: v.op.step, end: { state: 'cancelled', gone: false } });
   }
   const acts: VappAct[] = [];
@@ -214,14 +300,20 @@ function making(v: VappOpView): VappDecision {
           ),
       );
     if (o === undefined || o.state === 'done') made++;
-    else waits.push(m.name);
+    else waits.push(o.progress === null ? m.name : `${m.name} (${Math.round(o.progress * 100)} %)`);
   }
   const n = vapp.members.length;
-  const step = `${made} of ${n} members are made${waits.length > 0 ? `, waits for ${waits.slice(0, 3).join(', ')}` : ''}`;
+  const step = `${made} of ${n} members are made${waitsText(waits)}`;
   // Each is a transaction of its own: one at a time, so that the planner sees those before it.
   const makes = acts.filter((a) => a.do === 'make').slice(0, 1);
   const others = acts.filter((a) => a.do !== 'make').slice(0, actsAtOnce);
-  if (made < n) return go(v, { acts: [...others, ...makes], step, progress: (made / Math.max(1, n)) * 0.8 });
+  const before = v.op.kind === 'vapp.clone' ? snapshotShare : 0;
+  if (made < n)
+    return go(v, {
+      acts: [...others, ...makes],
+      step,
+      progress: before + (made / Math.max(1, n)) * (0.8 - before),
+    });
   if (args.start)
     return go(v, {
       args: { ...args, phase: 'start', stage: 0 },
@@ -354,8 +446,14 @@ function deleting(v: VappOpView): VappDecision {
     if (o?.state === 'failed' && o.error !== null && args.phase === 'delete') return failVapp(v, o.error);
     if (o === undefined) acts.push({ do: 'delete', vm: m.vm });
   }
+  // Of what a member was to begin as: taken back with it, where it was not made yet.
+  for (const { from } of vapp.members) {
+    const x = from === undefined || from.keep ? null : v.snapshot(from.snapshot);
+    if (from !== undefined && x !== null && x.state !== 'deleting')
+      acts.push({ do: 'drop', snapshot: from.snapshot });
+  }
   const n = Math.max(1, vapp.members.length);
-  if (left > 0)
+  if (left > 0 || acts.length > 0)
     return go(v, {
       acts: acts.slice(0, actsAtOnce),
       step: `${left} of ${n} members are left to delete`,

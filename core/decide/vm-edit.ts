@@ -53,7 +53,13 @@ export interface VmEdit {
 export interface FromSnapshot {
   readonly snapshot: VmSnapshot;
   readonly volume: SnapshotDisk;
+  /** Only what differs is stored. A thin pool shares what neither overwrites in any case. */
+  readonly linked: boolean;
 }
+
+/** The disks of a new VM, by name, as they were in a snapshot. */
+export const fromSnapshot = (x: VmSnapshot, linked = false): Map<string, FromSnapshot> =>
+  new Map(x.disks.map((volume) => [volume.name, { snapshot: x, volume, linked }]));
 
 export interface MadeDisk {
   readonly disk: Disk;
@@ -317,10 +323,17 @@ function makeDisks(
     const image = w.image === undefined ? null : ctx.image(w.image);
     const thin = pool.kind === 'thin';
     const kept = from.get(name);
+    // Over a file in another pool it would need both of them.
+    const linked = kept?.linked === true && !thin && kept.volume.pool === pool.id;
     const source: Disk['source'] =
       kept === undefined
         ? diskSource(what, w, image)
-        : { kind: 'snapshot', snapshot: kept.snapshot.id, volume: kept.volume.id };
+        : {
+            kind: 'snapshot',
+            snapshot: kept.snapshot.id,
+            volume: kept.volume.id,
+            ...(linked ? { mode: 'linked' as const } : {}),
+          };
     if (thin && w.mode === 'linked')
       throw badInput(
         `${what}: a thin pool has no linked clones`,
@@ -343,7 +356,7 @@ function makeDisks(
       pool: pool.id,
       ...(w.replicas === 2 ? { replicas: 2 as const } : {}),
       node: null,
-      format: thin ? 'raw' : w.format,
+      format: thin ? 'raw' : linked ? 'qcow2' : w.format,
       sizeBytes:
         kept === undefined
           ? wholeVolume(pool, diskSize(what, w.sizeBytes, image))

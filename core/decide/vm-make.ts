@@ -1,4 +1,4 @@
-import { isReplicated } from '../domain/disk.js';
+import { isLinked, isReplicated } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
 import type { AdmissionMode } from '../domain/ha.js';
 import type { Image } from '../domain/image.js';
@@ -41,6 +41,15 @@ export interface MakeLookup {
   sourceHere(image: Image): boolean;
 }
 
+/** How much of a snapshot is copied to a new disk: on a thin pool both share it, unless one of them has two copies. */
+function copied({ disk, pool, snapshot }: VmEdit['made'][number]): { readonly copiedBytes?: number } {
+  const { source } = disk;
+  if (snapshot === undefined || source.kind !== 'snapshot' || isLinked(disk)) return {};
+  const volume = snapshot.disks.find((d) => d.id === source.volume);
+  if (pool.kind === 'thin' && !isReplicated(disk) && volume?.replicated === false) return {};
+  return { copiedBytes: volume?.usedBytes ?? 0 };
+}
+
 /** What placement must know of a VM with these new disks. @param node - the only one wanted; null: any */
 export const placementRequest = (
   spec: VmSpec,
@@ -60,6 +69,7 @@ export const placementRequest = (
     pool: m.pool,
     sizeBytes: m.disk.sizeBytes,
     replicated: isReplicated(m.disk),
+    ...copied(m),
     image:
       m.image === null || m.disk.source.kind !== 'image'
         ? null

@@ -87,6 +87,7 @@ export function opVerdict(
     case 'node.sleep':
     case 'node.wake':
     case 'vapp.deploy':
+    case 'vapp.clone':
     case 'vapp.update':
     case 'vapp.start':
     case 'vapp.stop':

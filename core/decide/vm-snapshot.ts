@@ -242,6 +242,12 @@ export function decideSchedule(
 export const scheduledName = (due: readonly SnapshotKind[], nowMs: number): string =>
   `${due.at(-1) ?? 'hourly'}-${new Date(nowMs).toISOString().slice(0, 16).replace('T', '-').replace(':', '')}`;
 
+/** A VM's name as the host name of its guest; null: nothing is left of it. */
+export function hostNameFor(name: string): string | null {
+  const host = name.toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-');
+  return cloudInitSchema.shape.hostname.safeParse(host.replace(/^-+|-+$/g, '').slice(0, 63)).data ?? null;
+}
+
 /**
  * What a new VM is made of that begins as this one was. It has its own id, MACs, addresses and host name; it is in no vApp, keeps
  * no other VM waiting, has empty CD drives, and one copy of each disk.
@@ -266,8 +272,6 @@ export function cloneOf(
       hint: `Name ${x.node}, or no node; it can move afterwards.`,
     });
   const node = x.node ?? o.node;
-  const host = o.name.toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-');
-  const hostname = cloudInitSchema.shape.hostname.safeParse(host.replace(/^-+|-+$/g, '').slice(0, 63)).data;
   return {
     name: o.name,
     note: spec.note,
@@ -283,7 +287,7 @@ export function cloneOf(
       model: n.model,
       address: n.address === null ? null : 'auto',
     })),
-    cloudInit: spec.cloudInit === null ? null : { ...spec.cloudInit, hostname: hostname ?? null },
+    cloudInit: spec.cloudInit === null ? null : { ...spec.cloudInit, hostname: hostNameFor(o.name) },
     power: o.power,
     stopTimeoutS: spec.stopTimeoutS,
     onCrash: spec.onCrash,

@@ -13,10 +13,28 @@ export const diskSourceSchema = z.discriminatedUnion('kind', [
    * own file becomes the disk, at once and without room, and the image has none any more.
    */
   z.object({ kind: z.literal('image'), image: idSchema, mode: z.enum(['full', 'linked', 'moved']) }),
-  /** As it was in a volume of a snapshot, which is needed until the disk is made. */
-  z.object({ kind: z.literal('snapshot'), snapshot: idSchema, volume: idSchema }),
+  /** As it was in a volume of a snapshot, which is needed until the disk is made; `linked`: as long as the disk lies over it. */
+  z.object({
+    kind: z.literal('snapshot'),
+    snapshot: idSchema,
+    volume: idSchema,
+    mode: z.enum(['full', 'linked']).optional(),
+  }),
 ]);
 export type DiskSource = z.output<typeof diskSourceSchema>;
+
+/** Whether its file holds only what differs from what it was made of. */
+export const isLinked = ({ source }: { readonly source: DiskSource }): boolean =>
+  source.kind !== 'blank' && source.mode === 'linked';
+
+/** Whether that snapshot must stay because of the disk. */
+export const needsSnapshot = (
+  disk: { readonly source: DiskSource; readonly state: string },
+  snapshot: string,
+): boolean =>
+  disk.source.kind === 'snapshot' &&
+  disk.source.snapshot === snapshot &&
+  (disk.state === 'wanted' || isLinked(disk));
 
 /** On how many nodes a disk lies. */
 export const replicasSchema = z.union([z.literal(1), z.literal(2)]);

@@ -41,6 +41,7 @@ export const opKindSchema = z.enum([
   'node.sleep',
   'node.wake',
   'vapp.deploy',
+  'vapp.clone',
   'vapp.update',
   'vapp.start',
   'vapp.stop',

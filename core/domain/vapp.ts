@@ -52,6 +52,18 @@ export const vappStopSchema = z.strictObject({
 export type VappStop = z.output<typeof vappStopSchema>;
 export const vappStopDefault: VappStop = vappStopSchema.parse({});
 
+/** A snapshot that the disks of a member which is not made yet begin as. */
+export const vappFromSchema = z.object({
+  /** The VM it is of. */
+  vm: idSchema,
+  snapshot: idSchema,
+  /** Only what differs from it is stored, where a pool does not share blocks by itself; it stays as long as the disks do. */
+  linked: z.boolean(),
+  /** A template's: it stays. Else it is taken for this member, and goes when that is made. */
+  keep: z.boolean(),
+});
+export type VappFrom = z.output<typeof vappFromSchema>;
+
 /** A VM of a vApp. */
 export const vappMemberSchema = z.object({
   name: vappPartSchema,
@@ -63,6 +75,8 @@ export const vappMemberSchema = z.object({
   stop: vappStopSchema,
   /** What it is to be made as, all references by id (`vmCreateSchema`). Null: it is made. */
   make: z.record(z.string(), z.unknown()).nullable(),
+  /** What its disks begin as. */
+  from: vappFromSchema.optional(),
   /** It is being taken out and deleted. */
   leaving: z.boolean().default(false),
 });
@@ -162,7 +176,7 @@ export const vappSecretSchema = z.object({ values: z.record(vappPropertyNameSche
 /** What a VM's record says of the vApp it is in. */
 export const vmVappSchema = z.object({ id: idSchema, member: vappPartSchema });
 
-export const vappPhaseSchema = z.enum(['make', 'start', 'stop', 'delete', 'undo']);
+export const vappPhaseSchema = z.enum(['snapshot', 'make', 'start', 'stop', 'delete', 'undo']);
 
 /** `args` of the ops `vapp.*`. */
 export const vappArgsSchema = z.looseObject({

@@ -6,6 +6,7 @@ import {
   vappActSchema,
   vappAppliedSchema,
   vappApplySchema,
+  vappCloneSchema,
   vappDocSchema,
   vappViewSchema,
 } from './rest-vapp.js';
@@ -71,6 +72,18 @@ export const vappRoutes = {
     body: vappActSchema,
     status: 202,
     response: opAnswerSchema,
+    idempotent: true,
+  },
+  vappClone: {
+    method: 'post',
+    path: '/vapps/{vapp}/clones',
+    tag: 'vapps',
+    summary:
+      'Make another vApp that begins as this one is now, running or off, beside it: its own names, ids, MACs, networks; all of it or nothing',
+    params: at,
+    body: vappCloneSchema,
+    status: 202,
+    response: vappAppliedSchema,
     idempotent: true,
   },
   vappDelete: {

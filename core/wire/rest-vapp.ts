@@ -178,6 +178,20 @@ export const vappApplySchema = z
   })
   .meta({ id: 'VappApply' });
 
+export const vappCloneSchema = z
+  .strictObject({
+    name: nameSchema,
+    /** Disks store only what differs from the original's, which is kept for that; else all of it is copied. */
+    linked: z.boolean().default(false),
+    /** Values of properties that are others than the original's; secret ones only so. Never shown or logged. */
+    values: z.record(vappPropertyNameSchema, vappValueSchema).default({}),
+    /** Started when it is made. */
+    start: z.boolean().default(false),
+    /** Says what would be made; makes nothing. */
+    dryRun: z.boolean().default(false),
+  })
+  .meta({ id: 'VappClone' });
+
 /** One difference between what is and what is asked for. */
 export const vappChangeSchema = z.object({
   do: z.enum(['make', 'change', 'remove']),
@@ -191,7 +205,7 @@ export const vappViewSchema = z
   .object({
     ...vappSchema.shape,
     members: z.array(
-      vappSchema.shape.members.element.omit({ make: true }).extend({
+      vappSchema.shape.members.element.omit({ make: true, from: true }).extend({
         /** Its name; the one it will have where it is not made yet. */
         vmName: z.string(),
         node: z.string().nullable(),

@@ -9,6 +9,7 @@ import { useAll, useOne } from './live';
 import { ended } from './package-file';
 import { May } from './may';
 import { Confirm, Facts, Page, Refusal, Rows, State, To } from './parts';
+import { CopyDialog } from './vapp-copy';
 
 const runs = (v: VappView): string =>
   `${v.members.filter((m) => m.phase === 'running').length} of ${v.members.length} run`;
@@ -141,6 +142,18 @@ function Actions({ v, busy }: { readonly v: VappView; readonly busy: boolean }):
         disabled={busy || v.state === 'stopped'}
         act={() => act('force-stop')}
       />
+      <May role="operator">
+        <CopyDialog
+          label="Clone"
+          title={`A vApp that begins as "${v.name}" is now`}
+          says="Names, ids, MACs and isolated networks are its own: it runs beside this one. All of it is made, or nothing."
+          properties={v.properties}
+          eulas={[]}
+          disabled={busy}
+          send={(body, key) => call('vappClone', { params: { vapp: v.id }, body }, { key })}
+          done={(r) => r.vapp !== null && go(`/vapps/${r.vapp.id}`)}
+        />
+      </May>
       <Button
         size="xs"
         variant="default"

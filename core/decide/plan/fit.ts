@@ -33,6 +33,8 @@ export interface PlacementDisk {
   readonly sizeBytes: number;
   /** It has a copy on a second node. */
   readonly replicated?: boolean;
+  /** Bytes of a snapshot that are copied to it; none where blocks are shared. */
+  readonly copiedBytes?: number;
   /**
    * What it is made from. An image on another node's local pool is fetched from there: `sourceHere` says that
    * this node is heard now.
@@ -220,7 +222,8 @@ function checkMemoryAndCpus(r: PlacementRequest, node: PlacementNode, p: Placeme
 function bytesAtOnce(disks: readonly PlacementDisk[], node: string): number {
   const fetched = new Map<string, number>();
   let bytes = 0;
-  for (const { image: from } of disks) {
+  for (const { image: from, copiedBytes } of disks) {
+    bytes += copiedBytes ?? 0;
     if (from === null) continue;
     if (from.mode === 'full') bytes += from.image.sizeBytes;
     if (from.image.node !== null && from.image.node !== node)

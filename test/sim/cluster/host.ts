@@ -23,6 +23,8 @@ export class SharedPool {
   /** False: nothing but the protocol keeps two machines apart. */
   enforcesLocks = true;
   readonly takeovers = new Map<string, string>();
+  /** Volumes of snapshots, with the disk each was taken of. */
+  readonly snapshots = new Map<string, string>();
   readonly disks = new Map<string, number>();
   /** Nodes that it does not answer. */
   readonly unreachable = new Wanted();

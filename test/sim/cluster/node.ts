@@ -488,6 +488,8 @@ export class ClusterNode {
       makeDisk: async (d) => {
         reach();
         await Promise.resolve();
+        if (d.source.kind === 'snapshot' && !pool.snapshots.has(d.source.volume))
+          throw new Error(`the snapshot of disk ${d.id} is not there`);
         pool.disks.set(d.id, d.sizeBytes);
       },
       openDisk: async () => undefined,
@@ -497,11 +499,21 @@ export class ClusterNode {
         await format();
       },
       fillDisk: no,
-      takeSnapshot: no,
+      takeSnapshot: async (d, _, v) => {
+        reach();
+        await Promise.resolve();
+        if (!pool.disks.has(d.id)) throw new Error(`there is no disk ${d.id} to snapshot`);
+        pool.snapshots.set(v.id, d.id);
+        return d.sizeBytes;
+      },
       snapshotDraft: no,
       keepDraft: no,
-      removeSnapshot: no,
       fitDisk: async () => undefined,
+      removeSnapshot: async (v) => {
+        reach();
+        await Promise.resolve();
+        pool.snapshots.delete(v.id);
+      },
       growDisk: async (d) => {
         reach();
         await Promise.resolve();

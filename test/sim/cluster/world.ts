@@ -547,7 +547,15 @@ export class World {
     }
     store.poke(unique.name('vapp', vapp.name), vapp.id);
     store.poke(kinds.vapp.key(vapp.id), writeRecord(kinds.vapp, vapp));
-    return this.#ask('vapp.deploy', vapp.id, { phase: 'make', start }, 'vapp');
+    const copies = vapp.members.some((m) => m.from?.keep === false);
+    return copies
+      ? this.#ask('vapp.clone', vapp.id, { phase: 'snapshot', start }, 'vapp')
+      : this.#ask('vapp.deploy', vapp.id, { phase: 'make', start }, 'vapp');
+  }
+
+  /** The pool in which disks of VMs lie that say nothing else. */
+  get sharedPool(): string {
+    return this.#poolId;
   }
 
   /** @returns the op */

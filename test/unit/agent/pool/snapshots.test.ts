@@ -101,3 +101,59 @@ await t.test(
     t.same(filesBelow(`${pool.path}/snapshots`), []);
   },
 );
+
+await t.test('a linked disk stores what differs, and its snapshot is not removed before it', async (t) => {
+  for (const format of ['raw', 'qcow2'] as const) {
+    const dir = t.testdir();
+    const pool = poolAt(`${dir}/pool`);
+    const v = volumesAt(dir);
+    const disk = diskOf(pool, { format });
+    fs.writeFileSync(`${dir}/src.raw`, Buffer.concat([noise(4 * MiB), Buffer.alloc(4 * MiB)]));
+    const image = await importFile(v, pool, `${dir}/src.raw`);
+    const root: Disk = { ...disk, source: { kind: 'image', image: image.id, mode: 'full' } };
+    await v.makeDisk(root, pool, { image, pool }, work());
+    const volume = volumeOf(root, pool);
+    await v.takeSnapshot(root, pool, volume, work());
+    const kept = `${pool.path}/snapshots/${volume.id}.${format}`;
+    const linked: Disk = {
+      ...root,
+      id: randomUUID(),
+      format: 'qcow2',
+      source: { kind: 'snapshot', snapshot: randomUUID(), volume: volume.id, mode: 'linked' },
+    };
+    await v.makeDisk(linked, pool, { snapshot: volume, pool }, work());
+    t.match(infoOf(v.diskPath(linked, pool)), { format: 'qcow2', 'virtual-size': 8 * MiB });
+    t.match(infoOf(v.diskPath(linked, pool)), {
+      'backing-filename': kept,
+      'backing-filename-format': format,
+    });
+    t.ok(fs.statSync(v.diskPath(linked, pool)).size < MiB, 'none of its data');
+    t.equal(await codeOf(v.removeSnapshot(volume, pool)), 'in-use');
+    const again = volumeOf(linked, pool);
+    await v.takeSnapshot(linked, pool, again, work());
+    t.equal(
+      infoOf(`${pool.path}/snapshots/${again.id}.qcow2`)['backing-filename'],
+      undefined,
+      'what is taken of it needs nothing else',
+    );
+    await v.removeDisk(linked, pool);
+    await v.removeSnapshot(volume, pool);
+    t.notOk(fs.existsSync(kept));
+    const raw: Disk = { ...linked, id: randomUUID(), format: 'raw' };
+    t.equal(await codeOf(v.makeDisk(raw, pool, { snapshot: again, pool }, work())), 'internal');
+    const other = poolAt(`${dir}/other`);
+    const away: Disk = {
+      ...linked,
+      id: randomUUID(),
+      pool: other.id,
+      source: { kind: 'snapshot', snapshot: randomUUID(), volume: again.id, mode: 'linked' },
+    };
+    t.equal(await codeOf(v.makeDisk(away, other, { snapshot: again, pool }, work())), 'bad-input');
+    t.equal(
+      await codeOf(
+        v.makeDisk({ ...away, pool: pool.id, format: 'raw' }, pool, { snapshot: again, pool }, work()),
+      ),
+      'bad-input',
+    );
+  }
+});
