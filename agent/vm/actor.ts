@@ -27,6 +27,10 @@ import { wantedHardware } from './want.js';
 /** How long QEMU may take to come up: a cold cache and a loaded node take seconds, a hung pool takes for ever. */
 const startDeadlineMs = 60_000;
 
+/** A pair becomes larger within this, ms, and so often one looks. */
+const growMs = 30_000;
+const growLookMs = 250;
+
 /** A machine ends within this, ms; one that does not may hang in a write that is frozen. */
 const quickEndMs = 3_000;
 const endLookMs = 250;
@@ -559,7 +563,12 @@ export class VmActor {
     // It ends with the next look where no machine is there.
     if (before?.role !== 'Primary') await replication.promote(s.id);
     await replication.resize(s.id, volume.volume);
-    if (sizeOf(await look()) >= disk.sizeBytes) return;
+    // The kernel has only begun: it asks the other one, and writes its notes to their new place.
+    const untilMs = env.clock.nowMs() + growMs;
+    do {
+      if (sizeOf(await look()) >= disk.sizeBytes) return;
+      await env.clock.sleep(growLookMs);
+    } while (env.clock.nowMs() < untilMs);
     throw new FlotillaError('wrong-state', `Disk "${disk.name}" has not become larger`, {
       hint: 'Is there room in its pool on both nodes? It is tried again by itself.',
     });

@@ -5,6 +5,9 @@ import { volumesOf, type PairSeen, type Replica, type ReplicaVolume } from '../.
 /** Copying what is new takes so long, ms. */
 const syncMs = 3_000;
 
+/** And until a volume is larger. */
+const growMs = 700;
+
 /** One volume of a pair. */
 interface Volume {
   /** Nodes whose copy was made. */
@@ -202,9 +205,12 @@ export class FakePairs {
         const x = volume(vm, n);
         const size = smallest(v);
         if (size <= x.sizeBytes) return;
-        x.sizeBytes = size;
-        x.syncUntilMs = this.#clock.nowMs() + syncMs;
-        this.log.push(`volume ${n} has ${size} bytes`);
+        // It has only begun when the command is done, and goes on without whoever asked.
+        void this.#clock.sleep(growMs).then(() => {
+          x.sizeBytes = size;
+          x.syncUntilMs = this.#clock.nowMs() + syncMs;
+          this.log.push(`volume ${n} has ${size} bytes`);
+        });
       },
       skipFirstSync: async (vm, n) => {
         const x = volume(vm, n);
