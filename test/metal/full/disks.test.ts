@@ -79,6 +79,15 @@ await scene('its disk gets a copy on a second node while it writes', async (t) =
   t.equal(await volumes('n2'), 1);
 });
 
+await scene('it migrates there and back, though its machine sees a part of its device only', async (t) => {
+  for (const node of ['n2', 'n1']) {
+    await change('POST', `vms/${vm}/migrate`, { node });
+    t.equal(await d.ownerOf(vm), node);
+    await d.goesOn(vm);
+    await d.inSync(vm);
+  }
+});
+
 await scene('a second disk is added to the pair, grows, is detached and attached', async (t) => {
   await edit({
     addDisks: [{ name: 'more', pool: 'fast', format: 'raw', sizeBytes: 64 * MiB, replicas: 2, bus: 'scsi' }],
