@@ -270,8 +270,11 @@ export class Scenes {
     );
   }
 
+  /** Once the controller knows what the VM does: a node's radio is lost for a moment where it has too little CPU. */
   private migrate(node: string): Promise<{ op: Op }> {
-    return this.d.c.must<{ op: Op }>('POST', `vms/${Scenes.vm}/migrate`, { node });
+    return waitFor(`a migration to ${node} is taken`, () =>
+      this.d.c.must<{ op: Op }>('POST', `vms/${Scenes.vm}/migrate`, { node }),
+    );
   }
 
   /** Its owner, once it is protected. */
