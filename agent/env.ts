@@ -200,22 +200,21 @@ export interface VolumeAt {
   readonly format: Disk['format'];
 }
 
+/** A disk of a package: one that nobody writes to, or as it was in a snapshot. */
+export type PackedDisk = { readonly pool: Pool; readonly bus: ExportedDisk['bus'] } & (
+  { readonly disk: Disk } | { readonly snapshot: SnapshotDisk }
+);
+
 /** Packages of VMs, made to be fetched. */
 export interface Exports {
   /**
-   * Packs a VM that is off. Repeated, it begins anew; failed or cancelled, nothing is left.
+   * Packs a VM. Repeated, it begins anew; failed or cancelled, nothing is left.
    *
    * @throws FlotillaError `no-space`, `tool-failed`, `cancelled`
    */
   make(
     op: string,
-    vm: Omit<ExportedVm, 'disks'> & {
-      readonly disks: readonly {
-        readonly disk: Disk;
-        readonly pool: Pool;
-        readonly bus: ExportedDisk['bus'];
-      }[];
-    },
+    vm: Omit<ExportedVm, 'disks'> & { readonly disks: readonly PackedDisk[] },
     into: Pool,
     o: WorkOptions,
   ): Promise<{ readonly sizeBytes: number }>;

@@ -1,14 +1,14 @@
 import { FlotillaError } from '../../core/domain/error.js';
-import { isReplicated } from '../../core/domain/disk.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import { poolHasNode, type Pool } from '../../core/domain/pool.js';
 import { formatSize } from '../../core/domain/units.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
-import type { VmOwn } from '../../core/domain/vm.js';
-import type { AgentEnv, Exports } from '../env.js';
+import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
+import { snapshotArgs } from '../../core/domain/vm-snapshot.js';
+import type { AgentEnv, Exports, PackedDisk } from '../env.js';
 import type { OpBook } from '../op-book.js';
 import { OpJobs } from '../op-jobs.js';
-import type { Snapshot } from '../snapshot.js';
+import { keptNow, type Snapshot } from '../snapshot.js';
 
 /** A package is kept so long after it was made, ms. */
 export const exportKeptMs = 24 * 3600_000;
@@ -26,7 +26,9 @@ export class ExportWorker {
     this.ops = ops;
     this.jobs = new OpJobs(env, {
       atOnce: 1,
-      takes: (op) => op.kind === 'vm.export' && env.exports !== undefined,
+      // A snapshot to pack is taken first, by the SnapshotDesk.
+      takes: (op) =>
+        op.kind === 'vm.export' && env.exports !== undefined && snapshotArgs(op)?.taken !== false,
       work: async ({ value: op }, s, signal) => {
         if (env.exports !== undefined) await this.work(op, s, env.exports, signal);
       },
@@ -65,14 +67,15 @@ export class ExportWorker {
 
   private async work(op: Op, s: Snapshot, exports: Exports, signal: AbortSignal): Promise<void> {
     try {
-      const { vm, into, own } = this.plan(op, s);
+      const args = snapshotArgs(op);
+      const { vm, into, own } =
+        args === null ? this.planOff(op, s) : await this.planSnapshot(op, args.snapshot, s);
       const { sizeBytes } = await exports.make(op.id, vm, into, {
         signal,
         progress: (share, step) => this.ops.progress(op, share, step ?? 'packs'),
       });
-      const now = await this.env.ledger.get(kinds.vmOwn.key(op.subject.id));
-      const still = now === null ? null : (JSON.parse(now.value) as VmOwn);
-      if (still?.gen !== own.gen || still.state !== 'stopped')
+      const still = own && (await keptNow(this.env.ledger, kinds.vmOwn, op.subject.id))?.value;
+      if (own !== null && (still?.gen !== own.gen || still.state !== 'stopped'))
         throw new FlotillaError('wrong-state', `VM "${op.subject.name}" was started meanwhile`, {
           hint: 'Stop it and export it again.',
         });
@@ -93,27 +96,43 @@ export class ExportWorker {
     }
   }
 
-  private plan(op: Op, s: Snapshot): { vm: Parameters<Exports['make']>[1]; into: Pool; own: VmOwn } {
-    const spec = s.specs.get(op.subject.id)?.value;
+  private planOff(op: Op, s: Snapshot): Plan {
+    const spec = specOf(op, s);
     const own = s.owns.get(op.subject.id)?.value;
-    const refuse = (code: 'not-found' | 'wrong-state' | 'unsupported', why: string, hint: string) =>
-      new FlotillaError(code, `VM "${op.subject.name}" cannot be exported: ${why}`, { hint });
-    if (spec === undefined || own === undefined)
-      throw refuse('not-found', 'it is gone', 'See flotilla vm list.');
-    if (own.owner !== this.env.node || own.state !== 'stopped')
-      throw refuse('wrong-state', 'it is not off', 'Stop it, then export it again.');
+    if (own?.owner !== this.env.node || own.state !== 'stopped')
+      throw refusal(op, 'wrong-state', 'it is not off', 'Export it again.');
     const disks = spec.disks.map(({ disk: id, bus }) => {
       const disk = s.disks.get(id)?.value;
       const pool = disk && s.pools.get(disk.pool)?.value;
       if (disk === undefined || pool === undefined || disk.state !== 'ready')
-        throw refuse('wrong-state', 'one of its disks is not ready', 'See flotilla vm show.');
-      if (isReplicated(disk))
-        throw refuse('unsupported', `disk "${disk.name}" lies on two nodes`, 'Copy it inside of the guest.');
+        throw refusal(op, 'wrong-state', 'one of its disks is not ready', 'See flotilla vm show.');
       return { disk, pool, bus };
     });
-    const home = [...disks.map((d) => d.pool), ...this.poolsOf(s)].find((p) => p.kind !== 'thin');
-    if (home === undefined)
-      throw refuse(
+    return { ...this.packed(op, spec, disks, s), own };
+  }
+
+  private async planSnapshot(op: Op, id: string, s: Snapshot): Promise<Plan> {
+    const x = (await keptNow(this.env.ledger, kinds.vmSnapshot, id))?.value;
+    if (x?.state !== 'ready') throw refusal(op, 'wrong-state', 'its snapshot is gone', 'Export it again.');
+    const disks = x.disks.map((snapshot) => {
+      const pool = s.pools.get(snapshot.pool)?.value;
+      if (pool === undefined)
+        throw refusal(
+          op,
+          'not-found',
+          `the pool of its disk "${snapshot.name}" is gone`,
+          'See flotilla pool list.',
+        );
+      return { snapshot, pool, bus: snapshot.bus };
+    });
+    return { ...this.packed(op, specOf(op, s), disks, s), own: null };
+  }
+
+  private packed(op: Op, spec: VmSpec, disks: readonly PackedDisk[], s: Snapshot): Omit<Plan, 'own'> {
+    const into = [...disks.map((d) => d.pool), ...this.poolsOf(s)].find((p) => p.kind !== 'thin');
+    if (into === undefined)
+      throw refusal(
+        op,
         'unsupported',
         'its node has no pool of files where the package could lie',
         'Make a local or shared pool there.',
@@ -122,6 +141,26 @@ export class ExportWorker {
       network: s.networks.get(n.network)?.value.name ?? n.network,
       model: n.model,
     }));
-    return { vm: { spec, disks, nics }, into: home, own };
+    return { vm: { spec, disks, nics }, into };
   }
+}
+
+interface Plan {
+  readonly vm: Parameters<Exports['make']>[1];
+  readonly into: Pool;
+  /** As the VM was off when its disks were begun to be packed, which it must be to the end; null: of a snapshot. */
+  readonly own: VmOwn | null;
+}
+
+const refusal = (
+  op: Op,
+  code: 'not-found' | 'wrong-state' | 'unsupported',
+  why: string,
+  hint: string,
+): FlotillaError => new FlotillaError(code, `VM "${op.subject.name}" cannot be exported: ${why}`, { hint });
+
+function specOf(op: Op, s: Snapshot): VmSpec {
+  const spec = s.specs.get(op.subject.id)?.value;
+  if (spec === undefined) throw refusal(op, 'not-found', 'it is gone', 'See flotilla vm list.');
+  return spec;
 }

@@ -7,7 +7,8 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { Pool } from '../../core/domain/pool.js';
 import { idSchema } from '../../core/domain/schema.js';
 import { descriptorOf, fileNameOf, type ExportedDisk, type ExportedVm } from '../../core/ovf/export.js';
-import type { Exports, WorkOptions } from '../env.js';
+import type { SnapshotDisk } from '../../core/domain/vm-snapshot.js';
+import type { Exports, PackedDisk, WorkOptions } from '../env.js';
 import { tarBytes, tarOf, type TarPart } from '../ovf/tar-writer.js';
 import type { Files } from '../pool/files.js';
 import { sha256Of } from '../pool/facts.js';
@@ -42,9 +43,8 @@ export interface PackageWriterOptions {
   readonly files: Files;
   readonly run: Tool;
   readonly qemuImg: QemuImg;
-  readonly diskPath: (disk: Disk, pool: Pool) => string;
-  /** Makes a thin volume appear. */
-  readonly openDisk: (disk: Disk, pool: Pool) => Promise<void>;
+  /** Makes it readable; `sizeBytes`: the device holds more than the disk. */
+  readonly open: (d: PackedDisk) => Promise<{ path: string; format: string; sizeBytes?: number }>;
   /** Bytes that may be used in a pool. */
   readonly usableBytes: (pool: Pool) => Promise<number>;
 }
@@ -59,9 +59,7 @@ export class PackageWriter implements Exports {
 
   async make(
     op: string,
-    vm: Omit<ExportedVm, 'disks'> & {
-      disks: readonly { disk: Disk; pool: Pool; bus: ExportedDisk['bus'] }[];
-    },
+    vm: Omit<ExportedVm, 'disks'> & { disks: readonly PackedDisk[] },
     into: Pool,
     o: WorkOptions,
   ): Promise<{ sizeBytes: number }> {
@@ -72,26 +70,26 @@ export class PackageWriter implements Exports {
     await files.makeDir(folder);
     try {
       const made: (ExportedDisk & { sha256: string })[] = [];
-      const total = vm.disks.reduce((n, d) => n + d.disk.sizeBytes, 0);
+      const total = vm.disks.reduce((n, d) => n + facts(d).sizeBytes, 0);
       let done = 0;
-      for (const [i, { disk, pool, bus }] of vm.disks.entries()) {
-        await this.#needSpace(disk, into);
-        await this.#o.openDisk(disk, pool);
+      for (const [i, packed] of vm.disks.entries()) {
+        const { name, sizeBytes } = facts(packed);
+        await this.#needSpace(name, into);
         const href = `${base}-disk${i + 1}.vmdk`;
         const path = `${folder}/${href}`;
         await qemuImg.convert(
-          { format: disk.format, path: this.#o.diskPath(disk, pool) },
+          await this.#o.open(packed),
           { format: 'vmdk', path, options: 'subformat=streamOptimized' },
           {
             signal: o.signal,
             progress: (share) =>
-              o.progress(((done + share * disk.sizeBytes) / total) * 0.95, `packs disk ${disk.name}`),
+              o.progress(((done + share * sizeBytes) / total) * 0.95, `packs disk ${name}`),
           },
         );
         const storedBytes = (await files.stat(path))?.sizeBytes ?? 0;
         const sha256 = await sha256Of(run, path, storedBytes, o.signal);
-        made.push({ bus, name: disk.name, capacityBytes: disk.sizeBytes, href, storedBytes, sha256 });
-        done += disk.sizeBytes;
+        made.push({ bus: packed.bus, name, capacityBytes: sizeBytes, href, storedBytes, sha256 });
+        done += sizeBytes;
       }
       const descriptor = descriptorOf({ spec: vm.spec, nics: vm.nics, disks: made });
       const lines = [
@@ -148,15 +146,17 @@ export class PackageWriter implements Exports {
     }
   }
 
-  async #needSpace(disk: Disk, into: Pool): Promise<void> {
+  async #needSpace(disk: string, into: Pool): Promise<void> {
     const usableBytes = await this.#o.usableBytes(into);
     // What packs badly is hardly longer than its disk, and disks are seldom full: only what is sure to fail is refused.
     if (usableBytes > 0) return;
-    throw new FlotillaError('no-space', `Disk "${disk.name}" cannot be packed: pool "${into.name}" is full`, {
+    throw new FlotillaError('no-space', `Disk "${disk}" cannot be packed: pool "${into.name}" is full`, {
       hint: 'Make room there; the package lies in it until it is fetched.',
     });
   }
 }
+
+const facts = (d: PackedDisk): Disk | SnapshotDisk => ('disk' in d ? d.disk : d.snapshot);
 
 const folderOf = (op: string, pool: Pool): string => `${pool.path}/exports/${idSchema.parse(op)}`;
 

@@ -210,8 +210,11 @@ export class Volumes implements VolumesContract {
       files,
       run,
       qemuImg,
-      diskPath: (disk, pool) => this.diskPath(disk, pool),
-      openDisk: (disk, pool) => this.openDisk(disk, pool),
+      open: async (d) => {
+        if ('snapshot' in d) return this.#snapshots.open(d.snapshot, d.pool);
+        await this.openDisk(d.disk, d.pool);
+        return { path: this.diskPath(d.disk, d.pool), format: d.disk.format };
+      },
       usableBytes: async (pool) => {
         await guard.require(pool);
         return (await guard.space(pool)).usableBytes;

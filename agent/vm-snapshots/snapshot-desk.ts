@@ -72,8 +72,8 @@ export class SnapshotDesk {
       atOnce,
       takes: (op) => {
         const args = snapshotArgs(op);
-        // A revert that is written goes on as its disks are made.
-        return args !== null && args['generation'] === undefined;
+        // A revert that is written goes on as its disks are made, an export by the ExportWorker.
+        return args !== null && args['generation'] === undefined && args.taken !== true;
       },
       work: (kept, s, signal) => this.work(kept, s, signal),
       wake,
@@ -95,6 +95,7 @@ export class SnapshotDesk {
       const x = kept.value;
       byVm.set(x.vm, [...(byVm.get(x.vm) ?? []), x]);
       if (x.state === 'deleting') this.remove(kept, s);
+      else if (x.forOp !== undefined) this.endWith(kept, x.forOp, s);
     }
     for (const [id, spec] of s.specs)
       if (spec.value.snapshots !== undefined && s.owns.get(id)?.value.owner === this.env.node)
@@ -111,6 +112,11 @@ export class SnapshotDesk {
         const bytes = snapshotBytes(x);
         const text = `snapshot "${x.name}" is taken${bytes === null ? '' : `: ${formatSize(bytes)}`}`;
         await this.end(op.id, (k) => this.ops.finish(k, 'done', text));
+      } else if (op.kind === 'vm.export') {
+        await this.take(kept, args.snapshot, s, signal);
+        await this.end(op.id, async (k) => {
+          await this.ops.change(k, { args: { ...k.value.args, taken: true } });
+        });
       } else {
         if (args.before !== null) await this.take(kept, args.before, s, signal);
         await this.revert(op.id, args.snapshot, s);
@@ -137,7 +143,7 @@ export class SnapshotDesk {
         return;
       }
       announce(this.env, 'warning', op.subject.name, errorRecord(error).message);
-      const taken = op.kind === 'vm.snapshot' ? args.snapshot : args.before;
+      const taken = op.kind === 'vm.revert' ? args.before : args.snapshot;
       if (taken !== null) await this.failed(taken, error, s).catch(() => undefined);
       await this.end(op.id, (k) => this.ops.fail(k, error)).catch(() => undefined);
     }
@@ -149,6 +155,14 @@ export class SnapshotDesk {
     if (kind !== 'vm.revert' || node !== this.env.node || opFinished(kept.value)) return;
     if (s.specs.has(subject.id) || s.unreadable.includes(kinds.vmSpec.key(subject.id))) return;
     void this.ops.finish(kept, 'cancelled', 'the VM was deleted').catch(() => undefined);
+  }
+
+  /** One that was taken for an operation goes when that has ended, however. */
+  private endWith(kept: Kept<VmSnapshot>, opId: string, s: Snapshot): void {
+    const op = s.ops.get(opId)?.value;
+    if (op === undefined ? s.unreadable.includes(kinds.op.key(opId)) : !opFinished(op)) return;
+    if (this.isMine(kept.value, s))
+      void this.put(kept, { ...kept.value, state: 'deleting' }).catch(() => undefined);
   }
 
   private async end(id: string, act: (k: Kept<Op>) => Promise<void>): Promise<void> {

@@ -1,12 +1,8 @@
+import { isReplicated } from '../../core/domain/disk.js';
 import { newSnapshot, revertTo, snapshotBytes, type SnapshotSubject } from '../../core/decide/vm-snapshot.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
-import {
-  snapshotArgs,
-  snapshotsMax,
-  type SnapshotArgs,
-  type VmSnapshot,
-} from '../../core/domain/vm-snapshot.js';
+import { snapshotArgs, snapshotsMax, type VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { SnapshotView } from '../../core/wire/rest.js';
@@ -38,7 +34,8 @@ interface Read {
   readonly subject: SnapshotSubject;
 }
 
-class Snapshots {
+/** Snapshots of VMs, and packages, which of a VM that runs are made from one. */
+export class Snapshots {
   private readonly deps: ApiDeps;
 
   constructor(deps: ApiDeps) {
@@ -99,6 +96,39 @@ class Snapshots {
       const change = this.change(r, op).at(kinds.vmSnapshot.key(to.value.id), to);
       if (first !== null)
         change.at(kinds.vmSnapshot.key(first.id), null).put(kinds.vmSnapshot, first.id, first);
+      return { change, answer: () => op };
+    });
+  }
+
+  /**
+   * Its node packs the VM; whoever asked fetches it then. Disks that something may write to are packed as they were in a snapshot,
+   * which goes with the operation.
+   */
+  async pack(ask: Ask<'vmExport'>): Promise<Op> {
+    const { deps } = this;
+    const vm = await idOf(deps.view, 'vm', ask.params.vm);
+    const mark = requestMark(ask);
+    const ids = this.ids(ask, `vmExport ${vm}`);
+    return commit(deps, `VM "${ask.params.vm}"`, async () => {
+      const before = ids.again ? await repeated(deps, ids.op, mark) : null;
+      if (before !== null) return { change: null, answer: () => before };
+      const r = await this.read(vm, ask.params.vm);
+      const same = deps.view.vmOps(vm).find((o) => o.kind === 'vm.export' && !opFinished(o));
+      if (same !== undefined) return { change: null, answer: () => same };
+      const { spec, own, disks } = r.subject;
+      const off = own.state === 'stopped' && spec.power === 'stopped';
+      if (off && !disks.some(isReplicated)) {
+        const op = this.op(ids.op, 'vm.export', r, ask.who, { request: mark });
+        return { change: this.change(r, op), answer: () => op };
+      }
+      const made = this.make(r, ids.snapshot, {
+        note: 'For an export; it goes with that',
+        consistency: 'auto',
+      });
+      const x = { ...made, forOp: ids.op };
+      const args = { snapshot: x.id, before: null, taken: false, request: mark };
+      const op = this.op(ids.op, 'vm.export', r, ask.who, args);
+      const change = this.change(r, op).at(kinds.vmSnapshot.key(x.id), null).put(kinds.vmSnapshot, x.id, x);
       return { change, answer: () => op };
     });
   }
@@ -174,7 +204,13 @@ class Snapshots {
   }
 
   /** @throws FlotillaError `wrong-state`: something is under way with it */
-  private op(id: string, kind: 'vm.snapshot' | 'vm.revert', r: Read, who: string, args: SnapshotArgs): Op {
+  private op(
+    id: string,
+    kind: 'vm.snapshot' | 'vm.revert' | 'vm.export',
+    r: Read,
+    who: string,
+    args: Op['args'],
+  ): Op {
     const { view } = this.deps;
     const { id: vm, name } = r.spec.value;
     const busy = view.vmOps(vm).find((o) => !opFinished(o) && !beside.has(o.kind));

@@ -12,6 +12,7 @@ import { idOf, notFound, poolOf } from './lookup.js';
 import { nameFree } from './names.js';
 import { newOp, opView, repeated } from './ops.js';
 import { page } from './page.js';
+import { Snapshots } from './snapshots.js';
 import { vappSchemaDocument } from './vapp-schema.js';
 import { cloneVapp } from './vapp-copies.js';
 import { VmWrites } from './vm-write.js';
@@ -36,6 +37,7 @@ type Names =
 export function vappHandlers(deps: ApiDeps): Some<Names> {
   const { view } = deps;
   const writes = new VmWrites(deps);
+  const snapshots = new Snapshots(deps);
   let turn: Promise<unknown> = Promise.resolve();
   const shown = (id: string) => {
     const v = view.cell('vapp', id);
@@ -80,22 +82,14 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
     async vappExport(ask) {
       const { vapp } = await vappDocument(deps, ask.params.vapp);
       const members = vapp.members.filter((m) => !m.leaving);
-      const runs = members.filter((m) => view.vm(m.vm)?.phase !== 'stopped');
-      if (runs.length > 0 || members.length === 0)
-        throw new FlotillaError(
-          'wrong-state',
-          members.length === 0
-            ? `vApp "${vapp.name}" has no VMs to export`
-            : `vApp "${vapp.name}" cannot be exported: ${runs
-                .map((m) => m.name)
-                .slice(0, 5)
-                .join(', ')} is not off`,
-          { hint: 'Only what is off is exported: stop it first.' },
-        );
+      if (members.length === 0)
+        throw new FlotillaError('wrong-state', `vApp "${vapp.name}" has no VMs to export`, {
+          hint: 'Give it some: flotilla apply.',
+        });
       const ops: Op[] = [];
       for (const m of members)
         ops.push(
-          await writes.export({
+          await snapshots.pack({
             ...(ask as never as Ask<'vmExport'>),
             params: { vm: m.vm },
             idempotencyKey: null,

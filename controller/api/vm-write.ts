@@ -250,40 +250,6 @@ export class VmWrites {
     });
   }
 
-  /** Its node packs it; whoever asked fetches it then. @throws FlotillaError `wrong-state`: it is not off */
-  async export(ask: Ask<'vmExport'>): Promise<Op> {
-    const { deps } = this;
-    const mark = requestMark(ask);
-    const id = await idOf(deps.view, 'vm', ask.params.vm);
-    const ids = this.ids(ask.who, `vmExport ${id}`, ask.idempotencyKey);
-    const before = ids.again ? await repeated(deps, ids.op, mark) : null;
-    if (before !== null) return before;
-    return commit(deps, `VM "${ask.params.vm}"`, async () => {
-      const { spec, own, phase } = await this.read(id, ask.params.vm, true);
-      const same = this.openOps(id).find((o) => o.kind === 'vm.export');
-      if (same !== undefined) return { change: null, answer: () => same };
-      if (phase !== 'stopped' || own.value.state !== 'stopped')
-        throw new FlotillaError('wrong-state', `VM "${spec.value.name}" cannot be exported: it is ${phase}`, {
-          hint: 'Only what is off is exported: stop it first.',
-          details: { phase },
-        });
-      const op = newOp(deps, {
-        id: ids.op,
-        kind: 'vm.export',
-        subject: { kind: 'vm', id, name: spec.value.name },
-        node: own.value.owner,
-        who: ask.who,
-        args: { request: mark },
-      });
-      const change = new Change()
-        .at(kinds.vmSpec.key(id), spec)
-        .at(kinds.vmOwn.key(id), own)
-        .at(kinds.op.key(ids.op), null)
-        .put(kinds.op, ids.op, op);
-      return { change, answer: () => op };
-    });
-  }
-
   async remove(ask: Ask<'vmDelete'>): Promise<Op> {
     const { deps } = this;
     const { force } = ask.query;

@@ -8,6 +8,7 @@ import { opView } from './ops.js';
 import { DiskMoves } from './disk-moves.js';
 import { nameKeyOf, page } from './page.js';
 import { cloneVm } from './clone.js';
+import { Snapshots } from './snapshots.js';
 import { VmCopies } from './vm-copies.js';
 import { VmMigrations } from './vm-migrate.js';
 import { VmWrites, type VmChanged } from './vm-write.js';
@@ -32,6 +33,7 @@ type Names =
 export function vmHandlers(deps: ApiDeps): Some<Names> {
   const { view } = deps;
   const writes = new VmWrites(deps);
+  const snapshots = new Snapshots(deps);
   const migrations = new VmMigrations(deps);
   const copies = new VmCopies(deps);
   const moves = new DiskMoves(deps);
@@ -65,7 +67,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     cloneCreate: async (ask) => changed(await cloneVm(deps, writes, ask)),
     vmPatch: async (ask) => changed(await writes.patch(ask)),
     vmAction: async (ask) => changed(await writes.act(ask)),
-    vmExport: async (ask) => ({ body: { op: opView(view, await writes.export(ask)) } }),
+    vmExport: async (ask) => ({ body: { op: opView(view, await snapshots.pack(ask)) } }),
     vmMigrateCheck: (ask) => migrations.check(ask),
     vmRepair: async (ask) => changed(await copies.repair(ask)),
     vmMoveDisk: async (ask) => changed(await moves.move(ask)),

@@ -14,7 +14,7 @@ const triesMax = 5;
 
 export function exportCommand(program: Command, io: Io): void {
   waiting(program.command('export'))
-    .description('pack a VM or vApp that is off as an OVA, or as a folder with its OVF, and fetch it')
+    .description('pack a VM or vApp, running or off, as an OVA or as a folder with its OVF, and fetch it')
     .argument('<vm>', 'name or id')
     .option('--vapp', 'it is a vApp: all its VMs in one package')
     .requiredOption('-o, --output <file>', 'FILE.ova, or a folder that is made')

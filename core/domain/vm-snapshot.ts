@@ -52,20 +52,24 @@ export const vmSnapshotSchema = z.object({
   takenMs: wallMsSchema,
   /** The counts of the VM's schedule that it is kept for; empty: a person's, which nobody deletes unasked. */
   keptFor: z.array(snapshotKindSchema).max(3),
+  /** Taken for that operation alone: it goes when that has ended. */
+  forOp: idSchema.optional(),
   error: errorRecordSchema.nullable(),
 });
 export type VmSnapshot = z.output<typeof vmSnapshotSchema>;
 
-/** Of `vm.snapshot` and `vm.revert`. */
+/** Of `vm.snapshot` and `vm.revert`, and of a `vm.export` that packs a snapshot. */
 export const snapshotArgsSchema = z.looseObject({
   snapshot: idSchema,
   /** Of a revert: the snapshot to be taken first, of what is there now. */
   before: idSchema.nullable().default(null),
+  /** Of an export: the snapshot is taken, what is left is to pack it. */
+  taken: z.boolean().optional(),
 });
 export type SnapshotArgs = z.output<typeof snapshotArgsSchema>;
 
 export const snapshotArgs = (op: Op): SnapshotArgs | null =>
-  op.kind === 'vm.snapshot' || op.kind === 'vm.revert'
+  op.kind === 'vm.snapshot' || op.kind === 'vm.revert' || op.kind === 'vm.export'
     ? (snapshotArgsSchema.safeParse(op.args).data ?? null)
     : null;
 

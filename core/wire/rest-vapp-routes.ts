@@ -58,7 +58,7 @@ export const vappRoutes = {
     path: '/vapps/{vapp}/export',
     tag: 'vapps',
     summary:
-      'Pack all VMs of a vApp that is off; when the operations are done, fetch it at /vapps/{vapp}/package?exports=OP,OP…',
+      'Pack all VMs of a vApp, running or off; when the operations are done, fetch it at /vapps/{vapp}/package?exports=OP,OP…',
     params: at,
     status: 202,
     response: z.object({ ops: z.array(opViewSchema) }).meta({ id: 'VappExport' }),

@@ -428,7 +428,7 @@ export const rest = {
     method: 'post',
     path: '/vms/{vm}/export',
     tag: 'vms',
-    summary: 'Pack a VM that is off as an OVA; when the operation is done, fetch it at /exports/{op}',
+    summary: 'Pack a VM as an OVA, running or off; when the operation is done, fetch it at /exports/{op}',
     params: at('vm'),
     status: 202,
     response: opAnswerSchema,

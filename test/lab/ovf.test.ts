@@ -96,7 +96,7 @@ await t.test('an OVA with a stream-optimised vmdk becomes VMs that run, in their
         /TINY ready/.test(
           await c.lab.sh('n1', `cat /var/lib/flotilla/consoles/${vm.id}.log 2>/dev/null || true`),
         ),
-      { limitMs: 90_000 },
+      { limitMs: 180_000 },
     );
   }
   const { body } = await c.get<{ items: { name: string }[] }>('images');
@@ -107,4 +107,31 @@ await t.test('an OVA with a stream-optimised vmdk becomes VMs that run, in their
     `cat /var/lib/flotilla/seeds/${first.id}.iso | grep -a 'oe:key="org.example.first' || true`,
   );
   t.match(told, 'oe:value="good day"', 'the guest’s seed has its properties');
+});
+
+await t.test('a VM that runs is exported as it runs, and what comes of it runs too', async (t) => {
+  const file = path.join(dir, 'first.ova');
+  const boot = async (): Promise<unknown> =>
+    (await c.get<{ upSinceMs: number; phase: string }>('vms/first')).body;
+  const before = await boot();
+  const { code, text } = await c.cli(dir, 'export', 'first', '-o', file);
+  if (!t.equal(code, 0, text)) return;
+  t.match(
+    await boot(),
+    { phase: 'running', upSinceMs: (before as { upSinceMs: number }).upSinceMs },
+    'it ran on',
+  );
+  await waitFor('its snapshot is gone', async () => {
+    const { body } = await c.get<{ items: unknown[] }>('vms/first/snapshots');
+    return body.items.length === 0;
+  });
+  t.match(await c.cli(dir, 'vm', 'delete', 'first', '--force'), { code: 0 });
+  const back = await c.cli(dir, 'ovf', 'import', file, '--start');
+  if (!t.equal(back.code, 0, back.text)) return;
+  const vm = await c.untilPhase('first', 'running');
+  await waitFor(
+    'the guest speaks',
+    async () => /TINY ready/.test(await c.lab.sh('n1', `cat /var/lib/flotilla/consoles/${vm.id}.log`)),
+    { limitMs: 180_000 },
+  );
 });

@@ -4,7 +4,16 @@ import { ReplicaDesk } from '../../agent/replica/replica-desk.js';
 import { Snapshots } from '../../agent/snapshot.js';
 import { Turns } from '../../agent/vm/turns.js';
 import type { FenceDevice } from '../../agent/fence/fence-agent.js';
-import type { AgentEnv, Clock, HeardNode, Hold, Radio, Volumes } from '../../agent/env.js';
+import type {
+  AgentEnv,
+  Clock,
+  HeardNode,
+  Hold,
+  PackedDisk,
+  Radio,
+  Volumes,
+  WorkOptions,
+} from '../../agent/env.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { RadioKind, RadioPayload } from '../../core/wire/radio.js';
 import { firstOwn } from '../../core/decide/vm-make.js';
@@ -44,6 +53,10 @@ export class FakeFiles {
   onCopy: (from: string, to: string) => void = () => undefined;
   /** Thrown by the next making of a disk. */
   failMake: Error | null = null;
+  /** Volumes of the packages that were made, by op. */
+  readonly packed = new Map<string, string[]>();
+  /** What a package waits for before it is whole. */
+  packing: () => Promise<void> = async () => undefined;
 }
 
 function fakeVolumes(files: FakeFiles, clock: Clock): Volumes {
@@ -468,6 +481,17 @@ export class SimNode {
     this.ledger.poke(kinds.vmSnapshot.key(x.id), writeRecord(kinds.vmSnapshot, { ...x, state: 'deleting' }));
   }
 
+  /** Asks for a package, of a snapshot that is taken for it. */
+  export(vm: string): { op: string; volumes: string[] } {
+    const snapshot = this.wanted(vm, 'export');
+    const args = { snapshot, before: null, taken: false };
+    const op = this.ask('vm.export', vm, { node: this.node, args });
+    const x = this.snapshotsOf(vm).find((y) => y.id === snapshot);
+    if (x === undefined) throw new Error('no snapshot');
+    this.ledger.poke(kinds.vmSnapshot.key(x.id), writeRecord(kinds.vmSnapshot, { ...x, forOp: op }));
+    return { op, volumes: x.disks.map((d) => d.id) };
+  }
+
   /** The record of a snapshot that an op is to take. */
   wanted(vm: string, name: string, consistency: 'auto' | 'crash' | 'filesystem' = 'auto'): string {
     const spec = this.spec(vm);
@@ -652,6 +676,22 @@ export class SimNode {
           'removeSnapshot',
         ],
         ['probe', 'openDisk', 'snapshotDraft', 'diskPath', 'imagePath', 'haveImage', 'takeoverPath', 'sweep'],
+      ),
+      exports: die(
+        {
+          make: async (op: string, vm: { disks: readonly PackedDisk[] }, _into: Pool, o: WorkOptions) => {
+            const volumes = vm.disks.map((d) => ('disk' in d ? d.disk.id : d.snapshot.id));
+            await this.files.packing();
+            o.signal.throwIfAborted();
+            for (const v of volumes)
+              if (!this.files.disks.has(v) && !this.files.snapshots.has(v)) throw new Error(`no volume ${v}`);
+            this.files.packed.set(op, volumes);
+            return { sizeBytes: 1e6 };
+          },
+          sweep: async () => undefined,
+        },
+        ['make'],
+        ['sweep'],
       ),
       holds: { look: async () => undefined, all: () => this.holds },
       seeds: { make: async () => '/seed.iso', remove: async () => undefined },

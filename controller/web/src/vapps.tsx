@@ -3,10 +3,10 @@ import { useState, type ReactNode } from 'react';
 import { Link, useLocation } from 'wouter';
 import { startStages } from '../../../core/decide/vapp';
 import { allocationText } from '../../../core/domain/vapp';
-import { apiRoot, restStreams, type VappView } from '../../../core/wire/rest';
+import type { VappView } from '../../../core/wire/rest';
 import { call, saw, useAsked, useDo } from './api';
+import { ExportVapp } from './export';
 import { useAll, useOne } from './live';
-import { ended } from './package-file';
 import { May } from './may';
 import { Confirm, Facts, Page, Refusal, Rows, State, To } from './parts';
 import { CopyDialog } from './vapp-copy';
@@ -103,15 +103,6 @@ function Actions({ v, busy }: { readonly v: VappView; readonly busy: boolean }):
   const doing = useDo();
   const [, go] = useLocation();
   const [force, setForce] = useState(false);
-  const exporting = useDo();
-  /** Packed by the nodes, then fetched by the browser as a file. */
-  const pack = async (): Promise<void> => {
-    const { ops } = await call('vappExport', { params: { vapp: v.id } });
-    for (const op of ops) saw('op', op);
-    for (const op of ops) await ended(op, new AbortController().signal);
-    const exports = ops.map((op) => op.id).join(',');
-    location.assign(`${apiRoot}${restStreams.vappPackage.replace('{vapp}', v.id)}?exports=${exports}`);
-  };
   const act = async (action: 'start' | 'stop' | 'force-stop'): Promise<void> => {
     const { op } = await call('vappAction', { params: { vapp: v.id, action }, body: {} });
     saw('op', op);
@@ -154,16 +145,7 @@ function Actions({ v, busy }: { readonly v: VappView; readonly busy: boolean }):
           done={(r) => r.vapp !== null && go(`/vapps/${r.vapp.id}`)}
         />
       </May>
-      <Button
-        size="xs"
-        variant="default"
-        loading={exporting.busy}
-        disabled={busy || v.state !== 'stopped'}
-        title="As an OVA: its VMs have to be off"
-        onClick={() => void exporting.run(pack)}
-      >
-        Export
-      </Button>
+      <ExportVapp vapp={v.id} disabled={busy} />
       <Confirm
         label="Delete"
         danger
@@ -191,7 +173,7 @@ function Actions({ v, busy }: { readonly v: VappView; readonly busy: boolean }):
         }}
         done={() => go('/vapps')}
       />
-      <Refusal of={doing.refused ?? exporting.refused} />
+      <Refusal of={doing.refused} />
     </>
   );
 }

@@ -8,6 +8,7 @@ import { formatSize, formatSpan } from '../../../core/domain/units';
 import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
 import { Console } from './console';
+import { ExportVm } from './export';
 import { HistoryOf } from './history';
 import { useAll, useOne } from './live';
 import { May, useMay } from './may';
@@ -137,6 +138,7 @@ function Disks({ vm }: { readonly vm: VmView }): ReactNode {
         <Group>
           <AddDisk vm={vm} />
           <OtherStandby vm={vm} />
+          <ExportVm vm={vm} />
         </Group>
         <RepairCopies vm={vm} />
       </May>

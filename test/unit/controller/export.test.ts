@@ -2,6 +2,8 @@ import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { exitCodes } from '../../../controller/cli/exit.js';
+import { snapshotArgs } from '../../../core/domain/vm-snapshot.js';
+import { ledger as kinds, readRecord } from '../../../core/wire/ledger-keys.js';
 import { descriptorOf } from '../../../core/ovf/export.js';
 import { folder, manifestOf, tarOf } from '../agent/ovf/make.js';
 import { lab } from './cli-rig.js';
@@ -52,12 +54,40 @@ void t.test('a VM that is off becomes a file, or a folder', async (t) => {
   t.strictSame([existsSync(bad), existsSync(`${bad}.part`)], [false, false], 'nothing is left');
 });
 
+void t.test('a VM that runs is packed from a snapshot that goes with the operation', async (t) => {
+  const l = await lab();
+  t.teardown(() => l.stop());
+  t.match(await l.run('vm', 'create', 'web', '--disk', 'size=1GiB', '--start'), { code: 0 });
+  l.r.agents.stuck.add('vm.export');
+  const ask = async (key: string) =>
+    (await l.r.call('POST', '/api/v1/vms/web/export', undefined, { 'Idempotency-Key': key })) as unknown as {
+      status: number;
+      body: { op: { id: string } };
+    };
+  const first = await ask('a-key-of-the-first-ask');
+  t.equal(first.status, 202);
+  t.equal((await ask('a-key-of-the-first-ask')).body.op.id, first.body.op.id);
+  t.equal(
+    (await ask('a-key-of-the-second-ask')).body.op.id,
+    first.body.op.id,
+    'who asks twice follows the same',
+  );
+  const { entries } = await l.r.ledger.list(kinds.vmSnapshot.prefix);
+  const snapshots = entries.map((e) => readRecord(kinds.vmSnapshot, e.key, e.value));
+  t.match(snapshots, [{ state: 'wanted', consistency: 'auto', forOp: first.body.op.id, keptFor: [] }]);
+  const op = await l.r.ledger.get(kinds.op.key(first.body.op.id));
+  t.match(snapshotArgs(readRecord(kinds.op, '', op?.value ?? '')), {
+    snapshot: snapshots[0]?.id,
+    taken: false,
+  });
+  t.match(await l.run('snapshot', 'delete', 'web', snapshots[0]?.name ?? ''), { err: /in use: vm.export/ });
+});
+
 void t.test('what cannot be exported, and what cannot be fetched', async (t) => {
   const l = await lab();
   t.teardown(() => l.stop());
   t.match(await l.run('vm', 'create', 'web', '--disk', 'size=1GiB', '--start'), { code: 0 });
   const call = (method: string, at: string) => l.r.call(method, at);
-  t.match(await call('POST', '/api/v1/vms/web/export'), { status: 409, body: { code: 'wrong-state' } });
   t.match(await call('POST', '/api/v1/vms/none/export'), { status: 404 });
   t.match(await l.run('vm', 'stop', 'web'), { code: 0 });
   l.r.agents.stuck.add('vm.export');

@@ -5,8 +5,9 @@ import { OvfArchive } from '../../../agent/ovf/package.js';
 import type { Network } from '../../../core/domain/network.js';
 import type { Vapp } from '../../../core/domain/vapp.js';
 import type { VmSpec } from '../../../core/domain/vm.js';
+import { snapshotArgs } from '../../../core/domain/vm-snapshot.js';
 import { descriptorOf } from '../../../core/ovf/export.js';
-import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
+import { ledger as kinds, readRecord } from '../../../core/wire/ledger-keys.js';
 import type { VappDoc } from '../../../core/wire/rest.js';
 import { manifestOf, tarOf } from '../agent/ovf/make.js';
 import { lab } from './cli-rig.js';
@@ -188,10 +189,14 @@ await t.test('a vApp becomes one archive, and what is imported of it is its equa
   t.match(same(before), same(after), 'and nothing besides');
 });
 
-await t.test('what runs is not exported', async (t) => {
+await t.test('a member that runs is packed from a snapshot, the others from their disks', async (t) => {
   await l.run('vm', 'start', 'shop-web');
-  t.match(await r.call('POST', '/api/v1/vapps/shop/export'), {
-    status: 409,
-    body: { message: /cannot be exported: web is not off/ },
-  });
+  const { status, body } = await r.call('POST', '/api/v1/vapps/shop/export');
+  t.equal(status, 202);
+  const { ops } = body as { ops: { id: string; subject: { name: string } }[] };
+  for (const { id, subject } of ops) {
+    const kept = await r.ledger.get(kinds.op.key(id));
+    const args = snapshotArgs(readRecord(kinds.op, kinds.op.key(id), kept?.value ?? ''));
+    t.equal(args !== null, subject.name === 'shop-web', subject.name);
+  }
 });

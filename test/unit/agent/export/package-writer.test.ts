@@ -104,6 +104,37 @@ void t.test('what is packed is imported as it was', async (t) => {
   t.equal(await exports.open(op, [pool]), null, 'nobody fetched it');
 });
 
+void t.test('of a snapshot it has what was then, whatever was written since', async (t) => {
+  const { dir, pool, v, vm, exports } = await prepared(t);
+  const [, data] = vm.disks;
+  if (data === undefined) return void t.fail();
+  const { disk } = data;
+  const snapshot = {
+    ...disk,
+    id: randomUUID(),
+    disk: disk.id,
+    bus: data.bus,
+    replicated: false,
+    usedBytes: null,
+  };
+  await v.takeSnapshot(disk, pool, snapshot, work());
+  fs.writeFileSync(v.diskPath(disk, pool), Buffer.alloc(4 * MiB, 'later'));
+  const op = randomUUID();
+  const packed = { ...vm, disks: [{ snapshot, pool, bus: data.bus }] };
+  await exports.make(op, packed, pool, work());
+  const archive = await exports.open(op, [pool]);
+  if (archive === null) return void t.fail('there is no archive');
+  fs.writeFileSync(`${dir}/x.ova`, await bytesFrom(archive, 0));
+  const ova = await OvfArchive.open(`${dir}/x.ova`);
+  const report = await ova.report({ verify: true, nowMs: 0, signal: new AbortController().signal });
+  const [piece] = report.files;
+  if (piece === undefined) return void t.fail('the disk is missing');
+  const parts: Buffer[] = [];
+  for await (const part of ova.content(piece)) parts.push(part);
+  fs.writeFileSync(`${dir}/back.vmdk`, Buffer.concat(parts));
+  t.match(qemuImg('compare', '-f', 'raw', '-F', 'vmdk', `${dir}/b.raw`, `${dir}/back.vmdk`), /identical/);
+});
+
 void t.test('cancelled or failed, nothing is left', async (t) => {
   const { pool, vm, exports } = await prepared(t);
   const left = (): string[] => filesBelow(pool.path).filter((f) => f.startsWith('exports'));
