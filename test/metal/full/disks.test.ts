@@ -129,7 +129,7 @@ await scene('it moves to a pool of files and back, and grows', async (t) => {
   await waitFor('the old volume is gone', async () => (await volumes('n1')) === 0);
   await move({ pool: 'fast' });
   t.match(await blocks('n1'), /vda +\/dev\/flotilla-/);
-  t.equal((await disk('root')).format, 'raw');
+  await waitFor('its record says so', async () => (await disk('root')).format === 'raw');
   await edit({ growDisks: [{ disk: 'root', sizeBytes: 64 * MiB }] });
   t.match(await c.virsh('n1', 'domblkinfo', d.id(vm), 'vda'), /Capacity: +67108864/);
 });
