@@ -133,6 +133,7 @@ export async function runAgent(
     node,
     boot,
     stateDir,
+    intakeProgram: path.join(import.meta.dirname, 'flotilla-intake.mjs'),
     fetchImage: peerImages({
       addressOf: (id) => cluster.peers.find((p) => p.node === id)?.address ?? null,
       port: ports.agent,

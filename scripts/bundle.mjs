@@ -13,6 +13,8 @@ const programs = {
   'flotilla-keeper': 'agent/keeper/main.ts',
   // Run by the agent now and then: hardware facts.
   'flotilla-facts': 'agent/machine/facts-program.ts',
+  // A thread of the agent: disks that are unpacked as they come.
+  'flotilla-intake': 'agent/pool/intake-program.ts',
   'flotilla-controller': 'controller/main.ts',
   flotilla: 'controller/cli/main.ts',
 };

@@ -10,14 +10,15 @@ import { headBytes } from './header.js';
 import { Intake, type TakenIn } from './intake.js';
 import { incomingFactsPath, incomingPath, tempPath, type Worker } from './layout.js';
 import type { Source } from './source.js';
-import { streamedVmdk, VmdkFault } from './vmdk-stream.js';
+import { VmdkFault } from './vmdk-reader.js';
+import { streamedVmdk } from './vmdk-stream.js';
 
 /** After so many bytes what came is flushed and counted as safe: what a power loss costs at most. */
 const flushEveryBytes = 64 * 1024 * 1024;
 /** The pool's space is looked at after so many bytes: half of the least reserve, so it is never used up. */
 const lookEveryBytes = 8 * 1024 * 1024;
-/** Uploads that broke off and are converted as they come hold 10 MB of memory each. */
-const intakesMax = 8;
+/** Uploads that broke off and are converted as they come hold a thread and 25 MB of memory each. */
+const intakesMax = 4;
 /** Attempts of a download without a single new byte between them. */
 const attemptsMax = 5;
 
@@ -49,11 +50,20 @@ export class Incoming {
   readonly #guard: PoolGuard;
   readonly #worker: Worker;
   readonly #source: Source;
+  readonly #intakeProgram: URL | string | undefined;
   /** What is converted as it comes, by the same keys. */
   readonly #intakes = new Map<string, Intake>();
   readonly #writing = new Map<string, { stop: AbortController; done: Promise<unknown> }>();
 
-  constructor(files: Files, guard: PoolGuard, worker: Worker, source: Source) {
+  /** @param intakeProgram - see {@link IntakeOptions} */
+  constructor(
+    files: Files,
+    guard: PoolGuard,
+    worker: Worker,
+    source: Source,
+    intakeProgram: URL | string | undefined,
+  ) {
+    this.#intakeProgram = intakeProgram;
     this.#files = files;
     this.#guard = guard;
     this.#worker = worker;
@@ -147,6 +157,7 @@ export class Incoming {
     const key = `${pool.id}/${image.id}`;
     const begun: Uint8Array[] = [];
     const broke: { why?: Error } = {};
+    let noted: Promise<void> = Promise.resolve();
     if (here === 0 && totalBytes !== null && image.format === 'qcow2') {
       await this.#intakes.get(key)?.close();
       this.#intakes.delete(key);
@@ -156,18 +167,27 @@ export class Incoming {
       });
       const facts = streamedVmdk(head, totalBytes);
       if (facts && this.#haveRoom()) {
-        await this.#note(image, pool, {
+        // Its flush is not waited for: without it nothing of what came counts, either.
+        noted = this.#note(image, pool, {
           ...this.#worker,
           safeBytes: 0,
           version: about.version,
           totalBytes,
           taken: 'open',
         });
-        this.#intakes.set(key, new Intake(await this.#files.calls.open(path, 'w+', 0o600), facts));
+        noted.catch(() => undefined);
+        const file = await this.#files.calls.open(path, 'w+', 0o600);
+        this.#intakes.set(
+          key,
+          new Intake(file, facts, {
+            program: this.#intakeProgram,
+            room: () => this.#checkSpace(image, pool, 0),
+          }),
+        );
       }
     }
     const intake = this.#intakes.get(key);
-    if (intake) return this.#takeIn(intake, image, pool, { begun, iterator, totalBytes, about, stop });
+    if (intake) return this.#takeIn(intake, image, pool, { begun, iterator, totalBytes, about, stop, noted });
     const handle = await this.#files.calls.open(path, (await this.#files.stat(path)) ? 'r+' : 'w+', 0o600);
     let at = here;
     let safe = here;
@@ -239,11 +259,12 @@ export class Incoming {
       totalBytes: number | null;
       about: { version: string | null; moved?: (bytes: number) => void };
       stop: AbortSignal;
+      /** When it is written that it is being taken in. */
+      noted: Promise<void>;
     },
   ): Promise<number> {
     const key = `${pool.id}/${image.id}`;
     const totalBytes = o.totalBytes ?? virtualSizeBytesMax;
-    let looked = intake.writtenBytes;
     let broken = false;
     try {
       while (intake.offset < totalBytes) {
@@ -257,15 +278,12 @@ export class Incoming {
         broken = true;
         await intake.push(next.value);
         broken = false;
-        if (intake.writtenBytes - looked >= lookEveryBytes) {
-          looked = intake.writtenBytes;
-          await this.#checkSpace(image, pool, 0);
-        }
         o.about.moved?.(intake.offset);
       }
       if (intake.offset < totalBytes) return intake.offset;
       broken = true;
       const taken = await intake.end();
+      await o.noted;
       await this.#note(image, pool, {
         ...this.#worker,
         safeBytes: totalBytes,
@@ -276,6 +294,7 @@ export class Incoming {
       return totalBytes;
     } catch (e) {
       if (e instanceof VmdkFault) {
+        await o.noted.catch(() => undefined);
         await this.#files.remove(incomingPath(image.id, pool));
         await this.#files.remove(incomingFactsPath(image.id, pool));
         throw damaged(image, e);
@@ -283,6 +302,8 @@ export class Incoming {
       throw isFull(e) ? noSpace(image, pool, 'the file system is full', e) : e;
     } finally {
       void o.iterator.return?.().catch(() => undefined);
+      // Who removes it next finds all there.
+      await o.noted.catch(() => undefined);
       // Of use again only where it stopped between two pieces.
       if (broken) {
         if (this.#intakes.get(key) === intake) this.#intakes.delete(key);

@@ -1,13 +1,12 @@
 import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
-import { createInflate, type Inflate } from 'node:zlib';
-import { Qcow2Writer } from './qcow2-writer.js';
-import { VmdkFault, VmdkReader, type Grain, type StreamedVmdk } from './vmdk-stream.js';
+import { Worker } from 'node:worker_threads';
+import type { IntakeAnswer, IntakeOrder, IntakeStart } from './intake-thread.js';
+import { pieceBytes } from './intake-thread.js';
+import { VmdkFault, VmdkReader, type StreamedVmdk } from './vmdk-reader.js';
 
-/** Grains unpacked at the same time: one may be written while these keep two cores at work. */
-const lanes = 3;
-/** Grains that wait for a lane, at most: 4 MiB at 64 KiB each. */
-const waitingMax = 64;
+/** Pieces under way: one is filled, one is worked on, two wait. */
+const piecesMax = 4;
 
 /** What came in when it is whole. */
 export interface TakenIn {
@@ -16,37 +15,59 @@ export interface TakenIn {
   readonly virtualSizeBytes: number;
 }
 
+export interface IntakeOptions {
+  /** What the thread runs; absent: the file beside this one. */
+  readonly program?: URL | string | undefined;
+  /** Asked again and again while it writes; what it throws ends the intake. */
+  readonly room?: () => Promise<void>;
+  readonly tablesMax?: number;
+}
+
 /**
  * A stream-optimised vmdk that becomes a qcow2 file as its bytes come: what came is never stored as it is. Breaks between
  * pieces do not matter to it, the end of its process does: then it is begun anew.
+ *
+ * Unpacking and writing have a thread of their own, to which bytes go in large pieces: handing over each grain cost more
+ * than unpacking it.
  */
 export class Intake {
-  readonly #file: FileHandle;
   readonly #facts: StreamedVmdk;
-  readonly #reader: VmdkReader;
-  readonly #writer: Qcow2Writer;
+  readonly #room: () => Promise<void>;
+  readonly #thread: Worker;
   readonly #hash = createHash('sha256');
-  readonly #lanes: Lane[];
-  readonly #idle: Lane[];
-  readonly #waiting: Grain[] = [];
-  #turn: Promise<void> = Promise.resolve();
+  /** Bytes before those of a piece, for what is left of the one before. */
+  readonly #headroom: number;
+  readonly #free: Uint8Array<ArrayBuffer>[] = [];
+  #made = 0;
+  #filling: Uint8Array<ArrayBuffer> | null = null;
+  #filled = 0;
+  #done = false;
+  #closed = false;
   #fault: Error | null = null;
   #offset = 0;
-  /** Called when a lane is free again. */
-  #freed: (() => void) | null = null;
+  /** Called when the thread has said something. */
+  #heard: () => void = () => undefined;
 
-  /** @param file - empty; it is closed by `close` */
-  constructor(file: FileHandle, facts: StreamedVmdk, o: { tablesMax?: number } = {}) {
-    this.#file = file;
+  /** @param file - empty; the thread has it from now on, and closes it after `close` */
+  constructor(file: FileHandle, facts: StreamedVmdk, o: IntakeOptions = {}) {
     this.#facts = facts;
-    this.#reader = new VmdkReader(facts);
-    this.#writer = new Qcow2Writer(file, {
-      sizeBytes: facts.virtualSizeBytes,
-      clusterBytes: facts.grainBytes,
-      ...o,
+    this.#room = o.room ?? (() => Promise.resolve());
+    this.#headroom = VmdkReader.restBytesMax(facts);
+    const start: IntakeStart = { file, facts, tablesMax: o.tablesMax };
+    this.#thread = new Worker(o.program ?? new URL('./intake-program.js', import.meta.url), {
+      workerData: start,
+      transferList: [file],
+      resourceLimits: { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 8 },
+      execArgv: [],
     });
-    this.#lanes = Array.from({ length: lanes }, () => new Lane(facts.grainBytes));
-    this.#idle = [...this.#lanes];
+    this.#thread.on('message', (a: IntakeAnswer) => this.#hear(a));
+    this.#thread.on('error', (e) => this.#fail(e));
+    this.#thread.on('exit', () => {
+      this.#closed = true;
+      this.#fail(new VmdkFault('it was given up'));
+    });
+    // After the handlers, which undo it: what nobody sends any more keeps no process alive.
+    this.#thread.unref();
   }
 
   /** Bytes that came. */
@@ -54,120 +75,101 @@ export class Intake {
     return this.#offset;
   }
 
-  /** Bytes that were written. */
-  get writtenBytes(): number {
-    return this.#writer.bytes;
-  }
-
   /**
-   * Takes the next bytes, which must not change afterwards. Returns when the next may come.
+   * Takes the next bytes. Returns when the next may come.
    *
-   * @throws VmdkFault; what the file throws. It is of no use afterwards.
+   * @throws VmdkFault; what the file or `room` throws. It is of no use afterwards.
    */
   async push(chunk: Uint8Array): Promise<void> {
-    const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-    this.#offset += bytes.length;
-    this.#hash.update(bytes);
-    for (const grain of this.#reader.push(bytes)) {
-      this.#waiting.push(grain);
-      this.#start();
-      while (this.#waiting.length >= waitingMax && this.#fault === null) await this.#free();
+    this.#offset += chunk.length;
+    this.#hash.update(chunk);
+    for (let p = 0; p < chunk.length;) {
+      const piece = (this.#filling ??= await this.#piece());
+      const length = Math.min(pieceBytes - this.#filled, chunk.length - p);
+      piece.set(chunk.subarray(p, p + length), this.#headroom + this.#filled);
+      this.#filled += length;
+      p += length;
+      if (this.#filled === pieceBytes) this.#send();
     }
     if (this.#fault !== null) throw this.#fault;
   }
 
-  /** When all came: what it was. @throws VmdkFault */
+  /** When all came: what it was. @throws VmdkFault; what the file throws */
   async end(): Promise<TakenIn> {
-    while (this.#idle.length < lanes && this.#fault === null) await this.#free();
-    await this.#turn;
+    if (this.#filled > 0) this.#send();
+    this.#order({ kind: 'end' });
+    await this.#until(() => this.#done || this.#fault !== null);
     if (this.#fault !== null) throw this.#fault;
-    this.#reader.end();
-    await this.#writer.finish();
     return { sha256: this.#hash.digest('hex'), virtualSizeBytes: this.#facts.virtualSizeBytes };
   }
 
   /** Also after a fault. The file is left as it is. */
   async close(): Promise<void> {
     this.#fault ??= new VmdkFault('it was given up');
-    for (const lane of this.#lanes) lane.close();
-    await this.#turn.catch(() => undefined);
-    await this.#file.close();
+    this.#order({ kind: 'close' });
+    await this.#until(() => this.#closed);
+    await this.#thread.terminate();
   }
 
-  #free(): Promise<void> {
-    return new Promise((resolve) => (this.#freed = resolve));
-  }
-
-  #start(): void {
-    while (this.#fault === null) {
-      const lane = this.#waiting.length === 0 ? undefined : this.#idle.pop();
-      if (lane === undefined) return;
-      const grain = this.#waiting.shift();
-      if (grain !== undefined) void this.#work(lane, grain);
+  async #piece(): Promise<Uint8Array<ArrayBuffer>> {
+    if (this.#free.length === 0 && this.#made < piecesMax) {
+      this.#made += 1;
+      return new Uint8Array(this.#headroom + pieceBytes);
     }
+    await this.#until(() => this.#free.length > 0 || this.#fault !== null);
+    if (this.#fault !== null) throw this.#fault;
+    return this.#free.pop() ?? new Uint8Array(this.#headroom + pieceBytes);
   }
 
-  async #work(lane: Lane, grain: Grain): Promise<void> {
-    try {
-      const data = await lane.unpack(grain.data);
-      const turn = this.#turn.then(() => this.#put(grain.index, data));
-      this.#turn = turn.catch(() => undefined);
-      await turn;
-    } catch (e) {
-      this.#fault ??= e instanceof Error ? e : new VmdkFault('it cannot be read', { cause: e });
+  #send(): void {
+    const piece = this.#filling;
+    if (piece === null) return;
+    this.#order({ kind: 'piece', piece, from: this.#headroom, to: this.#headroom + this.#filled }, [
+      piece.buffer,
+    ]);
+    this.#filling = null;
+    this.#filled = 0;
+  }
+
+  #order(order: IntakeOrder, moved: ArrayBuffer[] = []): void {
+    this.#thread.postMessage(order, moved);
+  }
+
+  /** Until it holds, or nothing will make it. */
+  async #until(holds: () => boolean): Promise<void> {
+    // Who waits for it is kept alive.
+    this.#thread.ref();
+    while (!holds()) await new Promise<void>((resolve) => (this.#heard = resolve));
+    this.#thread.unref();
+  }
+
+  #hear(a: IntakeAnswer): void {
+    switch (a.kind) {
+      case 'free':
+        this.#free.push(a.piece);
+        break;
+      case 'wrote':
+        this.#room().then(
+          () => this.#order({ kind: 'go' }),
+          (e: unknown) => this.#fail(e instanceof Error ? e : new Error('there is no room', { cause: e })),
+        );
+        break;
+      case 'done':
+        this.#done = true;
+        break;
+      case 'closed':
+        this.#closed = true;
+        break;
+      case 'fault':
+        this.#fail(
+          a.code === null ? new VmdkFault(a.text) : Object.assign(new Error(a.text), { code: a.code }),
+        );
     }
-    this.#idle.push(lane);
-    this.#start();
-    const freed = this.#freed;
-    this.#freed = null;
-    freed?.();
+    this.#heard();
   }
 
-  async #put(index: number, data: Buffer): Promise<void> {
-    if (this.#fault !== null) return;
-    const { grainBytes, virtualSizeBytes } = this.#facts;
-    const wanted = Math.min(grainBytes, virtualSizeBytes - index * grainBytes);
-    if (data.length < wanted) throw new VmdkFault(`grain ${index} holds ${data.length} bytes, not ${wanted}`);
-    const whole =
-      data.length === grainBytes ? data : Buffer.concat([data, Buffer.alloc(grainBytes - data.length)]);
-    if (!(await this.#writer.put(index, whole))) throw new VmdkFault(`grain ${index} is there twice`);
-  }
-}
-
-/** Unpacks one grain after the other, on another thread. */
-class Lane {
-  readonly #grainBytes: number;
-  readonly #inflate: Inflate;
-  #parts: Buffer[] = [];
-  #length = 0;
-  #failed: (e: Error) => void = () => undefined;
-
-  constructor(grainBytes: number) {
-    this.#grainBytes = grainBytes;
-    this.#inflate = createInflate({ chunkSize: grainBytes });
-    this.#inflate.on('data', (part: Buffer) => {
-      this.#length += part.length;
-      // More than fits is only counted.
-      if (this.#length <= grainBytes) this.#parts.push(part);
-    });
-    this.#inflate.on('error', (e) => this.#failed(e));
-  }
-
-  /** @throws VmdkFault: it is damaged, or longer than a grain */
-  async unpack(data: Buffer): Promise<Buffer> {
-    this.#parts = [];
-    this.#length = 0;
-    await new Promise<void>((resolve, reject) => {
-      this.#failed = () => reject(new VmdkFault('a grain of it cannot be unpacked'));
-      this.#inflate.write(data, (e) => (e ? this.#failed(e) : resolve()));
-    });
-    this.#inflate.reset();
-    if (this.#length > this.#grainBytes) throw new VmdkFault('a grain of it unpacks to more than its size');
-    const [only] = this.#parts;
-    return this.#parts.length === 1 && only !== undefined ? only : Buffer.concat(this.#parts);
-  }
-
-  close(): void {
-    this.#inflate.destroy();
+  #fail(e: Error): void {
+    this.#fault ??= e;
+    this.#heard();
   }
 }

@@ -34,11 +34,10 @@ export class Qcow2Writer {
   readonly #l1: Buffer;
   readonly #zeros: Buffer;
   readonly #tables = new Map<number, Table>();
-  #buffer: Buffer;
-  /** Is being written, or free. */
-  #other: Buffer;
+  /** Clusters that wait to be written, and their bytes. */
+  #gathered: Buffer[] = [];
   #filled = 0;
-  /** Where `buffer` begins in the file; the first cluster is the header's. */
+  /** Where they will stand in the file; the first cluster is the header's. */
   #bufferAt: number;
   #flushed = 0;
   #writing: Promise<unknown> = Promise.resolve();
@@ -53,8 +52,6 @@ export class Qcow2Writer {
     this.#tablesMax = o.tablesMax ?? tablesMaxDefault;
     this.#l1 = Buffer.alloc(Math.max(1, Math.ceil(o.sizeBytes / (o.clusterBytes * this.#entries))) * 8);
     this.#zeros = Buffer.alloc(o.clusterBytes);
-    this.#buffer = Buffer.allocUnsafe(writeBytes);
-    this.#other = Buffer.allocUnsafe(writeBytes);
     this.#bufferAt = o.clusterBytes;
   }
 
@@ -66,7 +63,7 @@ export class Qcow2Writer {
   /**
    * Calls must not overlap.
    *
-   * @param data - a whole cluster; zeros take no space
+   * @param data - a whole cluster, which must not change afterwards; zeros take no space
    * @returns false: this cluster was put already
    */
   async put(index: number, data: Buffer): Promise<boolean> {
@@ -102,8 +99,7 @@ export class Qcow2Writer {
     for (let p = 0; p < perBlock; p += 1) block.writeUInt16BE(1, p * refcountBytes);
     for (let b = 0; b < blocks; b += 1) {
       const here = Math.min(perBlock, total - b * perBlock);
-      if (here < perBlock) block.fill(0, here * refcountBytes);
-      await this.#append(block);
+      await this.#append(here === perBlock ? block : Buffer.from(block).fill(0, here * refcountBytes));
     }
     const refcounts = Buffer.alloc(tableClusters * this.#clusterBytes);
     for (let b = 0; b < blocks; b += 1) {
@@ -113,7 +109,7 @@ export class Qcow2Writer {
     const refcountsAt = await this.#appendAll(refcounts);
     await this.#drain();
     await this.#writing;
-    await writeAll(this.#file, this.#header(l1At, refcountsAt, tableClusters), 0);
+    await writeAll(this.#file, [this.#header(l1At, refcountsAt, tableClusters)], 0);
     await this.#flushing;
     await this.#file.sync();
   }
@@ -163,14 +159,14 @@ export class Qcow2Writer {
     }
     await this.#drain();
     await this.#writing;
-    await writeAll(this.#file, table.entries, table.offset);
+    await writeAll(this.#file, [table.entries], table.offset);
   }
 
-  /** @returns where it will stand */
+  /** @param cluster - must not change afterwards @returns where it will stand */
   async #append(cluster: Buffer): Promise<number> {
-    if (this.#filled + cluster.length > this.#buffer.length) await this.#drain();
+    if (this.#filled + cluster.length > writeBytes) await this.#drain();
     const offset = this.bytes;
-    cluster.copy(this.#buffer, this.#filled);
+    this.#gathered.push(cluster);
     this.#filled += cluster.length;
     return offset;
   }
@@ -189,14 +185,13 @@ export class Qcow2Writer {
   async #drain(): Promise<void> {
     if (this.#filled === 0) return;
     await this.#writing;
-    const data = this.#buffer.subarray(0, this.#filled);
-    const work = writeAll(this.#file, data, this.#bufferAt);
+    const work = writeAll(this.#file, this.#gathered, this.#bufferAt);
     // A fault is told at the next wait for it.
     work.catch(() => undefined);
     this.#writing = work;
     this.#bufferAt += this.#filled;
     this.#filled = 0;
-    [this.#buffer, this.#other] = [this.#other, this.#buffer];
+    this.#gathered = [];
     if (this.#flushing === null && this.#bufferAt - this.#flushed >= flushEveryBytes) {
       this.#flushed = this.#bufferAt;
       const flush = this.#file.datasync();
@@ -213,9 +208,11 @@ function writeEntry(table: Buffer, at: number, offset: number): void {
 
 const entryAt = (table: Buffer, at: number): bigint => table.readBigUInt64BE(at) & 0x00ff_ffff_ffff_fe00n;
 
-async function writeAll(file: FileHandle, data: Buffer, at: number): Promise<void> {
-  for (let p = 0; p < data.length;) {
-    const { bytesWritten } = await file.write(data, p, data.length - p, at + p);
-    p += bytesWritten;
-  }
+async function writeAll(file: FileHandle, parts: readonly Buffer[], at: number): Promise<void> {
+  const bytes = parts.reduce((n, p) => n + p.length, 0);
+  let { bytesWritten: done } = await file.writev(parts, at);
+  if (done === bytes) return;
+  // Less than all is written where the file system is about to be full, or the call was interrupted.
+  const whole = Buffer.concat(parts);
+  while (done < bytes) done += (await file.write(whole, done, bytes - done, at + done)).bytesWritten;
 }

@@ -45,6 +45,8 @@ export interface VolumesOptions extends Worker {
   readonly source?: SourceOptions;
   readonly files?: Files;
   readonly run?: Tool;
+  /** @see IntakeOptions.program */
+  readonly intakeProgram?: string;
 }
 
 /** A pool on a busy server answers within this, ms. */
@@ -80,7 +82,7 @@ export class Volumes implements VolumesContract {
       remember: (pool) => guard.remember(pool),
     });
     this.#parts = { worker, files, run, guard, qemuImg: new QemuImg(run), thin, turns };
-    this.#incoming = new Incoming(files, guard, worker, new Source(o.source));
+    this.#incoming = new Incoming(files, guard, worker, new Source(o.source), o.intakeProgram);
     this.#catalogue = new Catalogue(this.#parts, o.fetchImage);
     this.#importer = new Importer(this.#parts, this.#catalogue, this.#incoming);
     this.#snapshots = new SnapshotVolumes(this.#parts);

@@ -79,6 +79,8 @@ export async function ovaImport(n: number): Promise<void> {
       const pool = poolAt(path.resolve(dir, `pool${i}`));
       const volumes = volumesAt(path.resolve(dir, `state${i}`));
       const image = imageOf(pool);
+      // A node has looked at its pools before an import.
+      await volumes.probe(pool);
       let start = performance.now();
       const archive = await OvfArchive.open(ova);
       const { files } = await archive.report({
