@@ -17,6 +17,7 @@ import type { Replica } from '../core/domain/replica.js';
 import type { Vapp } from '../core/domain/vapp.js';
 import type { Rule } from '../core/domain/rule.js';
 import type { ServiceClass } from '../core/domain/service-class.js';
+import type { Template } from '../core/domain/template.js';
 import type { VmOwn, VmSpec } from '../core/domain/vm.js';
 import type { VmSnapshot } from '../core/domain/vm-snapshot.js';
 import {
@@ -69,6 +70,7 @@ export interface Snapshot {
   readonly vapps: ReadonlyMap<string, Kept<Vapp>>;
   readonly rules: ReadonlyMap<string, Kept<Rule>>;
   readonly classes: ReadonlyMap<string, Kept<ServiceClass>>;
+  readonly templates: ReadonlyMap<string, Kept<Template>>;
   readonly tokens: ReadonlyMap<string, Kept<TokenRecord>>;
   /** Certificates of nodes, by serial. */
   readonly certs: ReadonlyMap<string, Kept<CertificateRecord>>;
@@ -163,6 +165,7 @@ export class Snapshots {
       vapp: new Map<string, Kept<Vapp>>(),
       rule: new Map<string, Kept<Rule>>(),
       class: new Map<string, Kept<ServiceClass>>(),
+      template: new Map<string, Kept<Template>>(),
       token: new Map<string, Kept<TokenRecord>>(),
       fenced: new Map<string, Kept<Fenced>>(),
       bmcTest: new Map<string, Kept<BmcTest>>(),
@@ -239,6 +242,7 @@ export class Snapshots {
       vapps: maps.vapp,
       rules: maps.rule,
       classes: maps.class,
+      templates: maps.template,
       tokens: maps.token,
       certs: maps.cert,
       crl,

@@ -56,6 +56,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['balance'],
   ['rule'],
   ['class'],
+  ['template'],
   ['user'],
   ['vapp'],
   ['cert'],
@@ -108,6 +109,7 @@ export class LedgerTables {
     balance: new Map(),
     power: new Map(),
     rule: new Map(),
+    template: new Map(),
     class: new Map(),
     cert: new Map(),
   };

@@ -222,7 +222,18 @@ export class View {
 
   /** Finds the id of what a person named, in what is known now. */
   find(
-    kind: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp' | 'class',
+    kind:
+      | 'vm'
+      | 'pool'
+      | 'image'
+      | 'network'
+      | 'token'
+      | 'user'
+      | 'node'
+      | 'rule'
+      | 'vapp'
+      | 'class'
+      | 'template',
     ref: string,
   ): string | null {
     const table = kind === 'vm' ? 'vmSpec' : kind;
@@ -306,6 +317,7 @@ export class View {
       case 'power':
       case 'rule':
       case 'vmSnapshot':
+      case 'template':
       case 'cert':
         break;
       case 'vapp':

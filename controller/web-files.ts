@@ -33,6 +33,7 @@ export const pagePaths = [
   '/ha/*',
   '/balance/*',
   '/classes/*',
+  '/templates/*',
   '/ops/*',
   '/tokens/*',
   '/users/*',

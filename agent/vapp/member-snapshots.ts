@@ -11,6 +11,7 @@ import type { Snapshot } from '../snapshot.js';
  * Asks the owner of a VM for the snapshot that a member is to begin as, in a transaction that is being put together.
  *
  * @param op - what it is for
+ * @param template - that it is the data of
  * @throws FlotillaError `wrong-state`, `ledger-full`: none can be taken
  */
 export function askSnapshot(
@@ -20,6 +21,7 @@ export function askSnapshot(
   s: Snapshot,
   compare: Compare[],
   writes: Write[],
+  template?: string,
 ): void {
   const spec = s.specs.get(from.vm);
   const own = s.owns.get(from.vm);
@@ -27,7 +29,7 @@ export function askSnapshot(
     throw new FlotillaError('not-found', 'The VM to be snapshotted is gone', {
       hint: 'See flotilla vm list.',
     });
-  const x = newSnapshot(
+  const taken = newSnapshot(
     {
       spec: spec.value,
       own: own.value,
@@ -45,6 +47,7 @@ export function askSnapshot(
       newId: () => env.random.uuid(),
     },
   );
+  const x = template === undefined ? taken : { ...taken, template };
   const made = queuedOp(
     {
       id: env.random.uuid(),

@@ -15,9 +15,9 @@ import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { OpRota, sameOp } from '../plan/op-rota.js';
-import { outlookOf } from '../plan/outlook.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 import { askSnapshot, dropSnapshot } from './member-snapshots.js';
+import { memberView } from './member-view.js';
 import { VmBirths } from './vm-births.js';
 
 /** What waits is said anew this often, ms: it also tells other nodes that somebody is at it. */
@@ -85,27 +85,13 @@ export class VappDesk {
     }
     const watch = this.watchOf(op, `${args.phase} ${args.stage}`);
     const nowMs = this.env.clock.nowMs();
-    const outlook = outlookOf(s, this.env.radio.heard());
-    const heard = new Map(this.env.radio.heard().map((h) => [h.node, h]));
     const view: VappOpView = {
+      ...memberView(this.env, op, s),
       op,
       args,
       vapp: vapp.value,
-      vm: (id) => {
-        const spec = s.specs.get(id)?.value;
-        const own = s.owns.get(id)?.value;
-        if (spec === undefined || own === undefined) return null;
-        const guestAgent = heard.get(own.owner)?.vms.get(id)?.state.guestAgent === true;
-        return { spec, own, phase: outlook.phase(id, own), guestAgent };
-      },
-      begun: (vm, kind) =>
-        [...s.ops.values()]
-          .map((o) => o.value)
-          .filter((o) => o.subject.id === vm && o.kind === kind && o.args['for'] === op.id)
-          .sort((a, b) => b.createdMs - a.createdMs)[0],
       answered: (member) => watch.answers.get(member) ?? null,
       stageMs: nowMs - watch.sinceMs,
-      snapshot: (id) => s.vmSnapshots.get(id)?.value ?? null,
       thereMs: watch.thereMs === null ? null : nowMs - watch.thereMs,
     };
     const d = decideVapp(view);

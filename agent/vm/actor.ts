@@ -606,7 +606,10 @@ export class VmActor {
     this.own.guard(s);
     await this.undefine(s.id);
     const disks = [...s.snapshot.disks.values()].filter((d) => d.value.vm === s.id);
-    const snapshots = [...s.snapshot.vmSnapshots.values()].filter((x) => x.value.vm === s.id);
+    const snapshots = [...s.snapshot.vmSnapshots.values()].filter(
+      // A template's stay with that.
+      (x) => x.value.vm === s.id && x.value.template === undefined,
+    );
     const replica = s.snapshot.replicas.get(s.id);
     if (replica !== undefined) await env.replication?.down(s.id);
     for (const d of disks) {

@@ -71,6 +71,7 @@ import { signOnHandlers } from './sign-on.js';
 import { vappPackage } from './vapp-package.js';
 import { vappDocument, vappHandlers } from './vapps.js';
 import { classHandlers } from './classes.js';
+import { templateHandlers } from './templates.js';
 import { vmHandlers } from './vms.js';
 
 export interface ApiOptions extends Omit<ApiDeps, 'desk' | 'door' | 'signOn'> {
@@ -192,6 +193,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...vmHandlers(deps),
     ...snapshotHandlers(deps),
     ...classHandlers(deps),
+    ...templateHandlers(deps),
     ...vapps,
     ...importHandlers(deps, vapps.vappApply),
     ...images.handlers(),

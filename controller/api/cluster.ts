@@ -1,4 +1,5 @@
 import { FlotillaError } from '../../core/domain/error.js';
+import type { VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import { admittedKey } from '../../core/wire/key-names.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
@@ -170,7 +171,11 @@ function checkRemovable(view: View, node: NodeRecord): void {
   }
   const kept = [...vmSnapshot.values()].filter((x) => x.value.node === id && x.value.state !== 'deleting');
   if (live.has(id) && kept.length > 0) {
-    const names = [...new Set(kept.map((x) => `"${view.vm(x.value.vm)?.name ?? x.value.vm}"`))].slice(0, 3);
+    const nameOf = ({ vm, template }: VmSnapshot): string | undefined =>
+      template === undefined
+        ? view.vm(vm)?.name
+        : `template ${view.ledger.tables.template.get(template)?.value.name ?? ''}`;
+    const names = [...new Set(kept.map((x) => `"${nameOf(x.value) ?? x.value.vm}"`))].slice(0, 3);
     throw new FlotillaError(
       'in-use',
       `Node ${id} has ${kept.length} snapshots, of ${names.join(', ')}, which would be lost`,

@@ -4,7 +4,7 @@ import type { Pool } from '../../core/domain/pool.js';
 import type { View } from '../view.js';
 
 export type Kind =
-  'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp' | 'class';
+  'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'node' | 'rule' | 'vapp' | 'class' | 'template';
 
 const words: Record<Kind, string> = {
   vm: 'VM',
@@ -17,6 +17,7 @@ const words: Record<Kind, string> = {
   rule: 'rule',
   vapp: 'vApp',
   class: 'class',
+  template: 'template',
 };
 
 export function notFound(kind: Kind | 'certificate', ref: string): FlotillaError {

@@ -14,6 +14,7 @@ const words: Record<Named, string> = {
   vapp: 'a vApp',
   rule: 'a rule',
   class: 'a class',
+  template: 'a template',
 };
 
 /**

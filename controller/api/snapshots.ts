@@ -140,6 +140,14 @@ export class Snapshots {
       const r = await this.read(vm, ask.params.vm);
       const kept = await this.find(r, ask.params.snapshot);
       const x = kept.value;
+      const template =
+        x.template === undefined ? undefined : deps.view.ledger.tables.template.get(x.template);
+      if (template !== undefined)
+        throw new FlotillaError(
+          'in-use',
+          `The snapshot "${x.name}" is the data of template "${template.value.name}"`,
+          { hint: 'It goes with the template: flotilla template delete.' },
+        );
       const user = deps.view.vmOps(vm).find((o) => {
         const args = snapshotArgs(o);
         return args !== null && !opFinished(o) && (args.snapshot === x.id || args.before === x.id);

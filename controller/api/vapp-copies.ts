@@ -17,13 +17,13 @@ import type { VmWrites } from './vm-write.js';
 
 type Value = string | number | boolean;
 
-interface Begin {
+export interface Begin {
   readonly from: VappFrom;
   readonly snapshot: VmSnapshot;
 }
 
 /** A new vApp whose VMs begin as others were. */
-interface Copy {
+export interface Copy {
   readonly document: VappDoc;
   readonly values: Readonly<Record<string, Value>>;
   /** Of the original; what is given in `values` counts instead. */
@@ -41,10 +41,15 @@ interface Copy {
 export interface Copied {
   readonly body: VappApplied;
 }
-type Shown = (id: string) => NonNullable<VappApplied['vapp']>;
+export type Shown = (id: string) => NonNullable<VappApplied['vapp']>;
 
 /** What a repeated request is answered; null: it is a new one. */
-async function again(deps: ApiDeps, opId: string, key: string | null, shown: Shown): Promise<Copied | null> {
+export async function again(
+  deps: ApiDeps,
+  opId: string,
+  key: string | null,
+  shown: Shown,
+): Promise<Copied | null> {
   const op = key === null ? null : await fresh(deps, kinds.op, opId);
   if (op === null) return null;
   const { view } = deps;
@@ -109,7 +114,7 @@ export async function cloneVapp(
 }
 
 /** What a copy makes: places all of it, and writes it as one. @returns no change where it is only asked what would be */
-async function planCopy(
+export async function planCopy(
   deps: ApiDeps,
   writes: VmWrites,
   copy: Copy,
@@ -159,14 +164,14 @@ async function planCopy(
   return { change, id: vapp.id, body: { ...said, op: opView(view, op) } };
 }
 
-const sourceOf = ({ view }: ApiDeps): Parameters<typeof copyOf>[1] => ({
+export const sourceOf = ({ view }: ApiDeps): Parameters<typeof copyOf>[1] => ({
   spec: (vm) => view.ledger.tables.vmSpec.get(vm)?.value,
   disks: (vm) => view.vmDisks(vm).map((k) => k.value),
   network: (n) => view.ledger.tables.network.get(n)?.value,
 });
 
 /** @throws FlotillaError `wrong-state`: it is being made, changed or deleted, or members of it are not there */
-function checkWhole(deps: ApiDeps, v: Vapp): void {
+export function checkWhole(deps: ApiDeps, v: Vapp): void {
   const open = openOf(deps, v.id);
   if (open !== null && open.kind !== 'vapp.start' && open.kind !== 'vapp.stop') throw busy(v.name, open);
   const missing = v.members.filter((m) => !deps.view.ledger.tables.vmSpec.has(m.vm));
@@ -182,7 +187,7 @@ function checkWhole(deps: ApiDeps, v: Vapp): void {
 }
 
 /** The snapshot of a VM that an agent will take. @throws FlotillaError `wrong-state`, `ledger-full`: none can be taken */
-function wouldBe({ view, chance, clock }: ApiDeps, vm: string): VmSnapshot {
+export function wouldBe({ view, chance, clock }: ApiDeps, vm: string): VmSnapshot {
   const { tables } = view.ledger;
   const spec = tables.vmSpec.get(vm)?.value;
   const own = tables.vmOwn.get(vm)?.value;

@@ -39,11 +39,7 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
   const writes = new VmWrites(deps);
   const snapshots = new Snapshots(deps);
   let turn: Promise<unknown> = Promise.resolve();
-  const shown = (id: string) => {
-    const v = view.cell('vapp', id);
-    if (v === undefined) throw notFound('vapp', id);
-    return v.view;
-  };
+  const shown = (id: string) => shownVapp(view, id);
   return {
     async vappList({ query }) {
       return page(view, view.list('vapp'), query);
@@ -118,6 +114,13 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
       return { body: { op: opView(view, op) } };
     },
   };
+}
+
+/** @throws FlotillaError `not-found` */
+export function shownVapp(view: ApiDeps['view'], id: string): NonNullable<VappApplied['vapp']> {
+  const v = view.cell('vapp', id);
+  if (v === undefined) throw notFound('vapp', id);
+  return v.view;
 }
 
 /** A vApp as it is now, and the document that makes its like. @throws FlotillaError `not-found` */

@@ -28,6 +28,8 @@ const names: Readonly<Record<string, (c: ApiClient) => Promise<readonly string[]
   pool: async (c) => (await c.call('poolList', { query: {} })).items.map((p) => p.name),
   network: async (c) => (await c.call('networkList', { query: {} })).items.map((n) => n.name),
   class: async (c) => (await c.call('classList', {})).items.map((k) => k.name),
+  vapp: async (c) => (await c.call('vappList', { query: {} })).items.map((v) => v.name),
+  template: async (c) => (await c.call('templateList', {})).items.map((k) => k.name),
   rule: async (c) => (await c.call('ruleList', {})).items.map((r) => r.name),
   op: async (c) => (await c.call('opList', { query: {} })).items.map((o) => o.id),
   user: async (c) => (await c.call('userList', { query: {} })).items.map((u) => u.name),

@@ -29,6 +29,7 @@ import { rollingCommands } from './rolling.js';
 import { ruleCommands } from './rule.js';
 import { snapshotCommands } from './snapshot.js';
 import { classCommands } from './class.js';
+import { templateCommands } from './template.js';
 import { certificateCommands } from './certificates.js';
 import { topCommand } from './top.js';
 import { signOnCommands } from './sign-on.js';
@@ -75,6 +76,7 @@ export async function runCli(args: readonly string[], outside: Terminal): Promis
   powerCommands(program, io);
   ruleCommands(program, io);
   classCommands(program, io);
+  templateCommands(program, io);
   capacityCommands(program, io);
   rollingCommands(program, io);
   vmCommands(program, io);

@@ -117,6 +117,14 @@ async function readVapp(io: Io, file: string): Promise<VappFile> {
   return new VappFile(file, file === '-' ? await io.stdin() : await readText(file, 'The document'));
 }
 
+/** A YAML file of names. @param what - of its refusal */
+export async function readMapping(file: string, what: string): Promise<Record<string, unknown>> {
+  const said = new VappFile(file, await readText(file, what)).value;
+  if (typeof said === 'object' && said !== null && !Array.isArray(said))
+    return said as Record<string, unknown>;
+  throw usage(`${file} is no mapping of names to values`, 'e.g. "password: …" on a line.');
+}
+
 /** `--set k=v` over what a values file says. Secrets go into the file: command lines are for all to read. */
 export async function valuesOf(
   o: ValueOptions,
@@ -124,10 +132,7 @@ export async function valuesOf(
 ): Promise<Record<string, string | number | boolean>> {
   const out: Record<string, string | number | boolean> = {};
   if (o.values !== undefined) {
-    const said = new VappFile(o.values, await readText(o.values, 'The values')).value;
-    if (typeof said !== 'object' || said === null || Array.isArray(said))
-      throw usage(`${o.values} is no mapping of names to values`, 'e.g. "password: …" on a line.');
-    for (const [k, v] of Object.entries(said as Record<string, unknown>)) {
+    for (const [k, v] of Object.entries(await readMapping(o.values, 'The values'))) {
       if (typeof v !== 'string' && typeof v !== 'number' && typeof v !== 'boolean')
         throw usage(`${o.values}: "${k}" is no text, number, true or false`, 'Write it on one line.');
       out[k] = v;

@@ -1,10 +1,13 @@
 import { isReplicated, type Disk } from '../domain/disk.js';
+import { FlotillaError } from '../domain/error.js';
 import type { Network } from '../domain/network.js';
 import type { Pool } from '../domain/pool.js';
-import type { Vapp } from '../domain/vapp.js';
+import { templateVmMember } from '../domain/template.js';
+import { vappStartDefault, vappStopDefault, type Vapp, type VappProperty } from '../domain/vapp.js';
 import type { VmSpec } from '../domain/vm.js';
 import type { VappDoc, VappMemberDoc, VappVm } from '../wire/rest-vapp.js';
 import { documentOf } from './vapp-doc.js';
+import { referencesIn, refersTo } from './vapp-text.js';
 import { hostNameFor } from './vm-snapshot.js';
 
 /** What is copied. */
@@ -70,6 +73,109 @@ export function copyOf(v: Vapp, at: CopySource, name: string): VappCopy {
     }),
   );
   return { document: { ...doc, name, networks, members: eachVm(doc.members, vmOf) }, sources };
+}
+
+/** A VM as a vApp of its own, to be copied. @param network - of the cluster, by id */
+export function vmAsVapp(spec: VmSpec, network: CopySource['network']): Vapp {
+  const parts = new Set<string>();
+  const partOf = (id: string): string => {
+    const plain = (network(id)?.name ?? 'net')
+      .toLowerCase()
+      .replaceAll(/[^a-z0-9]+/g, '-')
+      .replaceAll(/^-+|-+$/g, '')
+      .slice(0, 28)
+      .replace(/-+$/, '');
+    let part = plain === '' ? 'net' : plain;
+    for (let n = 2; parts.has(part); n += 1) part = `${plain === '' ? 'net' : plain}-${n}`;
+    parts.add(part);
+    return part;
+  };
+  return {
+    id: spec.id,
+    name: spec.name,
+    generation: 1,
+    note: spec.note,
+    tags: spec.tags,
+    owner: '',
+    class: spec.class?.id ?? null,
+    members: [
+      {
+        name: templateVmMember,
+        group: null,
+        vm: spec.id,
+        start: vappStartDefault,
+        stop: vappStopDefault,
+        make: null,
+        leaving: false,
+      },
+    ],
+    groups: [],
+    // A vApp's isolated network stays that one's: a copy gets one like it.
+    networks: [...new Set(spec.nics.map((n) => n.network))].map((id) => ({
+      name: partOf(id),
+      network: id,
+      own: network(id)?.vapp !== undefined,
+    })),
+    properties: [],
+    rules: [],
+    eulas: [],
+    cpuAllocation: null,
+    memoryAllocation: null,
+    ovf: null,
+  };
+}
+
+/**
+ * A document as that of a template: with these properties, too.
+ *
+ * @throws FlotillaError `bad-input`: a guest's text asks for what there is not
+ */
+export function templateDocument(doc: VappDoc, name: string, properties: VappDoc['properties']): VappDoc {
+  const all = { ...doc.properties, ...properties };
+  const known = {
+    properties: Object.keys(all).map((n) => ({ name: n })),
+    members: [] as { name: string; leaving: boolean }[],
+  };
+  const texts: [string, string][] = [];
+  eachVm(doc.members, (member, d) => {
+    known.members.push({ name: member, leaving: false });
+    texts.push([member, d.cloudInit?.userData ?? '']);
+    return d;
+  });
+  for (const [member, text] of texts)
+    for (const r of referencesIn(text))
+      if (!refersTo(known, r))
+        throw new FlotillaError(
+          'bad-input',
+          `The user data of "${member}" asks for @{${r}}, which is no property, and no member's address or name`,
+          { hint: `Give the template a property "${r}", or write @@{ for @{ itself.` },
+        );
+  return { ...doc, name, properties: all };
+}
+
+/** Properties of a template as a vApp of it has them. Values of secret ones are nowhere. */
+export const propertiesOf = (doc: Pick<VappDoc, 'properties'>): VappProperty[] =>
+  Object.entries(doc.properties ?? {}).map(([name, { value, default: usual, ...p }]) => ({
+    ...p,
+    name,
+    default: p.secret ? null : (usual ?? null),
+    value: p.secret ? null : (value ?? null),
+  }));
+
+/** Members of a document with what is said of each. */
+export function vmsOf(doc: Pick<VappDoc, 'members'>): Map<string, VappVm> {
+  const out = new Map<string, VappVm>();
+  eachVm(doc.members, (name, d) => {
+    out.set(name, d);
+    return d;
+  });
+  return out;
+}
+
+/** A VM's template makes a VM of the vApp's own name. */
+export function namedCopy(doc: VappDoc, name: string, ofVm: boolean): VappDoc {
+  const members = ofVm ? eachVm(doc.members, (_, d) => ({ ...d, name })) : doc.members;
+  return { ...doc, name, members };
 }
 
 /**

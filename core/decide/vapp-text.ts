@@ -18,7 +18,13 @@ export const referencesIn = (text: string): string[] =>
   [...text.matchAll(reference)].flatMap((m) => (m[1] === '' ? [m[2] ?? ''] : []));
 
 /** Whether a name is a property, `vapp.name`, or `address` or `name` of a member. */
-export function refersTo(v: Pick<Vapp, 'properties' | 'members'>, name: string): boolean {
+export function refersTo(
+  v: {
+    readonly properties: readonly Pick<Vapp['properties'][number], 'name'>[];
+    readonly members: readonly Pick<Vapp['members'][number], 'name' | 'leaving'>[];
+  },
+  name: string,
+): boolean {
   if (name === 'vapp.name' || v.properties.some((p) => p.name === name)) return true;
   const [member, what, ...more] = name.split('.');
   return (

@@ -1,5 +1,6 @@
 import { errorRecord, FlotillaError, type ErrorRecord } from '../domain/error.js';
 import type { Op } from '../domain/op.js';
+import type { Template } from '../domain/template.js';
 import type { Vapp, VappArgs, VappFrom, VappMember, VappStart } from '../domain/vapp.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
 import type { VmSnapshot } from '../domain/vm-snapshot.js';
@@ -235,6 +236,35 @@ export function snapshotsOf(
     else waits.push(o.progress === null ? name : `${name} (${Math.round(o.progress * 100)} %)`);
   }
   return { ask, waits, taken, of: those.length, error };
+}
+
+/** What is next for a template that is being made. */
+export interface TemplateDecision {
+  readonly ask: readonly VappFrom[];
+  readonly step: string;
+  readonly progress: number;
+  /** Null: it goes on. With an error all that was made of it is taken back. */
+  readonly end:
+    | { readonly state: 'done' }
+    | { readonly state: 'failed' | 'cancelled'; readonly error: ErrorRecord }
+    | null;
+}
+
+export function decideTemplate(
+  begins: Template['begins'],
+  op: Op,
+  v: Pick<VappOpView, 'vm' | 'snapshot' | 'begun'>,
+): TemplateDecision {
+  const s = snapshotsOf(
+    begins.map((b) => ({ name: b.member, from: b.from })),
+    v,
+  );
+  const progress = s.taken / Math.max(1, s.of);
+  const go = { ask: [], progress, step: `${s.taken} of ${s.of} snapshots are taken${waitsText(s.waits)}` };
+  if (op.cancelAsked) return { ...go, end: { state: 'cancelled', error: errorRecord(cancelled) } };
+  if (s.error !== null) return { ...go, end: { state: 'failed', error: s.error } };
+  if (s.taken === s.of) return { ...go, step: 'ready', end: { state: 'done' } };
+  return { ...go, ask: s.ask.slice(0, actsAtOnce), end: null };
 }
 
 function snapshotting(v: VappOpView): VappDecision {

@@ -93,6 +93,7 @@ export function opVerdict(
     case 'vapp.stop':
     case 'vapp.delete':
     case 'class.update':
+    case 'template.create':
       return null;
   }
 }

@@ -47,6 +47,7 @@ export const opKindSchema = z.enum([
   'vapp.stop',
   'vapp.delete',
   'class.update',
+  'template.create',
 ]);
 export type OpKind = z.output<typeof opKindSchema>;
 
@@ -61,7 +62,7 @@ export const opSchema = z.object({
   id: idSchema,
   kind: opKindSchema,
   subject: z.object({
-    kind: z.enum(['vm', 'image', 'disk', 'node', 'vapp', 'class', 'cluster']),
+    kind: z.enum(['vm', 'image', 'disk', 'node', 'vapp', 'class', 'template', 'cluster']),
     id: z.union([idSchema, nodeIdSchema]),
     name: z.string(),
   }),

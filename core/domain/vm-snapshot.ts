@@ -55,6 +55,8 @@ export const vmSnapshotSchema = z.object({
   /** Taken for that operation alone: it goes when that has ended. */
   forOp: idSchema.optional(),
   error: errorRecordSchema.nullable(),
+  /** The template that it is the data of: it outlives its VM, and goes with the template. */
+  template: idSchema.optional(),
 });
 export type VmSnapshot = z.output<typeof vmSnapshotSchema>;
 

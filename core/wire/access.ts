@@ -5,7 +5,7 @@ import { rest, restStreams, type RestName, type RestRoute } from './rest.js';
 export type Access = 'open' | 'self' | Role;
 
 /** What operators change; of what is new nobody but admins does, until it is named here or in its row. */
-const operated = /^\/(vms|vapps|images|ops)(\/|$)/;
+const operated = /^\/(vms|vapps|templates|images|ops)(\/|$)/;
 
 export function accessOf(name: RestName): Access {
   const r: RestRoute = rest[name];

@@ -19,6 +19,7 @@ import { userSchema } from '../domain/user.js';
 import { vappSchema, vappSecretSchema } from '../domain/vapp.js';
 import { ruleSchema } from '../domain/rule.js';
 import { serviceClassSchema } from '../domain/service-class.js';
+import { templateSchema } from '../domain/template.js';
 import { vmOwnSchema, vmSpecSchema } from '../domain/vm.js';
 import { vmSnapshotSchema } from '../domain/vm-snapshot.js';
 import { epochKey, ledgerRoot, policyKey } from './key-names.js';
@@ -111,6 +112,8 @@ export const ledger = {
   rule: kind('rule', ruleSchema),
   /** Levels of service that VMs and vApps ask for by name. */
   class: kind('class', serviceClassSchema),
+  /** What vApps are made of. */
+  template: kind('template', templateSchema),
   /** One record: the plan that evens the cluster out, and what was moved of late. */
   balance: kind('balance', balanceRecordSchema),
   /** One record: what power could be saved, and what was done of late. */
@@ -132,7 +135,7 @@ export const fencingKey = (node: string): string => `${ledgerRoot}fencing/${node
 export const unique = {
   /** Names compare without case, in NFC. */
   name: (
-    of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'vapp' | 'rule' | 'class',
+    of: 'vm' | 'pool' | 'image' | 'network' | 'token' | 'user' | 'vapp' | 'rule' | 'class' | 'template',
     name: string,
   ): string => `${ledgerRoot}name/${of}/${name.normalize('NFC').toLocaleLowerCase('en')}`,
   address: (networkId: string, address: string): string => `${ledgerRoot}address/${networkId}/${address}`,

@@ -59,6 +59,7 @@ import { cloneCreateSchema, snapshotRoutes } from './rest-snapshots.js';
 import { importRoutes } from './rest-import.js';
 import { vappRoutes } from './rest-vapp-routes.js';
 import { classRoutes } from './rest-class.js';
+import { templateRoutes } from './rest-template.js';
 
 import { notifyPatchSchema, notifyTestViewSchema, notifyViewSchema } from './rest-notify.js';
 import { historySpanSchema, historyViewSchema } from '../domain/history.js';
@@ -78,6 +79,7 @@ export type { RestRoute } from './rest-route.js';
 export type { HistoryView } from '../domain/history.js';
 export * from './rest-vapp.js';
 export type { ClassChanged, ClassView } from './rest-class.js';
+export type { TemplateView } from './rest-template.js';
 export * from './rest-import.js';
 
 /** What an accepted change of a VM answers: the operation to follow, and the VM as it now is. */
@@ -526,6 +528,7 @@ export const rest = {
   ...snapshotRoutes,
   ...vappRoutes,
   ...classRoutes,
+  ...templateRoutes,
   ...importRoutes,
   diskList: {
     method: 'get',

@@ -152,6 +152,7 @@ await t.test(
       ['ha', '/ha', 'The only VM with HA is protected.'],
       ['balance', '/balance', 'The cluster is even'],
       ['classes', '/classes', 'There is no class yet'],
+      ['templates', '/templates', 'There is no template yet'],
       ['ops', '/ops', 'vm create "plain"'],
       ['tokens', '/tokens', 'admin'],
       ['users', '/users', 'vera'],

@@ -33,6 +33,7 @@ import { PoolsPage } from './pools';
 import { Search } from './search';
 import { OpsPage, TaskStrip } from './tasks';
 import { SignOnPage } from './sign-on';
+import { TemplatesPage } from './templates';
 import { TokensPage } from './tokens';
 import { UsersPage } from './users';
 import { ImportPage } from './vapp-import';
@@ -45,6 +46,7 @@ const places: readonly (readonly [string, string])[] = [
   ['/', 'Overview'],
   ['/vms', 'VMs'],
   ['/vapps', 'vApps'],
+  ['/templates', 'Templates'],
   ['/nodes', 'Nodes'],
   ['/pools', 'Storage'],
   ['/networks', 'Networks'],
@@ -163,6 +165,7 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/ha" component={HaPage} />
       <Route path="/balance" component={BalancePage} />
       <Route path="/classes" component={ClassesPage} />
+      <Route path="/templates" component={TemplatesPage} />
       <Route path="/ops" component={OpsPage} />
       <Route path="/tokens" component={TokensPage} />
       <Route path="/users" component={UsersPage} />

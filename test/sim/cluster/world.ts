@@ -9,6 +9,7 @@ import type { Image } from '../../../core/domain/image.js';
 import type { RollingArgs } from '../../../core/domain/rolling.js';
 import type { Replica } from '../../../core/domain/replica.js';
 import { firstOwn } from '../../../core/decide/vm-make.js';
+import type { Template } from '../../../core/domain/template.js';
 import type { ServiceClass } from '../../../core/domain/service-class.js';
 import type { Vapp } from '../../../core/domain/vapp.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
@@ -457,6 +458,12 @@ export class World {
     this.#ask(`vm.${kind}`, vm);
   }
 
+  /** A VM that is off is deleted with all it has. */
+  deleteVm(vm: string): void {
+    this.#members.set(this.names.get(vm) ?? vm, vm);
+    this.#ask('vm.delete', vm);
+  }
+
   /** A wish to migrate it there; cancelled by {@link cancel}. @returns the op */
   migrate(vm: string, to: string): string {
     const policy = { bandwidthMiBps: null, onSlow: 'cancel' as const };
@@ -561,6 +568,14 @@ export class World {
   /** @returns the op */
   onVapp(kind: 'vapp.start' | 'vapp.stop' | 'vapp.delete', vapp: string): string {
     return this.#ask(kind, vapp, { phase: kind.slice('vapp.'.length) }, 'vapp');
+  }
+
+  /** A template as the API writes it, with the operation that makes it. @returns the op */
+  makeTemplate(template: Template): string {
+    const { store } = this.voters;
+    store.poke(unique.name('template', template.name), template.id);
+    store.poke(kinds.template.key(template.id), writeRecord(kinds.template, template));
+    return this.#ask('template.create', template.id, {}, 'template');
   }
 
   /** A class as the API writes it, with the operation by which its VMs follow. @returns the op */
