@@ -5,6 +5,7 @@ import {
   type ClassSetting,
   type ClassSettings,
 } from '../../core/domain/service-class.js';
+import { noSchedule, type SnapshotSchedule } from '../../core/domain/snapshot-schedule.js';
 import type { ClassChanged, ClassView } from '../../core/wire/rest.js';
 import { collect, settingOf, wholeNumber } from './input.js';
 import type { Io, WaitOptions } from './io.js';
@@ -16,8 +17,9 @@ type SettingOptions = HaOptions & {
   replicas?: string;
   autoMove?: 'yes' | 'never';
   cpuShares?: number;
-  note?: string;
-};
+} & Partial<SnapshotSchedule> & {
+    note?: string;
+  };
 
 function settingOptions(c: Command): Command {
   return haOptions(c, false)
@@ -26,8 +28,16 @@ function settingOptions(c: Command): Command {
     )
     .addOption(new Option('--auto-move <when>', 'whether balancing may move them').choices(['yes', 'never']))
     .option('--cpu-shares <n>', 'weight where CPUs are short; 100 is usual', wholeNumber)
+    .option('--hourly <n>', 'snapshots kept that are taken by themselves, of so many hours', wholeNumber)
+    .option('--daily <n>', 'of so many days', wholeNumber)
+    .option('--weekly <n>', 'of so many weeks; what of the three is not said is 0', wholeNumber)
     .option('--note <text>', 'for people');
 }
+
+const scheduleAsked = (o: Partial<SnapshotSchedule>): SnapshotSchedule | undefined =>
+  [o.hourly, o.daily, o.weekly].every((n) => n === undefined)
+    ? undefined
+    : { ...noSchedule, ...defined({ hourly: o.hourly, daily: o.daily, weekly: o.weekly }) };
 
 const settingsBody = (o: SettingOptions): Record<string, unknown> =>
   defined({
@@ -38,6 +48,7 @@ const settingsBody = (o: SettingOptions): Record<string, unknown> =>
     restartsPerHourMax: o.restartsPerHour,
     autoMove: o.autoMove === undefined ? undefined : o.autoMove === 'yes',
     cpuShares: o.cpuShares,
+    snapshots: scheduleAsked(o),
   });
 
 const entries = (s: ClassSettings): [ClassSetting, string][] =>

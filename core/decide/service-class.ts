@@ -6,6 +6,7 @@ import {
   type ClassSettings,
   type ServiceClass,
 } from '../domain/service-class.js';
+import { noSchedule, scheduled, scheduleWords, type SnapshotSchedule } from '../domain/snapshot-schedule.js';
 import type { VmSpec } from '../domain/vm.js';
 import type { VmCreate, VmHaInput, VmPatch } from '../wire/rest.js';
 
@@ -18,14 +19,16 @@ export const settingWords: Readonly<Record<ClassSetting, string>> = {
   restartsPerHourMax: 'restarts an hour at most',
   autoMove: 'moved by balancing',
   cpuShares: 'CPU shares',
+  snapshots: 'snapshots taken by themselves',
 };
 
 /** A setting's value in words. */
 export function settingText(value: ClassSettings[ClassSetting]): string {
+  if (typeof value === 'object') return scheduleWords(value);
   return typeof value === 'boolean' ? (value ? 'yes' : 'no') : String(value ?? 'not said');
 }
 
-type Asked = Pick<VmPatch, 'ha' | 'autoMove' | 'cpuShares'> & {
+type Asked = Pick<VmPatch, 'ha' | 'autoMove' | 'cpuShares' | 'snapshots'> & {
   readonly disks?: readonly { readonly replicas?: 1 | 2 | undefined }[];
 };
 
@@ -39,6 +42,7 @@ export function settingsAsked(o: Asked): ClassSetting[] {
     restartsPerHourMax: o.ha?.restartsPerHourMax !== undefined,
     autoMove: o.autoMove !== undefined,
     cpuShares: o.cpuShares !== undefined,
+    snapshots: o.snapshots !== undefined,
   };
   return classSettingSchema.options.filter((s) => said[s]);
 }
@@ -75,6 +79,7 @@ export function createByClass(
       ha: { ...haOf(s), ...input.ha },
       autoMove: input.autoMove ?? s.autoMove,
       cpuShares: input.cpuShares ?? s.cpuShares,
+      snapshots: input.snapshots ?? s.snapshots,
       disks:
         replicas === undefined
           ? input.disks
@@ -107,6 +112,7 @@ export function editByClass(
       ha: { ...haOf(s), ...patch.ha },
       ...(patch.autoMove === undefined && s.autoMove !== undefined ? { autoMove: s.autoMove } : {}),
       ...(patch.cpuShares === undefined && s.cpuShares !== undefined ? { cpuShares: s.cpuShares } : {}),
+      ...(patch.snapshots === undefined && s.snapshots !== undefined ? { snapshots: s.snapshots } : {}),
     },
   };
 }
@@ -116,8 +122,10 @@ export function followClass(spec: VmSpec, cls: ServiceClass): VmSpec {
   if (spec.class?.id !== cls.id) return spec;
   const s = saidTo(cls.settings, spec.class.own);
   const ha = { ...spec.ha, ...haOf(s) } as VmSpec['ha'];
+  const { snapshots, ...rest } = spec;
   const next: VmSpec = {
-    ...spec,
+    ...rest,
+    ...scheduled(s.snapshots ?? snapshots),
     ha,
     ...(s.autoMove === undefined ? {} : { autoMove: s.autoMove }),
     ...(s.cpuShares === undefined ? {} : { cpuShares: s.cpuShares }),
@@ -125,10 +133,12 @@ export function followClass(spec: VmSpec, cls: ServiceClass): VmSpec {
   const same =
     JSON.stringify(ha) === JSON.stringify(spec.ha) &&
     autoMoveOf(next) === autoMoveOf(spec) &&
-    cpuSharesOf(next) === cpuSharesOf(spec);
+    cpuSharesOf(next) === cpuSharesOf(spec) &&
+    settingText(scheduleOf(next)) === settingText(scheduleOf(spec));
   return same ? spec : { ...next, generation: spec.generation + 1 };
 }
 
+const scheduleOf = (s: VmSpec): SnapshotSchedule => s.snapshots ?? noSchedule;
 const autoMoveOf = (s: VmSpec): boolean => s.autoMove !== false;
 export const cpuSharesOf = (s: Pick<VmSpec, 'cpuShares'>): number => s.cpuShares ?? cpuSharesDefault;
 
@@ -145,6 +155,7 @@ export function settingsOf(
     restartsPerHourMax: spec.ha.restartsPerHourMax,
     autoMove: autoMoveOf(spec),
     cpuShares: cpuSharesOf(spec),
+    snapshots: scheduleOf(spec),
   };
 }
 
@@ -167,7 +178,7 @@ export function classEffects(
   const s = saidTo(cls.settings, spec.class?.own ?? []);
   return classSettingSchema.options.flatMap((k): ClassEffect[] => {
     const will = s[k];
-    if (will === undefined || will === now[k]) return [];
+    if (will === undefined || settingText(will) === settingText(now[k])) return [];
     return [
       {
         setting: k,

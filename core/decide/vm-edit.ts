@@ -11,7 +11,7 @@ import type { VmNic, VmPhase, VmSpec } from '../domain/vm.js';
 import { unique } from '../wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../wire/rest.js';
 import { createByClass, editByClass, settingsAsked } from './service-class.js';
-import type { SnapshotSchedule } from '../domain/snapshot-schedule.js';
+import { scheduled } from '../domain/snapshot-schedule.js';
 import type { SnapshotDisk, VmSnapshot } from '../domain/vm-snapshot.js';
 import { checkReach, editHa, type HaContext } from './vm-ha-edit.js';
 
@@ -74,10 +74,6 @@ export interface MadeDisk {
 const diskGrainBytes = 1024 * 1024;
 const wholeDisk = (bytes: number): number => Math.ceil(bytes / diskGrainBytes) * diskGrainBytes;
 
-/** Counts of nothing are no schedule. */
-const wantedSchedule = (x: SnapshotSchedule | null): SnapshotSchedule | undefined =>
-  x === null || x.hourly + x.daily + x.weekly === 0 ? undefined : x;
-
 const badInput = (message: string, hint: string): FlotillaError =>
   new FlotillaError('bad-input', message, { hint });
 
@@ -129,6 +125,7 @@ export function createVm(
     ha,
     ...(input.autoMove === false ? { autoMove: false } : {}),
     ...(input.cpuShares === undefined ? {} : { cpuShares: input.cpuShares }),
+    ...scheduled(input.snapshots),
     ...(cls === null ? {} : { class: { id: cls.id, own: [...own] } }),
   };
   return {
@@ -196,7 +193,7 @@ export function editVm(
     checkReach(who, [...kept, ...made.map((m) => m.disk)], (pool) => ctx.pool(pool));
   }
 
-  const { class: _, ...rest } = before;
+  const { class: _, snapshots: _schedule, ...rest } = before;
   const spec: VmSpec = {
     ...rest,
     ...(classed.class === undefined ? {} : { class: classed.class }),
@@ -212,7 +209,7 @@ export function editVm(
     ha,
     ...(patch.autoMove === undefined ? {} : { autoMove: patch.autoMove }),
     ...(patch.cpuShares === undefined ? {} : { cpuShares: patch.cpuShares }),
-    ...(patch.snapshots === undefined ? {} : { snapshots: wantedSchedule(patch.snapshots) }),
+    ...scheduled(patch.snapshots === undefined ? before.snapshots : patch.snapshots),
     cloudInit: patch.cloudInit === undefined ? before.cloudInit : patch.cloudInit,
     disks: [
       ...plugged.filter((d) => !gone.has(d.disk)),

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { replicasSchema } from './disk.js';
 import { vmHaSchema } from './ha.js';
 import { idSchema, nameSchema, noteSchema } from './schema.js';
+import { snapshotScheduleSchema } from './snapshot-schedule.js';
 
 /** Classes of a cluster, at most. */
 export const classesMax = 64;
@@ -24,6 +25,8 @@ export const classSettingsSchema = z
     /** False: balancing never moves them. */
     autoMove: z.boolean(),
     cpuShares: cpuSharesSchema,
+    /** How many snapshots are kept that are taken by themselves; all 0: none. */
+    snapshots: snapshotScheduleSchema,
   })
   .partial();
 export type ClassSettings = z.output<typeof classSettingsSchema>;

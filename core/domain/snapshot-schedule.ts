@@ -10,3 +10,17 @@ export const snapshotScheduleSchema = z.object({
   weekly: z.number().int().min(0).max(8),
 });
 export type SnapshotSchedule = z.output<typeof snapshotScheduleSchema>;
+
+/** A VM without one. */
+export const noSchedule: SnapshotSchedule = { hourly: 0, daily: 0, weekly: 0 };
+
+/** As a VM's record has it: counts of nothing are no schedule. */
+export const scheduled = (x: SnapshotSchedule | null | undefined): { snapshots?: SnapshotSchedule } =>
+  x === null || x === undefined || x.hourly + x.daily + x.weekly === 0 ? {} : { snapshots: x };
+
+/** How many are kept, in words. */
+export const scheduleWords = (x: SnapshotSchedule): string =>
+  (['hourly', 'daily', 'weekly'] as const)
+    .filter((k) => x[k] > 0)
+    .map((k) => `${x[k]} ${k}`)
+    .join(' ') || 'none';

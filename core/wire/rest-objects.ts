@@ -377,6 +377,8 @@ export const vmCreateSchema = z
     /** False: balancing never moves it. Nothing: as its class says, or it may. */
     autoMove: z.boolean().optional(),
     cpuShares: cpuSharesSchema.optional(),
+    /** Snapshots that are taken by themselves, and how many of each are kept. */
+    snapshots: snapshotScheduleSchema.optional(),
     /** The service class it is of: what is said here itself stays its own. */
     class: refSchema.nullable().optional(),
     /** The node that shall own it; else the least loaded one that fits. */

@@ -18,6 +18,7 @@ import {
   type ClassSetting,
   type ClassSettings,
 } from '../../../core/domain/service-class';
+import { snapshotScheduleSchema } from '../../../core/domain/snapshot-schedule';
 import type { ClassChanged, ClassView } from '../../../core/wire/rest';
 import { call, newKey, saw, useAsked, useDo } from './api';
 import { useAll } from './live';
@@ -35,6 +36,7 @@ const usual: Required<ClassSettings> = {
   restartsPerHourMax: 5,
   autoMove: true,
   cpuShares: 100,
+  snapshots: { hourly: 0, daily: 7, weekly: 4 },
 };
 
 /** Levels of service that VMs and vApps ask for by name. */
@@ -225,6 +227,22 @@ function Value<K extends ClassSetting>(p: {
   readonly put: (k: K, v: ClassSettings[K]) => void;
 }): ReactNode {
   const { k, value, put } = p;
+  if (typeof value === 'object')
+    return (
+      <Group grow gap="xs" wrap="nowrap">
+        {(['hourly', 'daily', 'weekly'] as const).map((kind) => (
+          <NumberInput
+            key={kind}
+            label={kind}
+            size="xs"
+            min={0}
+            max={snapshotScheduleSchema.shape[kind].maxValue ?? 0}
+            value={value[kind]}
+            onChange={(n) => put(k, { ...value, [kind]: Number(n) || 0 })}
+          />
+        ))}
+      </Group>
+    );
   const choices: Partial<Record<ClassSetting, readonly [unknown, string][]>> = {
     replicas: [
       [1, '1'],

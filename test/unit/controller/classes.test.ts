@@ -1,6 +1,8 @@
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import t from 'tap';
+import { followClass } from '../../../core/decide/service-class.js';
+import type { ServiceClass } from '../../../core/domain/service-class.js';
 import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import type { VmSpec } from '../../../core/domain/vm.js';
 import type { ClassChanged, ClassView, VmView } from '../../../core/wire/rest.js';
@@ -213,4 +215,37 @@ members:
   await writeFile(file, doc.replace('class: silver', 'class: bronze'));
   const diff = await run('diff', '-f', file);
   t.match(diff, { code: 0, out: /~ VM "app-db": class bronze/ });
+});
+
+await t.test('a class says how many snapshots are kept; a VM’s own word stays, and 0 ends it', async (t) => {
+  t.equal((await run('class', 'create', 'kept', '--daily', '7', '--weekly', '4')).code, 0);
+  t.match((await run('class', 'list')).out, /kept .*snapshots taken by themselves: 7 daily 4 weekly/);
+  const schedule = { hourly: 0, daily: 7, weekly: 4 };
+  t.same((await made(r, { name: 'k1', disks, class: 'kept' })).spec.snapshots, schedule);
+  const own = { hourly: 24, daily: 0, weekly: 0 };
+  await made(r, { name: 'k2', disks, class: 'kept' });
+  await patch('k2', { snapshots: own });
+  t.match((await vmOf(r, 'k2')).spec, { snapshots: own, class: { own: ['snapshots'] } });
+  t.match(
+    await r.call('PATCH', '/api/v1/classes/kept', { settings: { snapshots: { ...schedule, daily: 99 } } }),
+    {
+      status: 400,
+    },
+  );
+  const would = await run('class', 'edit', 'kept', '--daily', '3', '--dry-run');
+  t.match(would.out, /~ VM "k1": snapshots taken by themselves: 7 daily 4 weekly → 3 daily/);
+  t.notMatch(would.out, /k2/);
+  const cls = (settings: object) => ({ ...(JSON.parse(kept()) as ServiceClass), settings });
+  const kept = (): string =>
+    r.memory.peekAll(kinds.class.prefix).find((e) => e.value.includes('"kept"'))?.value ?? '';
+  const { spec } = await vmOf(r, 'k1');
+  const none = followClass(spec, cls({ snapshots: { hourly: 0, daily: 0, weekly: 0 } }));
+  t.notOk('snapshots' in none, 'all 0: it has no schedule');
+  t.equal(none.generation, spec.generation + 1);
+  t.equal(followClass(none, cls({ snapshots: { hourly: 0, daily: 0, weekly: 0 } })), none, 'it follows');
+  t.equal(followClass(spec, cls({})), spec, 'of what is not said it keeps what it has');
+  await patch('k2', { asClass: ['snapshots'] });
+  t.same((await vmOf(r, 'k2')).spec.snapshots, schedule);
+  await patch('k1', { class: 'kept', snapshots: null });
+  t.match((await vmOf(r, 'k1')).spec, { snapshots: undefined, class: { own: ['snapshots'] } });
 });
