@@ -1,4 +1,4 @@
-import type { State } from './state.js';
+import { noFigures, type State } from './state.js';
 
 /** Below this imbalance a step must gain at least {@link gainMin}. @see hbal(1), `--min-gain-limit`, `--min-gain` */
 const gainLimit = 0.1;
@@ -87,6 +87,7 @@ class Gains {
   /** Node and way of each place to be priced. */
   private readonly found: Int32Array;
   private count = 0;
+  private readonly figures = noFigures();
 
   constructor(s: State) {
     this.s = s;
@@ -152,20 +153,20 @@ class Gains {
       if (this.allowed(o, sb, n, way)) this.found[this.count++] = n * ways + way;
   }
 
-  /** Prices what was noted: the VM goes from one place to the next, and back at the end. */
+  /** Prices what was noted. */
   private price(vm: number, now: number): void {
-    const { s, gain } = this;
+    const { s, gain, figures: f } = this;
     const o = s.owner[vm]!;
     const sb = s.standby[vm]!;
     for (let i = 0; i < this.count; i++) {
       const way = this.found[i]! % ways;
       const n = (this.found[i]! - way) / ways;
-      if (way === 0) s.put(vm, sb, o);
-      else if (way === 1) s.put(vm, o, n);
-      else if (way === 2) s.put(vm, n, o);
-      else if (way === 3) s.put(vm, n, sb);
-      else s.put(vm, sb, n);
-      const score = s.score() - now;
+      if (way === 0) s.trial(vm, sb, o, f);
+      else if (way === 1) s.trial(vm, o, n, f);
+      else if (way === 2) s.trial(vm, n, o, f);
+      else if (way === 3) s.trial(vm, n, sb, f);
+      else s.trial(vm, sb, n, f);
+      const score = f.score - now;
       const at = vm * s.nodeCount + n;
       if (score >= gain[at]! - tie) continue;
       gain[at] = score;
@@ -173,7 +174,6 @@ class Gains {
     }
     this.tries += this.count;
     this.count = 0;
-    s.put(vm, o, sb);
   }
 
   private places(vm: number, n: number, way: number): [owner: number, standby: number] {

@@ -1,7 +1,7 @@
 import { newReplicas } from './descent.js';
 import type { Guard } from './guard.js';
 import type { Random } from './random.js';
-import type { State } from './state.js';
+import { noFigures, type Figures, type State } from './state.js';
 
 const GiB = 1024;
 
@@ -62,6 +62,7 @@ export class Search {
   private memoryMiB = 0;
   private temperature = 0;
   private cost = 0;
+  private readonly figures = noFigures();
   private prices: Prices;
 
   constructor(s: State, guard: Guard, from: Assignment, random: Random) {
@@ -86,7 +87,8 @@ export class Search {
     const perRound = Math.ceil(limits.tries / rounds);
     for (let round = 0; round < rounds; round++) {
       this.temperature = limits.hot * (limits.cold / limits.hot) ** (round / (rounds - 1));
-      this.cost = this.total();
+      s.figures(this.figures);
+      this.cost = this.total(this.figures, this.diskMiB, this.memoryMiB);
       for (let i = 0; i < perRound; i++) {
         this.step();
         if (this.diskMiB <= budget && ++since > 50) {
@@ -132,17 +134,27 @@ export class Search {
     );
   }
 
-  private total(): number {
-    const { s } = this;
+  private total(f: Figures, diskMiB: number, memoryMiB: number): number {
     return (
-      s.score() -
-      s.brokenVms +
-      this.prices.stranded * s.stranded() +
-      (memoryPrice / GiB) * this.memoryMiB +
-      (this.price / GiB) * this.diskMiB +
-      (this.prices.broken / GiB) * s.brokenLack +
-      (this.prices.lack / GiB) * s.lackSum
+      f.score -
+      f.brokenVms +
+      this.prices.stranded * f.stranded +
+      (memoryPrice / GiB) * memoryMiB +
+      (this.price / GiB) * diskMiB +
+      (this.prices.broken / GiB) * f.brokenLack +
+      (this.prices.lack / GiB) * f.lack
     );
+  }
+
+  /** What is paid when a VM is there. */
+  private tried(vm: number, o: number, sb: number): number {
+    const { s, from, figures } = this;
+    s.trial(vm, o, sb, figures);
+    const [p, q] = [s.owner[vm]!, s.standby[vm]!];
+    const [a, b] = [from.owner[vm]!, from.standby[vm]!];
+    const more = newReplicas(a, b, o, sb) - newReplicas(a, b, p, q);
+    const sent = (o === a ? 0 : 1) - (p === a ? 0 : 1);
+    return this.total(figures, this.diskMiB + more * s.disk[vm]!, this.memoryMiB + sent * s.memory[vm]!);
   }
 
   private move(vm: number, o: number, sb: number): void {
@@ -162,8 +174,7 @@ export class Search {
     return s.group[o] === s.group[p] && s.group[sb] === s.group[p];
   }
 
-  private accept(): boolean {
-    const total = this.total();
+  private accept(total: number): boolean {
     const worse = total - this.cost;
     if (worse > 0 && this.random.unit() >= Math.exp(-worse / this.temperature)) return false;
     this.cost = total;
@@ -200,28 +211,31 @@ export class Search {
     const p = s.owner[vm]!;
     const q = s.standby[vm]!;
     if ((o === p && sb === q) || !this.fits(vm, o, sb)) return;
-    this.move(vm, o, sb);
-    if (!this.accept()) this.move(vm, p, q);
+    if (this.accept(this.tried(vm, o, sb))) this.move(vm, o, sb);
+  }
+
+  /** Room on a node when one VM is on other nodes, and another one, too. */
+  private room(x: number, v: number, vo: number, vs: number, w: number, wo: number, ws: number): boolean {
+    const { s } = this;
+    const own = (vm: number, o: number): number => (x === o ? 1 : 0) - (x === s.owner[vm] ? 1 : 0);
+    const leg = (vm: number, o: number, b: number): number =>
+      (x === o || x === b ? 1 : 0) - (x === s.owner[vm] || x === s.standby[vm] ? 1 : 0);
+    return (
+      s.freeMem[x]! - own(v, vo) * s.memory[v]! - own(w, wo) * s.memory[w]! > 0 &&
+      s.freeDsk[x]! - leg(v, vo, vs) * s.disk[v]! - leg(w, wo, ws) * s.disk[w]! > 0
+    );
   }
 
   private exchange(v: number, w: number, vo: number, vs: number, wo: number, ws: number): void {
     const { s } = this;
     if (v === w || vo === vs || wo === ws) return;
-    const [p, q, p2, q2] = [s.owner[v]!, s.standby[v]!, s.owner[w]!, s.standby[w]!];
+    const [p, q, p2] = [s.owner[v]!, s.standby[v]!, s.owner[w]!];
     if (vo === p && vs === q) return;
     if (s.online[vo] === 0 || s.online[vs] === 0 || s.online[wo] === 0 || s.online[ws] === 0) return;
     if (s.group[p] !== s.group[p2]) return;
+    for (const x of [vo, vs, wo, ws]) if (!this.room(x, v, vo, vs, w, wo, ws)) return;
     this.move(v, vo, vs);
-    this.move(w, wo, ws);
-    const room =
-      s.freeMem[vo]! > 0 &&
-      s.freeMem[wo]! > 0 &&
-      s.freeDsk[vo]! > 0 &&
-      s.freeDsk[vs]! > 0 &&
-      s.freeDsk[wo]! > 0 &&
-      s.freeDsk[ws]! > 0;
-    if (room && this.accept()) return;
-    this.move(w, p2, q2);
-    this.move(v, p, q);
+    if (this.accept(this.tried(w, wo, ws))) this.move(w, wo, ws);
+    else this.move(v, p, q);
   }
 }

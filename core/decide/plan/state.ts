@@ -35,6 +35,19 @@ const evenEmphasis = new Array<number>(quantities).fill(1);
  */
 export const measuredEmphasis: readonly number[] = [0.5, 0, 0.05, 0, 0.25, 1, 0.5, 0.25, 0.25];
 
+/** What a state is worth: the imbalance, and what stands beside it. */
+export interface Figures {
+  score: number;
+  /** Replicas on nodes that are not online. */
+  stranded: number;
+  /** As {@link State.brokenVms}, {@link State.brokenLack} and {@link State.lackSum}. */
+  brokenVms: number;
+  brokenLack: number;
+  lack: number;
+}
+
+export const noFigures = (): Figures => ({ score: 0, stranded: 0, brokenVms: 0, brokenLack: 0, lack: 0 });
+
 /** The node of a VM that is not placed, and the standby of one that has none. */
 export const nowhere = -1;
 
@@ -117,6 +130,12 @@ export class State {
   private readonly domains: readonly Int32Array[];
   private readonly domainLabelled: Int32Array;
   private readonly sharedDomains: Uint8Array | null;
+  /** Of what each standby promised: to whom the most, and the most to any other; -1: to be looked for. */
+  private readonly mostTo: Int32Array;
+  private readonly second: Float64Array;
+  /** Those of a {@link State.trial}. */
+  private readonly sums = new Float64Array(quantities);
+  private readonly squares = new Float64Array(quantities);
 
   /** @param emphasis - weight of each quantity's spread, in the order of {@link quantities}; absent: 1 each */
   constructor(cluster: PlanCluster, emphasis: readonly number[] = evenEmphasis) {
@@ -169,6 +188,8 @@ export class State {
     this.lack = new Float64Array(n);
     this.legs = new Int32Array(n);
     this.peers = new Float64Array(n * n);
+    this.mostTo = new Int32Array(n).fill(-1);
+    this.second = new Float64Array(n);
     this.nodeLoad = new Float64Array(n * 4);
     this.value = new Float64Array(n * quantities);
     const labels = [...new Set(vms.flatMap((x) => x.apart))].sort();
@@ -204,21 +225,149 @@ export class State {
 
   /** The imbalance; lower is better. */
   score(): number {
-    const count = this.onlineCount;
-    let s =
-      weights.reserved * this.sum[reserved]! +
+    return this.counted() + this.spread(this.sum, this.square);
+  }
+
+  /** The part of the imbalance that is counted. */
+  private counted(): number {
+    return (
       weights.short * this.shortVms +
       weights.stranded * this.strandedLegs +
       weights.strandedOwner * this.strandedOwners +
       weights.apart * this.apartCount +
       weights.domain * this.domainCount +
-      weights.apartDomain * this.apartDomainCount;
+      weights.apartDomain * this.apartDomainCount
+    );
+  }
+
+  private spread(sum: Float64Array, square: Float64Array): number {
+    const count = this.onlineCount;
+    let s = weights.reserved * sum[reserved]!;
     for (let k = 0; k < quantities; k++) {
-      const mean = this.sum[k]! / count;
-      const variance = this.square[k]! / count - mean * mean;
+      const mean = sum[k]! / count;
+      const variance = square[k]! / count - mean * mean;
       if (variance > 0) s += this.emphasis[k]! * Math.sqrt(variance);
     }
     return s;
+  }
+
+  /** What is now, into a place for it. */
+  figures(f: Figures): void {
+    f.score = this.score();
+    f.stranded = this.strandedLegs;
+    f.brokenVms = this.brokenVms;
+    f.brokenLack = this.brokenLack;
+    f.lack = this.lackSum;
+  }
+
+  /**
+   * What {@link figures} would say after a {@link put}, for a VM with a standby. Searches try a hundred times for each time
+   * they put, so nothing is written but `f`.
+   */
+  trial(vm: number, owner: number, standby: number, f: Figures): void {
+    const p = this.owner[vm]!;
+    const q = this.standby[vm]!;
+    // Labels are counted by what else is there: few VMs have one, and they go there and back.
+    if (owner !== p && this.labels[vm]!.length > 0) {
+      this.put(vm, owner, standby);
+      this.figures(f);
+      this.put(vm, p, q);
+      return;
+    }
+    const { sum, square, sums, squares } = this;
+    for (let k = 0; k < quantities; k++) {
+      sums[k] = sum[k]!;
+      squares[k] = square[k]!;
+    }
+    f.score = 0;
+    f.stranded = this.strandedLegs;
+    f.brokenVms = this.brokenVms;
+    f.brokenLack = this.brokenLack;
+    f.lack = this.lackSum;
+    this.tryNode(vm, p, p, q, owner, standby, f);
+    this.tryNode(vm, q, p, q, owner, standby, f);
+    if (owner !== p && owner !== q) this.tryNode(vm, owner, p, q, owner, standby, f);
+    if (standby !== p && standby !== q) this.tryNode(vm, standby, p, q, owner, standby, f);
+    if (this.sharedDomains !== null)
+      f.score +=
+        weights.domain *
+        (this.sharedDomains[owner * this.nodeCount + standby]! - this.sharedDomains[p * this.nodeCount + q]!);
+    f.score += this.counted() + this.spread(this.sums, this.squares);
+  }
+
+  /** One node's part of a {@link trial} that takes a VM from p and q to a and b. */
+  private tryNode(vm: number, x: number, p: number, q: number, a: number, b: number, f: Figures): void {
+    const own = (x === a ? 1 : 0) - (x === p ? 1 : 0);
+    const leg = (x === a || x === b ? 1 : 0) - (x === p || x === q ? 1 : 0);
+    if (this.online[x] === 0) {
+      f.stranded += leg;
+      f.score += weights.stranded * leg + weights.strandedOwner * own;
+      return;
+    }
+    const memory = this.memory[vm]!;
+    const freeMem = this.freeMem[x]! - own * memory;
+    let need = this.need[x]!;
+    if (p !== a || (x === q) !== (x === b)) {
+      if (x === q) {
+        if (this.mostTo[x] === -1) this.rank(x);
+        if (this.mostTo[x] === p) need = Math.max(need - memory, this.second[x]!);
+      }
+      if (x === b) need = Math.max(need, this.peers[x * this.nodeCount + a]! + memory);
+    }
+    const lack = need > freeMem ? need - freeMem : 0;
+    const lacked = this.lack[x]!;
+    if (lack > 0 || lacked > 0) {
+      const vms = (lack > 0 ? this.legs[x]! + leg : 0) - (lacked > 0 ? this.legs[x]! : 0);
+      f.score += weights.short * vms;
+      f.lack += lack - lacked;
+      if (this.fine[x] === 1) {
+        f.brokenVms += vms;
+        f.brokenLack += lack - lacked;
+      }
+    }
+    const { scale } = this;
+    if (own !== 0) {
+      this.tryValue(x, freeMemory, freeMem * scale[x * 4]!);
+      this.tryValue(x, cpuRatio, (this.ownerCpus[x]! + own * this.cpus[vm]!) * scale[x * 4 + 2]!);
+      this.tryLoad(x, vm, 0, own);
+      this.tryLoad(x, vm, 1, own);
+      this.tryLoad(x, vm, 3, own);
+    }
+    if (leg !== 0) {
+      this.tryValue(x, freeDisk, (this.freeDsk[x]! - leg * this.disk[vm]!) * scale[x * 4 + 1]!);
+      this.tryValue(x, spindleUse, (this.spindlesUsed[x]! + leg * this.spindles[vm]!) * scale[x * 4 + 3]!);
+      this.tryLoad(x, vm, 2, leg);
+    }
+    this.tryValue(x, reserved, need * scale[x * 4]!);
+  }
+
+  private tryLoad(x: number, vm: number, k: number, sign: number): void {
+    const at = x * 4 + k;
+    this.tryValue(x, load + k, (this.nodeLoad[at]! + sign * this.loads[vm * 4 + k]!) * this.loadScale[at]!);
+  }
+
+  private tryValue(x: number, k: number, is: number): void {
+    const was = this.value[x * quantities + k]!;
+    this.sums[k]! += is - was;
+    this.squares[k]! += (is - was) * (is + was);
+  }
+
+  /** Finds to whom a standby promised the most, and the most of the others. */
+  private rank(s: number): void {
+    const from = s * this.nodeCount;
+    let most = -1;
+    let at = 0;
+    let second = 0;
+    for (let i = 0; i < this.nodeCount; i++) {
+      const x = this.peers[from + i]!;
+      if (x > most) {
+        second = Math.max(most, 0);
+        most = x;
+        at = i;
+      } else if (x > second) second = x;
+    }
+    this.mostTo[s] = at;
+    this.second[s] = second;
   }
 
   /** Memory that one failure would leave without a place, MiB. */
@@ -300,13 +449,9 @@ export class State {
   /** What the standby of a VM must be able to take, were it not this VM's standby. */
   needWithout(vm: number): number {
     const s = this.standby[vm]!;
-    const at = s * this.nodeCount + this.owner[vm]!;
-    const had = this.peers[at]!;
-    if (had < this.need[s]!) return this.need[s]!;
-    this.peers[at] = had - this.memory[vm]!;
-    const need = this.largestPeer(s);
-    this.peers[at] = had;
-    return need;
+    if (this.mostTo[s] === -1) this.rank(s);
+    const need = this.need[s]!;
+    return this.mostTo[s] === this.owner[vm] ? Math.max(need - this.memory[vm]!, this.second[s]!) : need;
   }
 
   /** Another VM of one of its labels has this node as owner. */
@@ -336,6 +481,7 @@ export class State {
       const at = s * n + o;
       const had = this.peers[at]!;
       this.peers[at] = had - memory;
+      this.mostTo[s] = -1;
       if (had === this.need[s]) this.need[s] = this.largestPeer(s);
       if (this.sharedDomains !== null) this.domainCount -= this.sharedDomains[o * n + s]!;
     }
@@ -353,6 +499,7 @@ export class State {
     this.carry(vm, o, s, 1);
     if (s !== nowhere) {
       const has = (this.peers[s * n + o]! += memory);
+      this.mostTo[s] = -1;
       if (has > this.need[s]!) this.need[s] = has;
       if (this.sharedDomains !== null) this.domainCount += this.sharedDomains[o * n + s]!;
     }

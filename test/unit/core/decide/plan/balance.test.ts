@@ -3,7 +3,7 @@ import t from 'tap';
 import { balance } from '../../../../../core/decide/plan/balance.js';
 import { descend } from '../../../../../core/decide/plan/descent.js';
 import type { PlanCluster } from '../../../../../core/decide/plan/model.js';
-import { State } from '../../../../../core/decide/plan/state.js';
+import { noFigures, State, type Figures } from '../../../../../core/decide/plan/state.js';
 import { clusters, node, tightClusters, vm } from './cluster.js';
 import { Replay } from './replay.js';
 
@@ -50,6 +50,34 @@ await t.test('totals add up: whatever is put where, the sums are those of a fres
       t.equal(s.shortNodes, fresh.shortNodes);
       t.same(s.freeMem, fresh.freeMem);
       t.same(s.freeDsk, fresh.freeDsk);
+    }),
+    { seed: 7, numRuns: 200 },
+  );
+});
+
+await t.test('a trial foretells what is there after the move, and leaves all as it is', async (t) => {
+  const moves = fc.array(fc.tuple(fc.nat(), fc.nat(), fc.nat(), fc.boolean()), { maxLength: 60 });
+  fc.assert(
+    fc.property(fc.oneof(clusters, tightClusters), moves, (cluster, tried) => {
+      const s = new State(cluster);
+      const [was, told, is] = [noFigures(), noFigures(), noFigures()];
+      const near = (a: Figures, b: Figures): boolean =>
+        (Object.keys(a) as (keyof Figures)[]).every((k) => Math.abs(a[k] - b[k]) < 1e-6);
+      for (const [v, a, b, stays] of tried) {
+        if (s.vmCount === 0) return;
+        const vm = v % s.vmCount;
+        const [o, sb] = [s.owner[vm]!, s.standby[vm]!];
+        const owner = a % s.nodeCount;
+        const standby = (owner + 1 + (b % (s.nodeCount - 1))) % s.nodeCount;
+        s.figures(was);
+        s.trial(vm, owner, standby, told);
+        s.figures(is);
+        t.ok(near(is, was));
+        s.put(vm, owner, standby);
+        s.figures(is);
+        t.ok(near(is, told), `${s.vms[vm]!.name} on ${owner} and ${standby}`);
+        if (!stays) s.put(vm, o, sb);
+      }
     }),
     { seed: 7, numRuns: 200 },
   );
