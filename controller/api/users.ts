@@ -21,6 +21,9 @@ const shown = ({ password, totp, ...rest }: User): UserView => ({
   passwordSet: password !== null,
 });
 
+/** Records changed in one transaction: a dozen of the largest are still half of what the ledger takes at once. */
+const disownedAtOnce = 12;
+
 export function meOf(view: View, who: Identity | null): Me {
   if (who?.kind !== 'token' || who.rights === undefined)
     return {
@@ -195,6 +198,11 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
     async userDelete({ params, identity, ifMatch }) {
       const id = await idOf(view, 'user', params.user);
       if (id === userOf(identity)) throw notOneself();
+      await view.ledger.refresh('user');
+      const going = tables.user.get(id);
+      if (going === undefined) throw notFound('user', params.user);
+      checkIfMatch(ifMatch, contentMark(going), `User "${going.value.name}"`);
+      await disown(going.value.name);
       return commit(deps, `User "${params.user}"`, async () => {
         await view.ledger.refresh('user');
         const kept = tables.user.get(id);
@@ -256,6 +264,25 @@ export function userHandlers(deps: ApiDeps): Some<Names> {
       c.del(kinds.token.key(t.id));
       if (t.kind !== 'session') c.del(unique.name('token', t.name));
     }
+  }
+
+  /** vApps whose owner goes are nobody's: a later user of that name is somebody else. */
+  async function disown(name: string): Promise<void> {
+    for (let left = 1; left > 0;)
+      left = await commit(deps, `The vApps of user "${name}"`, async () => {
+        await view.ledger.refresh('vapp');
+        const owned = [...tables.vapp.values()].filter((k) => k.value.owner === name);
+        const c = owned.length === 0 ? null : new Change();
+        for (const k of owned.slice(0, disownedAtOnce)) {
+          const { value: v } = k;
+          c?.at(kinds.vapp.key(v.id), k).put(kinds.vapp, v.id, {
+            ...v,
+            owner: '',
+            generation: v.generation + 1,
+          });
+        }
+        return { change: c, answer: () => owned.length - disownedAtOnce };
+      });
   }
 
   async function idsOf(kind: 'vm' | 'vapp', refs: readonly string[]): Promise<string[]> {

@@ -249,3 +249,15 @@ await t.test('what was refused is in the audit, with who and from where', (t) =>
   );
   t.end();
 });
+
+await t.test('a vApp whose owner was deleted is nobody’s, also when a user of that name comes', async (t) => {
+  const id = r.view.find('vapp', 'crew') ?? '';
+  const ownerOf = (): unknown =>
+    (JSON.parse(r.memory.peek(`/flotilla/vapp/${id}`)?.value ?? '{}') as { owner?: unknown }).owner;
+  t.equal(ownerOf(), 'otto');
+  t.equal((await r.call('DELETE', '/api/v1/users/otto')).status, 204);
+  t.equal(ownerOf(), '');
+  await person(r, 'otto', 'viewer');
+  const token = await session(r, 'otto');
+  t.match(await callApp(r.app, token, 'POST', '/api/v1/vapps/crew/actions/stop', {}), { status: 403 });
+});
