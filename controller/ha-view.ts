@@ -102,6 +102,17 @@ function shortfalls(view: View): HaView['shortfalls'] {
   return admission.ok ? [] : admission.shortfalls.map((x) => ({ ...x, vms: [...x.vms] }));
 }
 
+/** The same as of a moment ago: it costs a look at all VMs, and the first screen asks each second. */
+export function recentShortfalls(view: View): HaView['shortfalls'] {
+  const kept = recent.get(view);
+  if (kept !== undefined && performance.now() - kept.atMs < recentMs) return kept.value;
+  const value = shortfalls(view);
+  recent.set(view, { atMs: performance.now(), value });
+  return value;
+}
+const recentMs = 5_000;
+const recent = new WeakMap<View, { readonly atMs: number; readonly value: HaView['shortfalls'] }>();
+
 function keeperOf(view: View, k: NodeKeeper | null): HaNode['keeper'] {
   if (k === null) return null;
   const { vmSpec } = view.ledger.tables;

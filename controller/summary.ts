@@ -26,6 +26,8 @@ export interface SummaryParts {
   readonly policy: Policy;
   /** VMs whose owner is gone and that nobody has taken over yet, by id. */
   readonly waiting: ReadonlySet<string>;
+  /** Standbys that have not the memory for what they promised, whichever one node fails. */
+  readonly shortfalls: readonly { readonly text: string }[];
 }
 
 /** More VMs than this of one node with one complaint are told in one line. */
@@ -85,9 +87,20 @@ function sentenceOf(p: SummaryParts, here: number, running: number, concerns: re
   const nodes = asleep === 0 ? all : `${all} (${asleep} asleep)`;
   const vms = p.vms.length === 0 ? 'no VMs yet' : `${some(p.vms.length, 'VM')}, ${running} running`;
   const worst = concerns.find((c) => c.level === 'error') ?? concerns[0];
-  if (worst === undefined) return `All is well: ${nodes}, ${vms}.`;
+  if (worst === undefined) return `All is well: ${nodes}, ${vms}${safetyWords(p)}.`;
   const more = concerns.length > 1 ? ` (and ${some(concerns.length - 1, 'more thing')} to look at)` : '';
   return `${nodes}, ${vms}. ${worst.subject}: ${worst.text}${more}.`;
+}
+
+/** What is protected, and whether any one node may fail; said only where all is well. */
+function safetyWords(p: SummaryParts): string {
+  if (p.vms.length === 0) return '';
+  const safe = p.vms.filter((v) => v.ha.state === 'protected').length;
+  if (safe === 0) return ', none protected';
+  const which = safe === p.vms.length ? 'all protected' : `${safe} protected`;
+  // Of one or two voters none may be missed: without a majority nothing starts.
+  const voters = p.nodes.filter((n) => n.record.voter && n.live).length;
+  return `, ${which}; ${voters >= 3 ? 'any one node may fail' : 'the ledger needs every voter'}`;
 }
 
 function concernsOf(p: SummaryParts): Concern[] {
@@ -129,6 +142,13 @@ function concernsOfHa(p: SummaryParts, say: Say): void {
     );
   if (ha.paused) say('warning', 'HA', 'is paused: nothing freezes and nothing fails over');
   if (ha.hold) say('warning', 'HA', 'failovers are held until somebody lets go (flotilla ha release)');
+  const [short] = p.shortfalls;
+  if (short !== undefined)
+    say(
+      'warning',
+      'HA',
+      `${short.text}${p.shortfalls.length > 1 ? `, and ${p.shortfalls.length - 1} more like that` : ''}`,
+    );
   for (const v of p.vms) if (p.waiting.has(v.id)) say('error', `VM ${v.name}`, `waits: ${v.ha.text}`);
   const bare = p.vms.filter((v) => v.ha.state === 'unprotected' && !p.waiting.has(v.id));
   const [first] = bare;

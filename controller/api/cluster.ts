@@ -4,7 +4,7 @@ import type { NodeRecord } from '../../core/domain/node.js';
 import { admittedKey } from '../../core/wire/key-names.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import type { ClusterView } from '../../core/wire/rest.js';
-import { waitsForFailover } from '../ha-view.js';
+import { recentShortfalls, waitsForFailover } from '../ha-view.js';
 import { summary } from '../summary.js';
 import { contentMark } from '../tables.js';
 import type { View } from '../view.js';
@@ -23,6 +23,7 @@ export function clusterView(view: View, version: string): ClusterView {
     freshness,
     policy: view.ledger.policy,
     waiting: new Set(vms.filter((v) => waitsForFailover(view, v)).map((v) => v.id)),
+    shortfalls: recentShortfalls(view),
     nodes: view.list('node').map((c) => c.view),
     vms,
     pools: view.list('pool').map((c) => c.view),

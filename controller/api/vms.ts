@@ -46,12 +46,15 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     async vmList({ query: q }) {
       const tag = q.tag?.normalize('NFC');
       const part = q.name?.normalize('NFC').toLocaleLowerCase('en');
-      const filtered = [q.node, q.phase, q.power, tag, part].some((x) => x !== undefined);
+      const network = q.network === undefined ? undefined : await idOf(view, 'network', q.network);
+      const { vmSpec } = view.ledger.tables;
+      const filtered = [q.node, q.phase, q.power, tag, part, network].some((x) => x !== undefined);
       const wanted = (v: VmRow): boolean =>
         (q.node ?? v.node) === v.node &&
         (q.phase ?? v.phase) === v.phase &&
         (q.power ?? v.power) === v.power &&
         (tag === undefined || v.tags.includes(tag)) &&
+        (network === undefined || vmSpec.get(v.id)?.value.nics.some((n) => n.network === network) === true) &&
         (part === undefined || nameKeyOf(v).includes(part));
       return page(view, view.list('vm'), q, {
         ...(filtered ? { wanted } : {}),

@@ -84,8 +84,9 @@ export function vmCommands(program: Command, io: Io): void {
     .option('--node <node>', 'only those of this node')
     .option('--state <phase>', 'only those in this state')
     .option('--tag <tag>', 'only those with this tag')
+    .option('--network <network>', 'only those with a card on this network')
     .option('--name <part>', 'only those with this in their name')
-    .action(async (o: { node?: string; state?: string; tag?: string; name?: string }) => {
+    .action(async (o: { node?: string; state?: string; tag?: string; network?: string; name?: string }) => {
       const client = await io.client();
       const rows: VmRow[] = [];
       let old: number | null = null;
@@ -93,6 +94,7 @@ export function vmCommands(program: Command, io: Io): void {
         node: o.node,
         phase: o.state,
         tag: o.tag,
+        network: o.network,
         name: o.name,
       }) as RestCall<'vmList'>['query'];
       for await (const page of client.all('vmList', query)) {

@@ -128,5 +128,20 @@ export const opAfter = (
 export const opFinished = (op: Pick<Op, 'state'>): boolean =>
   op.state === 'done' || op.state === 'failed' || op.state === 'cancelled';
 
+/** Less done than this says nothing of how long the rest takes. */
+const progressTold = 0.02;
+
+/**
+ * How long an operation takes still, if it goes on as it went until it was last written down.
+ *
+ * @returns ms; null: it cannot be told
+ */
+export function opLeftMs(op: Pick<Op, 'state' | 'progress' | 'createdMs' | 'updatedMs'>): number | null {
+  const { progress, createdMs, updatedMs } = op;
+  if (op.state !== 'running' || progress === null || progress < progressTold || updatedMs <= createdMs)
+    return null;
+  return ((updatedMs - createdMs) * (1 - progress)) / progress;
+}
+
 /** Finished ops kept in the ledger; older ones are only in the nodes' journals. */
 export const opsKeptMax = 200;

@@ -363,6 +363,8 @@ export const rest = {
       phase: vmPhaseSchema.optional(),
       power: powerSchema.optional(),
       tag: z.string().max(252).optional(),
+      /** Those with a card on it. */
+      network: refSchema.optional(),
       /** A part of the name, in any case. */
       name: z.string().max(252).optional(),
       /** Comma-separated; nothing: those of a row. */

@@ -39,12 +39,15 @@ const { vapp: shop } = (
     },
   })
 ).body as { vapp: { id: string } };
-await r.call('POST', '/api/v1/networks', {
-  name: 'lan',
-  bridge: 'br-lan',
-  subnet: '10.1.0.0/24',
-  range: ['10.1.0.10', '10.1.0.99'],
-});
+const { id: lan } = (
+  await r.call('POST', '/api/v1/networks', {
+    name: 'lan',
+    bridge: 'br-lan',
+    subnet: '10.1.0.0/24',
+    range: ['10.1.0.10', '10.1.0.99'],
+  })
+).body as { id: string };
+const sharedPool = ((await r.call('GET', '/api/v1/pools/shared')).body as { id: string }).id;
 
 await person(r, 'vera', 'viewer');
 
@@ -146,8 +149,12 @@ await t.test(
       ['node', '/nodes/n1', 'Lease in the ledger'],
       ['node-performance', '/nodes/n1/performance', 'In figures'],
       ['node-if-it-fails', '/nodes/n1/if-it-fails', '1 of 1 VMs that are on would start elsewhere'],
-      ['pools', '/pools', 'One directory that all its nodes mount'],
+      ['pools', '/pools', 'shared'],
+      ['pool', `/pools/${sharedPool}`, 'One directory that all its nodes mount'],
+      ['pool-disks', `/pools/${sharedPool}/disks`, 'db'],
       ['networks', '/networks', 'br-lan'],
+      ['network', `/networks/${lan}`, '10.1.0.10 to 10.1.0.99'],
+      ['network-vms', `/networks/${lan}/vms`, 'No VM is on it.'],
       ['images', '/images', 'There is no image yet'],
       ['ha', '/ha', 'The only VM with HA is protected.'],
       ['balance', '/balance', 'The cluster is even'],
@@ -156,6 +163,7 @@ await t.test(
       ['ops', '/ops', 'vm create "plain"'],
       ['tokens', '/tokens', 'admin'],
       ['users', '/users', 'vera'],
+      ['sign-on', '/sign-on', 'People log in by name and password'],
       ['notifications', '/notifications', 'Nobody is told of failures'],
       ['me', '/me', 'You came with a token'],
     ] as const;

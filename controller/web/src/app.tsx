@@ -12,9 +12,10 @@ import {
   Text,
 } from '@mantine/core';
 import { useDisclosure, useHotkeys } from '@mantine/hooks';
-import { useEffect, useState, type ReactNode } from 'react';
+import { useEffect, useMemo, useState, type ReactNode } from 'react';
 import { Link, Route, Switch, useLocation } from 'wouter';
 import { formatSpan } from '../../../core/domain/units';
+import type { VmRow } from '../../../core/wire/rest';
 import { BalancePage } from './balance';
 import { ClassesPage } from './classes';
 import { HaPage } from './ha';
@@ -24,12 +25,12 @@ import { useAsked } from './api';
 import { MeContext } from './may';
 import { MePage } from './me';
 import { NotifyPage } from './notify';
-import { NetworksPage } from './networks';
+import { NetworkPage, NetworksPage } from './networks';
 import { NodePage } from './node';
 import { NodesPage } from './nodes';
 import { OverviewPage } from './overview';
 import { useNow } from './parts';
-import { PoolsPage } from './pools';
+import { PoolPage, PoolsPage } from './pools';
 import { Search } from './search';
 import { OpsPage, TaskStrip } from './tasks';
 import { SignOnPage } from './sign-on';
@@ -160,7 +161,9 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/nodes" component={NodesPage} />
       <Route path="/nodes/:id/:tab?">{(p) => <NodePage key={p.id} id={p.id} tab={p.tab} />}</Route>
       <Route path="/pools" component={PoolsPage} />
+      <Route path="/pools/:id/:tab?">{(p) => <PoolPage key={p.id} id={p.id} tab={p.tab} />}</Route>
       <Route path="/networks" component={NetworksPage} />
+      <Route path="/networks/:id/:tab?">{(p) => <NetworkPage key={p.id} id={p.id} tab={p.tab} />}</Route>
       <Route path="/images" component={ImagesPage} />
       <Route path="/ha" component={HaPage} />
       <Route path="/balance" component={BalancePage} />
@@ -218,13 +221,23 @@ function Tree(): ReactNode {
   const nodes = useAll('node');
   const vms = useAll('vm');
   const [at] = useLocation();
+  const byNode = useMemo(() => {
+    const lists = new Map<string, VmRow[]>();
+    for (const v of vms) {
+      if (v.node === null) continue;
+      const list = lists.get(v.node);
+      if (list === undefined) lists.set(v.node, [v]);
+      else list.push(v);
+    }
+    return lists;
+  }, [vms]);
   return (
     <div className="tree">
       <Text size="xs" c="dimmed" mt="sm" px="sm">
         By node
       </Text>
       {nodes.map((n) => {
-        const own = vms.filter((v) => v.node === n.id);
+        const own = byNode.get(n.id) ?? [];
         return (
           <NavLink
             key={n.id}
@@ -233,6 +246,8 @@ function Tree(): ReactNode {
             description={n.presence === 'here' ? undefined : n.presence}
             childrenOffset={14}
             defaultOpened={at.startsWith(`/nodes/${n.id}`)}
+            // Sixteen nodes have hundreds: what is not looked at is not there.
+            keepMounted={false}
           >
             <NavLink
               component={Link}

@@ -106,6 +106,7 @@ export function OverviewPage(): ReactNode {
 /** The subject leads to its page where it has one. */
 function ConcernLine({ of }: { readonly of: Concern }): ReactNode {
   const vms = useAll('vm');
+  const pools = useAll('pool');
   const [kind, ...rest] = of.subject.split(' ');
   const name = rest.join(' ');
   const vm = kind === 'VM' ? vms.find((v) => v.name === name) : undefined;
@@ -115,7 +116,7 @@ function ConcernLine({ of }: { readonly of: Concern }): ReactNode {
       : kind === 'node'
         ? `/nodes/${name}`
         : kind === 'pool'
-          ? '/pools'
+          ? `/pools/${pools.find((p) => p.name === name)?.id ?? ''}`
           : kind === 'HA'
             ? '/ha'
             : null;

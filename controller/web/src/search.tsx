@@ -94,6 +94,7 @@ function useHits(text: string): readonly Hit[] {
   const pools = useAll('pool');
   const networks = useAll('network');
   const images = useAll('image');
+  const vapps = useAll('vapp');
   if (text === '') return [];
   const has = (...words: readonly (string | null)[]): boolean =>
     words.some((w) => w !== null && w.toLocaleLowerCase('en').includes(text));
@@ -109,11 +110,14 @@ function useHits(text: string): readonly Hit[] {
   for (const n of nodes)
     if (has(n.id, n.record.rack, ...n.record.addresses))
       out.push({ key: `n-${n.id}`, to: `/nodes/${n.id}`, label: n.id, what: `node, ${n.presence}` });
+  for (const v of vapps)
+    if (has(v.name, v.owner, ...v.tags))
+      out.push({ key: v.id, to: `/vapps/${v.id}`, label: v.name, what: `vApp, ${v.state}` });
   for (const p of pools)
-    if (has(p.name)) out.push({ key: p.id, to: '/pools', label: p.name, what: `${p.kind} pool` });
+    if (has(p.name)) out.push({ key: p.id, to: `/pools/${p.id}`, label: p.name, what: `${p.kind} pool` });
   for (const n of networks)
     if (has(n.name, n.subnet))
-      out.push({ key: n.id, to: '/networks', label: n.name, what: `network, bridge ${n.bridge}` });
+      out.push({ key: n.id, to: `/networks/${n.id}`, label: n.name, what: `network, bridge ${n.bridge}` });
   for (const i of images)
     if (has(i.name)) out.push({ key: i.id, to: '/images', label: i.name, what: `image, ${i.state}` });
   return out.slice(0, hitsMax);
@@ -130,6 +134,7 @@ const places = [
   { label: 'New VM', to: '/vms/new', role: 'operator' },
   { label: 'Add a node', to: '/nodes', role: 'admin' },
   { label: 'New network', to: '/networks', role: 'admin' },
+  { label: 'New pool', to: '/pools', role: 'admin' },
   { label: 'New user', to: '/users', role: 'admin' },
 ] as const;
 

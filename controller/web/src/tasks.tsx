@@ -1,7 +1,8 @@
-import { Anchor, Badge, Button, Group, Progress, SegmentedControl, Stack, Text } from '@mantine/core';
+import { Badge, Button, Group, Popover, Progress, SegmentedControl, Stack, Text } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { Link } from 'wouter';
-import { opFinished } from '../../../core/domain/op';
+import { opFinished, opLeftMs } from '../../../core/domain/op';
+import { formatSpan } from '../../../core/domain/units';
 import type { OpView } from '../../../core/wire/rest';
 import { call, useDo } from './api';
 import { useAll } from './live';
@@ -23,7 +24,11 @@ const subjectUrl = (o: OpView): string | null =>
         ? `/nodes/${o.subject.id}`
         : o.subject.kind === 'cluster'
           ? '/balance'
-          : null;
+          : o.subject.kind === 'vapp'
+            ? `/vapps/${o.subject.id}`
+            : o.subject.kind === 'class'
+              ? '/classes'
+              : null;
 
 /** Always there: what runs, how far it is, and what failed of late. */
 export function TaskStrip(): ReactNode {
@@ -34,13 +39,28 @@ export function TaskStrip(): ReactNode {
   const first = open.find((o) => o.kind === 'cluster.rolling') ?? open[0];
   return (
     <div className="strip" role="region" aria-label="Operations">
-      <Anchor component={Link} href="/ops" size="sm">
-        {open.length === 0 ? 'Nothing runs' : `${open.length} running`}
-      </Anchor>
+      <Popover position="top-start" withArrow shadow="md" width="min(36rem, 94vw)" trapFocus returnFocus>
+        <Popover.Target>
+          <Button size="compact-sm" variant="subtle" aria-haspopup="dialog">
+            {open.length === 0 ? 'Nothing runs' : `${open.length} running`}
+          </Button>
+        </Popover.Target>
+        <Popover.Dropdown aria-label="What runs" className="running">
+          <Stack gap="sm">
+            {open.slice(0, openShown).map((o) => (
+              <Running key={o.id} op={o} />
+            ))}
+            {open.length === 0 && <Text size="sm">Nothing is being done.</Text>}
+            {open.length > openShown && <Text size="sm">and {open.length - openShown} more</Text>}
+            <To to="/ops">All operations</To>
+          </Stack>
+        </Popover.Dropdown>
+      </Popover>
       {first !== undefined && (
         <span>
           <Text size="sm" span>
             {opWords(first)}: {first.step === '' ? first.state : first.step}
+            {leftWords(first)}
           </Text>
         </span>
       )}
@@ -65,6 +85,42 @@ export function TaskStrip(): ReactNode {
       )}
     </div>
   );
+}
+
+/** So many are listed in the strip's window; the rest is on a page of its own. */
+const openShown = 12;
+
+/** One that goes on: what it does now, how far it is, how long still; and a way to end it. */
+function Running({ op }: { readonly op: OpView }): ReactNode {
+  const to = subjectUrl(op);
+  return (
+    <Stack gap={2}>
+      <Group justify="space-between" wrap="nowrap" align="flex-start">
+        <Text size="sm" fw={600}>
+          {to === null ? opWords(op) : <To to={to}>{opWords(op)}</To>}
+        </Text>
+        <Cancel op={op} />
+      </Group>
+      <Text size="sm">
+        {op.step === '' ? op.state : op.step}
+        {leftWords(op)}
+      </Text>
+      {op.progress !== null && (
+        <Progress
+          value={op.progress * 100}
+          aria-label={`${opWords(op)}: ${Math.round(op.progress * 100)} %`}
+        />
+      )}
+      <Text size="xs" c="dimmed">
+        asked by {op.askedBy}, <Age ms={op.createdMs} />
+      </Text>
+    </Stack>
+  );
+}
+
+function leftWords(op: OpView): string {
+  const leftMs = opLeftMs(op);
+  return leftMs === null ? '' : `, about ${formatSpan(leftMs)} left`;
 }
 
 export function OpsPage(): ReactNode {
@@ -126,7 +182,10 @@ function OpNow({ op }: { readonly op: OpView }): ReactNode {
     );
   return (
     <Group gap="xs">
-      <Text size="sm">{op.step}</Text>
+      <Text size="sm">
+        {op.step}
+        {leftWords(op)}
+      </Text>
       {!opFinished(op) && op.progress !== null && (
         <Progress w={80} value={op.progress * 100} aria-label={`${Math.round(op.progress * 100)} %`} />
       )}

@@ -9,6 +9,7 @@ import type { VmRow, VmView } from '../../../core/wire/rest';
 import { useAsked } from './api';
 import { Console } from './console';
 import { ExportVm } from './export';
+import { Copies, CopyBadge } from './copies';
 import { HistoryOf } from './history';
 import { useAll, useOne } from './live';
 import { May, useMay } from './may';
@@ -154,10 +155,16 @@ function Disks({ vm }: { readonly vm: VmView }): ReactNode {
             cells: [
               d.name,
               formatSize(d.sizeBytes),
-              pool === undefined ? d.pool : <To to="/pools">{pool.name}</To>,
-              isReplicated(d)
-                ? (vm.own?.copies ?? []).map((c) => c.node).join(' and ')
-                : (d.node ?? 'every node of the pool'),
+              pool === undefined ? d.pool : <To to={`/pools/${pool.id}`}>{pool.name}</To>,
+              isReplicated(d) ? (
+                <Group gap={4}>
+                  <Copies own={vm.own} words={copies} />
+                </Group>
+              ) : d.node === null ? (
+                'every node of the pool'
+              ) : (
+                <CopyBadge node={d.node} says="the only copy" well={null} />
+              ),
               <>
                 {isDetached(vm.spec, d.id) ? 'not in the machine' : <State of={d.state} />} {d.error?.message}
                 {copies !== undefined && (
@@ -185,7 +192,9 @@ function Nics({ vm }: { readonly vm: VmView }): ReactNode {
       rows={vm.spec.nics.map((n) => ({
         key: n.mac,
         cells: [
-          <To to="/networks">{networks.find((x) => x.id === n.network)?.name ?? n.network}</To>,
+          <To to={`/networks/${n.network}`}>
+            {networks.find((x) => x.id === n.network)?.name ?? n.network}
+          </To>,
           <Code>{n.mac}</Code>,
           n.address ?? 'by the network itself',
           n.model,

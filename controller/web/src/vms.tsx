@@ -1,6 +1,15 @@
 import { Button, Checkbox, Group, Menu, MultiSelect, Select, Text, TextInput } from '@mantine/core';
 import { useVirtualizer } from '@tanstack/react-virtual';
-import { useMemo, useRef, useState, type ReactNode } from 'react';
+import {
+  memo,
+  useCallback,
+  useMemo,
+  useRef,
+  useState,
+  type Dispatch,
+  type ReactNode,
+  type SetStateAction,
+} from 'react';
 import { Link, useLocation, useSearch } from 'wouter';
 import { vmPhaseSchema } from '../../../core/domain/vm';
 import { formatSize } from '../../../core/domain/units';
@@ -30,19 +39,27 @@ function useFilter(): readonly [URLSearchParams, (name: string, value: string | 
   ];
 }
 
-function matches(v: VmRow, q: URLSearchParams): boolean {
+/** What of a VM is searched, made once for each of its states. */
+const words = new WeakMap<VmRow, string>();
+function wordsOf(v: VmRow): string {
+  let text = words.get(v);
+  if (text === undefined) {
+    text = [v.name, v.hostname ?? '', ...v.addresses, ...v.macs].join('\n').toLocaleLowerCase('en');
+    words.set(v, text);
+  }
+  return text;
+}
+
+function filterOf(q: URLSearchParams): (v: VmRow) => boolean {
   const text = q.get('q')?.toLocaleLowerCase('en') ?? '';
   const tags = q.get('tags')?.split(',') ?? [];
-  return (
-    (q.get('node') === null || v.node === q.get('node')) &&
-    (q.get('phase') === null || v.phase === q.get('phase')) &&
-    (q.get('ha') === null || v.ha.state === q.get('ha')) &&
+  const [node, phase, ha] = [q.get('node'), q.get('phase'), q.get('ha')];
+  return (v) =>
+    (node === null || v.node === node) &&
+    (phase === null || v.phase === phase) &&
+    (ha === null || v.ha.state === ha) &&
     tags.every((t) => v.tags.includes(t)) &&
-    (text === '' ||
-      [v.name, v.hostname ?? '', ...v.addresses, ...v.macs].some((w) =>
-        w.toLocaleLowerCase('en').includes(text),
-      ))
-  );
+    (text === '' || wordsOf(v).includes(text));
 }
 
 export function VmsPage(): ReactNode {
@@ -50,9 +67,9 @@ export function VmsPage(): ReactNode {
   const nodes = useAll('node');
   const [q, set] = useFilter();
   const [picked, setPicked] = useState<ReadonlySet<string>>(new Set());
-  const shown = useMemo(() => all.filter((v) => matches(v, q)), [all, q]);
+  const shown = useMemo(() => all.filter(filterOf(q)), [all, q]);
   const tags = useMemo(() => [...new Set(all.flatMap((v) => v.tags))].sort(), [all]);
-  const chosen = shown.filter((v) => picked.has(v.id));
+  const chosen = useMemo(() => shown.filter((v) => picked.has(v.id)), [shown, picked]);
   return (
     <Page
       kind={`${all.length} in all, ${shown.length} shown`}
@@ -144,7 +161,7 @@ const heads = ['', 'Name', 'State', 'Node', 'Protection', 'Memory', 'Address', '
 function VmGrid(p: {
   readonly vms: readonly VmRow[];
   readonly picked: ReadonlySet<string>;
-  readonly pick: (ids: ReadonlySet<string>) => void;
+  readonly pick: Dispatch<SetStateAction<ReadonlySet<string>>>;
 }): ReactNode {
   const box = useRef<HTMLDivElement>(null);
   const rows = useVirtualizer({
@@ -154,11 +171,16 @@ function VmGrid(p: {
     overscan: 12,
   });
   const all = p.vms.length > 0 && p.vms.every((v) => p.picked.has(v.id));
-  const flip = (id: string): void => {
-    const next = new Set(p.picked);
-    if (!next.delete(id)) next.add(id);
-    p.pick(next);
-  };
+  const { pick } = p;
+  const flip = useCallback(
+    (id: string): void =>
+      pick((before) => {
+        const next = new Set(before);
+        if (!next.delete(id)) next.add(id);
+        return next;
+      }),
+    [pick],
+  );
   if (p.vms.length === 0) return <Text c="dimmed">No VM is like that.</Text>;
   return (
     <div className="list" ref={box} tabIndex={0} role="region" aria-label="VMs, scrolls">
@@ -205,7 +227,7 @@ function VmGrid(p: {
                   transform: `translateY(${r.start}px)`,
                 }}
               >
-                <VmCells vm={v} on={on} flip={() => flip(v.id)} />
+                <VmCells vm={v} on={on} flip={flip} />
               </div>
             );
           })}
@@ -215,19 +237,20 @@ function VmGrid(p: {
   );
 }
 
-function VmCells({
+/** Drawn again only when its VM has changed: lists of thousands have some that do all the time. */
+const VmCells = memo(function VmCells({
   vm: v,
   on,
   flip,
 }: {
   readonly vm: VmRow;
   readonly on: boolean;
-  readonly flip: () => void;
+  readonly flip: (id: string) => void;
 }): ReactNode {
   return (
     <>
       <span role="gridcell">
-        <Checkbox size="xs" aria-label={`Choose ${v.name}`} checked={on} onChange={flip} />
+        <Checkbox size="xs" aria-label={`Choose ${v.name}`} checked={on} onChange={() => flip(v.id)} />
       </span>
       <span role="gridcell" title={v.name}>
         <To to={`/vms/${v.id}`}>{v.name}</To>
@@ -248,7 +271,7 @@ function VmCells({
       </span>
     </>
   );
-}
+});
 
 /** Filters that somebody wants again; kept by this browser. */
 function SavedFilters({ query }: { readonly query: string }): ReactNode {
