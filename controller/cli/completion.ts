@@ -18,6 +18,8 @@ _flotilla() {
 }
 compdef _flotilla flotilla
 `,
+  fish: `complete -c flotilla -a '(flotilla __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+`,
 };
 
 /** Names of the objects a command takes, asked of the cluster; a completion that fails stays silent. */
@@ -27,6 +29,7 @@ const names: Readonly<Record<string, (c: ApiClient) => Promise<readonly string[]
   image: async (c) => (await c.call('imageList', { query: {} })).items.map((i) => i.name),
   pool: async (c) => (await c.call('poolList', { query: {} })).items.map((p) => p.name),
   network: async (c) => (await c.call('networkList', { query: {} })).items.map((n) => n.name),
+  vapp: async (c) => (await c.call('vappList', { query: {} })).items.map((v) => v.name),
   class: async (c) => (await c.call('classList', {})).items.map((k) => k.name),
   vapp: async (c) => (await c.call('vappList', { query: {} })).items.map((v) => v.name),
   template: async (c) => (await c.call('templateList', {})).items.map((k) => k.name),
@@ -35,6 +38,16 @@ const names: Readonly<Record<string, (c: ApiClient) => Promise<readonly string[]
   user: async (c) => (await c.call('userList', { query: {} })).items.map((u) => u.name),
   serial: async (c) => (await c.call('certificateList', { query: {} })).items.map((k) => k.id),
   token: async (c) => (await c.call('tokenList', { query: {} })).items.map((k) => k.name),
+};
+
+/** Words that are not the kind of what they take. */
+const kindsOf: Readonly<Record<string, string>> = {
+  iso: 'image',
+  console: 'vm',
+  export: 'vm',
+  snapshot: 'vm',
+  operates: 'vm',
+  'operates-vapp': 'vapp',
 };
 
 export function completionCommands(program: Command, io: Io): void {
@@ -73,7 +86,7 @@ async function candidates(program: Command, io: Io, words: readonly string[]): P
   else if (last.startsWith('-')) all = [...at.options, ...program.options].flatMap((o) => o.long ?? []);
   else if (at.commands.length > 0) all = at.commands.map((c) => c.name()).filter((n) => !n.startsWith('_'));
   else if (kind === 'context') all = (await contextsOf(io.terminal.env)).map((c) => c.name);
-  else all = await namesOf(io, kind === 'iso' ? 'image' : (kind ?? ''));
+  else all = await namesOf(io, kindsOf[kind ?? ''] ?? kind ?? '');
   return all.filter((n) => n.startsWith(last)).sort();
 }
 

@@ -299,6 +299,39 @@ await t.test('a refusal is shown in the server’s words, and nothing is lost of
   t.equal(await page.getByLabel('Name', { exact: false }).first().inputValue(), 'db');
 });
 
+await t.test('the strip lists what runs, says how long still, and cancels it', async (t) => {
+  const { page, complaints } = await open(t, wide);
+  const now = Date.now();
+  const op = {
+    id: '00000000-0000-4000-8000-0000000000f9',
+    kind: 'vm.export',
+    subject: { kind: 'vm', id: db.id, name: 'db' },
+    node: 'n1',
+    askedBy: 'anna',
+    args: {},
+    state: 'running',
+    step: 'packing disk root',
+    progress: 0.5,
+    cancelAsked: false,
+    createdMs: now - 60_000,
+    updatedMs: now,
+    error: null,
+  };
+  r.memory.poke(`/flotilla/op/${op.id}`, JSON.stringify(op));
+  const strip = page.getByRole('region', { name: 'Operations' });
+  await strip.getByText(/packing disk root, about 1 min left|packing disk root, about 60 s left/).waitFor();
+  await strip.getByRole('button', { name: /running$/ }).click();
+  const list = page.getByRole('dialog', { name: 'What runs' });
+  await list.getByText('vm export "db"').waitFor();
+  t.same(await barriers(page), []);
+  const mine = list.locator('div', { hasText: 'packing disk root' });
+  await mine.getByRole('button', { name: 'Cancel' }).first().click();
+  await list.getByRole('button', { name: 'Cancelling' }).waitFor();
+  r.memory.poke(`/flotilla/op/${op.id}`, JSON.stringify({ ...op, state: 'cancelled' }));
+  await strip.getByText('packing disk root').waitFor({ state: 'detached' });
+  t.same(complaints, []);
+});
+
 await t.test('Ctrl-K finds a VM by a part of its name', async (t) => {
   const { page } = await open(t, wide);
   await page.keyboard.press('Control+k');

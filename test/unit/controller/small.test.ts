@@ -9,6 +9,8 @@ import { cells, table } from '../../../controller/cli/table.js';
 import { readClusterFile, readControllerConfig } from '../../../controller/config.js';
 import { journal } from '../../../controller/system.js';
 import { version } from '../../../controller/version.js';
+import { armed, haRig, made } from './ha-rig.js';
+import { GiB } from './rig.js';
 import { errorStatus, FlotillaError, type ErrorCode } from '../../../core/domain/error.js';
 
 void t.test('configuration: none is all defaults; a wrong one is refused by name', async (t) => {
@@ -82,4 +84,26 @@ void t.test('every code has an exit code, none of them success', (t) => {
   }
   t.equal(exitCodeOf(new Error('x')), 1);
   t.end();
+});
+
+void t.test('the first sentence says what is protected and whether a node may fail', async (t) => {
+  const r = await haRig();
+  t.teardown(() => r.stop());
+  const sentence = async (): Promise<string> =>
+    ((await r.call('GET', '/api/v1/cluster')).body as { sentence: string }).sentence;
+  t.equal(await sentence(), 'All is well: 3 nodes, no VMs yet.');
+  const disks = [{ name: 'root', sizeBytes: GiB, pool: 'shared' }];
+  const lan = (await r.call('POST', '/api/v1/networks', { name: 'lan', bridge: 'br-lan' })).body as {
+    id: string;
+  };
+  await made(r, { name: 'db', node: 'n1', disks, ha: { enabled: true }, nics: [{ network: 'lan' }] });
+  await armed(r, 'db', 'n2');
+  t.equal(await sentence(), 'All is well: 3 nodes, 1 VM, 1 running, all protected; any one node may fail.');
+  await made(r, { name: 'plain', node: 'n3' });
+  t.match(await sentence(), /2 VMs, 1 running, 1 protected; any one node may fail/);
+  const on = async (network: string): Promise<unknown> =>
+    (await r.call('GET', `/api/v1/vms?network=${network}`)).body;
+  t.match(await on('lan'), { total: 1, items: [{ name: 'db' }] });
+  t.match(await on(lan.id), { total: 1 });
+  t.match(await on('nope'), { code: 'not-found' });
 });
