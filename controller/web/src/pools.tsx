@@ -229,18 +229,17 @@ function Drives({ pool }: { readonly pool: PoolView }): ReactNode {
             <To to={`/nodes/${d.node}/hardware`}>{d.node}</To>,
             seen === undefined ? d.drive : `${seen.model} (${d.drive})`,
             seen === undefined ? 'not seen' : formatSize(seen.sizeBytes),
-            seen?.health == null ? (
-              'does not say'
-            ) : seen.health.well ? (
-              'well'
-            ) : (
-              <Text c="red">{seen.health.text}</Text>
-            ),
+            <HealthOf health={seen?.health ?? null} />,
           ],
         };
       })}
     />
   );
+}
+
+function HealthOf({ health }: { readonly health: Drive['health'] }): ReactNode {
+  if (health === null) return 'does not say';
+  return health.well ? 'well' : <Text c="red">{health.text}</Text>;
 }
 
 type Drive = NonNullable<NonNullable<NodeView['state']>['drives']>[number];

@@ -41,11 +41,16 @@ export function TaskStrip(): ReactNode {
     <div className="strip" role="region" aria-label="Operations">
       <Popover position="top-start" withArrow shadow="md" width="min(36rem, 94vw)" trapFocus returnFocus>
         <Popover.Target>
-          <Button size="compact-sm" variant="subtle" aria-haspopup="dialog">
+          <Button
+            size="compact-sm"
+            variant="transparent"
+            c="var(--mantine-color-anchor)"
+            aria-haspopup="dialog"
+          >
             {open.length === 0 ? 'Nothing runs' : `${open.length} running`}
           </Button>
         </Popover.Target>
-        <Popover.Dropdown aria-label="What runs" className="running">
+        <Popover.Dropdown className="running">
           <Stack gap="sm">
             {open.slice(0, openShown).map((o) => (
               <Running key={o.id} op={o} />
