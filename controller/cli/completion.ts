@@ -29,7 +29,6 @@ const names: Readonly<Record<string, (c: ApiClient) => Promise<readonly string[]
   image: async (c) => (await c.call('imageList', { query: {} })).items.map((i) => i.name),
   pool: async (c) => (await c.call('poolList', { query: {} })).items.map((p) => p.name),
   network: async (c) => (await c.call('networkList', { query: {} })).items.map((n) => n.name),
-  vapp: async (c) => (await c.call('vappList', { query: {} })).items.map((v) => v.name),
   class: async (c) => (await c.call('classList', {})).items.map((k) => k.name),
   vapp: async (c) => (await c.call('vappList', { query: {} })).items.map((v) => v.name),
   template: async (c) => (await c.call('templateList', {})).items.map((k) => k.name),
