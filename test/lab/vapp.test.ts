@@ -8,7 +8,7 @@ import { waitFor } from './harness.js';
 
 /**
  * Three tiers of real guests from one file, on an isolated network over three nodes: a request goes through all of them,
- * and does again after the node of one has lost its power.
+ * also of a clone beside it; and does again after the node of one has lost its power, and after the whole was packed, deleted and imported.
  */
 
 const d = await Drills.up({ id: 'flvapp', net: '10.66.0', guestNet: '10.66.100', timing: 'lab' });
@@ -73,19 +73,19 @@ const shop = async (): Promise<VappView> => (await c.get<VappView>('vapps/shop')
 const nodeOf = async (member: string): Promise<string> =>
   (await shop()).members.find((m) => m.name === member)?.node ?? '';
 
-async function answer(): Promise<string> {
-  const web = (await c.vm('shop-web')).addresses.find((a) => a.startsWith('10.66.100.')) ?? '';
+async function answer(vapp: string): Promise<string> {
+  const web = (await c.vm(`${vapp}-web`)).addresses.find((a) => a.startsWith('10.66.100.')) ?? '';
   const ask = `fetch('http://${web}/cgi-bin/ask', { signal: AbortSignal.timeout(10000) }).then((r) => r.text()).then(console.log)`;
   const r = await d.lab.fabric(process.execPath, '-e', ask);
   return r.stdout.trim();
 }
 const whole = 'web heard: app heard: hello with tall-trees';
-async function answers(): Promise<void> {
+async function answers(vapp = 'shop'): Promise<void> {
   let last = '';
   await waitFor(
     'web answers through all tiers',
     async () => {
-      last = await answer();
+      last = await answer(vapp);
       return last === whole;
     },
     { limitMs: 180_000, everyMs: 1_000 },
@@ -120,6 +120,15 @@ await t.test(
   },
 );
 
+await t.test('cloned under another name, both answer', async (t) => {
+  const { code, text } = await cli('vapp', 'clone', 'shop', 'twin', '--start');
+  if (!t.equal(code, 0, text)) return;
+  await answers('twin');
+  await answers();
+  t.match(await cli('vapp', 'force-stop', 'twin'), { code: 0 });
+  t.match(await cli('vapp', 'delete', 'twin'), { code: 0 });
+});
+
 await t.test('the node of a tier loses its power: the whole answers again', async (t) => {
   for (const name of ['shop-db', 'shop-app', 'shop-web']) await d.untilProtected(name);
   // Not the one with the controller that is asked.
@@ -133,6 +142,27 @@ await t.test('the node of a tier loses its power: the whole answers again', asyn
   await answers();
   t.pass(`${lost?.name ?? ''} came back from ${node}`);
   await d.lab.boot(node);
+});
+
+await t.test('packed as an OVA, deleted and imported, it answers again', async (t) => {
+  const ova = `${dir}/shop.ova`;
+  const before = (await shop()).members.map((m) => [m.name, m.vm]);
+  t.match(await cli('vapp', 'stop', 'shop'), { code: 0 });
+  t.match(await cli('export', 'shop', '--vapp', '-o', ova), { code: 0 });
+  t.match(await cli('vapp', 'delete', 'shop'), { code: 0 });
+  t.same((await c.get<{ items: unknown[] }>('vms')).body.items, []);
+  const { code, text } = await cli(
+    ...['import', ova, '--as-vapp', 'shop', '--properties', `${dir}/values.yaml`],
+    ...['--pool', 'shared', '--start'],
+  );
+  if (!t.equal(code, 0, text)) return;
+  await answers();
+  const after = (await shop()).members.map((m) => [m.name, m.vm]);
+  t.same(
+    after.map(([name]) => name),
+    before.map(([name]) => name),
+  );
+  t.notSame(after, before, 'they are new machines');
 });
 
 await t.test('stopped and deleted, nothing of it is left', async (t) => {
