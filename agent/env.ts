@@ -341,6 +341,8 @@ export interface KeeperState {
   /** Whether it would arm a VM now: `waitMs` is what `own.fence.waitMs` must be; or why not, in words. */
   readonly armable:
     { readonly ok: true; readonly waitMs: number } | { readonly ok: false; readonly why: string };
+  /** The CAs by which it knows the ledger, as `trustMark` has them; absent: one of before it said so. */
+  readonly trusts?: string;
   /** VMs it keeps frozen or has killed, and why, in words. */
   readonly held: readonly { readonly vm: string; readonly why: string }[];
   /** What is wrong, in words; empty while well. */

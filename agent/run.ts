@@ -6,11 +6,11 @@ import type { Health } from '../core/domain/node.js';
 import { timingProfiles } from '../core/domain/timing.js';
 import { readClusterCache, refreshedCache, writeClusterCache, type ClusterCache } from './cluster/cache.js';
 import type { AgentConfig } from './cluster/config.js';
+import { CaRotation } from './cluster/ca-rotation.js';
 import { joinApp } from './cluster/join-app.js';
-import { fetchCaKeyFromAny } from './cluster/join.js';
+import { catchUp, fetchCaKeysFromAll } from './cluster/join.js';
 import { brokerLogFile } from './cluster/mosquitto.js';
 import { SystemConnections } from './cluster/connections.js';
-import { clientUrl } from './cluster/etcd-settings.js';
 import { Membership, removedText } from './cluster/membership.js';
 import { Revocation } from './cluster/revocation.js';
 import { SystemdServices } from './cluster/services.js';
@@ -46,7 +46,7 @@ import { Bridges } from './net/bridges.js';
 import { overlayPeers } from './net/overlay.js';
 import { certificateInfo } from './pki/certificates.js';
 import type { PeerNode } from './pki/identity.js';
-import { pkiPaths, readTls } from './pki/store.js';
+import { caKeyFile, readTls } from './pki/store.js';
 import type { TlsMaterial } from './pki/tls.js';
 import { imagesApp } from './pool/http.js';
 import { peerImages } from './pool/peer.js';
@@ -191,7 +191,7 @@ export async function runAgent(
     file: path.join(stateDir, 'break-glass.json'),
     clusterId: cluster.clusterId,
     ca: () => tls.ca,
-    caKeyFile: pkiPaths(stateDir).caKey,
+    caKeyFile: (ca) => caKeyFile(stateDir, ca),
     store: () => store,
     leads: () => voters?.state.leads === true,
     clock,
@@ -207,6 +207,7 @@ export async function runAgent(
     if (s.meta === null) return;
     if (store !== null && store.epoch !== null && s.meta.value.epoch !== store.epoch) o.onOtherEpoch();
     revocation.look(s);
+    rotation.look(s);
     http.cutStrangers();
     const nodes = [...s.nodes.values()].map((k) => k.value);
     const now = s.nodes.get(node)?.value.addresses ?? [];
@@ -454,7 +455,6 @@ export async function runAgent(
     ledger.setTls(tls);
     http.reloadTls();
   };
-  const ownVoter = clientUrl(config.address, ports);
   const revocation = new Revocation({
     witness,
     config,
@@ -463,19 +463,28 @@ export async function runAgent(
     store: () => store,
     live: keeper,
     leads: () => voters?.state.leads === true,
-    etcdAnswers: () =>
-      ledger.gateway.call('/v3/kv/range', { key: 'AA==' }, { kind: 'read', endpoint: ownVoter }).then(
-        () => true,
-        () => false,
-      ),
+    votersFault: async () => {
+      const [fault] = await members.faults();
+      return fault === undefined ? null : `${fault.node} ${fault.text}`;
+    },
+    keeperTrusts: () => keeper.state()?.trusts ?? null,
+    renew: () => upkeep.soon(),
     onTls: useTls,
     clock,
     log,
   });
+  const rotation = new CaRotation(env, stateDir, () => loop.wake());
   const others = new Membership({
     peers: () => cluster.peers.filter((p) => p.node !== node).map((p) => p.address),
     port: ports.agent,
     tls: () => tls,
+    catchUp: async () => {
+      const addresses = cluster.peers.filter((p) => p.node !== node).map((p) => p.address);
+      if (!(await catchUp(config, addresses))) return;
+      useTls(await readTls(stateDir));
+      upkeep.soon();
+      log.info('the CA of the cluster was replaced while this node was off: it has a new certificate');
+    },
     clock,
     log,
   });
@@ -526,7 +535,7 @@ export async function runAgent(
           clusterId: cluster.clusterId,
           services,
           log,
-          fetchCaKey: (addresses) => fetchCaKeyFromAny(config, addresses),
+          fetchCaKeys: (addresses) => fetchCaKeysFromAll(config, addresses),
         });
         voters = new VoterLoop({ config, store, members, live: keeper, seat, clock, log });
         voters.start();

@@ -1,7 +1,7 @@
 import { isOthers, type BmcTest } from '../core/domain/fencing.js';
 import type { z } from 'zod';
 import { balanceId, type BalanceRecord } from '../core/domain/balance.js';
-import type { CertificateRecord, CrlRecord } from '../core/domain/certificate.js';
+import type { CertificateRecord, CrlRecord, TrustRecord } from '../core/domain/certificate.js';
 import type { ClusterMeta } from '../core/domain/cluster.js';
 import type { Disk } from '../core/domain/disk.js';
 import type { Image } from '../core/domain/image.js';
@@ -74,6 +74,8 @@ export interface Snapshot {
   readonly tokens: ReadonlyMap<string, Kept<TokenRecord>>;
   /** Certificates of nodes, by serial. */
   readonly certs: ReadonlyMap<string, Kept<CertificateRecord>>;
+  /** What nodes say of the CAs they trust. */
+  readonly trusts: ReadonlyMap<string, Kept<TrustRecord>>;
   /** Null: there is none yet, or it cannot be read. */
   readonly crl: Kept<CrlRecord> | null;
   /** Nodes that are alive now; `createRevision` is the incarnation. */
@@ -172,6 +174,7 @@ export class Snapshots {
       balance: new Map<string, Kept<BalanceRecord>>(),
       power: new Map<string, Kept<PowerRecord>>(),
       cert: new Map<string, Kept<CertificateRecord>>(),
+      trust: new Map<string, Kept<TrustRecord>>(),
     };
     const lives = new Map<string, Kept<Live> & { createRevision: bigint }>();
     const seen = new Map<string, bigint>();
@@ -245,6 +248,7 @@ export class Snapshots {
       templates: maps.template,
       tokens: maps.token,
       certs: maps.cert,
+      trusts: maps.trust,
       crl,
       lives,
       seen,

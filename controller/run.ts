@@ -115,11 +115,11 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
       log.warn(`the certificate cannot be read: ${errorRecord(error).message}`);
       return;
     }
-    if (now.cert === tls.cert && now.crl === tls.crl) return;
+    if (JSON.stringify(now) === JSON.stringify(tls)) return;
     tls = now;
     server.setTls(now);
     ledger.setTls(now);
-    log.info('the renewed certificate, or list of revoked ones, is used');
+    log.info('the renewed certificate, the CA or the list of revoked ones is used');
   }
 }
 

@@ -60,6 +60,7 @@ const groupsOf: readonly (readonly TableName[])[] = [
   ['user'],
   ['vapp'],
   ['cert'],
+  ['trust'],
 ];
 
 interface Group {
@@ -112,6 +113,7 @@ export class LedgerTables {
     template: new Map(),
     class: new Map(),
     cert: new Map(),
+    trust: new Map(),
   };
   /** Key to what is wrong with its record. */
   readonly unreadable = new Map<string, string>();

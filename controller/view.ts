@@ -319,6 +319,7 @@ export class View {
       case 'vmSnapshot':
       case 'template':
       case 'cert':
+      case 'trust':
         break;
       case 'vapp':
         // What it reserves is promised by the nodes of its members.

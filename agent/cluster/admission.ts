@@ -33,6 +33,8 @@ export interface AdmissionDeps {
   readonly store: RecordStore;
   readonly meta: ClusterMeta;
   readonly ca: Ca;
+  /** All CAs that are trusted, first the one that signs, PEM. */
+  readonly trusted: string;
   readonly ports: Ports;
   readonly clock: Clock;
 }
@@ -231,21 +233,27 @@ function usedUp(name: string): FlotillaError {
   });
 }
 
+/** The lists of revoked certificates, PEM; null: there is none yet. */
+export async function crlNow(store: RecordStore): Promise<string | null> {
+  const crl = await store.ledger.get(crlKey);
+  return crl === null ? null : readRecord({ schema: crlRecordSchema }, crlKey, crl.value).pem;
+}
+
 async function answer(
   d: AdmissionDeps,
   request: JoinRequest,
   cert: string,
   nodes: readonly NodeRecord[],
 ): Promise<JoinAnswer> {
-  const crl = await d.store.ledger.get(crlKey);
+  const crl = await crlNow(d.store);
   const at = (n: NodeRecord) => n.addresses[0] ?? '';
   return {
     cluster: { id: d.meta.id, name: d.meta.name, epoch: d.meta.epoch },
     node: request.name,
     address: request.address,
     cert,
-    ca: d.ca.cert,
-    crl: crl === null ? null : readRecord({ schema: crlRecordSchema }, crlKey, crl.value).pem,
+    ca: d.trusted,
+    crl,
     peers: nodes.map((n) => ({ node: n.id, address: at(n) })),
     ledgerEndpoints: nodes.filter((n) => n.voter).map((n) => clientUrl(at(n), d.ports)),
     voterPlan: nodes.filter((n) => n.voter).length >= 3 ? 'client' : 'may-become-voter',

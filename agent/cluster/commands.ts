@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Clock, Log } from '../env.js';
-import { certificateSha256 } from '../pki/certificates.js';
+import { certificateSha256 } from '../pki/bundle.js';
 import { readTls } from '../pki/store.js';
 import { joinTtlMs } from '../pki/tokens.js';
 import { journal, systemClock, systemRandom } from '../system.js';

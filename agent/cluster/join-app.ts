@@ -7,16 +7,17 @@ import type { ClusterMeta } from '../../core/domain/cluster.js';
 import { revokedKey } from '../../core/decide/revocation.js';
 import { errorRecord, FlotillaError, type ErrorCode } from '../../core/domain/error.js';
 import type { NodeRecord } from '../../core/domain/node.js';
-import { parse } from '../../core/domain/schema.js';
+import { nodeIdSchema, parse } from '../../core/domain/schema.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { Clock, Log } from '../env.js';
 import type { LedgerMembers } from '../ledger/members.js';
 import type { RecordStore, Stored } from '../ledger/records.js';
-import { checkCsr, type Ca } from '../pki/certificates.js';
+import { certificateSha256, pemsIn } from '../pki/bundle.js';
+import { certificateInfo, checkCsr, type Ca } from '../pki/certificates.js';
 import { fingerprintOfKey } from '../pki/keys.js';
 import { peerNode } from '../pki/identity.js';
-import { pkiPaths, readIfThere } from '../pki/store.js';
-import { admit, issue } from './admission.js';
+import { caKeyFile, pkiPaths, readIfThere } from '../pki/store.js';
+import { admit, crlNow, issue } from './admission.js';
 import type { AgentConfig } from './config.js';
 import { peerUrl } from './etcd-settings.js';
 import { joinBodyBytesMax, joinRequestSchema, renewRequestSchema } from './join-wire.js';
@@ -71,10 +72,18 @@ export function joinApp(d: JoinAppDeps): JoinApp {
       },
     );
   };
+  const trusted = async (): Promise<readonly string[]> =>
+    pemsIn((await readIfThere(pkiPaths(d.config.stateDir).caCert)) ?? '');
+  /** All CAs, first the one that signs. */
+  const bundle = async (ca: Ca): Promise<string> =>
+    [ca.cert, ...(await trusted()).filter((pem) => pem !== ca.cert)].join('');
   const signer = async (nodes?: readonly NodeRecord[]): Promise<Ca> => {
-    const p = pkiPaths(d.config.stateDir);
-    if ((await readIfThere(p.caKey)) !== null)
-      return { cert: await readFile(p.caCert, 'utf8'), keyFile: p.caKey };
+    const { stateDir } = d.config;
+    // Which CA signs the ledger says; that it is one, this node's own file.
+    const wanted = certificateSha256(cluster().meta.ca);
+    const cert = (await trusted()).find((pem) => certificateSha256(pem) === wanted);
+    const keyFile = cert === undefined ? null : await caKeyFile(stateDir, cert);
+    if (cert !== undefined && keyFile !== null) return { cert, keyFile };
     const list = nodes ?? (await cluster().store.list(kinds.node)).items.map((n) => n.value);
     throw new FlotillaError('wrong-state', `The node ${d.config.name} cannot sign: it is no voter`, {
       hint: 'Ask a voter; "details" lists their addresses.',
@@ -115,6 +124,21 @@ export function joinApp(d: JoinAppDeps): JoinApp {
     );
   };
 
+  /**
+   * The node whose key was proved to be held, whichever CA signed the certificate that was shown: one that was off while the
+   * CA was replaced. Its key stands in the ledger; one that was revoked gets nothing from {@link issue}.
+   */
+  const keyHolder = async (c: Context): Promise<Stored<NodeRecord>> => {
+    const socket = socketOf(c);
+    const shown = socket instanceof TLSSocket ? socket.getPeerX509Certificate() : undefined;
+    if (socket === undefined || shown === undefined || peerNode(socket) !== 'wrong') return peer(c);
+    if (!limit.take(socket.remoteAddress ?? '', d.clock.nowMs())) throw tooMany();
+    const { commonName, fingerprint } = certificateInfo(shown.toString());
+    const id = nodeIdSchema.safeParse(commonName);
+    const record = id.success ? await cluster().store.read(kinds.node, id.data) : null;
+    return record?.value.fingerprint === fingerprint ? record : peer(c);
+  };
+
   // On these routes only: the server this is mounted in takes whole images on others.
   const small = bodyLimit({
     maxSize: joinBodyBytesMax,
@@ -129,14 +153,14 @@ export function joinApp(d: JoinAppDeps): JoinApp {
     const request = parse(joinRequestSchema, await body(c), 'the join request');
     const { store, meta } = cluster();
     const ca = await signer();
-    const deps = { store, meta, ca, ports: d.config.ports, clock: d.clock };
+    const deps = { store, meta, ca, trusted: await bundle(ca), ports: d.config.ports, clock: d.clock };
     const answer = await gate.run(() => admit(deps, request, from));
     d.log.info('admitted a node', { node: request.name, address: request.address, token: request.tokenId });
     return c.json(answer);
   });
 
   app.post('/renew', small, async (c) => {
-    const stored = await peer(c);
+    const stored = await keyHolder(c);
     const node = stored.value;
     const { csr } = parse(renewRequestSchema, await body(c), 'the renewal');
     const ca = await signer();
@@ -150,7 +174,7 @@ export function joinApp(d: JoinAppDeps): JoinApp {
     const deps = { store: cluster().store, ca, clock: d.clock };
     const cert = await gate.run(() => issue(deps, stored, csr, subject));
     d.log.info('renewed a certificate', { node: node.id });
-    return c.json({ cert });
+    return c.json({ cert, ca: await bundle(ca), crl: await crlNow(deps.store) });
   });
 
   // For a node that wonders why nobody lets it in. Holding the key is all it takes: the answer is about that key alone.
@@ -188,8 +212,10 @@ export function joinApp(d: JoinAppDeps): JoinApp {
       });
     }
     const ca = await signer();
+    const files = await Promise.all((await trusted()).map((pem) => caKeyFile(d.config.stateDir, pem)));
+    const keys = await Promise.all(files.flatMap((f) => (f === null ? [] : readFile(f, 'utf8'))));
     d.log.info('gave the key of the CA to a voter', { node: node.id });
-    return c.json({ key: await readFile(ca.keyFile, 'utf8') });
+    return c.json({ key: await readFile(ca.keyFile, 'utf8'), keys });
   });
 
   app.onError((error, c) => {

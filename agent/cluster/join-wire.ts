@@ -27,6 +27,7 @@ export const joinAnswerSchema = z.object({
   node: nodeIdSchema,
   address: ipv4Schema,
   cert: z.string().max(16_384),
+  /** The CAs that are trusted, first the one that signs. */
   ca: z.string().max(16_384),
   /** Revoked certificates; null or absent: the cluster has no list yet. */
   crl: z.string().max(64_000).nullable().default(null),
@@ -44,12 +45,22 @@ export const membershipSchema = z.object({
   sinceMs: wallMsSchema.nullable(),
 });
 
-/** `POST /renew`, with the certificate that is to be renewed. */
+/** `POST /renew`, with the certificate that is to be renewed; it may be one of a CA that was replaced since. */
 export const renewRequestSchema = z.strictObject({ csr: z.string().max(csrBytesMax) });
-export const renewAnswerSchema = z.object({ cert: z.string().max(16_384) });
+export const renewAnswerSchema = z.object({
+  cert: z.string().max(16_384),
+  /** As in {@link joinAnswerSchema}, for a node that was off. */
+  ca: z.string().max(16_384).default(''),
+  crl: z.string().max(64_000).nullable().default(null),
+});
 
 /** `GET /voter/ca-key`: for a node that the ledger's leader has made a voter. */
-export const caKeyAnswerSchema = z.object({ key: z.string().max(4_096) });
+export const caKeyAnswerSchema = z.object({
+  /** Of the CA that signs. */
+  key: z.string().max(4_096),
+  /** Of all CAs that are trusted, as far as it has them. */
+  keys: z.array(z.string().max(4_096)).max(4).optional(),
+});
 
 export const refusalSchema = z.object({
   code: z.enum(Object.keys(errorStatus) as [ErrorCode, ...ErrorCode[]]),

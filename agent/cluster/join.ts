@@ -1,11 +1,12 @@
 import https from 'node:https';
 import { isIP } from 'node:net';
 import { X509Certificate } from 'node:crypto';
-import tls, { type DetailedPeerCertificate } from 'node:tls';
+import tls from 'node:tls';
 import { FlotillaError } from '../../core/domain/error.js';
 import { parse } from '../../core/domain/schema.js';
 import type { Clock, Log } from '../env.js';
-import { certificateInfo, certificateSha256, dueForRenewal, isFor, makeCsr } from '../pki/certificates.js';
+import { certificateSha256, chainOf, issuerIn, pemsIn, successorIn } from '../pki/bundle.js';
+import { certificateInfo, dueForRenewal, isFor, makeCsr } from '../pki/certificates.js';
 import { readCrl } from '../pki/crl.js';
 import { ensurePrivateKey, fingerprintOfPrivateKey } from '../pki/keys.js';
 import { pkiPaths, readTls, writePublic } from '../pki/store.js';
@@ -72,7 +73,7 @@ export async function join(d: JoinDeps, tokenText: string): Promise<Joined> {
   const csr = await makeCsr({ keyFile: p.nodeKey, commonName: config.name });
 
   const endMs = clock.nowMs() + (d.limitMs ?? joinLimitMs);
-  let answer: JoinAnswer;
+  let answer: JoinAnswer & { by: string };
   for (;;) {
     try {
       answer = await ask(config, token, csr);
@@ -89,10 +90,7 @@ export async function join(d: JoinDeps, tokenText: string): Promise<Joined> {
 
   await writePublic(p.caCert, answer.ca);
   // Before the daemons that are to use it.
-  if (answer.crl !== null) {
-    await readCrl(answer.crl, answer.ca);
-    await writePublic(p.crl, answer.crl);
-  }
+  if (answer.crl !== null) await writePublic(p.crl, (await readCrl(answer.crl, answer.ca)).pem);
   await writePublic(p.nodeCert, answer.cert);
   await installMosquitto(config);
   await d.services.enable('flotilla-mosquitto');
@@ -109,7 +107,8 @@ export async function join(d: JoinDeps, tokenText: string): Promise<Joined> {
   return { clusterId: answer.cluster.id, name: answer.cluster.name, node: config.name, fingerprint };
 }
 
-async function ask(config: AgentConfig, token: JoinToken, csr: string): Promise<JoinAnswer> {
+/** @returns with `by`: the CA that its certificate was checked by */
+async function ask(config: AgentConfig, token: JoinToken, csr: string): Promise<JoinAnswer & { by: string }> {
   const port = token.port ?? config.ports.agent;
   const ca = await fetchCa({
     address: token.address,
@@ -136,37 +135,59 @@ async function ask(config: AgentConfig, token: JoinToken, csr: string): Promise<
     tls: { ca },
     localAddress: config.address,
   });
-  return parse(joinAnswerSchema, answer, `the answer of ${token.address}`);
+  return { ...parse(joinAnswerSchema, answer, `the answer of ${token.address}`), by: ca };
 }
 
 /** The cluster is trusted by its CA; still, what does not fit is a defect to be told now and not at the next start. */
-function checkAnswer(config: AgentConfig, token: JoinToken, a: JoinAnswer, fingerprint: string): void {
+function checkAnswer(
+  config: AgentConfig,
+  token: JoinToken,
+  a: JoinAnswer & { by: string },
+  fingerprint: string,
+): void {
   const wrong = (fault: string) =>
     new FlotillaError('wrong-certificate', `The answer of ${token.address} is refused: ${fault}`, {
       hint: 'Nothing was changed on this node. Make a new token on a node you trust.',
     });
-  if (certificateSha256(a.ca) !== token.caSha256) throw wrong('its CA is not the one of the token');
+  const by = certificateSha256(a.by);
+  if (!pemsIn(a.ca).some((pem) => certificateSha256(pem) === by))
+    throw wrong('its CA is not the one of the token');
   const info = certificateInfo(a.cert);
   if (info.fingerprint !== fingerprint) throw wrong('the certificate is for another key');
   if (info.commonName !== config.name)
     throw wrong(`the certificate is for "${info.commonName.slice(0, 64)}"`);
-  if (!new X509Certificate(a.cert).verify(new X509Certificate(a.ca).publicKey))
-    throw wrong('it is not signed by its CA');
+  if (issuerIn(a.cert, a.ca) === null) throw wrong('it is not signed by its CA');
+}
+
+interface ServerAt {
+  readonly address: string;
+  readonly port: number;
+  readonly localAddress?: string;
 }
 
 /**
- * Looks at the certificates a server sends and takes the CA whose hash is known. Nothing is sent but the handshake.
+ * Looks at the certificates a server sends and takes the CA whose hash is known, or the one that it vouches for there.
+ * Nothing is sent but the handshake.
  *
  * @returns the CA's certificate, PEM, for a connection that is then checked by it
  * @throws FlotillaError `node-unreachable`, `wrong-certificate`
  */
-export async function fetchCa(o: {
-  address: string;
-  port: number;
-  caSha256: string;
-  localAddress?: string;
-}): Promise<string> {
-  const certificates = await new Promise<X509Certificate[]>((resolve, reject) => {
+export async function fetchCa(o: ServerAt & { readonly caSha256: string }): Promise<string> {
+  const chain = await fetchChain(o);
+  const ca = chain.map((x) => x.toString()).find((pem) => certificateSha256(pem) === o.caSha256);
+  if (ca !== undefined) return successorIn(chain, ca) ?? ca;
+  throw new FlotillaError(
+    'wrong-certificate',
+    `The server at ${o.address}:${o.port} is not of the token's cluster`,
+    {
+      hint: 'The secret was not sent. Is the address right? Does somebody sit between you and it?',
+    },
+  );
+}
+
+/** What a server sends of certificates, unchecked. @throws FlotillaError `node-unreachable` */
+async function fetchChain(o: ServerAt): Promise<X509Certificate[]> {
+  return new Promise<X509Certificate[]>((resolve, reject) => {
     const socket = tls.connect({
       host: o.address,
       port: o.port,
@@ -180,27 +201,10 @@ export async function fetchCa(o: {
     });
     socket.on('close', () => reject(unreachable(o.address, o.port, new Error('closed without a handshake'))));
     socket.on('secureConnect', () => {
-      const chain: X509Certificate[] = [];
-      let c: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
-      // A root is its own issuer: the walk ends there, and at a length no honest chain has.
-      for (let i = 0; i < 5 && c?.raw !== undefined; i++) {
-        chain.push(new X509Certificate(c.raw));
-        if (c.issuerCertificate === c) break;
-        c = c.issuerCertificate;
-      }
-      resolve(chain);
+      resolve(chainOf(socket));
       socket.destroy();
     });
   });
-  const ca = certificates.map((x) => x.toString()).find((pem) => certificateSha256(pem) === o.caSha256);
-  if (ca !== undefined) return ca;
-  throw new FlotillaError(
-    'wrong-certificate',
-    `The server at ${o.address}:${o.port} is not of the token's cluster`,
-    {
-      hint: 'The secret was not sent. Is the address right? Does somebody sit between you and it?',
-    },
-  );
 }
 
 export interface RequestOptions {
@@ -270,32 +274,42 @@ export async function request(o: RequestOptions): Promise<unknown> {
   throw new FlotillaError(code, message, { hint, details });
 }
 
-/** Fetches the CA's key from a voter, for a node that becomes one. The answer goes into a file of its own, 0600. */
-export async function fetchCaKey(o: Omit<RequestOptions, 'path' | 'method' | 'body'>): Promise<string> {
+/** Fetches the keys of the CAs from a voter, for a node that becomes one. They go into files of their own, 0600. */
+export async function fetchCaKeys(
+  o: Omit<RequestOptions, 'path' | 'method' | 'body'>,
+): Promise<readonly string[]> {
   const answer = await request({ ...o, path: '/voter/ca-key', method: 'GET' });
-  return parse(caKeyAnswerSchema, answer, `the answer of ${o.address}`).key;
+  const { key, keys } = parse(caKeyAnswerSchema, answer, `the answer of ${o.address}`);
+  return keys ?? [key];
 }
 
 /**
- * {@link fetchCaKey} from the first of several voters that answers, with this node's own certificate.
+ * {@link fetchCaKeys} from all of several voters that answer, with this node's own certificate: while the CA is replaced one
+ * may have less than another.
  *
- * @throws FlotillaError of the last one asked
+ * @throws FlotillaError of the last one asked, where none answers
  */
-export async function fetchCaKeyFromAny(config: AgentConfig, addresses: readonly string[]): Promise<string> {
+export async function fetchCaKeysFromAll(
+  config: AgentConfig,
+  addresses: readonly string[],
+): Promise<readonly string[]> {
   const tls = await readTls(config.stateDir);
   let last: unknown = unreachable('no voter', config.ports.agent, undefined);
+  const keys = new Set<string>();
   for (const address of addresses) {
     try {
-      return await fetchCaKey({ address, port: config.ports.agent, tls });
+      for (const key of await fetchCaKeys({ address, port: config.ports.agent, tls })) keys.add(key);
     } catch (error) {
       last = error;
     }
   }
-  throw last;
+  if (keys.size === 0) throw last;
+  return [...keys];
 }
 
 /**
- * Renews the node's certificate at a voter, keeping its key: in time, or when it lacks one of the node's addresses. The caller then gives the new one to its connections
+ * Renews the node's certificate at a voter, keeping its key: in time, when it lacks one of the node's addresses, or when
+ * another CA signs now. The caller then gives the new one to its connections
  * ({@link readTls}, `setTls`) and installs the broker's copy; etcd reads it by itself at the next handshake.
  *
  * @returns false: it was not due
@@ -307,7 +321,9 @@ export async function renewCertificate(
   addresses: readonly string[] = [],
 ): Promise<boolean> {
   const tls = await readTls(config.stateDir);
-  if (!dueForRenewal(tls.cert, wallMs) && addresses.every((a) => isFor(tls.cert, a))) return false;
+  const [ca = ''] = pemsIn(tls.ca);
+  const good = !dueForRenewal(tls.cert, wallMs) && issuerIn(tls.cert, ca) !== null;
+  if (good && addresses.every((a) => isFor(tls.cert, a))) return false;
   const p = pkiPaths(config.stateDir);
   const csr = await makeCsr({ keyFile: p.nodeKey, commonName: config.name });
   let last: unknown = unreachable('no voter', config.ports.agent, undefined);
@@ -321,7 +337,7 @@ export async function renewCertificate(
       );
       const info = certificateInfo(cert);
       const ours = info.commonName === config.name && info.fingerprint === fingerprintOfPrivateKey(tls.key);
-      if (!ours || !new X509Certificate(cert).verify(new X509Certificate(tls.ca).publicKey)) {
+      if (!ours || issuerIn(cert, ca) === null) {
         throw new FlotillaError('wrong-certificate', `The certificate from ${address} does not fit`, {
           hint: 'The old one stays in use; it is tried again.',
         });
@@ -333,6 +349,52 @@ export async function renewCertificate(
     }
   }
   throw last;
+}
+
+/**
+ * Takes a node that was off while the CA was replaced into the cluster again. It believes who shows the word of its own CA for
+ * the new one; and who answers knows it by its key.
+ *
+ * @param addresses - of nodes that may be voters
+ * @returns false: none of them is further
+ */
+export async function catchUp(config: AgentConfig, addresses: readonly string[]): Promise<boolean> {
+  const own = await readTls(config.stateDir);
+  const p = pkiPaths(config.stateDir);
+  for (const address of addresses) {
+    try {
+      const at = { address, port: config.ports.agent, localAddress: config.address };
+      const ca = successorIn(await fetchChain(at), own.ca);
+      if (ca === null || issuerIn(own.cert, ca) !== null) continue;
+      const csr = await makeCsr({ keyFile: p.nodeKey, commonName: config.name });
+      const answer = parse(
+        renewAnswerSchema,
+        await request({
+          ...at,
+          path: '/renew',
+          method: 'POST',
+          body: { csr },
+          tls: { ca, cert: own.cert, key: own.key },
+        }),
+        `the answer of ${address}`,
+      );
+      const info = certificateInfo(answer.cert);
+      const sha256 = certificateSha256(ca);
+      const fits =
+        info.commonName === config.name &&
+        info.fingerprint === fingerprintOfPrivateKey(own.key) &&
+        pemsIn(answer.ca).some((pem) => certificateSha256(pem) === sha256) &&
+        issuerIn(answer.cert, answer.ca) !== null;
+      if (!fits) continue;
+      if (answer.crl !== null) await writePublic(p.crl, (await readCrl(answer.crl, answer.ca)).pem);
+      await writePublic(p.caCert, answer.ca);
+      await writePublic(p.nodeCert, answer.cert);
+      return true;
+    } catch {
+      // Another one may know more.
+    }
+  }
+  return false;
 }
 
 function unreachable(address: string, port: number, cause: unknown): FlotillaError {

@@ -20,6 +20,8 @@ export interface MembershipDeps {
   readonly peers: () => readonly string[];
   readonly port: number;
   readonly tls: () => TlsMaterial;
+  /** The CA may have been replaced while this node was off. Does nothing where it was not; never rejects. */
+  readonly catchUp: () => Promise<void>;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -56,6 +58,7 @@ export class Membership {
 
   async #ask(): Promise<void> {
     const { peers, port, tls, log } = this.#d;
+    await this.#d.catchUp();
     for (const address of peers()) {
       try {
         const o = {

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { pemsIn } from '../pki/bundle.js';
 import { pkiPaths, readIfThere } from '../pki/store.js';
 import { writeFileDurably } from '../pki/files.js';
 import { brokerAcl, brokerConfig } from '../radio/broker-config.js';
@@ -37,7 +38,14 @@ export async function installMosquitto(
       'restart',
     ],
     ['acl', brokerAcl, 'reload'],
-    ['ca.crt', await text(pki.caCert), 'reload'],
+    // It reads the CAs as it starts, and then no more; which of them signs is all the same to it.
+    [
+      'ca.crt',
+      pemsIn(await text(pki.caCert))
+        .sort()
+        .join(''),
+      'restart',
+    ],
     ['node.crt', await text(pki.nodeCert), 'reload'],
     ['node.key', await text(pki.nodeKey), 'reload'],
   ];

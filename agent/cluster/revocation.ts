@@ -1,27 +1,24 @@
 import path from 'node:path';
-import { isOver, revokedNow } from '../../core/decide/revocation.js';
+import { isOver, revokedMax, revokedNow } from '../../core/decide/revocation.js';
 import type { CertificateRecord } from '../../core/domain/certificate.js';
-import { errorRecord } from '../../core/domain/error.js';
-import {
-  crlKey,
-  crlRecordSchema,
-  leadKey,
-  ledger as kinds,
-  writeRecord,
-} from '../../core/wire/ledger-keys.js';
+import { errorRecord, FlotillaError } from '../../core/domain/error.js';
+import { crlKey, crlRecordSchema, ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { Clock, Liveness, Log } from '../env.js';
 import type { RecordStore } from '../ledger/records.js';
 import { absent, putRecord, unchanged } from '../ledger/records.js';
-import { certificateRecord } from '../pki/certificates.js';
-import { crlMark, makeCrl, nextCrlNumber, readCrl } from '../pki/crl.js';
-import { pkiPaths, readIfThere, readTls, writePublic, writeSecret } from '../pki/store.js';
+import { bundleMark, issuerIn, pemsIn, trustMark } from '../pki/bundle.js';
+import { certificateRecord, type Ca } from '../pki/certificates.js';
+import { crlMark, makeCrls, nextCrlNumber, readCrl } from '../pki/crl.js';
+import { caKeyFile, noteUse, pkiPaths, readIfThere, readTls, usesTrust, writePublic } from '../pki/store.js';
 import type { TlsMaterial } from '../pki/tls.js';
 import type { Snapshot } from '../snapshot.js';
 import type { AgentConfig } from './config.js';
 import type { Connections } from './connections.js';
-import { crlSettings, etcdEnvFile } from './etcd-settings.js';
+import { etcdEnvFile } from './etcd-settings.js';
+import { EtcdTurn } from './etcd-turn.js';
 import { installMosquitto } from './mosquitto.js';
 import type { Services } from './services.js';
+import { rotates, Trust, type TrustDeps } from './trust.js';
 
 /** libvirt's port for TLS. */
 const migrationPort = 16_514;
@@ -41,9 +38,6 @@ const leaveMs = 10_000;
 const forgottenMax = 40;
 /** What failed is tried again so soon, ms. */
 const againMs = 15_000;
-/** An etcd that was restarted answers within that time, ms; else somebody has to look. */
-const etcdAnswersMs = 60_000;
-const etcdAgainMs = 250;
 
 export interface RevocationDeps {
   readonly config: AgentConfig;
@@ -56,8 +50,11 @@ export interface RevocationDeps {
   readonly live: Liveness & { lease(): string | null };
   /** True while this node does what one node does for all. */
   readonly leads: () => boolean;
-  /** Whether the voter on this node answers. */
-  readonly etcdAnswers: () => Promise<boolean>;
+  /** What is wrong with voters, in words; null: all are well. @throws FlotillaError `ledger-unavailable` */
+  readonly votersFault: () => Promise<string | null>;
+  readonly keeperTrusts: TrustDeps['keeperTrusts'];
+  /** This node's certificate is to be renewed at once. */
+  readonly renew: () => void;
   /** Gives the list to whoever holds connections. */
   readonly onTls: (tls: TlsMaterial) => void;
   readonly clock: Clock;
@@ -65,7 +62,7 @@ export interface RevocationDeps {
 }
 
 /**
- * What is revoked in the ledger stops working at the daemons of every node. The node that leads the voters signs a list
+ * Which CAs are trusted, and what is revoked: what the ledger says of it comes to the daemons of every node. What is revoked stops working there. The node that leads the voters signs a list
  * of the revoked certificates and puts it into the ledger; each node verifies it, has its daemons use it, and ends
  * the connections that others have to them. All is found again by looking: a step that was cut off is done again.
  */
@@ -83,9 +80,16 @@ export class Revocation {
   /** The number of the list on disk; null: not looked yet. */
   #number: number | null = null;
   #stopped = false;
+  #renewedMs = -Infinity;
+  readonly #trust: Trust;
+  readonly #etcd: EtcdTurn;
+  /** What the voter here waits for before it starts anew, in words; null: nothing. */
+  #waits: string | null = null;
 
   constructor(d: RevocationDeps) {
     this.#d = d;
+    this.#trust = new Trust({ ...d, renew: () => this.#renew() });
+    this.#etcd = new EtcdTurn({ ...d, stopped: () => this.#stopped });
   }
 
   /** What is wrong, for the node's health; null: nothing. */
@@ -111,7 +115,8 @@ export class Revocation {
         const led = this.#d.leads();
         await this.step(s);
         // What another one is to sign is looked at again, until it is overdue.
-        if (this.#staleSinceMs === null && this.#leaving.size === 0) this.#done = { snapshot: s, led };
+        const settled = this.#staleSinceMs === null && this.#leaving.size === 0 && this.#waits === null;
+        if (settled && (await this.#said(s))) this.#done = { snapshot: s, led };
         this.#fault = null;
       } catch (error) {
         const { code, message, causes } = errorRecord(error);
@@ -136,11 +141,32 @@ export class Revocation {
 
   /** One round. @throws FlotillaError of what failed; the next round tries again */
   async step(s: Snapshot): Promise<void> {
+    const fault = await this.#trust.install(s);
     await this.#register(s);
     await this.#publish(s);
     await this.#install(s);
     await this.#use(s);
-    await this.#etcd();
+    this.#waits = await this.#etcd.step((await this.#ownNumber()) !== 0);
+    await this.#trust.report(s);
+    if (fault === null) return;
+    throw new FlotillaError('wrong-certificate', fault, {
+      hint: 'Somebody wrote it who may not, or this node was off while the CA was replaced twice: let it join anew.',
+    });
+  }
+
+  /** Whether nothing is left to be said of this node: what its keeper knows is looked at again. */
+  async #said(s: Snapshot): Promise<boolean> {
+    const { config, keeperTrusts } = this.#d;
+    const said = keeperTrusts();
+    if (!s.nodes.has(config.name) || (said === null && !rotates(s))) return true;
+    return said === trustMark(await readTls(config.stateDir));
+  }
+
+  #renew(): void {
+    const nowMs = this.#d.clock.nowMs();
+    if (nowMs - this.#renewedMs < againMs) return;
+    this.#renewedMs = nowMs;
+    this.#d.renew();
   }
 
   /** A certificate of before there were records of them: one that is not written down could not be revoked. */
@@ -165,12 +191,15 @@ export class Revocation {
     const { config, clock, log } = this.#d;
     const store = this.#d.store();
     const p = pkiPaths(config.stateDir);
-    const [ca, caKey] = await Promise.all([readIfThere(p.caCert), readIfThere(p.caKey)]);
-    if (store === null || ca === null || caKey === null) return;
+    const ca = await readIfThere(p.caCert);
+    if (store === null || ca === null) return;
+    const cas = await this.#signers(ca);
+    if (cas === null) return;
     const all = [...s.certs.values()].map((k) => k.value);
     const wallMs = clock.wallMs();
-    const revoked = await this.#left(revokedNow(all, wallMs), s, ca);
-    const mark = markOf(revoked);
+    const max = Math.floor(revokedMax / cas.length);
+    const revoked = await this.#left(revokedNow(all, wallMs, max), s, ca);
+    const mark = markOf(revoked, ca);
     const own = await this.#ownNumber();
     // One whose number is behind is of a ledger that was restored: nobody would take it.
     const stale = s.crl === null || s.crl.value.mark !== mark || s.crl.value.number < own;
@@ -179,14 +208,18 @@ export class Revocation {
     if (!this.#d.leads() && !overdue) return;
     if (stale) {
       const number = nextCrlNumber(Math.max(own, s.crl?.value.number ?? 0), wallMs);
-      const pem = await makeCrl({ cert: ca, keyFile: p.caKey }, number, revoked);
+      const pem = await makeCrls(cas, number, revoked);
       const value = writeRecord({ schema: crlRecordSchema }, { number, mark, pem });
       // An unreadable one is replaced too, by whoever sees the same one.
       const before = s.crl?.modRevision ?? (await store.ledger.get(crlKey))?.modRevision ?? 0n;
       const r = await store.txn([{ key: crlKey, modRevision: before }], [{ put: crlKey, value }]);
       if (r.done) log.info('signed a list of revoked certificates', { number, revoked: revoked.length });
     }
-    const over = all.filter((c) => isOver(c, wallMs)).slice(0, forgottenMax);
+    // A good one of a CA that nobody trusts any more is of no use either; what was revoked is remembered by its key.
+    const [only, ...more] = cas;
+    const dropped = (c: CertificateRecord): boolean =>
+      more.length === 0 && only !== undefined && c.pem !== null && issuerIn(c.pem, only.cert) === null;
+    const over = all.filter((c) => isOver(c, wallMs) || dropped(c)).slice(0, forgottenMax);
     if (over.length > 0)
       await store.txn(
         [],
@@ -201,7 +234,7 @@ export class Revocation {
     ca: string,
   ): Promise<readonly CertificateRecord[]> {
     const fresh = new Set<string>();
-    if (s.crl?.value.mark !== markOf(revoked)) {
+    if (s.crl?.value.mark !== markOf(revoked, ca)) {
       const inLedger = await readCrl(s.crl?.value.pem ?? '', ca).catch(() => null);
       const listed = new Set([...(await this.#own()).serials, ...(inLedger?.serials ?? [])]);
       for (const c of revoked) if (c.revoked?.why === 'removed' && !listed.has(c.serial)) fresh.add(c.serial);
@@ -212,14 +245,25 @@ export class Revocation {
     return revoked.filter((c) => nowMs - (this.#leaving.get(c.serial) ?? -Infinity) >= leaveMs);
   }
 
+  /** All CAs with their keys; null: not all are here, so another one signs. */
+  async #signers(ca: string): Promise<readonly Ca[] | null> {
+    const cas: Ca[] = [];
+    for (const cert of pemsIn(ca)) {
+      const keyFile = await caKeyFile(this.#d.config.stateDir, cert);
+      if (keyFile === null) return null;
+      cas.push({ cert, keyFile });
+    }
+    return cas;
+  }
+
   /** Takes the ledger's list where it is newer and really of our CA: whoever can write the ledger may not go back. */
   async #install(s: Snapshot): Promise<void> {
     const { config } = this.#d;
     if (s.crl === null || s.crl.value.number <= (await this.#ownNumber())) return;
     const p = pkiPaths(config.stateDir);
-    const { number } = await readCrl(s.crl.value.pem, (await readIfThere(p.caCert)) ?? '');
+    const { number, pem } = await readCrl(s.crl.value.pem, (await readIfThere(p.caCert)) ?? '');
     if (number <= (await this.#ownNumber())) return;
-    await writePublic(p.crl, s.crl.value.pem);
+    await writePublic(p.crl, pem);
     this.#number = number;
   }
 
@@ -227,6 +271,15 @@ export class Revocation {
   async #use(s: Snapshot): Promise<void> {
     const { config, services, connections, log, onTls } = this.#d;
     const { stateDir, ports } = config;
+    if (!(await usesTrust(stateDir, 'all'))) {
+      const mark = bundleMark((await readIfThere(pkiPaths(stateDir).caCert)) ?? '');
+      onTls(await readTls(stateDir));
+      await installMosquitto(config);
+      await services.restart('flotilla-mosquitto');
+      if (!this.#d.witness) await connections.reloadMigrationPort();
+      await noteUse(stateDir, 'all', mark);
+      log.info('uses other CAs', { cas: mark });
+    }
     await this.#once('ca.crl.used', async (number) => {
       const { serials } = await this.#own();
       onTls(await readTls(stateDir));
@@ -260,30 +313,6 @@ export class Revocation {
     await writePublic(file, String(number));
   }
 
-  /**
-   * The voter of a cluster of before there were lists starts anew once, with one. One voter of the cluster at a time:
-   * the key that says whose turn it is ends with the lease.
-   */
-  async #etcd(): Promise<void> {
-    const { config, services, live, clock, log } = this.#d;
-    const store = this.#d.store();
-    const file = etcdEnvFile(config.stateDir);
-    const [text, number] = [await readIfThere(file), await this.#ownNumber()];
-    const settings = Object.entries(crlSettings(config.stateDir)).map(([k, v]) => `${k}=${v}\n`);
-    if (text === null || number === 0 || store === null || settings.every((l) => text.includes(l))) return;
-    const [mine, lease, key] = [live.compare(), live.lease(), leadKey('etcd-restart')];
-    if (mine === null || lease === null) return;
-    const turn = await store.txn([absent(key), mine], [{ put: key, value: config.name, lease }]);
-    if (!turn.done) return;
-    log.info('the ledger’s voter on this node starts anew, to learn of revoked certificates');
-    await writeSecret(file, `${text.trimEnd()}\n${settings.join('')}`);
-    await services.restart('flotilla-etcd');
-    const endMs = clock.nowMs() + etcdAnswersMs;
-    while (!(await this.#d.etcdAnswers()) && clock.nowMs() < endMs && !this.#stopped)
-      await clock.sleep(etcdAgainMs);
-    await store.txn([{ key, value: config.name }], [{ del: key }]);
-  }
-
   async #ownNumber(): Promise<number> {
     this.#number ??= (await this.#own()).number;
     return this.#number;
@@ -301,4 +330,8 @@ export class Revocation {
   }
 }
 
-const markOf = (revoked: readonly CertificateRecord[]): string => crlMark(revoked.map((c) => c.serial));
+const markOf = (revoked: readonly CertificateRecord[], ca: string): string =>
+  crlMark(
+    revoked.map((c) => c.serial),
+    ca,
+  );

@@ -1,8 +1,8 @@
 import type { Clock, Random } from '../env.js';
 import { EtcdLedger } from '../ledger/etcd.js';
 import { RecordStore } from '../ledger/records.js';
-import { certificateSha256 } from '../pki/certificates.js';
-import { pkiPaths, readIfThere, readTls } from '../pki/store.js';
+import { certificateSha256 } from '../pki/bundle.js';
+import { caKeyFile, readTls } from '../pki/store.js';
 import { apiTokenText, createToken, joinTokenText, type NewToken } from '../pki/tokens.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
@@ -71,7 +71,7 @@ export async function createTokenOnNode(d: TokenDeps, o: NewToken): Promise<Made
     const { kind } = o;
     const base = { id: made.id, name, kind, expiresMs, uses: usesLeft };
     if (kind === 'api') return { ...base, token: apiTokenText(made) };
-    const address = await signerAddress(store, config);
+    const address = await signerAddress(store, config, meta.ca);
     return { ...base, token: joinTokenFor(made, { address, agentPort: config.ports.agent, ca: meta.ca }) };
   } finally {
     await ledger.close();
@@ -79,8 +79,8 @@ export async function createTokenOnNode(d: TokenDeps, o: NewToken): Promise<Made
 }
 
 /** This node where it can sign, else the first voter. */
-async function signerAddress(store: RecordStore, config: AgentConfig): Promise<string> {
-  if ((await readIfThere(pkiPaths(config.stateDir).caKey)) !== null) return config.address;
+async function signerAddress(store: RecordStore, config: AgentConfig, ca: string): Promise<string> {
+  if ((await caKeyFile(config.stateDir, ca)) !== null) return config.address;
   const { items } = await store.list(kinds.node);
   const voter = items.find((n) => n.value.voter)?.value.addresses[0];
   if (voter !== undefined) return voter;

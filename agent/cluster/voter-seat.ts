@@ -3,7 +3,7 @@ import { rename, rm, mkdir } from 'node:fs/promises';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { Log } from '../env.js';
 import type { Member } from '../ledger/members.js';
-import { pkiPaths, readIfThere, writeSecret } from '../pki/store.js';
+import { lackingCaKeys, noteUse, pkiPaths, readIfThere, takeCaKeys, writeSecret } from '../pki/store.js';
 import type { AgentConfig } from './config.js';
 import { clientListen, etcdDir, etcdEnvFile, peerUrl, settingsText, voterSettings } from './etcd-settings.js';
 import type { Services } from './services.js';
@@ -13,8 +13,8 @@ export interface VoterSeatDeps {
   readonly clusterId: string;
   readonly services: Services;
   readonly log: Log;
-  /** Fetches the CA's key from one of these addresses, trying them in turn. */
-  readonly fetchCaKey: (addresses: readonly string[]) => Promise<string>;
+  /** Fetches the keys of the CAs from these addresses. */
+  readonly fetchCaKeys: (addresses: readonly string[]) => Promise<readonly string[]>;
 }
 
 /** Line of etcd.env that says for which member the data directory was made. */
@@ -59,6 +59,8 @@ export class VoterSeat {
     }
     if (text !== null) await this.#putAside();
     await mkdir(etcdDir(config.stateDir), { recursive: true, mode: 0o700 });
+    // As it starts it reads the CAs that are there now.
+    await noteUse(config.stateDir, 'etcd');
     const own = peerUrl(config.address, config.ports);
     const crl = (await readIfThere(pkiPaths(config.stateDir).crl)) !== null;
     const settings = voterSettings({
@@ -81,8 +83,7 @@ export class VoterSeat {
 
   async #ensureCaKey(members: readonly Member[]): Promise<void> {
     const { config } = this.#d;
-    const { caKey } = pkiPaths(config.stateDir);
-    if ((await readIfThere(caKey)) !== null) return;
+    if ((await lackingCaKeys(config.stateDir)).length === 0) return;
     const addresses = members
       .filter((m) => !m.learner)
       .flatMap((m) => m.peerUrls)
@@ -91,7 +92,7 @@ export class VoterSeat {
     // The only voter there is, on a node that never was one before the ledger was rebuilt: nobody can be asked.
     if (addresses.length === 0) return;
     try {
-      await writeSecret(caKey, await this.#d.fetchCaKey(addresses));
+      await takeCaKeys(config.stateDir, await this.#d.fetchCaKeys(addresses));
     } catch (error) {
       // The others have none either: lost with all former voters. It is asked for again at each look.
       if (!(error instanceof FlotillaError) || error.code !== 'wrong-state') throw error;
@@ -102,7 +103,8 @@ export class VoterSeat {
   async #leave(): Promise<string> {
     const { config, log } = this.#d;
     await this.#putAside();
-    await rm(pkiPaths(config.stateDir).caKey, { force: true });
+    const { caKey, caNextKey, caMadeKey } = pkiPaths(config.stateDir);
+    for (const file of [caKey, caNextKey, caMadeKey]) await rm(file, { force: true });
     log.info('this node is no voter of the ledger any more');
     return 'stopped etcd and put its data aside';
   }

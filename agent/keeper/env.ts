@@ -123,6 +123,8 @@ export interface KeeperEnv {
   readonly watchdog: Watchdog;
   readonly store: KeeperStore;
   readonly takeovers: Takeovers;
+  /** By which CAs it knows the ledger. */
+  readonly trusts?: () => string;
   /** Tells the agent, and whoever looks; `goodMs` is on this environment's clock. Never waits. */
   publish(s: KeeperState): void;
 }

@@ -142,6 +142,7 @@ export class Keeper {
       watchdog: { kind: info.kind, timeoutMs: info.timeoutMs ?? 0 },
       armable: why === null ? { ok: true, waitMs: this.#waitMs() } : { ok: false, why },
       held: this.#owners.words,
+      ...(this.#env.trusts === undefined ? {} : { trusts: this.#env.trusts() }),
       text: [...this.#faults.values()].join('; '),
     };
   }

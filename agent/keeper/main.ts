@@ -59,6 +59,7 @@ async function main(): Promise<void> {
     }),
     store: new KeeperFiles({ runtimeDir, stateDir, node }),
     takeovers: new PoolTakeovers(import.meta.filename),
+    trusts: () => surroundings.trusts,
     publish: (s) => server.publish(s),
   };
   const keeper = new Keeper(env);

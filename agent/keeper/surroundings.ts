@@ -2,6 +2,7 @@ import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { timingProfiles, type TimingProfile } from '../../core/domain/timing.js';
 import type { Log } from '../env.js';
+import { trustMark } from '../pki/bundle.js';
 import { pkiPaths, readIfThere, readTls } from '../pki/store.js';
 import type { KeeperEtcd } from './etcd.js';
 
@@ -44,6 +45,7 @@ export class Surroundings {
   readonly #ledger: KeeperEtcd;
   readonly #log: Log;
   #stamp = '';
+  #trusts = '';
   #looking = false;
   #timer: NodeJS.Timeout | null = null;
 
@@ -65,18 +67,27 @@ export class Surroundings {
     }, lookEveryMs);
   }
 
+  /** By which CAs the ledger is known now. */
+  get trusts(): string {
+    return this.#trusts;
+  }
+
   stop(): void {
     if (this.#timer !== null) clearInterval(this.#timer);
   }
 
   async #look(): Promise<void> {
-    const { nodeCert, crl } = pkiPaths(this.#stateDir);
-    const files = [path.join(this.#stateDir, 'cluster.json'), nodeCert];
+    const { nodeCert, caCert, crl } = pkiPaths(this.#stateDir);
+    const files = [path.join(this.#stateDir, 'cluster.json'), nodeCert, caCert];
     const stats = await Promise.all([...files.map((f) => stat(f)), stat(crl).catch(() => null)]);
     const stamp = stats.map((s) => `${s?.ino} ${s?.mtimeMs}`).join(', ');
     if (stamp === this.#stamp) return;
     const urls = await readEndpoints(this.#stateDir);
-    if (urls !== null) this.#ledger.set(urls, await readTls(this.#stateDir));
+    if (urls !== null) {
+      const tls = await readTls(this.#stateDir);
+      this.#ledger.set(urls, tls);
+      this.#trusts = trustMark(tls);
+    }
     this.#stamp = stamp;
   }
 }

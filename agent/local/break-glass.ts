@@ -15,6 +15,7 @@ import type { Clock, Log } from '../env.js';
 import type { ApiToken, Rights, TokenAnswer } from '../http/auth.js';
 import { TryLimit } from '../http/try-limit.js';
 import { absent, unchanged, type RecordStore } from '../ledger/records.js';
+import { pemsIn } from '../pki/bundle.js';
 import { writeFileDurably } from '../pki/files.js';
 import { passwordMatches } from '../pki/password.js';
 import { readIfThere } from '../pki/store.js';
@@ -42,10 +43,10 @@ export interface BreakGlassDeps {
   /** e.g. `<stateDir>/break-glass.json` */
   readonly file: string;
   readonly clusterId: string;
-  /** The CA's certificate, PEM. */
+  /** The CAs that are trusted, first the one that signs, PEM. */
   readonly ca: () => string;
-  /** Where the CA's key is, on nodes that have it. */
-  readonly caKeyFile: string;
+  /** Where the key of that CA is, on nodes that have it. */
+  readonly caKeyFile: (ca: string) => Promise<string | null>;
   /** Null while the ledger has not answered yet. */
   readonly store: () => RecordStore | null;
   /** True while this node does what one node does for all. */
@@ -138,7 +139,9 @@ export class BreakGlass {
 
   /** @returns null: the list that is there still says what it should, or this node cannot sign */
   async #signed(store: RecordStore, old: BreakGlassRecord | null): Promise<BreakGlassRecord | null> {
-    const key = await readFile(this.#d.caKeyFile, 'utf8').catch(() => null);
+    const [ca = ''] = pemsIn(this.#d.ca());
+    const file = await this.#d.caKeyFile(ca);
+    const key = file === null ? null : await readFile(file, 'utf8').catch(() => null);
     if (key === null) return null;
     const users = (await store.list(kinds.user)).items.map((u) => u.value);
     const accounts = users
@@ -146,7 +149,8 @@ export class BreakGlass {
       .flatMap(({ name, password, totp }) => (password === null ? [] : [{ name, password, totp }]))
       .sort((a, b) => (a.name < b.name ? -1 : 1));
     const now = this.#d.clock.wallMs();
-    const before = old === null ? null : this.#read(old);
+    // One of the CA of before counts no more once that is dropped.
+    const before = old === null ? null : this.#read(old, [ca]);
     const same = before !== null && JSON.stringify(before.accounts) === JSON.stringify(accounts);
     if (same && before.untilMs - now > breakGlassRenewMs) return null;
     const list = JSON.stringify({
@@ -159,10 +163,10 @@ export class BreakGlass {
   }
 
   /** @returns null: it is not the CA's, or of another cluster */
-  #read(r: BreakGlassRecord): BreakGlassList | null {
-    const { publicKey } = new X509Certificate(this.#d.ca());
+  #read(r: BreakGlassRecord, cas = pemsIn(this.#d.ca())): BreakGlassList | null {
     const text = Buffer.from(breakGlassSigned(r.list));
-    if (!verify('sha256', text, publicKey, Buffer.from(r.signature, 'base64'))) return null;
+    const signature = Buffer.from(r.signature, 'base64');
+    if (!cas.some((ca) => verify('sha256', text, new X509Certificate(ca).publicKey, signature))) return null;
     const list = breakGlassListSchema.parse(JSON.parse(r.list));
     return list.cluster === this.#d.clusterId ? list : null;
   }

@@ -1,4 +1,4 @@
-import { createHash, createPublicKey, randomBytes, X509Certificate } from 'node:crypto';
+import { createPublicKey, randomBytes, X509Certificate } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { CertificateRecord } from '../../core/domain/certificate.js';
@@ -95,9 +95,22 @@ async function sign(o: {
   });
 }
 
-/** Makes the CA's self-signed certificate for the key in `keyFile`. */
-export async function makeCa(o: { clusterId: string; keyFile: string; wallMs: number }): Promise<string> {
-  const commonName = `flotilla-${idSchema.parse(o.clusterId)}`;
+const caExtensions = `basicConstraints = critical, CA:TRUE, pathlen:0
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash`;
+
+/**
+ * Makes the CA's self-signed certificate for the key in `keyFile`.
+ *
+ * @param o.mark - of one that comes after another: no two may have one name, since lists and issuers are found by it
+ */
+export async function makeCa(o: {
+  clusterId: string;
+  keyFile: string;
+  wallMs: number;
+  mark?: string;
+}): Promise<string> {
+  const commonName = `flotilla-${idSchema.parse(o.clusterId)}${o.mark === undefined ? '' : `-${o.mark}`}`;
   return sign({
     csr: await makeCsr({ keyFile: o.keyFile, commonName }),
     commonName,
@@ -105,9 +118,21 @@ export async function makeCa(o: { clusterId: string; keyFile: string; wallMs: nu
     caCert: null,
     days: caDays,
     wallMs: o.wallMs,
-    extensions: `basicConstraints = critical, CA:TRUE, pathlen:0
-keyUsage = critical, keyCertSign, cRLSign
-subjectKeyIdentifier = hash`,
+    extensions: caExtensions,
+  });
+}
+
+/** The CA's word for the one that is to come after it: a certificate for its name and key. */
+export async function vouch(ca: Ca, next: Ca, wallMs: number): Promise<string> {
+  const { commonName } = certificateInfo(next.cert);
+  return sign({
+    csr: await makeCsr({ keyFile: next.keyFile, commonName }),
+    commonName,
+    keyFile: ca.keyFile,
+    caCert: ca.cert,
+    days: caDays,
+    wallMs,
+    extensions: `${caExtensions}\nauthorityKeyIdentifier = keyid`,
   });
 }
 
@@ -217,11 +242,6 @@ keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
 subjectAltName = DNS:${commonName},DNS:${commonName}.local,IP:${ipv4Schema.parse(o.address)}`,
   });
-}
-
-/** SHA-256 of a certificate (DER), hex: how a join token names the CA. */
-export function certificateSha256(pem: string): string {
-  return createHash('sha256').update(new X509Certificate(pem).raw).digest('hex');
 }
 
 /** What health pages and metrics say of a certificate. */

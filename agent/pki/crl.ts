@@ -4,21 +4,26 @@ import path from 'node:path';
 import type { CertificateRecord } from '../../core/domain/certificate.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { asn1Time, type Ca } from './certificates.js';
+import { bundleMark, pemsIn } from './bundle.js';
 import { inPrivateDir, openssl } from './openssl.js';
 
-/** A list of revoked certificates, read and verified. */
+/** Lists of revoked certificates, one of each CA that is trusted, read and verified. */
 export interface Crl {
   readonly number: number;
   readonly serials: readonly string[];
+  /** Those that are good. */
+  readonly pem: string;
 }
 
-const pemPattern = /^-----BEGIN X509 CRL-----\n[A-Za-z0-9+/=\n]{100,63900}-----END X509 CRL-----\n$/;
+const pemPattern = /^(-----BEGIN X509 CRL-----\n[A-Za-z0-9+/=\n]{100,63900}-----END X509 CRL-----\n){1,4}$/;
 
-/** Stands for what a list says, whatever its number. */
-export const crlMark = (serials: readonly string[]): string =>
-  createHash('sha256')
-    .update([...serials].sort().join('\n'))
+/** Stands for what lists say, whatever their number. @param ca - the CAs that are to sign one each, PEM */
+export function crlMark(serials: readonly string[], ca = ''): string {
+  const cas = bundleMark(ca).split(' ');
+  return createHash('sha256')
+    .update([...[...serials].sort(), ...(cas.length > 1 ? cas : [])].join('\n'))
     .digest('hex');
+}
 
 /** The number of a list made now: higher than the one before, and than any of a ledger that was restored since. */
 export const nextCrlNumber = (before: number, wallMs: number): number =>
@@ -87,33 +92,62 @@ authorityKeyIdentifier = keyid
   });
 }
 
+/** One list of each CA, all with the same number and the same certificates: etcd reads only the first of a file. */
+export async function makeCrls(
+  cas: readonly Ca[],
+  number: number,
+  revoked: Parameters<typeof makeCrl>[2],
+): Promise<string> {
+  let pem = '';
+  for (const ca of cas) pem += await makeCrl(ca, number, revoked);
+  return pem;
+}
+
 /**
- * Reads a list, from wherever it came.
+ * Reads lists, from wherever they came. Those of other CAs are left out.
  *
- * @throws FlotillaError `bad-input`: it is none, or not signed by this CA
+ * @param ca - the CAs that are trusted, PEM
+ * @throws FlotillaError `bad-input`: it is none, or none is signed by one of these CAs
  */
-export async function readCrl(pem: string, caCert: string): Promise<Crl> {
+export async function readCrl(pem: string, ca: string): Promise<Crl> {
   const refuse = (fault: string, cause?: unknown) =>
     new FlotillaError('bad-input', `The list of revoked certificates is refused: ${fault}`, {
       hint: 'The list of before stays in use. A voter makes a new one when the next certificate is revoked.',
       cause,
     });
-  if (!pemPattern.test(pem)) throw refuse('it is not one PEM block');
-  return inPrivateDir(async (dir) => {
-    const file = (name: string) => path.join(dir, name);
-    await writeFile(file('crl'), pem);
-    await writeFile(file('ca.crt'), caCert);
-    const args = ['crl', '-in', file('crl'), '-CAfile', file('ca.crt'), '-noout', '-text'];
-    const { stdout, stderr } = await openssl(args, { cwd: dir }).catch((cause: unknown) => {
-      throw refuse('openssl cannot read it', cause);
-    });
-    const said = `${stderr}\n${stdout}`;
-    if (!/^verify OK$/m.test(said) || /verify fail/i.test(said)) throw refuse('it is not signed by this CA');
-    const number = Number(/X509v3 CRL Number: *\n *(\d{1,15})$/m.exec(stdout)?.[1] ?? NaN);
-    if (!Number.isSafeInteger(number)) throw refuse('it has no number');
-    return {
-      number,
-      serials: [...stdout.matchAll(/^ *Serial Number: ([0-9A-F]+)$/gm)].map((m) => m[1] ?? ''),
-    };
+  if (!pemPattern.test(pem)) throw refuse('it is not in PEM');
+  let cause: unknown;
+  const read = await inPrivateDir(async (dir) => {
+    const good: Crl[] = [];
+    for (const one of pemsIn(pem)) {
+      // It fails as well where it knows no CA of that name.
+      const list = await readOne(dir, one, ca).catch((e: unknown) => {
+        cause = e;
+        return null;
+      });
+      if (list !== null) good.push(list);
+    }
+    return good;
   });
+  if (read.length === 0) throw refuse('it is not signed by this CA', cause);
+  const number = Math.min(...read.map((l) => l.number));
+  if (!Number.isSafeInteger(number)) throw refuse('it has no number');
+  const serials = [...new Set(read.flatMap((l) => l.serials))];
+  return { number, serials, pem: read.map((l) => l.pem).join('') };
+}
+
+/** Null: no CA of these signed it. */
+async function readOne(dir: string, pem: string, ca: string): Promise<Crl | null> {
+  const file = (name: string) => path.join(dir, name);
+  await writeFile(file('crl'), pem);
+  await writeFile(file('ca.crt'), ca);
+  const args = ['crl', '-in', file('crl'), '-CAfile', file('ca.crt'), '-noout', '-text'];
+  const { stdout, stderr } = await openssl(args, { cwd: dir });
+  const said = `${stderr}\n${stdout}`;
+  if (!/^verify OK$/m.test(said) || /verify fail/i.test(said)) return null;
+  return {
+    number: Number(/X509v3 CRL Number: *\n *(\d{1,15})$/m.exec(stdout)?.[1] ?? NaN),
+    serials: [...stdout.matchAll(/^ *Serial Number: ([0-9A-F]+)$/gm)].map((m) => m[1] ?? ''),
+    pem,
+  };
 }

@@ -14,6 +14,7 @@ const waitsFor: ReadonlySet<string> = new Set([
   'node.update',
   'node.reboot',
   'cluster.rolling',
+  'cluster.rotate-ca',
   'node.sleep',
 ]);
 

@@ -35,7 +35,7 @@ export interface TlsFiles {
   readonly ca: string;
   readonly cert: string;
   readonly key: string;
-  readonly crl?: string;
+  readonly crl?: string[];
 }
 
 export interface LinkOptions {

@@ -92,7 +92,7 @@ export function clusterHandlers(
         checkRemovable(view, kept.value);
         const change = new Change().at(kinds.node.key(id), kept).del(kinds.node.key(id));
         for (const a of kept.value.addresses) change.del(unique.nodeAddress(a));
-        for (const k of [kinds.seen, kinds.fenced, kinds.bmc, kinds.bmcTest, kinds.live])
+        for (const k of [kinds.seen, kinds.fenced, kinds.bmc, kinds.bmcTest, kinds.live, kinds.trust])
           change.del(k.key(id));
         change.del(admittedKey(id));
         for (const c of view.ledger.tables.cert.values()) {

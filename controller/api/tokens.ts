@@ -1,5 +1,5 @@
 import type { Identity } from '../../agent/http/auth.js';
-import { certificateSha256 } from '../../agent/pki/certificates.js';
+import { certificateSha256 } from '../../agent/pki/bundle.js';
 import { apiTokenText, joinTokenText, joinTtlMs, makeToken, tokensMax } from '../../agent/pki/tokens.js';
 import type { TokenRecord } from '../../core/domain/cluster.js';
 import { mayAs } from '../../core/domain/user.js';

@@ -15,13 +15,19 @@ export const isOver = (c: CertificateRecord, wallMs: number): boolean => c.notAf
 /**
  * The certificates that a list must name now, by serial. Of too many the ones revoked last: what was stolen long ago was
  * either used already, or not at all.
+ *
+ * @param max - while the CA is replaced there are two lists, which together must fit the ledger
  */
-export function revokedNow(all: Iterable<CertificateRecord>, wallMs: number): CertificateRecord[] {
+export function revokedNow(
+  all: Iterable<CertificateRecord>,
+  wallMs: number,
+  max = revokedMax,
+): CertificateRecord[] {
   const atMs = (c: CertificateRecord): number => c.revoked?.atMs ?? 0;
   return [...all]
     .filter((c) => c.revoked !== null && !isOver(c, wallMs))
     .sort((a, b) => atMs(b) - atMs(a) || (a.serial < b.serial ? -1 : 1))
-    .slice(0, revokedMax)
+    .slice(0, max)
     .sort((a, b) => (a.serial < b.serial ? -1 : 1));
 }
 

@@ -81,6 +81,7 @@ export function opVerdict(
     case 'node.update':
     case 'node.reboot':
     case 'cluster.rolling':
+    case 'cluster.rotate-ca':
     case 'disk.delete':
     case 'node.drain':
     case 'node.return':

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { roleSchema } from './user.js';
 import { idSchema, nameSchema, nodeIdSchema, wallMsSchema } from './schema.js';
 
-/** `/flotilla/meta`: what the cluster is. Written once at founding. */
+/** `/flotilla/meta`: what the cluster is. */
 export const clusterMetaSchema = z.object({
   /** Version of the ledger's schema. */
   schema: z.literal(1),
@@ -10,8 +10,15 @@ export const clusterMetaSchema = z.object({
   name: nameSchema,
   /** New at each restore of the ledger; every transaction compares it. @see safety 10 */
   epoch: z.number().int().positive(),
-  /** The CA's certificate, PEM. The key never enters the ledger. */
+  /** The certificate of the CA that signs, PEM. The key never enters the ledger. */
   ca: z.string().max(8192),
+  /** While the CA is replaced: the other one that is trusted besides, PEM. Absent: there is none. */
+  otherCa: z.string().max(8192).optional(),
+  /**
+   * How the newest CA was vouched for, PEM: its key as the one before signed it, and the certificate of that one. Absent: it
+   * is the first.
+   */
+  handover: z.string().max(16_384).optional(),
   foundedMs: wallMsSchema,
   founder: nodeIdSchema,
 });

@@ -38,6 +38,7 @@ export const opKindSchema = z.enum([
   'node.drain',
   'node.return',
   'cluster.rolling',
+  'cluster.rotate-ca',
   'node.sleep',
   'node.wake',
   'vapp.deploy',

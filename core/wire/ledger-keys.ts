@@ -1,6 +1,6 @@
 import { type z } from 'zod';
 import { balanceRecordSchema } from '../domain/balance.js';
-import { certificateRecordSchema, crlRecordSchema } from '../domain/certificate.js';
+import { certificateRecordSchema, crlRecordSchema, trustRecordSchema } from '../domain/certificate.js';
 import { clusterMetaSchema, liveSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
@@ -120,6 +120,8 @@ export const ledger = {
   power: kind('power', powerRecordSchema),
   /** By serial. */
   cert: kind('cert', certificateRecordSchema),
+  /** By node. */
+  trust: kind('trust', trustRecordSchema),
 } as const;
 
 /** Who does one of the few jobs that one node does for all; bound to that node's lease. */

@@ -18,6 +18,7 @@ import { journalFile, readJournal } from '../../journal/read.js';
 import { EtcdLedger } from '../../ledger/etcd.js';
 import type { Ledger } from '../../ledger/ledger.js';
 import { LedgerMembers } from '../../ledger/members.js';
+import { pemsIn } from '../../pki/bundle.js';
 import { pkiPaths, readIfThere, readTls, writeSecret } from '../../pki/store.js';
 import { snapshotFault } from '../../snapshots/check.js';
 import { readClusterCache, writeClusterCache, type ClusterCache } from '../cache.js';
@@ -201,10 +202,15 @@ async function mark(d: RebuildDeps, cache: ClusterCache, p: Progress, ledger: Le
     startedMs: d.clock.wallMs(),
     peers: cache.peers,
   };
+  // The snapshot may be of before the CA was replaced; nodes believe no CA that theirs does not vouch for.
+  const pki = pkiPaths(config.stateDir);
+  const [ca = meta.ca, otherCa] = pemsIn((await readIfThere(pki.caCert)) ?? '');
+  const handover = (await readIfThere(pki.handover)) ?? undefined;
+  const cas = { ca, otherCa, handover };
   const r = await ledger.txn(
     [{ key: metaKey, modRevision: entry.modRevision }],
     [
-      { put: metaKey, value: writeRecord({ schema: metaSchema }, { ...meta, epoch }) },
+      { put: metaKey, value: writeRecord({ schema: metaSchema }, { ...meta, ...cas, epoch }) },
       { put: epochKey, value: String(epoch) },
       { put: recoveryKey, value: writeRecord({ schema: recoverySchema }, recovery) },
       ...['live', 'lead', 'fenced', 'fencing', 'admitted'].map((k) => ({ delPrefix: `${ledgerRoot}${k}/` })),

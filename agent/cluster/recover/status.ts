@@ -6,7 +6,7 @@ import type { Clock } from '../../env.js';
 import { journalFile, readJournal } from '../../journal/read.js';
 import { EtcdLedger } from '../../ledger/etcd.js';
 import { LedgerMembers } from '../../ledger/members.js';
-import { pkiPaths, readIfThere, readTls } from '../../pki/store.js';
+import { lackingCaKeys, readIfThere, readTls } from '../../pki/store.js';
 import { snapshotsDir, storedSnapshots } from '../../snapshots/shelf.js';
 import type { ClusterCache } from '../cache.js';
 import type { AgentConfig } from '../config.js';
@@ -73,7 +73,7 @@ export async function recoverStatus(
       ? 'This node was never admitted to an epoch'
       : `This node is admitted to epoch ${epoch}`,
   );
-  if ((await readIfThere(pkiPaths(stateDir).caKey)) === null)
+  if ((await lackingCaKeys(stateDir)).length > 0)
     out.push(
       'The key of the CA is not here: nodes could not join or renew until it is put back from a voter’s disk',
     );

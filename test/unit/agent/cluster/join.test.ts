@@ -5,17 +5,11 @@ import tls from 'node:tls';
 import type { AddressInfo } from 'node:net';
 import t from 'tap';
 import { readClusterCache } from '../../../../agent/cluster/cache.js';
-import { fetchCa, fetchCaKey, join, request } from '../../../../agent/cluster/join.js';
+import { fetchCa, fetchCaKeys, join, request } from '../../../../agent/cluster/join.js';
+import { certificateSha256 } from '../../../../agent/pki/bundle.js';
 import { renewAnswerSchema } from '../../../../agent/cluster/join-wire.js';
 import { addressesMax, perAddress, RateLimit } from '../../../../agent/cluster/rate-limit.js';
-import {
-  certificateInfo,
-  certificateSha256,
-  makeCa,
-  makeCsr,
-  signNode,
-  isFor,
-} from '../../../../agent/pki/certificates.js';
+import { certificateInfo, makeCa, makeCsr, signNode, isFor } from '../../../../agent/pki/certificates.js';
 import { ensurePrivateKey } from '../../../../agent/pki/keys.js';
 import { readTls } from '../../../../agent/pki/store.js';
 import { httpsServerOptions } from '../../../../agent/pki/tls.js';
@@ -369,12 +363,12 @@ void t.test('the key of the CA: only to a node that the members name', async (t)
   const j = joiner(r, 'n2', '127.0.0.12');
   await join(j.deps, await r.token());
   const material = await readTls(j.config.stateDir);
-  const ask = (o: Parameters<typeof fetchCaKey>[0]['tls']) =>
-    fetchCaKey({ address: r.config.address, port: r.port, tls: o });
+  const ask = (o: Parameters<typeof fetchCaKeys>[0]['tls']) =>
+    fetchCaKeys({ address: r.config.address, port: r.port, tls: o });
   await t.rejects(ask({ ca: r.meta.ca }), { code: 'unauthenticated' });
   await t.rejects(ask(material), { code: 'forbidden' }, 'a node, but no voter');
   r.members = [{ id: '2', name: '', peerUrls: ['https://127.0.0.12:2380'], clientUrls: [], learner: true }];
-  t.equal(await ask(material), await readFile(path.join(r.config.stateDir, 'pki/ca.key'), 'utf8'));
+  t.same(await ask(material), [await readFile(path.join(r.config.stateDir, 'pki/ca.key'), 'utf8')]);
 
   // Signed by our CA, but the node was removed: its record is gone.
   r.memory.client('x');

@@ -9,7 +9,7 @@ import { joinApp, type JoinApp } from '../../../../agent/cluster/join-app.js';
 import type { Services, Unit } from '../../../../agent/cluster/services.js';
 import type { Member } from '../../../../agent/ledger/members.js';
 import { RecordStore } from '../../../../agent/ledger/records.js';
-import { certificateSha256 } from '../../../../agent/pki/certificates.js';
+import { certificateSha256 } from '../../../../agent/pki/bundle.js';
 import { readTls } from '../../../../agent/pki/store.js';
 import { httpsServerOptions } from '../../../../agent/pki/tls.js';
 import { createToken, joinTokenText, type NewToken } from '../../../../agent/pki/tokens.js';
@@ -129,6 +129,11 @@ export class Rig {
       serverOptions: httpsServerOptions(tls),
     }) as https.Server;
     await new Promise<void>((resolve) => this.#server?.listen(0, '127.0.0.11', resolve));
+  }
+
+  /** As the agent does after its certificate or its CAs changed. */
+  async reloadTls(): Promise<void> {
+    this.#server?.setSecureContext(httpsServerOptions(await readTls(this.config.stateDir)));
   }
 
   get port(): number {

@@ -8,7 +8,7 @@ import { readClusterCache, refreshedCache, writeClusterCache } from '../../../..
 import { agentConfigSchema, type AgentConfig } from '../../../../agent/cluster/config.js';
 import { found } from '../../../../agent/cluster/found.js';
 import { joinApp } from '../../../../agent/cluster/join-app.js';
-import { fetchCaKeyFromAny, join, renewCertificate } from '../../../../agent/cluster/join.js';
+import { fetchCaKeysFromAll, join, renewCertificate } from '../../../../agent/cluster/join.js';
 import type { Services, Unit } from '../../../../agent/cluster/services.js';
 import { createTokenOnNode } from '../../../../agent/cluster/token.js';
 import { VoterLoop } from '../../../../agent/cluster/voters.js';
@@ -127,7 +127,7 @@ class TestNode {
       clusterId,
       services: this.services,
       log,
-      fetchCaKey: (addresses) => fetchCaKeyFromAny(config, addresses),
+      fetchCaKeys: (addresses) => fetchCaKeysFromAll(config, addresses),
     });
     this.loop = new VoterLoop({
       config,

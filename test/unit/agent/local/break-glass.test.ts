@@ -60,7 +60,7 @@ function stage() {
       file: path.join(dir, `${name}.json`),
       clusterId,
       ca: () => ca.cert,
-      caKeyFile: o.caKeyFile ?? ca.keyFile,
+      caKeyFile: async () => o.caKeyFile ?? ca.keyFile,
       store: () => new RecordStore(memory.client(name), 1),
       leads: () => o.leads,
       clock: { nowMs: () => nowMs - wallMs, wallMs: () => nowMs, sleep: async () => undefined },

@@ -4,10 +4,10 @@ import { createServer, type AddressInfo } from 'node:net';
 import https from 'node:https';
 import path from 'node:path';
 import t from 'tap';
+import { certificateSha256 } from '../../../../agent/pki/bundle.js';
 import {
   certificateFault,
   certificateInfo,
-  certificateSha256,
   checkCsr,
   dueForRenewal,
   makeCa,

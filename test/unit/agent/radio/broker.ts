@@ -65,7 +65,7 @@ export class Broker {
     const { ca, cert, key, crl } = this.tls;
     const user = process.getuid?.() === 0 ? 'user root\n' : '';
     await writeFile(`${this.dir}/ca.crt`, ca);
-    if (crl !== undefined) await writeFile(`${this.dir}/ca.crl`, crl);
+    if (crl !== undefined) await writeFile(`${this.dir}/ca.crl`, crl.join(''));
     await writeFile(`${this.dir}/node.crt`, cert);
     await writeFile(`${this.dir}/node.key`, key);
     await writeFile(`${this.dir}/acl`, brokerAcl, { mode: 0o600 });
