@@ -72,6 +72,13 @@ export function successorIn(chain: readonly X509Certificate[], trusted: string):
   return by?.toString() ?? null;
 }
 
+/** The CA that signed the first certificate of a chain, where the chain has it; null: it has not. */
+export function rootIn(chain: readonly X509Certificate[]): X509Certificate | null {
+  const [leaf] = chain;
+  if (leaf === undefined) return null;
+  return chain.find((x) => isSelfSigned(x) && isSignedBy(leaf, x)) ?? null;
+}
+
 /** What the other side of a connection sent, its own certificate first. Nothing of it is checked. */
 export function chainOf(socket: TLSSocket): X509Certificate[] {
   const chain: X509Certificate[] = [];

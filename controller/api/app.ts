@@ -38,6 +38,7 @@ import { vappMembersMax } from '../../core/domain/vapp.js';
 import type { View } from '../view.js';
 import { fileResponse, pagePaths, pageResponse, type WebFiles } from '../web-files.js';
 import { authorize, type About } from './access.js';
+import { caHandlers } from './ca.js';
 import { certificateHandlers } from './certificates.js';
 import { clusterHandlers, clusterView } from './cluster.js';
 import { consoleHandlers } from './consoles.js';
@@ -201,6 +202,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
     ...networkHandlers(deps),
     ...opHandlers(deps),
     ...certificateHandlers(deps),
+    ...caHandlers(deps),
     ...tokenHandlers(deps),
     ...consoleHandlers(deps),
     ...userHandlers(deps),

@@ -45,12 +45,20 @@ interface Sent {
 
 /** The API as typed calls, from the same table as the server. */
 export class ApiClient {
-  private readonly target: Target;
-  private readonly agent: Agent;
+  private target: Target;
+  private agent: Agent;
+  private readonly newCa: (target: Target) => Promise<string | null>;
 
-  constructor(target: Target) {
+  /** @param newCa - asked once where the server's certificate is not of the CA: the one it is of, if that may be trusted */
+  constructor(target: Target, newCa: (target: Target) => Promise<string | null> = async () => null) {
     this.target = target;
-    this.agent = new Agent({ keepAlive: true, ...(target.ca === null ? {} : { ca: target.ca }) });
+    this.agent = agentOf(target);
+    this.newCa = newCa;
+  }
+
+  /** The CA that counts, PEM; null: the system's. */
+  get ca(): string | null {
+    return this.target.ca;
   }
 
   close(): void {
@@ -179,6 +187,7 @@ export class ApiClient {
   }
 
   private async send(o: Sent, tries: number): Promise<IncomingMessage> {
+    let looked = false;
     for (let i = 1; ; i++) {
       let res: IncomingMessage;
       try {
@@ -187,6 +196,17 @@ export class ApiClient {
         if (i < tries && o.signal?.aborted !== true && isTransient(cause)) {
           await new Promise((go) => setTimeout(go, againMs * i));
           continue;
+        }
+        // Nothing was sent on a connection that was refused; a stream may be half read all the same.
+        if (!looked && isUntrusted(cause) && (o.body === undefined || typeof o.body === 'string')) {
+          looked = true;
+          const ca = await this.newCa(this.target).catch(() => null);
+          if (ca !== null) {
+            this.target = { ...this.target, ca };
+            this.agent.destroy();
+            this.agent = agentOf(this.target);
+            continue;
+          }
         }
         throw unreachable(this.target.server, cause);
       }
@@ -252,9 +272,14 @@ const isTransient = (e: unknown): boolean =>
     (e as NodeJS.ErrnoException).code ?? '',
   );
 
+const agentOf = (target: Target): Agent =>
+  new Agent({ keepAlive: true, ...(target.ca === null ? {} : { ca: target.ca }) });
+
+const isUntrusted = (e: unknown): boolean =>
+  /CERT|SIGNATURE|SELF_SIGNED|ALTNAME/.test((e as NodeJS.ErrnoException).code ?? '');
+
 function unreachable(server: string, cause: unknown): FlotillaError {
-  const code = (cause as NodeJS.ErrnoException).code ?? '';
-  const tls = /CERT|SIGNATURE|SELF_SIGNED|ALTNAME/.test(code);
+  const tls = isUntrusted(cause);
   return new FlotillaError(
     tls ? 'wrong-certificate' : 'node-unreachable',
     tls ? `The certificate of ${server} is not trusted` : `No controller answers at ${server}`,

@@ -90,7 +90,7 @@ class Session {
   private async once(onOpen: () => void): Promise<boolean> {
     const { terminal } = this.io;
     const client = await this.io.client();
-    const { server, ca } = await readTarget(terminal.env);
+    const { server } = await readTarget(terminal.env);
     let ticket: { ticket: string; node: string };
     try {
       const history = this.history ? consoleHistoryMax : 0;
@@ -101,7 +101,11 @@ class Session {
       return false;
     }
     const url = `${server.replace(/^https/, 'wss')}${apiRoot}${restStreams.console}`;
-    const ws = new WebSocket(url, consoleProtocols(ticket.ticket), ca === null ? {} : { ca });
+    const ws = new WebSocket(
+      url,
+      consoleProtocols(ticket.ticket),
+      client.ca === null ? {} : { ca: client.ca },
+    );
     this.ws = ws;
     if (this.ended.signal.aborted) ws.close();
     return new Promise((resolve, reject) => {

@@ -3,7 +3,7 @@ import { parseSeconds } from '../../core/domain/units.js';
 import type { OpView } from '../../core/wire/rest.js';
 import { ApiClient } from './client.js';
 import { OpFailed } from './exit.js';
-import { readTarget } from './session.js';
+import { newCa, readTarget } from './session.js';
 import { facts, table, type Column } from './table.js';
 
 /** The terminal's side of a command. */
@@ -40,7 +40,9 @@ export class Io {
   }
 
   async client(): Promise<ApiClient> {
-    this.made ??= new ApiClient(await readTarget(this.terminal.env));
+    this.made ??= new ApiClient(await readTarget(this.terminal.env), (target) =>
+      newCa(this.terminal.env, target),
+    );
     return this.made;
   }
 

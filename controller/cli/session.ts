@@ -1,10 +1,11 @@
-import { X509Certificate, createHash } from 'node:crypto';
+import { createHash, type X509Certificate } from 'node:crypto';
 import { chmod, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
 import { connect } from 'node:tls';
 import { z } from 'zod';
 import { FlotillaError } from '../../core/domain/error.js';
+import { chainOf, rootIn, successorIn } from '../../agent/pki/bundle.js';
 import { parse } from '../../core/domain/schema.js';
 import type { Target } from './client.js';
 
@@ -164,23 +165,19 @@ export async function readToken(file: string): Promise<string> {
 }
 
 /** The CA a server sends in its chain, and its fingerprint, for a person to compare. */
-export async function lookAtCa(server: string): Promise<{ pem: string; sha256: string }> {
+export async function lookAtCa(
+  server: string,
+): Promise<{ chain: readonly X509Certificate[]; pem: string; sha256: string }> {
   const url = new URL(server);
-  const root = await new Promise<X509Certificate>((resolve, reject) => {
+  const chain = await new Promise<X509Certificate[]>((resolve, reject) => {
     const host = url.hostname.replace(/^\[(.*)\]$/, '$1');
     // Nothing is sent on this connection; whom it shows is compared before anything is trusted.
     const socket = connect(
       { host, port: Number(url.port), rejectUnauthorized: false, timeout: lookMs },
       () => {
-        let cert = socket.getPeerX509Certificate();
-        while (
-          cert?.issuerCertificate !== undefined &&
-          cert.issuerCertificate.fingerprint256 !== cert.fingerprint256
-        )
-          cert = cert.issuerCertificate;
+        const chain = chainOf(socket);
         socket.destroy();
-        if (cert === undefined) reject(new Error('it shows no certificate'));
-        else resolve(cert);
+        resolve(chain);
       },
     );
     socket.on('error', reject);
@@ -191,5 +188,28 @@ export async function lookAtCa(server: string): Promise<{ pem: string; sha256: s
       cause,
     });
   });
-  return { pem: root.toString(), sha256: createHash('sha256').update(root.raw).digest('hex') };
+  const root = rootIn(chain) ?? chain.at(-1);
+  if (root === undefined) {
+    throw new FlotillaError('wrong-certificate', `${server} shows no certificate`, {
+      hint: 'Is that the address of a Flotilla controller?',
+    });
+  }
+  return { chain, pem: root.toString(), sha256: createHash('sha256').update(root.raw).digest('hex') };
+}
+
+/**
+ * The CA that the server's certificate is of now, where the one we know vouches for it in the chain: the cluster's CA was
+ * replaced. It is kept in place of the former one, unless that came from a file of the user.
+ *
+ * @returns null: it does not
+ */
+export async function newCa(env: NodeJS.ProcessEnv, target: Target): Promise<string | null> {
+  if (target.ca === null) return null;
+  const { chain } = await lookAtCa(target.server);
+  const ca = successorIn(chain, target.ca);
+  if (ca === null || ca.trim() === target.ca.trim()) return null;
+  const file = await sessionFile(env);
+  const saved = await readSaved(file);
+  if (saved !== null && saved.ca === target.ca) await write(file, `${JSON.stringify({ ...saved, ca })}\n`);
+  return ca;
 }

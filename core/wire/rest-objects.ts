@@ -1,7 +1,8 @@
 /** What the REST API takes and answers: the objects of the table in `rest.ts`. */
 import { z } from 'zod';
 import { roleSchema } from '../domain/user.js';
-import { certificateRecordSchema, serialSchema } from '../domain/certificate.js';
+import { rotationPhases, rotationWithoutMax } from '../domain/ca-rotation.js';
+import { caSha256Schema, certificateRecordSchema, serialSchema } from '../domain/certificate.js';
 import { clusterMetaSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema, replicasSchema } from '../domain/disk.js';
 import { errorStatus, type ErrorCode } from '../domain/error.js';
@@ -241,6 +242,37 @@ export const certificateRevokeSchema = z
     force: z.boolean().default(false),
   })
   .meta({ id: 'CertificateRevoke' });
+
+const caSchema = z.object({
+  sha256: caSha256Schema,
+  notAfterMs: wallMsSchema,
+  /** The certificate; it is no secret. */
+  pem: z.string(),
+});
+/** The cluster's CA, and how far it is with being replaced. */
+export const caViewSchema = z
+  .object({
+    /** It in one sentence. */
+    sentence: z.string(),
+    /** The one that signs. */
+    ca: caSchema,
+    /** While it is replaced: the other one that is trusted besides. */
+    other: caSchema.nullable(),
+    /** Null: it is not being replaced. */
+    phase: z.enum(rotationPhases).nullable(),
+    /** Whom the next step waits for, and why. */
+    waits: z.array(z.object({ node: nodeIdSchema, why: z.string() })),
+    /** The last operation that replaced it or tried to; null: there is none of late. */
+    op: opViewSchema.nullable(),
+  })
+  .meta({ id: 'Ca' });
+export type CaView = z.output<typeof caViewSchema>;
+export const caRotateSchema = z
+  .strictObject({
+    /** Nodes that are not there and that it is not to wait for; they catch up when they are back. No voters. */
+    without: z.array(refSchema).max(rotationWithoutMax).default([]),
+  })
+  .meta({ id: 'CaRotate' });
 
 /** A token without its hash. */
 export const tokenViewSchema = tokenRecordSchema.omit({ sha256: true }).meta({ id: 'Token' });

@@ -1,7 +1,10 @@
 import { serialSchema } from '../domain/certificate.js';
 import {
+  caRotateSchema,
+  caViewSchema,
   certificateRevokeSchema,
   certificateViewSchema,
+  opAnswerSchema,
   pageOf,
   pageQuery,
   tokenCreateSchema,
@@ -150,6 +153,26 @@ export const peopleRoutes = {
     body: certificateRevokeSchema,
     status: 200,
     response: certificateViewSchema,
+  },
+  caGet: {
+    method: 'get',
+    path: '/ca',
+    tag: 'certificates',
+    summary: 'The CA that signs the certificates of nodes, and how far it is with being replaced',
+    status: 200,
+    response: caViewSchema,
+  },
+  caRotate: {
+    method: 'post',
+    path: '/ca/actions/rotate',
+    tag: 'certificates',
+    summary: 'Replace the CA, while all goes on; where that is under way, go on without some nodes',
+    description:
+      'All nodes learn of a new CA, get certificates of it, and forget the old one; each step waits for all. Cancel the operation to take it back, until the new CA signs.',
+    body: caRotateSchema,
+    status: 202,
+    response: opAnswerSchema,
+    idempotent: true,
   },
   tokenList: {
     method: 'get',

@@ -2,8 +2,11 @@ import {
   Alert,
   Button,
   Code,
+  Group,
+  List,
   Modal,
   NumberInput,
+  Progress,
   SegmentedControl,
   Stack,
   Text,
@@ -11,8 +14,12 @@ import {
   Title,
 } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
-import { call, useAsked, useDo } from './api';
+import { opFinished } from '../../../core/domain/op';
+import { call, saw, useAsked, useDo } from './api';
+import { useAll } from './live';
+import { May } from './may';
 import { Confirm, Page, Refusal, Rows } from './parts';
+import { useOps } from './tasks';
 
 export function TokensPage(): ReactNode {
   const [again, setAgain] = useState(0);
@@ -48,8 +55,80 @@ export function TokensPage(): ReactNode {
           ],
         }))}
       />
+      <Ca />
       <Certificates />
     </Page>
+  );
+}
+
+/** Which CA signs, how far it is with being replaced, and the button for it. */
+function Ca(): ReactNode {
+  const last = useOps().find((o) => o.kind === 'cluster.rotate-ca');
+  const open = last !== undefined && !opFinished(last);
+  const { value, refused } = useAsked('caGet', {}, last?.updatedMs ?? 0);
+  const waits = value?.waits ?? [];
+  const voters = useAll('node').flatMap((n) => (n.record.voter ? [n.id] : []));
+  const others = waits.map((w) => w.node).filter((n) => !voters.includes(n));
+  return (
+    <Stack gap="xs">
+      <Title order={2} size="h4">
+        The cluster’s CA
+      </Title>
+      <Refusal of={refused} />
+      <Text size="sm">{value?.sentence}</Text>
+      {open && <Progress value={(last.progress ?? 0) * 100} aria-label="How far the CA is replaced" />}
+      {value !== null && (
+        <Text size="sm">
+          SHA-256 <Code>{value.ca.sha256}</Code>, valid until{' '}
+          {new Date(value.ca.notAfterMs).toLocaleDateString()}
+          {value.other === null ? '' : '; also trusted: '}
+          {value.other !== null && <Code>{value.other.sha256}</Code>}
+        </Text>
+      )}
+      {waits.length > 0 && (
+        <List size="sm">
+          {waits.map((w) => (
+            <List.Item key={w.node}>
+              {w.node} {w.why}
+            </List.Item>
+          ))}
+        </List>
+      )}
+      <May role="admin">
+        <Group>
+          {open ? (
+            <>
+              {(value?.phase === 'ready' || value?.phase === 'trust') && (
+                <Confirm
+                  label="Take back"
+                  title="Take the new CA back?"
+                  says="The old one signs as ever. Once the new one signs it cannot be taken back."
+                  yes="Take back"
+                  act={async () => saw('op', await call('opCancel', { params: { op: last.id } }))}
+                />
+              )}
+              {others.length > 0 && (
+                <Confirm
+                  label="Go on without…"
+                  title="Go on without the nodes that are off?"
+                  says={`${others.join(', ')}: those that are off are not waited for, and catch up by themselves when they are back. Those that are there are waited for all the same.`}
+                  yes="Go on"
+                  act={async () => saw('op', (await call('caRotate', { body: { without: others } })).op)}
+                />
+              )}
+            </>
+          ) : (
+            <Confirm
+              label="Replace the CA…"
+              title="Replace the CA?"
+              says="All nodes learn of a new CA, get certificates of it, and forget the old one. VMs go on; each voter of the ledger starts anew, one after the other."
+              yes="Replace"
+              act={async () => saw('op', (await call('caRotate', { body: {} })).op)}
+            />
+          )}
+        </Group>
+      </May>
+    </Stack>
   );
 }
 

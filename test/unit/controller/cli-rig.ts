@@ -4,6 +4,7 @@ import path from 'node:path';
 import { Readable } from 'node:stream';
 import { makeCa, makeCsr, signNode } from '../../../agent/pki/certificates.js';
 import { newPrivateKey } from '../../../agent/pki/keys.js';
+import type { TlsMaterial } from '../../../agent/pki/tls.js';
 import { runCli } from '../../../controller/cli/program.js';
 import { ControllerServer } from '../../../controller/server.js';
 import { rig, type Rig } from './rig.js';
@@ -25,6 +26,8 @@ export async function lab(makeRig: () => Promise<Rig> = rig): Promise<{
   runUntil(signal: AbortSignal, ...args: string[]): { out(): string; done: Promise<Ran> };
   /** What the next command reads; `tty`: as somebody at a terminal would type it. */
   stdin(text: string, tty?: boolean): void;
+  /** The controller shows another certificate. */
+  serve(tls: TlsMaterial): void;
   stop(): Promise<void>;
 }> {
   const dir = await mkdtemp(path.join(tmpdir(), 'flotilla-cli-'));
@@ -90,6 +93,7 @@ export async function lab(makeRig: () => Promise<Rig> = rig): Promise<{
       input = text;
       tty = terminal;
     },
+    serve: (tls) => server.setTls(tls),
     run: (...args) => runUntil(new AbortController().signal, ...args).done,
     runUntil,
     async stop() {

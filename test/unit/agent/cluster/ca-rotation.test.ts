@@ -262,7 +262,7 @@ void t.test(
       t.ok(await know(tls, names), `round ${rounds}: ${o.step}`);
     }
     t.match(await op(), { state: 'done', progress: 1 });
-    t.same([...phases].sort(), ['false false', 'false true', 'true true']);
+    for (const x of ['false false', 'false true', 'true true']) t.ok(phases.has(x), x);
     for (let i = 0; i < 3; i++) for (const n of names) await tick(n);
 
     const { ca } = await meta();

@@ -116,6 +116,14 @@ export class TestCluster {
     for (const m of this.members) await writePublic(path.join(this.#dir, m.name, 'pki', 'ca.crl'), crl);
   }
 
+  /** Writes other CAs and lists for all members; they read the CAs as they start. */
+  async trust(ca: string, crl: string): Promise<void> {
+    for (const m of this.members) {
+      await writePublic(path.join(this.#dir, m.name, 'pki', 'ca.crl'), crl);
+      await writePublic(path.join(this.#dir, m.name, 'pki', 'ca.crt'), ca);
+    }
+  }
+
   #member(name: string, address: string, env: Record<string, string>): TestMember {
     let child: ChildProcess | null = null;
     let log = '';
