@@ -29,6 +29,8 @@ export interface EtcdTurnDeps {
  */
 export class EtcdTurn {
   readonly #d: EtcdTurnDeps;
+  /** The turn may be this node's: of an agent that was cut off, or where giving it back failed. */
+  #mayHold = true;
 
   constructor(d: EtcdTurnDeps) {
     this.#d = d;
@@ -45,7 +47,11 @@ export class EtcdTurn {
     const settings = Object.entries(crlSettings(stateDir)).map(([k, v]) => `${k}=${v}\n`);
     const lacksCrl = crl && !settings.every((l) => text.includes(l));
     const key = leadKey('etcd-restart');
-    if (!lacksCrl && (await usesTrust(stateDir, 'etcd'))) return null;
+    if (!lacksCrl && (await usesTrust(stateDir, 'etcd'))) {
+      if (this.#mayHold) await store.txn([{ key, value: name }], [{ del: key }]);
+      this.#mayHold = false;
+      return null;
+    }
     const [mine, lease] = [live.compare(), live.lease()];
     if (mine === null || lease === null) return null;
     const holder = await store.ledger.get(key);
@@ -53,6 +59,7 @@ export class EtcdTurn {
     if (holder !== null && holder.value !== name) return `the voter of ${holder.value} starts anew first`;
     if (holder === null && !(await store.txn([absent(key), mine], [{ put: key, value: name, lease }])).done)
       return 'another voter starts anew first';
+    this.#mayHold = true;
     const fault = await this.#d.votersFault();
     if (fault !== null) {
       await store.txn([{ key, value: name }], [{ del: key }]);

@@ -399,8 +399,22 @@ void t.test('renewal: the same key, the addresses of the record, nothing of what
     fingerprint: certificateInfo(material.cert).fingerprint,
   });
   t.not(certificateInfo(cert).serial, certificateInfo(material.cert).serial);
+  // One that was off for years: its key is as good as ever, and is what the ledger has of it.
+  const ca = { cert: r.meta.ca, keyFile: path.join(r.config.stateDir, 'pki/ca.key') };
+  const own = await makeCsr({ keyFile: path.join(pki, 'node.key'), commonName: 'n2' });
+  const subject = { node: 'n2', addresses: ['127.0.0.12'] };
+  const expired = await signNode(ca, own, subject, Date.now() - 1_000 * 86_400_000);
+  t.match(certificateInfo(await renew(own, { ...material, cert: expired })), { commonName: 'n2' });
   const other = path.join(r.dir, 'other.key');
   await ensurePrivateKey(other);
+  const thief = await signNode(
+    ca,
+    await makeCsr({ keyFile: other, commonName: 'n2' }),
+    subject,
+    Date.now() - 1_000 * 86_400_000,
+  );
+  const shown = { cert: thief, key: await readFile(other, 'utf8') };
+  await t.rejects(renew(own, shown), { code: 'wrong-certificate' }, 'another key of that name');
   const foreign = await makeCsr({ keyFile: other, commonName: 'n2' });
   await t.rejects(renew(foreign), { code: 'bad-input', message: /another key/ });
   await t.rejects(renew(foreign, { cert: undefined, key: undefined }), { code: 'unauthenticated' });

@@ -168,7 +168,6 @@ void t.test('mosquitto takes certificates of both, with the lists of both in one
       socket.on('close', () => resolve(false));
     });
   t.same([await takes(oldLeaf), await takes(nextLeaf), await takes(await leafOf(evil))], [true, true, false]);
-
 });
 
 void t.test('etcd takes both after it was started anew', async (t) => {
