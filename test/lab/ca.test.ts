@@ -94,7 +94,7 @@ await t.test('the CA is replaced; the VM goes on in the same boot, and is never 
 await t.test('it migrates by certificates of the new CA', async (t) => {
   const boot = d.bootOf('web');
   const to = await d.untilProtected('web');
-  const { op } = await c.must<{ op: Op }>('POST', 'vms/web/actions/migrate', {});
+  const { op } = await c.must<{ op: Op }>('POST', 'vms/web/migrate', {});
   t.match(await c.opEnd(op, 400_000), { state: 'done' });
   t.equal(await d.ownerOf('web'), to);
   await d.goesOn('web');
