@@ -112,7 +112,7 @@ void t.test('a VM from the command line, with tables, JSON, a spec, and exit cod
   t.match(await l.run('__complete', '--', 'vm', 'st'), { code: 0, out: /start\nstop/ });
   t.match(await l.run('completion', 'fish'), { code: 0, out: /complete -c flotilla/ });
   t.match(await l.run('__complete', '--', 'node', 'show', 'n'), { code: 0, out: 'n1\nn2\nn3\n' });
-  t.match(await l.run('vm', 'create', 'talks', '--node', 'n1'), { code: 0 });
+  t.match(await l.run('vm', 'create', 'talks', '--node', 'n2'), { code: 0 });
   for (const words of [['console'], ['export'], ['snapshot', 'list']])
     t.match(await l.run('__complete', '--', ...words, 'ta'), { code: 0, out: 'talks\n' }, words.join());
 });
