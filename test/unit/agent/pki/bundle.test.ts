@@ -164,7 +164,7 @@ void t.test('mosquitto takes certificates of both, with the lists of both in one
         socket.write(Buffer.from('101000044d5154540502003c00000378797a', 'hex')),
       );
       socket.on('data', () => socket.destroy(new Error('yes')));
-      socket.on('error', (e) => resolve(e.message === 'yes'));
+      socket.on('error', (e: Error) => resolve(e.message === 'yes'));
       socket.on('close', () => resolve(false));
     });
   t.same([await takes(oldLeaf), await takes(nextLeaf), await takes(await leafOf(evil))], [true, true, false]);
