@@ -78,7 +78,12 @@ export class LabCluster {
     };
     this.#token = founded.apiToken;
     this.#password = founded.adminPassword;
-    this.#ca = await lab.sh(founder, 'cat /var/lib/flotilla/pki/ca.crt');
+    await this.learnCa();
+  }
+
+  /** By which CAs the controller is known from now on: they may have been replaced. */
+  async learnCa(): Promise<void> {
+    this.#ca = await this.lab.sh(this.founder, 'cat /var/lib/flotilla/pki/ca.crt');
   }
 
   /** The page of the controller that is spoken to. */
