@@ -37,6 +37,14 @@ await t.test('a certificate that ends soon is renewed by itself', async (t) => {
   await waitFor('it is renewed', async () => (await serialOf('n2')) !== made, { limitMs: 240_000 });
   await lab.sh('n2', `openssl x509 -in ${pki}/node.crt -noout -checkend ${800 * 86_400}`);
   await d.allThere();
+  // Its agent has only begun.
+  await waitFor('n2 is well, and reaches the pool', async () => {
+    const { body } = await c.get<{ live: boolean; problems: string[] }>('nodes/n2');
+    const { items } = (await c.get<{ items: { use: { node: string; ok: boolean }[] }[] }>('pools')).body;
+    const uses = items.flatMap((p) => p.use).filter((u) => u.node === 'n2');
+    if (!body.live || body.problems.length > 0) throw new Error(JSON.stringify(body.problems));
+    return uses.length > 0 && uses.every((u) => u.ok);
+  });
 });
 
 await t.test('the CA is replaced; the VM goes on in the same boot, and is never frozen', async (t) => {
