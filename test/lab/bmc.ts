@@ -7,7 +7,7 @@ const user = 'flotilla';
 const password = 'of-the-lab';
 const port = 6230;
 
-/** A node's BMC: OpenIPMI's simulator on the nodes' network, whose power switch is `scripts/lab kill`. */
+/** A node's BMC: OpenIPMI's simulator on the nodes' network, whose power switch is `scripts/lab kill` and `boot`. */
 export class LabBmc {
   readonly #lab: Lab;
   readonly #node: string;
@@ -30,7 +30,10 @@ export class LabBmc {
     await mkdir(dir, { recursive: true });
     const write = (name: string, lines: string[], mode = 0o600): Promise<void> =>
       writeFile(path.join(dir, name), lines.join('\n') + '\n', { mode });
-    const kill = `${process.execPath} ${path.resolve('scripts/lab.mjs')} kill ${this.#node}`;
+    const command = (verb: string): string =>
+      `${process.execPath} ${path.resolve('scripts/lab.mjs')} ${verb} ${this.#node}`;
+    // The switch is in the fabric's network, the lab is built from here.
+    const boot = `nsenter --net=/proc/${process.pid}/ns/net ${command('boot')}`;
     const env = `LAB_ID=${lab.id} LAB_NET=${lab.net} LAB_GUEST_NET=${lab.guestNet} LAB_TIMING=${lab.timing}`;
     await write('power', ['1']);
     await write(
@@ -41,7 +44,8 @@ export class LabBmc {
         'case "$*" in',
         `  'get power') echo "power:$(cat power)" ;;`,
         // Off is said only of a node that is.
-        `  'set power 0') ${env} ${kill} >kill.log 2>&1 && echo 0 >power ;;`,
+        `  'set power 0') ${env} ${command('kill')} >kill.log 2>&1 && echo 0 >power ;;`,
+        `  'set power 1') echo 1 >power; ${env} setsid ${boot} >boot.log 2>&1 & ;;`,
         '  *) exit 1 ;;',
         'esac',
       ],
