@@ -339,6 +339,7 @@ export class AgentLoop {
         );
       }
       this.updates?.look(s, [...this.observed.values()].filter((d) => d.active).length);
+      await this.ops.endOrphans(s).catch(() => undefined);
       await this.ops.trim(s).catch(() => undefined);
     }
     if (this.hypervisorError === null) {

@@ -102,6 +102,31 @@ export class OpBook {
     })().catch(() => undefined);
   }
 
+  /** Ends what a node alone was to do that is in the cluster no more. Any agent may. */
+  async endOrphans(s: Snapshot): Promise<void> {
+    const { ledger, clock, radio } = this.env;
+    for (const { value: op, modRevision } of s.ops.values()) {
+      const { node } = op;
+      // A revert that is written goes on as its VM's owner makes the disks.
+      if (node === null || opFinished(op) || op.args['generation'] !== undefined) continue;
+      if (s.nodes.has(node) || s.unreadable.includes(kinds.node.key(node))) continue;
+      const why = `Node ${node} was to do it, and is in the cluster no more`;
+      const error = new FlotillaError('node-unreachable', why, {
+        hint: 'Ask again; another node does it then.',
+      });
+      const ended: Op = { ...op, state: 'failed', error: errorRecord(error), updatedMs: clock.wallMs() };
+      const key = kinds.op.key(op.id);
+      const r = await ledger.txn(
+        [
+          { key, modRevision },
+          { key: kinds.node.key(node), modRevision: 0n },
+        ],
+        [{ put: key, value: writeRecord(kinds.op, ended) }],
+      );
+      if (r.done) radio.say('op', ended, op.id);
+    }
+  }
+
   /** Drops the oldest finished ops beyond the bound. Every agent may do it; the same keys are named by all. */
   async trim(snapshot: Snapshot): Promise<void> {
     const finished = [...snapshot.ops.values()].filter((k) => opFinished(k.value));
