@@ -78,6 +78,7 @@ export function OverviewPage(): ReactNode {
             used={k.cpusCommitted}
             of={k.cpus}
             text={`${k.cpusCommitted} for ${k.cpus}`}
+            calm
           />
         </Card>
         <Card withBorder>

@@ -209,6 +209,8 @@ export function Share(p: {
   readonly used: number;
   readonly of: number;
   readonly text: string;
+  /** More than there is of it is promised, and that is no fault. */
+  readonly calm?: boolean;
 }): ReactNode {
   const pct = p.of > 0 ? Math.min(100, (100 * p.used) / p.of) : 0;
   return (
@@ -221,7 +223,7 @@ export function Share(p: {
       </Group>
       <Progress
         value={pct}
-        color={pct > 90 ? 'red' : pct > 75 ? 'yellow' : 'blue'}
+        color={p.calm === true || pct <= 75 ? 'blue' : pct > 90 ? 'red' : 'yellow'}
         aria-label={`${p.label}: ${Math.round(pct)} %`}
       />
     </Box>
