@@ -211,7 +211,7 @@ export class Snapshots {
     });
   }
 
-  /** @throws FlotillaError `wrong-state`: something is under way with it */
+  /** @throws FlotillaError `wrong-state`: something is under way with it that a snapshot has to wait for */
   private op(
     id: string,
     kind: 'vm.snapshot' | 'vm.revert' | 'vm.export',
@@ -222,7 +222,7 @@ export class Snapshots {
     const { view } = this.deps;
     const { id: vm, name } = r.spec.value;
     const busy = view.vmOps(vm).find((o) => !opFinished(o) && !beside.has(o.kind));
-    if (busy !== undefined)
+    if (busy !== undefined && args['snapshot'] !== undefined)
       throw new FlotillaError('wrong-state', `VM "${name}" has ${busy.kind} under way`, {
         hint: `Wait for it, or end it: flotilla op cancel ${busy.id}.`,
       });
