@@ -189,6 +189,8 @@ export class RuleChecks {
   /** Safety 15: with many nodes gone one VM after the other, the most important first. */
   #inTurn(vm: string, a: VmOwn, b: VmOwn): void {
     const w = this.#world;
+    // A person may have said meanwhile that one of them is not to be there: that is no failure.
+    if (!this.#gone().mass) this.#massSinceMs = null;
     if (this.#massSinceMs === null || w.time.nowMs - this.#massSinceMs < massKnownMs) return;
     for (const f of this.#flights(vm)) {
       if (f.ageMs < 0 || f.ageMs >= brakeMs) continue;
