@@ -2,7 +2,7 @@ import { errorRecord, FlotillaError, type ErrorRecord } from '../core/domain/err
 import { opFinished, opsKeptMax, type Op } from '../core/domain/op.js';
 import { ledger as kinds, writeRecord } from '../core/wire/ledger-keys.js';
 import type { AgentEnv } from './env.js';
-import type { Write } from './ledger/ledger.js';
+import type { Compare, Write } from './ledger/ledger.js';
 import { keptNow, type Kept, type Snapshot } from './snapshot.js';
 
 /** Least time between two progress writes of one op to the ledger, ms; the radio carries it more often. */
@@ -27,11 +27,16 @@ export class OpBook {
    *
    * @returns the op as it now stands, or null when somebody else changed it meanwhile (read again)
    */
-  async change(kept: Kept<Op>, patch: Partial<Op>, also: readonly Write[] = []): Promise<Op | null> {
+  async change(
+    kept: Kept<Op>,
+    patch: Partial<Op>,
+    also: readonly Write[] = [],
+    compare: readonly Compare[] = [],
+  ): Promise<Op | null> {
     const op: Op = { ...kept.value, ...patch, updatedMs: this.env.clock.wallMs() };
     const key = kinds.op.key(op.id);
     const r = await this.env.ledger.txn(
-      [{ key, modRevision: kept.modRevision }],
+      [{ key, modRevision: kept.modRevision }, ...compare],
       [{ put: key, value: writeRecord(kinds.op, op) }, ...also],
     );
     if (!r.done) return null;
@@ -104,26 +109,17 @@ export class OpBook {
 
   /** Ends what a node alone was to do that is in the cluster no more. Any agent may. */
   async endOrphans(s: Snapshot): Promise<void> {
-    const { ledger, clock, radio } = this.env;
-    for (const { value: op, modRevision } of s.ops.values()) {
-      const { node } = op;
+    for (const kept of s.ops.values()) {
+      const { node, args } = kept.value;
       // A revert that is written goes on as its VM's owner makes the disks.
-      if (node === null || opFinished(op) || op.args['generation'] !== undefined) continue;
+      if (node === null || opFinished(kept.value) || args['generation'] !== undefined) continue;
       if (s.nodes.has(node) || s.unreadable.includes(kinds.node.key(node))) continue;
       const why = `Node ${node} was to do it, and is in the cluster no more`;
       const error = new FlotillaError('node-unreachable', why, {
         hint: 'Ask again; another node does it then.',
       });
-      const ended: Op = { ...op, state: 'failed', error: errorRecord(error), updatedMs: clock.wallMs() };
-      const key = kinds.op.key(op.id);
-      const r = await ledger.txn(
-        [
-          { key, modRevision },
-          { key: kinds.node.key(node), modRevision: 0n },
-        ],
-        [{ put: key, value: writeRecord(kinds.op, ended) }],
-      );
-      if (r.done) radio.say('op', ended, op.id);
+      const gone: Compare = { key: kinds.node.key(node), modRevision: 0n };
+      await this.change(kept, { state: 'failed', error: errorRecord(error) }, [], [gone]);
     }
   }
 
