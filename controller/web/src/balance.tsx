@@ -1,11 +1,11 @@
-import { Alert, Button, Group, Loader, NativeSelect, NumberInput, Stack, Text, Title } from '@mantine/core';
+import { Alert, Button, Group, NativeSelect, NumberInput, Stack, Text, Title } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { formatSize } from '../../../core/domain/units';
 import type { BalanceAnswer } from '../../../core/wire/rest';
 import { call, saw, useAsked, useDo } from './api';
 import { useAll } from './live';
 import { useMay } from './may';
-import { Confirm, Page, Refusal, Rows, State, To } from './parts';
+import { Confirm, NotYet, Page, Refusal, Rows, State, To } from './parts';
 import { Capacity } from './outlook';
 import { Power } from './power';
 import { Rolling } from './rolling';
@@ -18,8 +18,7 @@ export function BalancePage(): ReactNode {
   // A move that begins or ends changes the plan; so does time.
   const mark = `${again} ${moving.map((o) => `${o.id} ${o.state}`).join()}`;
   const { value: balance, refused } = useAsked('balanceGet', {}, mark);
-  if (balance === null)
-    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+  if (balance === null) return <NotYet refused={refused} />;
   const changed = (): void => setAgain(again + 1);
   return (
     <Page

@@ -1,10 +1,10 @@
-import { Alert, Group, Loader, NativeSelect, Stack, Switch, Text, Title } from '@mantine/core';
+import { Alert, Group, NativeSelect, Stack, Switch, Text, Title } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { failoverLine } from '../../../core/domain/failover-words';
 import type { HaView, RestCall } from '../../../core/wire/rest';
 import { call, useAsked, useDo } from './api';
 import { useAll } from './live';
-import { Confirm, Page, Refusal, Rows, State, To } from './parts';
+import { Confirm, NotYet, Page, Refusal, Rows, State, To } from './parts';
 import { May } from './may';
 
 export function HaPage(): ReactNode {
@@ -13,8 +13,7 @@ export function HaPage(): ReactNode {
   const [again, setAgain] = useState(0);
   // The stream tells that something moved; the whole picture is asked for.
   const { value: ha, refused } = useAsked('haGet', {}, `${again} ${mark(vms, nodes)}`);
-  if (ha === null)
-    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+  if (ha === null) return <NotYet refused={refused} />;
   return (
     <Page kind="Whole cluster" name="High availability">
       <Alert

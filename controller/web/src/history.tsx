@@ -1,10 +1,10 @@
-import { Alert, Button, Group, Loader, SimpleGrid, Stack, Text } from '@mantine/core';
+import { Alert, Button, Group, SimpleGrid, Stack, Text } from '@mantine/core';
 import { lazy, Suspense, useMemo, useState, type ReactNode } from 'react';
 import { formatFigure, historyNames } from '../../../core/domain/history-words';
 import type { HistoryField, HistorySpan } from '../../../core/domain/history';
 import type { HistoryView } from '../../../core/wire/rest';
 import { useAsked } from './api';
-import { Refusal, Rows, useNow } from './parts';
+import { NotYet, Rows, useNow } from './parts';
 
 /** It draws with a library of its own, loaded only by who looks. */
 const Chart = lazy(() => import('./chart'));
@@ -43,8 +43,7 @@ export function HistoryOf(p: { readonly of: 'node' | 'vm'; readonly id: string }
   const nowS = Math.floor(now / 1000);
   const [from, to] = zoom ?? [nowS - lengthS, nowS];
   const move = (by: (length: number) => Zoom): void => setZoom(by(to - from));
-  if (value === null)
-    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+  if (value === null) return <NotYet refused={refused} />;
   return (
     <Stack>
       <Group gap="xs">

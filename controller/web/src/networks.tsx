@@ -1,11 +1,11 @@
-import { Alert, Button, Group, Loader, Modal, Stack, Text, TextInput } from '@mantine/core';
+import { Alert, Button, Group, Modal, Stack, Text, TextInput } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { useLocation } from 'wouter';
 import type { NetworkView } from '../../../core/wire/rest';
 import { call, newKey, saw, useAsked, useDo } from './api';
 import { useAll, useOne } from './live';
 import { May } from './may';
-import { Confirm, Facts, Page, Refusal, Rows, State, To } from './parts';
+import { Confirm, Facts, FirstOf, NotYet, Page, Refusal, Rows, State, To } from './parts';
 
 const rangeWords = (n: NetworkView): string =>
   n.range === null ? 'nothing' : `${n.range[0]} to ${n.range[1]}`;
@@ -106,15 +106,10 @@ const vmsMax = 500;
 function VmsOn({ network }: { readonly network: NetworkView }): ReactNode {
   const query = { network: network.id, limit: vmsMax };
   const { value, refused } = useAsked('vmList', { query }, network.nics);
-  if (value === null)
-    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+  if (value === null) return <NotYet refused={refused} />;
   return (
     <Stack>
-      {value.total > value.items.length && (
-        <Text size="sm" c="dimmed">
-          The first {value.items.length} of {value.total}.
-        </Text>
-      )}
+      <FirstOf page={value} />
       <Rows
         label="VMs"
         head={['VM', 'State', 'Node', 'Addresses', 'MACs']}

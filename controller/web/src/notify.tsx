@@ -2,7 +2,6 @@ import {
   Alert,
   Button,
   Group,
-  Loader,
   NumberInput,
   PasswordInput,
   Select,
@@ -16,7 +15,7 @@ import {
 import { useState, type ReactNode } from 'react';
 import type { NotifyView } from '../../../core/wire/rest';
 import { call, useAsked, useDo } from './api';
-import { Age, Confirm, Facts, Page, Refusal, Rows, useNow } from './parts';
+import { Age, Confirm, Facts, NotYet, Page, Refusal, Rows, useNow } from './parts';
 
 /** Looked at anew so often, ms: the stream does not tell of it. */
 const freshMs = 5_000;
@@ -27,8 +26,7 @@ export function NotifyPage(): ReactNode {
   const { value: n, refused } = useAsked('notifyGet', {}, now + mark);
   const changed = (): void => setMark(mark + 1);
   const { busy, refused: untested, run } = useDo();
-  if (n === null)
-    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+  if (n === null) return <NotYet refused={refused} />;
   const nobody = n.mail === null && n.webhook === null;
   return (
     <Page

@@ -6,6 +6,7 @@ import {
   Button,
   Code,
   Group,
+  Loader,
   Modal,
   Progress,
   Stack,
@@ -84,6 +85,24 @@ export function Refusal({ of }: { readonly of: Refused | null }): ReactNode {
         Code: {of.code}
       </Text>
     </Alert>
+  );
+}
+
+/** In place of what has been asked for and is not here. */
+export function NotYet({ refused }: { readonly refused: Refused | null }): ReactNode {
+  return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+}
+
+/** That a list is not whole, where it is not. */
+export function FirstOf(p: {
+  readonly page: { readonly total: number; readonly items: readonly unknown[] };
+}): ReactNode {
+  const { total, items } = p.page;
+  if (total <= items.length) return null;
+  return (
+    <Text size="sm" c="dimmed">
+      The first {items.length} of {total}.
+    </Text>
   );
 }
 

@@ -3,7 +3,6 @@ import {
   Button,
   Checkbox,
   Group,
-  Loader,
   Modal,
   MultiSelect,
   NativeSelect,
@@ -22,7 +21,7 @@ import { call, newKey, saw, useAsked, useDo } from './api';
 import { CopyBadge } from './copies';
 import { useAll, useOne } from './live';
 import { May } from './may';
-import { Age, Confirm, Facts, Page, Refusal, Rows, Share, State, To } from './parts';
+import { Age, Confirm, Facts, FirstOf, NotYet, Page, Refusal, Rows, Share, State, To } from './parts';
 
 const kindWords: Readonly<Record<PoolKind, string>> = {
   local: 'A directory of each node: disks stay on their node, and are lost with it.',
@@ -155,15 +154,10 @@ function Disks({ pool }: { readonly pool: PoolView }): ReactNode {
   const vms = useAll('vm');
   const query = { pool: pool.id, limit: disksMax };
   const { value, refused } = useAsked('diskList', { query }, pool.disks);
-  if (value === null)
-    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+  if (value === null) return <NotYet refused={refused} />;
   return (
     <Stack>
-      {value.total > value.items.length && (
-        <Text size="sm" c="dimmed">
-          The first {value.items.length} of {value.total}.
-        </Text>
-      )}
+      <FirstOf page={value} />
       <Rows
         label="Disks"
         head={['VM', 'Disk', 'Size', 'Where', 'State']}

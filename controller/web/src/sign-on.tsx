@@ -4,7 +4,6 @@ import {
   Checkbox,
   Code,
   Group,
-  Loader,
   NativeSelect,
   PasswordInput,
   SimpleGrid,
@@ -19,7 +18,7 @@ import { useState, type ReactNode } from 'react';
 import { roleSchema, type Role } from '../../../core/domain/user';
 import type { RestAnswer, SignOnView } from '../../../core/wire/rest';
 import { call, useAsked, useDo } from './api';
-import { Confirm, Facts, Page, Refusal } from './parts';
+import { Confirm, Facts, NotYet, Page, Refusal } from './parts';
 import { roles as roleChoices } from './users';
 
 type Provider = NonNullable<SignOnView['provider']>;
@@ -34,8 +33,7 @@ export function SignOnPage(): ReactNode {
     setTried(null);
     setMark(mark + 1);
   };
-  if (value === null)
-    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+  if (value === null) return <NotYet refused={refused} />;
   const p = value.provider;
   return (
     <Page

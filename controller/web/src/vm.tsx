@@ -1,4 +1,4 @@
-import { Alert, Code, Group, List, Loader, Stack, Text } from '@mantine/core';
+import { Alert, Code, Group, List, Stack, Text } from '@mantine/core';
 import type { ReactNode } from 'react';
 import { copyLine } from '../../../core/domain/copy-words';
 import { isReplicated } from '../../../core/domain/disk';
@@ -13,7 +13,7 @@ import { Copies, CopyBadge } from './copies';
 import { HistoryOf } from './history';
 import { useAll, useOne } from './live';
 import { May, useMay } from './may';
-import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
+import { Age, Facts, NotYet, Page, Rows, State, To } from './parts';
 import { OpRows, useOps } from './tasks';
 import { VmActions } from './vm-actions';
 import { OtherStandby, RepairCopies } from './vm-copies';
@@ -37,8 +37,7 @@ function KnownVm({ row, tab }: { readonly row: VmRow; readonly tab: string | und
   const may = useMay('operator', id);
   // Asked anew as the stream says that it changed: it carries rows, the page wants everything.
   const { value: vm, refused } = useAsked('vmGet', { params: { vm: id } }, row);
-  if (vm === null)
-    return refused === null ? <Loader size="sm" role="img" aria-label="Loading" /> : <Refusal of={refused} />;
+  if (vm === null) return <NotYet refused={refused} />;
   return (
     <Page
       kind="VM"
