@@ -9,17 +9,7 @@ import { SimNode, type Death } from './sim-node.js';
 async function life(death: Death | null): Promise<{ node: SimNode; acts: number; died: boolean }> {
   const n = new SimNode();
   n.boot(death);
-  let died = false;
-  const until = async (what: string, holds: () => boolean): Promise<void> => {
-    await n.until(what, () => {
-      if (n.dead) {
-        died = true;
-        void n.loop?.stop(); // a dead process: its calls never answer
-        n.boot();
-      }
-      return holds();
-    });
-  };
+  const until = n.untilOutlived.bind(n);
   const vm = n.createVm();
   await until(
     'running',
@@ -38,7 +28,7 @@ async function life(death: Death | null): Promise<{ node: SimNode; acts: number;
   if (n.host.starts.length !== before) throw new Error('started again for no reason');
   const del = n.ask('vm.delete', vm.id);
   await until('deleted', () => n.op(del).state === 'done');
-  return { node: n, acts, died };
+  return { node: n, acts, died: n.deaths > 0 };
 }
 
 await t.test("the agent dies at each act of a VM's life", async (t) => {

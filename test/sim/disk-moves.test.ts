@@ -102,12 +102,8 @@ async function rig(death: Death | null = null, power: 'running' | 'stopped' = 'r
   const made = n.createVm({ power });
   const guest = new Guest(n, made.id);
   const until = (what: string, holds: () => boolean): Promise<void> =>
-    n.until(what, () => {
+    n.untilOutlived(what, () => {
       guest.write();
-      if (n.dead) {
-        void n.loop?.stop();
-        n.boot();
-      }
       return holds();
     });
   await until('made', () => n.op(made.op).state === 'done');
@@ -276,12 +272,8 @@ async function recopied(death: Death | null): Promise<{ n: SimNode; acts: number
   const vm = made.id;
   const guest = new Guest(n, vm);
   const until = (what: string, holds: () => boolean): Promise<void> =>
-    n.until(what, () => {
+    n.untilOutlived(what, () => {
       guest.write();
-      if (n.dead) {
-        void n.loop?.stop();
-        n.boot();
-      }
       return holds();
     });
   await until('running', () => n.said.get(vm)?.phase === 'running');

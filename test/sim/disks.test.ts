@@ -120,14 +120,7 @@ async function copies(death: Death | null): Promise<{ n: SimNode; pairs: FakePai
   n.pairs = pairs;
   n.peerDesk('n2', pairs);
   n.boot(death);
-  const until = (what: string, holds: () => boolean): Promise<void> =>
-    n.until(what, () => {
-      if (n.dead) {
-        void n.loop?.stop();
-        n.boot();
-      }
-      return holds();
-    });
+  const until = n.untilOutlived.bind(n);
   const vm = n.createVm();
   await until('running', () => n.said.get(vm.id)?.phase === 'running');
   const inSync = (): boolean => n.own(vm.id)?.sync === 'ok';
@@ -197,14 +190,7 @@ async function andBack(death: Death | null): Promise<{ n: SimNode; pairs: FakePa
   await n.until('its pair', () => paths(n, vm.id).includes('/dev/drbd1000') && inSync());
   n.acts = 0;
   n.death = death;
-  const until = (what: string, holds: () => boolean): Promise<void> =>
-    n.until(what, () => {
-      if (n.dead) {
-        void n.loop?.stop();
-        n.boot();
-      }
-      return holds();
-    });
+  const until = n.untilOutlived.bind(n);
   const x = n.snapshot(vm.id, 'x');
   await until('taken', () => n.op(x.op).state === 'done');
   const stop = n.action('stop', vm.id);

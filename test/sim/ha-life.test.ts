@@ -548,17 +548,7 @@ async function life(death: Death | null): Promise<{ node: SimNode; acts: number;
   const n = new SimNode();
   n.peerUp('n2');
   n.boot(death);
-  let died = false;
-  const until = async (what: string, holds: () => boolean): Promise<void> => {
-    await n.until(what, () => {
-      if (n.dead) {
-        died = true;
-        void n.loop?.stop(); // a dead process: its calls never answer
-        n.boot();
-      }
-      return holds();
-    });
-  };
+  const until = n.untilOutlived.bind(n);
   const mine = n.createVm({ ha }, { shared: true });
   await until('protected', () => running(n, mine.id)() && state(n, mine.id, 'protected')());
   const theirs = n.createVm({ ha }, { shared: true, own: atN2 });
@@ -576,7 +566,7 @@ async function life(death: Death | null): Promise<{ node: SimNode; acts: number;
   n.action('stop', mine.id);
   n.edit(theirs.id, { ha: vmHaDefault });
   await until('disarmed', () => n.own(mine.id)?.state === 'stopped' && n.keeper.armed.size === 0);
-  return { node: n, acts: n.acts, died };
+  return { node: n, acts: n.acts, died: n.deaths > 0 };
 }
 
 await t.test('the agent dies at each act of arming, takeover and start', async (t) => {

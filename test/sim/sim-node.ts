@@ -150,6 +150,8 @@ export class SimNode {
   acts = 0;
   death: Death | null = null;
   dead = false;
+  /** Agents that died and were started again. */
+  deaths = 0;
   loop: AgentLoop | null = null;
   /** Signs of life to the keeper. */
   beats = 0;
@@ -354,6 +356,18 @@ export class SimNode {
       if (this.clock.nowMs() > end) throw new Error(`not within ${limitMs} ms: ${what}`);
       await this.clock.advance(100);
     }
+  }
+
+  /** As {@link until}; an agent that has died meanwhile is started again. */
+  untilOutlived(what: string, holds: () => boolean): Promise<void> {
+    return this.until(what, () => {
+      if (this.dead) {
+        this.deaths++;
+        void this.loop?.stop(); // a dead process: its calls never answer
+        this.boot();
+      }
+      return holds();
+    });
   }
 
   /** What the API writes when a VM is created. */

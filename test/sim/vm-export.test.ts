@@ -17,14 +17,7 @@ async function exported(
   const n = new SimNode();
   n.boot();
   const vm = await running(n, thin);
-  const until = (what: string, holds: () => boolean): Promise<void> =>
-    n.until(what, () => {
-      if (n.dead) {
-        void n.loop?.stop();
-        n.boot();
-      }
-      return holds();
-    });
+  const until = n.untilOutlived.bind(n);
   n.acts = 0;
   n.death = death;
   const x = n.export(vm);

@@ -120,14 +120,7 @@ async function life(thin: boolean, death: Death | null): Promise<{ n: SimNode; a
   const vm = await running(n, { thin });
   n.acts = 0;
   n.death = death;
-  const until = (what: string, holds: () => boolean): Promise<void> =>
-    n.until(what, () => {
-      if (n.dead) {
-        void n.loop?.stop();
-        n.boot();
-      }
-      return holds();
-    });
+  const until = n.untilOutlived.bind(n);
   const first = n.snapshot(vm.id, 'first');
   await until('taken', () => n.op(first.op).state === 'done');
   await until('it goes on', () => free(n, vm.id));
