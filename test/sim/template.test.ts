@@ -6,6 +6,7 @@ import type { VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import type { Death } from './cluster/time.js';
 import { World } from './cluster/world.js';
+import { records, vappOf } from './vapps.js';
 
 /** A template is made of a VM while agents die at each of their acts, outlives that VM, and a vApp is made of it. */
 
@@ -36,44 +37,24 @@ async function cluster(): Promise<{ w: World; vm: string; template: Template }> 
   };
 }
 
-const all = <T>(w: World, prefix: string): T[] =>
-  w.voters.store.peekAll(prefix).map((e) => JSON.parse(e.value) as T);
-
 function vapp(w: World, vm: string, linked: boolean): Vapp {
-  return {
-    id,
-    name: 'second',
-    generation: 1,
-    note: '',
-    tags: [],
-    owner: '',
-    members: [
-      {
-        name: templateVmMember,
-        group: null,
-        vm: made,
-        start: vappStartDefault,
-        stop: vappStopDefault,
-        make: {
-          name: 'second',
-          memoryMiB: 128,
-          stopTimeoutS: 10,
-          disks: [{ name: 'root', pool: w.sharedPool }],
-        },
-        from: { vm, snapshot, linked, keep: true },
-        leaving: false,
+  return vappOf(id, 'second', [
+    {
+      name: templateVmMember,
+      group: null,
+      vm: made,
+      start: vappStartDefault,
+      stop: vappStopDefault,
+      make: {
+        name: 'second',
+        memoryMiB: 128,
+        stopTimeoutS: 10,
+        disks: [{ name: 'root', pool: w.sharedPool }],
       },
-    ],
-    groups: [],
-    networks: [],
-    properties: [],
-    class: null,
-    rules: [],
-    eulas: [],
-    cpuAllocation: null,
-    memoryAllocation: null,
-    ovf: null,
-  };
+      from: { vm, snapshot, linked, keep: true },
+      leaving: false,
+    },
+  ]);
 }
 
 await t.test('it outlives its VM; what is made of it runs, and its data stay', async (t) => {
@@ -81,16 +62,16 @@ await t.test('it outlives its VM; what is made of it runs, and its data stay', a
   const op = w.makeTemplate(template);
   await w.until('it is made', () => opFinished(w.op(op)), 120_000);
   t.match(w.op(op), { state: 'done', error: null });
-  t.match(all<Template>(w, kinds.template.prefix), [{ state: 'ready' }]);
-  t.match(all<VmSnapshot>(w, kinds.vmSnapshot.prefix), [{ id: snapshot, state: 'ready', template: id }]);
+  t.match(records<Template>(w, kinds.template.prefix), [{ state: 'ready' }]);
+  t.match(records<VmSnapshot>(w, kinds.vmSnapshot.prefix), [{ id: snapshot, state: 'ready', template: id }]);
   w.deleteVm(vm);
   await w.until('the VM is gone', () => w.voters.store.peek(kinds.vmSpec.key(vm)) === null, 120_000);
-  t.match(all<VmSnapshot>(w, kinds.vmSnapshot.prefix), [{ state: 'ready' }], 'its data are not the VM’s');
+  t.match(records<VmSnapshot>(w, kinds.vmSnapshot.prefix), [{ state: 'ready' }], 'its data are not the VM’s');
   const deploy = w.deployVapp(vapp(w, vm, false), true);
   await w.until('it is deployed', () => opFinished(w.op(deploy)), 200_000);
   t.match(w.op(deploy), { state: 'done', error: null }, w.lines.slice(-20).join('\n'));
   t.equal(w.runsOn(made).length, 1);
-  t.match(all<VmSnapshot>(w, kinds.vmSnapshot.prefix), [{ state: 'ready' }], 'its data stay');
+  t.match(records<VmSnapshot>(w, kinds.vmSnapshot.prefix), [{ state: 'ready' }], 'its data stay');
   t.same(w.checks.violations, []);
   w.end();
 });
@@ -109,7 +90,7 @@ await t.test('cancelled, or its VM gone: nothing is left of it', async (t) => {
     t.equal(w.op(op).state, how);
     await w.until('nothing is left', () => w.pool.snapshots.size === 0, 60_000);
     t.same(
-      ['template', 'snapshot', 'name/template'].flatMap((p) => all(w, `/flotilla/${p}/`)),
+      ['template', 'snapshot', 'name/template'].flatMap((p) => records(w, `/flotilla/${p}/`)),
       [],
       how,
     );
@@ -127,7 +108,7 @@ await t.test('agents die at each of their acts: another one goes on', async (t) 
     await w.until('it ends', () => opFinished(w.op(op)), 300_000);
     const end = {
       state: w.op(op).state,
-      snapshots: all<VmSnapshot>(w, kinds.vmSnapshot.prefix).map((x) => x.state),
+      snapshots: records<VmSnapshot>(w, kinds.vmSnapshot.prefix).map((x) => x.state),
       volumes: w.pool.snapshots.size,
       violations: w.checks.violations.length,
     };

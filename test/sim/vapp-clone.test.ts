@@ -6,6 +6,7 @@ import type { Disk } from '../../core/domain/disk.js';
 import type { VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import type { Death } from './cluster/time.js';
 import { World } from './cluster/world.js';
+import { records, vappOf } from './vapps.js';
 
 /**
  * A vApp is made beside two VMs, as they are now, while agents die at each of their acts: in the end all of it is there
@@ -37,43 +38,29 @@ async function shop(): Promise<Shop> {
   return {
     w,
     of,
-    copy: (o = {}) => ({
-      id,
-      name: 'copy',
-      generation: 1,
-      note: '',
-      tags: [],
-      owner: '',
-      members: parts.map((name, i) => ({
-        name,
-        group: null,
-        vm: uuid(i),
-        start: { ...vappStartDefault, order: i + 1 },
-        stop: vappStopDefault,
-        make: {
-          name: `copy-${name}`,
-          memoryMiB: name === 'web' ? (o.memoryMiB ?? 128) : 128,
-          stopTimeoutS: 10,
-          disks: [{ name: 'root', pool: w.sharedPool }],
-        },
-        from: { vm: of.get(name) ?? '', snapshot: uuid(10 + i), linked: o.linked === true, keep: false },
-        leaving: false,
-      })),
-      groups: [],
-      networks: [],
-      properties: [],
-      class: null,
-      rules: [],
-      eulas: [],
-      cpuAllocation: null,
-      memoryAllocation: null,
-      ovf: null,
-    }),
+    copy: (o = {}) =>
+      vappOf(
+        id,
+        'copy',
+        parts.map((name, i) => ({
+          name,
+          group: null,
+          vm: uuid(i),
+          start: { ...vappStartDefault, order: i + 1 },
+          stop: vappStopDefault,
+          make: {
+            name: `copy-${name}`,
+            memoryMiB: name === 'web' ? (o.memoryMiB ?? 128) : 128,
+            stopTimeoutS: 10,
+            disks: [{ name: 'root', pool: w.sharedPool }],
+          },
+          from: { vm: of.get(name) ?? '', snapshot: uuid(10 + i), linked: o.linked === true, keep: false },
+          leaving: false,
+        })),
+      ),
   };
 }
 
-const all = <T>(w: World, prefix: string): T[] =>
-  w.voters.store.peekAll(prefix).map((e) => JSON.parse(e.value) as T);
 const vms = (w: World): string[] =>
   w.voters.store
     .peekAll('/flotilla/vm/')
@@ -85,10 +72,10 @@ function leftovers(s: Shop): readonly unknown[] {
   const { w } = s;
   return [
     ...vms(w).filter((k) => ![...s.of.values()].some((v) => k.includes(v))),
-    ...all(w, kinds.vmSnapshot.prefix),
-    ...all(w, kinds.vapp.prefix),
+    ...records(w, kinds.vmSnapshot.prefix),
+    ...records(w, kinds.vapp.prefix),
     ...w.pool.snapshots.keys(),
-    ...all<Disk>(w, kinds.disk.prefix).filter((d) => ![...s.of.values()].includes(d.vm)),
+    ...records<Disk>(w, kinds.disk.prefix).filter((d) => ![...s.of.values()].includes(d.vm)),
   ];
 }
 
@@ -107,7 +94,7 @@ async function life(
   await w
     .until(
       'its snapshots go',
-      () => w.pool.snapshots.size === 0 && all(w, kinds.vmSnapshot.prefix).length === 0,
+      () => w.pool.snapshots.size === 0 && records(w, kinds.vmSnapshot.prefix).length === 0,
       120_000,
     )
     .catch(() => undefined);
@@ -115,8 +102,8 @@ async function life(
     state: w.op(op).state,
     error: w.op(op).error?.message ?? '',
     runs: parts.every((_, i) => w.runsOn(uuid(i)).length === 1),
-    snapshots: w.pool.snapshots.size + all(w, kinds.vmSnapshot.prefix).length,
-    disks: all<Disk>(w, kinds.disk.prefix).filter((d) => d.state === 'ready').length,
+    snapshots: w.pool.snapshots.size + records(w, kinds.vmSnapshot.prefix).length,
+    disks: records<Disk>(w, kinds.disk.prefix).filter((d) => d.state === 'ready').length,
   };
   return { w, s, made, acts: (node.agent?.acts ?? 0) - before };
 }
@@ -127,7 +114,7 @@ await t.test('it is made beside the originals, started in its order, and its sna
   const { w, made } = await life(null);
   t.same(made, well, w.lines.slice(-30).join('\n'));
   for (const [i, name] of parts.entries()) t.same(w.spec(uuid(i)).vapp, { id, member: name });
-  const [record] = all<Vapp>(w, kinds.vapp.prefix);
+  const [record] = records<Vapp>(w, kinds.vapp.prefix);
   t.same(
     record?.members.map((m) => [m.make, m.from]),
     [
@@ -150,7 +137,7 @@ await t.test(
     t.match(w.op(op), { state: 'done', error: null });
     await w.pass(120_000);
     t.same(
-      all<VmSnapshot>(w, kinds.vmSnapshot.prefix).map((x) => x.state),
+      records<VmSnapshot>(w, kinds.vmSnapshot.prefix).map((x) => x.state),
       ['deleting', 'deleting'],
     );
     t.equal(w.pool.snapshots.size, 2, 'their volumes are there');
@@ -195,7 +182,7 @@ await t.test('it is cancelled at any point: nothing is left of it', async (t) =>
     const op = w.deployVapp(s.copy(), false);
     await w.until(`${point} of it is there`, () =>
       point === 'snapshots'
-        ? all(w, kinds.vmSnapshot.prefix).length > 0
+        ? records(w, kinds.vmSnapshot.prefix).length > 0
         : vms(w).length > (point === 'first' ? 2 : 3),
     );
     w.cancel(op);

@@ -3,6 +3,7 @@ import { opFinished } from '../../core/domain/op.js';
 import { vappStartDefault, vappStopDefault, type Vapp } from '../../core/domain/vapp.js';
 import type { Death } from './cluster/time.js';
 import { World } from './cluster/world.js';
+import { vappOf } from './vapps.js';
 
 /**
  * A vApp of three is made, started in its order, stopped and deleted, while agents die at each of their acts. In the end
@@ -13,14 +14,10 @@ const id = '00000000-0000-4000-8000-0000000000aa';
 const tiers = ['db', 'app', 'web'];
 
 function shop(o: { readonly memoryMiB?: number } = {}): Vapp {
-  return {
+  const v = vappOf(
     id,
-    name: 'shop',
-    generation: 1,
-    note: '',
-    tags: [],
-    owner: '',
-    members: tiers.map((name, i) => ({
+    'shop',
+    tiers.map((name, i) => ({
       name,
       group: null,
       vm: `00000000-0000-4000-8000-00000000000${i + 1}`,
@@ -33,16 +30,8 @@ function shop(o: { readonly memoryMiB?: number } = {}): Vapp {
       },
       leaving: false,
     })),
-    groups: [],
-    networks: [],
-    properties: [],
-    class: null,
-    rules: [{ kind: 'apart', must: true, over: 'node', members: ['db', 'app'] }],
-    eulas: [],
-    cpuAllocation: null,
-    memoryAllocation: null,
-    ovf: null,
-  };
+  );
+  return { ...v, rules: [{ kind: 'apart', must: true, over: 'node', members: ['db', 'app'] }] };
 }
 
 async function cluster(): Promise<World> {
