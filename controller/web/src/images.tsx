@@ -1,9 +1,9 @@
-import { Button, Modal, Stack, TextInput } from '@mantine/core';
+import { TextInput } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { formatSize } from '../../../core/domain/units';
-import { call, newKey, saw, useDo } from './api';
+import { call, newKey, saw } from './api';
 import { useAll } from './live';
-import { Confirm, Page, Refusal, Rows, State } from './parts';
+import { Confirm, FormDialog, Page, Rows, State } from './parts';
 import { May } from './may';
 
 export function ImagesPage(): ReactNode {
@@ -51,10 +51,8 @@ export function ImagesPage(): ReactNode {
 }
 
 function FetchImage(): ReactNode {
-  const [open, setOpen] = useState(false);
   const [f, setF] = useState({ name: '', url: '', sha256: '' });
   const [key, setKey] = useState(newKey);
-  const { busy, refused, run } = useDo();
   const set = (part: Partial<typeof f>): void => {
     setF({ ...f, ...part });
     setKey(newKey());
@@ -64,45 +62,27 @@ function FetchImage(): ReactNode {
     saw('op', (await call('imageCreate', { body }, { key })).op);
   };
   return (
-    <>
-      <Button size="xs" onClick={() => setOpen(true)}>
-        Fetch an image
-      </Button>
-      <Modal opened={open} onClose={() => setOpen(false)} title="Fetch an image">
-        <form
-          onSubmit={(e) => {
-            e.preventDefault();
-            void run(fetchIt).then((ok) => ok && setOpen(false));
-          }}
-        >
-          <Stack gap="xs">
-            <TextInput
-              label="Name"
-              required
-              value={f.name}
-              onChange={(e) => set({ name: e.currentTarget.value })}
-            />
-            <TextInput
-              label="Address"
-              description="http or https; a node fetches it by itself."
-              type="url"
-              required
-              value={f.url}
-              onChange={(e) => set({ url: e.currentTarget.value })}
-            />
-            <TextInput
-              label="SHA-256"
-              description="Checked at the end, where it is given."
-              value={f.sha256}
-              onChange={(e) => set({ sha256: e.currentTarget.value })}
-            />
-            <Refusal of={refused} />
-            <Button type="submit" loading={busy}>
-              Fetch
-            </Button>
-          </Stack>
-        </form>
-      </Modal>
-    </>
+    <FormDialog label="Fetch an image" yes="Fetch" act={fetchIt}>
+      <TextInput
+        label="Name"
+        required
+        value={f.name}
+        onChange={(e) => set({ name: e.currentTarget.value })}
+      />
+      <TextInput
+        label="Address"
+        description="http or https; a node fetches it by itself."
+        type="url"
+        required
+        value={f.url}
+        onChange={(e) => set({ url: e.currentTarget.value })}
+      />
+      <TextInput
+        label="SHA-256"
+        description="Checked at the end, where it is given."
+        value={f.sha256}
+        onChange={(e) => set({ sha256: e.currentTarget.value })}
+      />
+    </FormDialog>
   );
 }

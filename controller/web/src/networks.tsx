@@ -1,11 +1,11 @@
-import { Alert, Button, Group, Modal, Stack, Text, TextInput } from '@mantine/core';
+import { Alert, Group, Stack, Text, TextInput } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { useLocation } from 'wouter';
 import type { NetworkView } from '../../../core/wire/rest';
-import { call, newKey, saw, useAsked, useDo } from './api';
+import { call, newKey, saw, useAsked } from './api';
 import { useAll, useOne } from './live';
 import { May } from './may';
-import { Confirm, Facts, FirstOf, NotYet, Page, Refusal, Rows, State, To } from './parts';
+import { Confirm, Facts, FirstOf, FormDialog, NotYet, Page, Rows, State, To } from './parts';
 
 const rangeWords = (n: NetworkView): string =>
   n.range === null ? 'nothing' : `${n.range[0]} to ${n.range[1]}`;
@@ -233,46 +233,25 @@ function NetworkActions({ network: n }: { readonly network: NetworkView }): Reac
 }
 
 function NewNetwork(): ReactNode {
-  const [open, setOpen] = useState(false);
   const [f, setF] = useState(blank);
   const [key, setKey] = useState(newKey);
   const [, go] = useLocation();
-  const { busy, refused, run } = useDo();
   const create = async (): Promise<void> => {
     const made = await call('networkCreate', { body: bodyOf(f) }, { key });
     saw('network', made);
-    setOpen(false);
     setF(blank);
     setKey(newKey());
     go(`/networks/${made.id}`);
   };
   return (
-    <>
-      <Button size="xs" onClick={() => setOpen(true)}>
-        New network
-      </Button>
-      <Modal opened={open} onClose={() => setOpen(false)} title="New network">
-        <form
-          onSubmit={(e) => {
-            e.preventDefault();
-            void run(create);
-          }}
-        >
-          <Stack gap="xs">
-            <FieldsOf
-              f={f}
-              set={(next) => {
-                setF(next);
-                setKey(newKey());
-              }}
-            />
-            <Refusal of={refused} />
-            <Button type="submit" loading={busy}>
-              Create
-            </Button>
-          </Stack>
-        </form>
-      </Modal>
-    </>
+    <FormDialog label="New network" yes="Create" act={create}>
+      <FieldsOf
+        f={f}
+        set={(next) => {
+          setF(next);
+          setKey(newKey());
+        }}
+      />
+    </FormDialog>
   );
 }

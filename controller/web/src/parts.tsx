@@ -318,6 +318,57 @@ export function Confirm(p: {
   );
 }
 
+/** A button that opens a form, which closes when what it asks for was accepted. */
+export function FormDialog(p: {
+  /** Of the button, and of the dialog. */
+  readonly label: string;
+  readonly yes: string;
+  readonly act: () => Promise<unknown>;
+  readonly done?: () => void;
+  /** A field was changed. */
+  readonly changed?: () => void;
+  readonly ready?: boolean;
+  /** Not what people come to the page for first. */
+  readonly aside?: boolean;
+  readonly children: ReactNode;
+}): ReactNode {
+  const [open, setOpen] = useState(false);
+  const { busy, refused, run } = useDo();
+  const submit = async (): Promise<void> => {
+    if (!(await run(p.act))) return;
+    setOpen(false);
+    p.done?.();
+  };
+  return (
+    <>
+      <Button
+        size="xs"
+        {...(p.aside === true ? { variant: 'default', w: 'fit-content' } : {})}
+        onClick={() => setOpen(true)}
+      >
+        {p.label}
+      </Button>
+      <Modal opened={open} onClose={() => setOpen(false)} title={p.label}>
+        <form
+          onSubmit={(e) => {
+            e.preventDefault();
+            void submit();
+          }}
+          onChange={p.changed}
+        >
+          <Stack gap="xs">
+            {p.children}
+            <Refusal of={refused} />
+            <Button type="submit" loading={busy} disabled={p.ready === false}>
+              {p.yes}
+            </Button>
+          </Stack>
+        </form>
+      </Modal>
+    </>
+  );
+}
+
 /** A time as its age; drawn again each second while young. */
 export function Age({ ms }: { readonly ms: number | null }): ReactNode {
   const now = useNow(ms !== null && Date.now() - ms < 120_000 ? 1_000 : 30_000);

@@ -1,9 +1,7 @@
 import {
   Alert,
-  Button,
   Checkbox,
   Group,
-  Modal,
   MultiSelect,
   NativeSelect,
   NumberInput,
@@ -17,11 +15,11 @@ import { isReplicated } from '../../../core/domain/disk';
 import { poolHasNode, poolKindSchema, type PoolDrive, type PoolKind } from '../../../core/domain/pool';
 import { formatSize } from '../../../core/domain/units';
 import type { NodeView, PoolView } from '../../../core/wire/rest';
-import { call, newKey, saw, useAsked, useDo } from './api';
+import { call, newKey, saw, useAsked } from './api';
 import { CopyBadge } from './copies';
 import { useAll, useOne } from './live';
 import { May } from './may';
-import { Age, Confirm, Facts, FirstOf, NotYet, Page, Refusal, Rows, Share, State, To } from './parts';
+import { Age, Confirm, Facts, FirstOf, FormDialog, NotYet, Page, Rows, Share, State, To } from './parts';
 
 const kindWords: Readonly<Record<PoolKind, string>> = {
   local: 'A directory of each node: disks stay on their node, and are lost with it.',
@@ -351,7 +349,6 @@ function PoolActions({ pool }: { readonly pool: PoolView }): ReactNode {
 function NewPool(): ReactNode {
   const nodes = useAll('node').filter((n) => !n.record.witness);
   const [, go] = useLocation();
-  const [open, setOpen] = useState(false);
   const [key, setKey] = useState(newKey);
   const [name, setName] = useState('');
   const [kind, setKind] = useState<PoolKind>('shared');
@@ -359,7 +356,6 @@ function NewPool(): ReactNode {
   const [on, setOn] = useState<string[]>([]);
   const [drives, setDrives] = useState<string[]>([]);
   const [wipe, setWipe] = useState(false);
-  const { busy, refused, run } = useDo();
   const create = async (): Promise<void> => {
     const body = {
       name,
@@ -369,59 +365,40 @@ function NewPool(): ReactNode {
     };
     const made = await call('poolCreate', { body }, { key });
     saw('pool', made);
-    setOpen(false);
     setKey(newKey());
     go(`/pools/${made.id}`);
   };
+  // Another wish is not the one that was sent before.
+  const changed = (): void => setKey(newKey());
   return (
-    <>
-      <Button size="xs" onClick={() => setOpen(true)}>
-        New pool
-      </Button>
-      <Modal opened={open} onClose={() => setOpen(false)} title="New pool">
-        <form
-          onSubmit={(e) => {
-            e.preventDefault();
-            void run(create);
-          }}
-          // Another wish is not the one that was sent before.
-          onChange={() => setKey(newKey())}
-        >
-          <Stack gap="xs">
-            <TextInput label="Name" required value={name} onChange={(e) => setName(e.currentTarget.value)} />
-            <NativeSelect
-              label="Kind"
-              description={kindWords[kind]}
-              data={[...poolKindSchema.options]}
-              value={kind}
-              onChange={(e) => setKind(poolKindSchema.parse(e.currentTarget.value))}
-            />
-            {kind === 'thin' ? (
-              <DriveChoice nodes={nodes} value={drives} set={setDrives} wipe={wipe} setWipe={setWipe} />
-            ) : (
-              <TextInput
-                label="Directory on each node"
-                description={kind === 'shared' ? 'Where each node has it mounted.' : undefined}
-                placeholder="/srv/vms"
-                required
-                value={path}
-                onChange={(e) => setPath(e.currentTarget.value)}
-              />
-            )}
-            <MultiSelect
-              label="Only these nodes"
-              description="None: all of them, those to come too."
-              data={nodes.map((n) => n.id)}
-              value={on}
-              onChange={setOn}
-            />
-            <Refusal of={refused} />
-            <Button type="submit" loading={busy}>
-              Create
-            </Button>
-          </Stack>
-        </form>
-      </Modal>
-    </>
+    <FormDialog label="New pool" yes="Create" act={create} changed={changed}>
+      <TextInput label="Name" required value={name} onChange={(e) => setName(e.currentTarget.value)} />
+      <NativeSelect
+        label="Kind"
+        description={kindWords[kind]}
+        data={[...poolKindSchema.options]}
+        value={kind}
+        onChange={(e) => setKind(poolKindSchema.parse(e.currentTarget.value))}
+      />
+      {kind === 'thin' ? (
+        <DriveChoice nodes={nodes} value={drives} set={setDrives} wipe={wipe} setWipe={setWipe} />
+      ) : (
+        <TextInput
+          label="Directory on each node"
+          description={kind === 'shared' ? 'Where each node has it mounted.' : undefined}
+          placeholder="/srv/vms"
+          required
+          value={path}
+          onChange={(e) => setPath(e.currentTarget.value)}
+        />
+      )}
+      <MultiSelect
+        label="Only these nodes"
+        description="None: all of them, those to come too."
+        data={nodes.map((n) => n.id)}
+        value={on}
+        onChange={setOn}
+      />
+    </FormDialog>
   );
 }

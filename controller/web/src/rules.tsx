@@ -1,20 +1,10 @@
-import {
-  Alert,
-  Button,
-  Modal,
-  NativeSelect,
-  Stack,
-  Switch,
-  TagsInput,
-  TextInput,
-  Title,
-} from '@mantine/core';
+import { Alert, NativeSelect, Switch, TagsInput, TextInput, Title } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import type { RuleView } from '../../../core/wire/rest';
-import { call, newKey, useAsked, useDo } from './api';
+import { call, newKey, useAsked } from './api';
 import { useAll } from './live';
 import { May } from './may';
-import { Confirm, Refusal, Rows, To } from './parts';
+import { Confirm, FormDialog, Refusal, Rows, To } from './parts';
 
 type Kind = RuleView['kind'];
 const kindText: Record<Kind, string> = {
@@ -93,7 +83,6 @@ function whereText(r: RuleView): string {
 const empty = { name: '', kind: 'apart' as Kind, over: 'node' as 'node' | 'rack', must: true };
 
 function NewRule({ changed }: { readonly changed: () => void }): ReactNode {
-  const [open, setOpen] = useState(false);
   const [f, setF] = useState(empty);
   const [lists, setLists] = useState<Record<'vms' | 'tags' | 'nodes' | 'racks' | 'nodeTags', string[]>>({
     vms: [],
@@ -103,7 +92,6 @@ function NewRule({ changed }: { readonly changed: () => void }): ReactNode {
     nodeTags: [],
   });
   const [key, setKey] = useState(newKey);
-  const { busy, refused, run } = useDo();
   const vms = useAll('vm');
   const nodes = useAll('node');
   const placed = f.kind === 'on' || f.kind === 'not-on';
@@ -126,88 +114,66 @@ function NewRule({ changed }: { readonly changed: () => void }): ReactNode {
   const create = (): Promise<unknown> =>
     call('ruleCreate', { body: { ...f, ...lists, ...(placed ? {} : none) } }, { key });
   return (
-    <>
-      <Button size="xs" variant="default" onClick={() => setOpen(true)} w="fit-content">
-        New rule
-      </Button>
-      <Modal opened={open} onClose={() => setOpen(false)} title="New rule">
-        <form
-          onSubmit={(e) => {
-            e.preventDefault();
-            void run(create).then((ok) => {
-              if (!ok) return;
-              setOpen(false);
-              changed();
-            });
-          }}
-        >
-          <Stack gap="xs">
-            <TextInput
-              label="Name"
-              required
-              value={f.name}
-              onChange={(e) => put({ name: e.currentTarget.value })}
-            />
-            {list(
-              'vms',
-              'VMs',
-              vms.map((v) => v.name),
-            )}
-            {list(
-              'tags',
-              'And all VMs with one of these tags',
-              vms.flatMap((v) => v.tags),
-            )}
-            <NativeSelect
-              label="Are to be"
-              value={f.kind}
-              data={(['apart', 'together', 'on', 'not-on'] as const).map((value) => ({
-                value,
-                label: kindText[value],
-              }))}
-              onChange={(e) => put({ kind: e.currentTarget.value as Kind })}
-            />
-            {placed ? (
-              <>
-                {list(
-                  'nodes',
-                  'Nodes',
-                  nodes.map((n) => n.id),
-                )}
-                {list(
-                  'racks',
-                  'Racks',
-                  nodes.flatMap((n) => n.record.rack ?? []),
-                )}
-                {list(
-                  'nodeTags',
-                  'Nodes with one of these tags',
-                  nodes.flatMap((n) => n.record.tags ?? []),
-                )}
-              </>
-            ) : (
-              <NativeSelect
-                label={f.kind === 'apart' ? 'On different' : 'On one'}
-                value={f.over}
-                data={[
-                  { value: 'node', label: f.kind === 'apart' ? 'nodes' : 'node' },
-                  { value: 'rack', label: f.kind === 'apart' ? 'racks' : 'rack' },
-                ]}
-                onChange={(e) => put({ over: e.currentTarget.value === 'rack' ? 'rack' : 'node' })}
-              />
-            )}
-            <Switch
-              label="Must: nothing breaks it, no failover either. Off: a wish, which weighs"
-              checked={f.must}
-              onChange={(e) => put({ must: e.currentTarget.checked })}
-            />
-            <Refusal of={refused} />
-            <Button type="submit" loading={busy}>
-              Create
-            </Button>
-          </Stack>
-        </form>
-      </Modal>
-    </>
+    <FormDialog label="New rule" yes="Create" act={create} done={changed} aside>
+      <TextInput
+        label="Name"
+        required
+        value={f.name}
+        onChange={(e) => put({ name: e.currentTarget.value })}
+      />
+      {list(
+        'vms',
+        'VMs',
+        vms.map((v) => v.name),
+      )}
+      {list(
+        'tags',
+        'And all VMs with one of these tags',
+        vms.flatMap((v) => v.tags),
+      )}
+      <NativeSelect
+        label="Are to be"
+        value={f.kind}
+        data={(['apart', 'together', 'on', 'not-on'] as const).map((value) => ({
+          value,
+          label: kindText[value],
+        }))}
+        onChange={(e) => put({ kind: e.currentTarget.value as Kind })}
+      />
+      {placed ? (
+        <>
+          {list(
+            'nodes',
+            'Nodes',
+            nodes.map((n) => n.id),
+          )}
+          {list(
+            'racks',
+            'Racks',
+            nodes.flatMap((n) => n.record.rack ?? []),
+          )}
+          {list(
+            'nodeTags',
+            'Nodes with one of these tags',
+            nodes.flatMap((n) => n.record.tags ?? []),
+          )}
+        </>
+      ) : (
+        <NativeSelect
+          label={f.kind === 'apart' ? 'On different' : 'On one'}
+          value={f.over}
+          data={[
+            { value: 'node', label: f.kind === 'apart' ? 'nodes' : 'node' },
+            { value: 'rack', label: f.kind === 'apart' ? 'racks' : 'rack' },
+          ]}
+          onChange={(e) => put({ over: e.currentTarget.value === 'rack' ? 'rack' : 'node' })}
+        />
+      )}
+      <Switch
+        label="Must: nothing breaks it, no failover either. Off: a wish, which weighs"
+        checked={f.must}
+        onChange={(e) => put({ must: e.currentTarget.checked })}
+      />
+    </FormDialog>
   );
 }

@@ -1,12 +1,12 @@
-import { Button, Modal, Select, Stack, Text, TextInput } from '@mantine/core';
+import { Select, Text, TextInput } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { useLocation } from 'wouter';
 import { formatSize } from '../../../core/domain/units';
 import type { TemplateView } from '../../../core/wire/rest';
-import { call, newKey, saw, useAsked, useDo } from './api';
+import { call, newKey, saw, useAsked } from './api';
 import { useAll } from './live';
 import { May } from './may';
-import { Confirm, Page, Refusal, Rows } from './parts';
+import { Confirm, FormDialog, Page, Refusal, Rows } from './parts';
 import { CopyDialog } from './vapp-copy';
 
 const holds = (t: TemplateView): number =>
@@ -96,12 +96,10 @@ export function TemplatesPage(): ReactNode {
 function NewTemplate({ changed }: { readonly changed: () => void }): ReactNode {
   const vapps = useAll('vapp');
   const vms = useAll('vm');
-  const [open, setOpen] = useState(false);
   const [name, setName] = useState('');
   const [note, setNote] = useState('');
   const [of, setOf] = useState<string | null>(null);
   const [key, setKey] = useState(newKey);
-  const { busy, refused, run } = useDo();
   const touched = (act: () => void): void => {
     act();
     setKey(newKey());
@@ -111,57 +109,34 @@ function NewTemplate({ changed }: { readonly changed: () => void }): ReactNode {
     const source = kind === 'vapp' ? { vapp: id } : { vm: id };
     const t = await call('templateCreate', { body: { name, note, ...source } }, { key });
     if (t.op !== null) saw('op', t.op);
-    setOpen(false);
     setName('');
     changed();
   };
   return (
-    <>
-      <Button size="xs" variant="default" w="fit-content" onClick={() => setOpen(true)}>
-        New template
-      </Button>
-      <Modal opened={open} onClose={() => setOpen(false)} title="New template">
-        <form
-          onSubmit={(e) => {
-            e.preventDefault();
-            void run(create);
-          }}
-        >
-          <Stack gap="xs">
-            <TextInput
-              label="Name"
-              required
-              data-autofocus
-              value={name}
-              onChange={(e) => touched(() => setName(e.currentTarget.value))}
-            />
-            <TextInput
-              label="Note"
-              value={note}
-              onChange={(e) => touched(() => setNote(e.currentTarget.value))}
-            />
-            <Select
-              label="Of"
-              description="As it is now, running or off"
-              required
-              searchable
-              value={of}
-              onChange={(v) => touched(() => setOf(v))}
-              data={[
-                { group: 'vApps', items: vapps.map((v) => ({ value: `vapp ${v.id}`, label: v.name })) },
-                {
-                  group: 'VMs',
-                  items: vms.map((v) => ({ value: `vm ${v.id}`, label: v.name })),
-                },
-              ]}
-            />
-            <Refusal of={refused} />
-            <Button type="submit" loading={busy} disabled={of === null}>
-              Make it
-            </Button>
-          </Stack>
-        </form>
-      </Modal>
-    </>
+    <FormDialog label="New template" yes="Make it" act={create} ready={of !== null} aside>
+      <TextInput
+        label="Name"
+        required
+        data-autofocus
+        value={name}
+        onChange={(e) => touched(() => setName(e.currentTarget.value))}
+      />
+      <TextInput label="Note" value={note} onChange={(e) => touched(() => setNote(e.currentTarget.value))} />
+      <Select
+        label="Of"
+        description="As it is now, running or off"
+        required
+        searchable
+        value={of}
+        onChange={(v) => touched(() => setOf(v))}
+        data={[
+          { group: 'vApps', items: vapps.map((v) => ({ value: `vapp ${v.id}`, label: v.name })) },
+          {
+            group: 'VMs',
+            items: vms.map((v) => ({ value: `vm ${v.id}`, label: v.name })),
+          },
+        ]}
+      />
+    </FormDialog>
   );
 }
