@@ -395,6 +395,74 @@ export interface Peers {
   libvirt(address: string): NonNullable<MigrateTarget['peer']>;
 }
 
+/** A machine of a lockstep VM as it is on this node. */
+export interface LockstepSeen {
+  readonly vm: string;
+  /** Generation of the ownership that it is marked with. */
+  readonly gen: number;
+  /** `alone`: it has no twin, none that counts yet, or none any more. */
+  readonly role: 'alone' | 'primary' | 'twin';
+  /** False: it stands still. A twin that waits for its primary does, too. */
+  readonly running: boolean;
+  /** Counted since this pair began. */
+  readonly checkpoints: number;
+  /** When the last one was seen, on `env.clock`; null: none yet. */
+  readonly lastCheckpointMs: number | null;
+  /** Why the pair is no more, in words: QEMU gave up by itself, or a channel broke. Null: nothing is known of that. */
+  readonly broken: string | null;
+}
+
+/** What a primary must reach on its twin's node. */
+export interface LockstepDoor {
+  /** Address of the twin's node, of the network that carries the copying. */
+  readonly address: string;
+  readonly ports: { readonly migrate: number; readonly nbd: number };
+}
+
+/** Pairs of machines of which one goes on where the other dies. Who may is not decided here. @see docs/lockstep.md, safety 11 */
+export interface Lockstep {
+  /** Why this node can have none, in words; null: it can. */
+  usable(): Promise<string | null>;
+  /** Every such machine that lives here. */
+  observe(): Promise<readonly LockstepSeen[]>;
+  /**
+   * On the second node: a machine that waits for its primary; its output is not connected. One that is there ends first.
+   *
+   * @param o.xml - as the primary was defined
+   * @param o.gen - of the ownership that names this node as twin
+   * @param o.address - of this node, where it listens
+   * @throws FlotillaError `tool-failed`, `no-space`, `unsupported`
+   */
+  bear(o: {
+    readonly vm: string;
+    readonly xml: string;
+    readonly gen: number;
+    readonly address: string;
+  }): Promise<LockstepDoor>;
+  /**
+   * On the owner: its machine stands still while memory and disks are copied, then both run. Resolves after the first further
+   * checkpoint. Failed or cancelled, the machine goes on alone as before, with no output lost.
+   *
+   * @param o.address - of this node, where its twin reaches it
+   * @throws FlotillaError `tool-failed`, `cancelled`
+   */
+  join(
+    vm: string,
+    door: LockstepDoor,
+    o: { readonly address: string; progress(share: number): void; readonly signal: AbortSignal },
+  ): Promise<{ readonly pausedMs: number }>;
+  /** On the second node: the channels to the primary are closed. From here on none of the primary's output leaves. Idempotent. */
+  shut(vm: string): Promise<void>;
+  /** On the second node, after {@link shut} and after the ledger named it the owner: it goes on alone, its output connected. Idempotent. */
+  takeOver(vm: string, gen: number): Promise<void>;
+  /** On the owner, only after the ledger says that there is no twin: whatever hangs is broken, the second is dropped. Idempotent. */
+  goAlone(vm: string, gen: number): Promise<void>;
+  /** Kills it here, and waits until it is gone. Idempotent. */
+  end(vm: string): Promise<void>;
+  /** A bell only: something changed. @returns a function that ends it */
+  on(listener: () => void): () => void;
+}
+
 /** Where a VM's consoles are on this node. */
 export interface Sockets {
   paths(vmId: string): { readonly serial: string; readonly vnc: string; readonly serialLog: string };
@@ -475,6 +543,8 @@ export interface AgentEnv {
   readonly drives?: Drives;
   /** Absent: this node has no copies of other nodes' disks, and holds none. */
   readonly replication?: Replication;
+  /** Absent: this node has no machines with twins, and is none's second. */
+  readonly lockstep?: Lockstep;
   /** Absent: nobody holds a VM off here. */
   readonly holds?: Holds;
   readonly seeds: Seeds;

@@ -17,8 +17,21 @@ export const vmHaSchema = z.object({
   onHang: onHangSchema,
   /** Restarts without anybody asking (crash, hang, failover) within an hour; beyond it the VM stays off. */
   restartsPerHourMax: z.number().int().min(0).max(100),
+  /** A second copy of it runs on another node and goes on when its own node dies. Means something with `enabled` only. Absent: no. */
+  lockstep: z.boolean().optional(),
 });
 export type VmHa = z.output<typeof vmHaSchema>;
+
+/**
+ * What a VM keeps through the death of its node. `none`: it comes back with the node. `restart`: it is started elsewhere,
+ * what was in its memory is lost. `lockstep`: its twin goes on with everything.
+ */
+export const protectionLevels = ['none', 'restart', 'lockstep'] as const;
+export type ProtectionLevel = (typeof protectionLevels)[number];
+
+/** What is asked for; a machine that runs has what was asked for when it was started. */
+export const protectionLevel = (ha: Pick<VmHa, 'enabled' | 'lockstep'>): ProtectionLevel =>
+  !ha.enabled ? 'none' : ha.lockstep === true ? 'lockstep' : 'restart';
 
 export const vmHaDefault: VmHa = {
   enabled: false,

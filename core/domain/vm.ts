@@ -141,6 +141,21 @@ export const ownMigrationSchema = z.looseObject({
 export type OwnMigration = z.output<typeof ownMigrationSchema>;
 
 /**
+ * A machine that can have a twin, in the ownership record. Null or absent: an ordinary one.
+ *
+ * `preparing`: the twin may be there and waits, none of its output leaves; the owner runs as if there were none, or stands
+ * still while it is copied. `protected`: both run, and only what both say leaves; the twin may make itself the owner. `alone`:
+ * there is no twin. `preparing` and `protected` name one, `alone` none.
+ *
+ * @see docs/lockstep.md, safety 11
+ */
+export const ownLockstepSchema = z.looseObject({
+  twin: nodeIdSchema.nullable(),
+  state: z.enum(['preparing', 'protected', 'alone']),
+});
+export type OwnLockstep = z.output<typeof ownLockstepSchema>;
+
+/**
  * The one key that lets a VM run (`vm/<id>/own`). Append-only schema: every keeper ever shipped can read it.
  * Each change is one compare-and-swap with `gen` one higher; only what is said of copies leaves `gen` as it is.
  *
@@ -168,6 +183,7 @@ export const vmOwnSchema = z.looseObject({
   syncEpoch: z.number().int().nonnegative().default(0),
   /** Wall clock of its last failovers, newest last: the brake on a VM that takes its nodes down. */
   failoversMs: z.array(wallMsSchema).max(16).default([]),
+  lockstep: ownLockstepSchema.nullish(),
 });
 export type VmOwn = z.output<typeof vmOwnSchema>;
 
