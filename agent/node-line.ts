@@ -1,3 +1,4 @@
+import { errorRecord } from '../core/domain/error.js';
 import type { Health, NodeDrive, PoolUse } from '../core/domain/node.js';
 import type { AgentEnv } from './env.js';
 import { keeperLine } from './ha/keeper-line.js';
@@ -32,6 +33,7 @@ export class NodeLine {
     if (env.hypervisor.connected) this.versions ??= await env.hypervisor.facts().catch(() => null);
     const versions = env.hypervisor.connected ? this.versions : null;
     const accel = await env.machine.accel().catch(() => null);
+    const lockstep = await env.lockstep?.usable().catch((e: unknown) => errorRecord(e).message);
     env.radio.say('state', {
       node: env.node,
       boot: env.boot,
@@ -53,6 +55,7 @@ export class NodeLine {
       health: health(),
       ...(drives === null ? {} : { drives: [...drives] }),
       ...(replication === null ? {} : { replication }),
+      ...(lockstep === undefined ? {} : { lockstep: (lockstep ?? '').slice(0, 300) }),
       hears: Object.fromEntries(
         env.radio.heard().flatMap((h) => (h.beatAgeMs === null ? [] : [[h.node, Math.round(h.beatAgeMs)]])),
       ),

@@ -21,6 +21,9 @@ export class Loads {
     for (const [id, { value: own }] of s.owns) {
       const memoryMiB = s.specs.get(id)?.value.memoryMiB ?? 0;
       add(this.owned, own.owner, memoryMiB, 1);
+      // A twin has all of its memory already.
+      const twin = own.lockstep?.twin ?? null;
+      if (twin !== null) add(this.owned, twin, memoryMiB, 1);
       if (own.standby !== null) this.promise(id, { owner: own.owner, memoryMiB }, own.standby);
     }
   }

@@ -1,4 +1,11 @@
-import { bareWithout, planDrain, type DrainLine, type DrainSubject } from '../../core/decide/drain.js';
+import {
+  bareWithout,
+  planDrain,
+  twinsOn,
+  type DrainLine,
+  type DrainSubject,
+  type TwinLine,
+} from '../../core/decide/drain.js';
 import { drainArgs, type DrainArgs } from '../../core/domain/drain.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { NodeDesired, NodeRecord } from '../../core/domain/node.js';
@@ -109,15 +116,24 @@ function movedFrom(view: View, node: string): DrainArgs['vms'] {
   });
 }
 
+/** Every VM; what it does is not looked at. */
+const subjectsOf = (view: View): DrainSubject[] =>
+  [...view.ledger.tables.vmOwn].flatMap(([id, { value: own }]) => {
+    const spec = view.ledger.tables.vmSpec.get(id)?.value;
+    return spec === undefined ? [] : [{ spec, own, phase: 'unknown' as const }];
+  });
+
 function drainView(view: View, node: string, nowMs: number): DrainAnswer {
   const outlook = outlookOf(view, { emptied: node });
   const t = view.ledger.tables;
-  const subjects = [...t.vmOwn].flatMap(([id, { value: own }]): DrainSubject[] => {
-    const spec = t.vmSpec.get(id)?.value;
-    if (spec === undefined || own.owner !== node) return [];
-    return [{ spec, own, phase: view.vm(id)?.phase ?? 'unknown' }];
-  });
-  const lines = planDrain(outlook, subjects, null);
+  const subjects = subjectsOf(view);
+  const mine = subjects.filter((s) => s.own.owner === node);
+  const lines = planDrain(
+    outlook,
+    mine.map((s) => ({ ...s, phase: view.vm(s.spec.id)?.phase ?? 'unknown' })),
+    null,
+  );
+  const twins = twinsOn(outlook, node, subjects);
   const bare = bareWithout(outlook, node);
   const images = [...t.image.values()].filter((i) => i.value.node === node).map((i) => i.value.name);
   const op = openOf(view, node);
@@ -125,10 +141,14 @@ function drainView(view: View, node: string, nowMs: number): DrainAnswer {
   const name = (id: string): string => t.vmSpec.get(id)?.value.name ?? id;
   return {
     node,
-    canGo: lines.every((l) => l.how === 'migrate' || l.how === 'relocate' || (l.how === 'stays' && !l.runs)),
-    sentence: sentence(node, lines, bare, images),
+    canGo: lines.every(
+      (l) =>
+        l.how === 'migrate' || l.how === 'switch' || l.how === 'relocate' || (l.how === 'stays' && !l.runs),
+    ),
+    sentence: sentence(node, lines, { bare, images, twins }),
     vms: lines.map(({ runs: _, ...l }) => l),
     bare,
+    twins,
     images,
     op: op === null ? null : opView(view, op),
     moves: (args?.vms ?? []).map((x) => ({ ...x, name: name(x.vm) })),
@@ -139,8 +159,15 @@ function drainView(view: View, node: string, nowMs: number): DrainAnswer {
 function sentence(
   node: string,
   lines: readonly DrainLine[],
-  bare: readonly string[],
-  images: readonly string[],
+  {
+    bare,
+    images,
+    twins,
+  }: {
+    readonly bare: readonly string[];
+    readonly images: readonly string[];
+    readonly twins: readonly TwinLine[];
+  },
 ): string {
   const count = (how: DrainLine['how'], runs: boolean | null = null): number =>
     lines.filter((l) => l.how === how && (runs ?? l.runs) === l.runs).length;
@@ -149,11 +176,13 @@ function sentence(
     n > 0 ? [`${vms(n)} ${n === 1 ? one : many} ${then}`] : [];
   const parts = [
     ...are(count('migrate'), 'would', 'would', 'move while running'),
+    ...are(count('switch'), 'is', 'are', 'in lockstep and would go on with the twin'),
     ...are(count('relocate'), 'is', 'are', 'off and would get another owner'),
     ...are(count('restart'), 'would', 'would', 'have to be restarted elsewhere'),
     ...are(count('stays', true), 'runs', 'run', 'and cannot leave it'),
     ...are(count('stays', false), 'is', 'are', 'off and cannot leave it'),
     ...are(count('wait'), 'cannot', 'cannot', 'be told about now'),
+    ...are(twins.length, 'of another node would', 'of other nodes would', 'lose the twin here'),
     ...are(bare.length, 'would', 'would', 'have no standby'),
     ...(images.length > 0 ? [`it has the only file of ${images.length} images`] : []),
   ];

@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { twinGoes } from '../../core/domain/lockstep-words.js';
 import { formatSpan } from '../../core/domain/units.js';
 import type { DrainAnswer } from '../../core/wire/rest.js';
 import type { Io, WaitOptions } from './io.js';
@@ -7,6 +8,7 @@ import { waiting } from './vm.js';
 
 const howText: Record<DrainAnswer['vms'][number]['how'], string> = {
   migrate: 'moves while it runs',
+  switch: 'its twin goes on',
   relocate: 'off: gets another owner',
   restart: 'would be restarted',
   wait: 'not now',
@@ -60,6 +62,7 @@ function checkText(d: DrainAnswer, width: number | null): string {
   const out = [d.sentence];
   if (d.vms.length > 0) out.push('', table(d.vms, columns, width));
   if (d.bare.length > 0) out.push('', `Would have no standby: ${d.bare.join(', ')}`);
+  if (d.twins.length > 0) out.push('', ...d.twins.map(twinGoes));
   if (d.images.length > 0) out.push('', `Images with their only file there: ${d.images.join(', ')}`);
   if (d.op !== null)
     out.push(

@@ -1,7 +1,8 @@
 import { FlotillaError } from '../domain/error.js';
 import { drainVmsMax, type DrainArgs, type DrainVm } from '../domain/drain.js';
 import { opFinished, type Op, type OpStep } from '../domain/op.js';
-import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
+import type { OwnLockstep, VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
+import { lockstepText, type LockstepCheck } from './lockstep-check.js';
 import { migrateText } from './migrate-check.js';
 import type { Outlook } from './outlook.js';
 import { canStand } from './plan/place.js';
@@ -25,11 +26,11 @@ const passing: ReadonlySet<string> = new Set([
 /** What keeps a machine from moving while it runs, and not from being started there. */
 const restartable: ReadonlySet<string> = new Set(['other-cpu', 'older-qemu', 'not-armable']);
 
-/** How a VM would go: while it runs; being off; shut down and started again; or not. */
+/** How a VM would go: while it runs; to its twin; being off; shut down and started again; or not. */
 export interface DrainLine {
   readonly vm: string;
   readonly name: string;
-  readonly how: 'migrate' | 'relocate' | 'restart' | 'wait' | 'stays';
+  readonly how: 'migrate' | 'switch' | 'relocate' | 'restart' | 'wait' | 'stays';
   readonly to: string | null;
   /** Why it waits or stays, or why it must be restarted. */
   readonly text: string;
@@ -95,6 +96,7 @@ export function planDrain(view: Outlook, vms: readonly DrainSubject[], node: str
       moves.take(at, seat);
       return line('relocate', moves.s.nodes[seat.node]?.name ?? null, '');
     }
+    if (own.lockstep) return pairLine(own.lockstep, line, () => view.lockstep(spec, own));
     const check = view.check(spec, own, { node, phase, moves });
     if (check.to !== null) {
       take(check.to);
@@ -115,6 +117,41 @@ export function planDrain(view: Outlook, vms: readonly DrainSubject[], node: str
     moves.take(at, seat);
     return line('restart', moves.s.nodes[seat.node]?.name ?? null, text);
   });
+}
+
+/** A machine in lockstep goes to its twin, by its owner's own doing as soon as that node is to be empty. */
+function pairLine(
+  pair: OwnLockstep,
+  line: (how: DrainLine['how'], to: string | null, text: string) => DrainLine,
+  check: () => LockstepCheck,
+): DrainLine {
+  if (pair.state === 'protected' && pair.twin !== null)
+    return line('switch', pair.twin, 'its twin there goes on');
+  const found = check();
+  return pair.twin === null && found.to === null
+    ? line('stays', null, `it is in lockstep and has no twin: ${lockstepText(found)}`)
+    : line('wait', null, 'its twin is being made');
+}
+
+/** A twin of another node's VM, and what becomes of it when its node is emptied. */
+export interface TwinLine {
+  readonly vm: string;
+  readonly name: string;
+  /** Where another one is made; null: nowhere, so that its VM goes on alone. */
+  readonly to: string | null;
+  /** Why nowhere. */
+  readonly text: string;
+}
+
+/** The twins on a node, by the names of their VMs. @param view - with that node as if in maintenance */
+export function twinsOn(view: Outlook, node: string, vms: Iterable<DrainSubject>): TwinLine[] {
+  const out: TwinLine[] = [];
+  for (const { spec, own } of vms) {
+    if (own.lockstep?.twin !== node) continue;
+    const check = view.lockstep(spec, own);
+    out.push({ vm: spec.id, name: spec.name, to: check.to, text: lockstepText(check) });
+  }
+  return out.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : a.vm < b.vm ? -1 : 1));
 }
 
 /** VMs whose standby a node is, and that would find no other one without it. */
@@ -140,6 +177,8 @@ export interface DrainView {
   vm(id: string): DrainSubject | null;
   /** Every VM with its owner. */
   readonly owners: Iterable<readonly [vm: string, owner: string]>;
+  /** Twins on the node, which their VMs' owners give up and make anew elsewhere. */
+  readonly twins: number;
   anOp(id: string): Op | undefined;
 }
 
@@ -186,7 +225,8 @@ export function decideDrain(v: DrainView): DrainStep {
   const order = [...lines.values()].sort((a, b) => weight(a.vm) - weight(b.vm) || (a.vm < b.vm ? -1 : 1));
   for (const line of order) {
     const s = v.vm(line.vm);
-    if (s === null) continue; // deleted meanwhile
+    // Deleted meanwhile; or in lockstep: to fetch that back would cost a whole copy for its next twin.
+    if (s === null || (back && s.own.lockstep)) continue;
     const { spec, own } = s;
     const put = (patch: Partial<DrainVm>): void => void out.set(line.vm, { ...line, ...patch });
     const start = (patch: Partial<DrainVm>): void => {
@@ -253,6 +293,9 @@ export function decideDrain(v: DrainView): DrainStep {
           put({ ...rest, state: 'stopping', restart: true, to: p.to, text: '' });
         }
         break;
+      case 'switch':
+        put({ ...rest, state: 'waiting', to: p.to, text: p.text });
+        break;
       case 'stays':
         stay(p.text);
         break;
@@ -270,12 +313,14 @@ function conclude(v: DrainView, vms: DrainVm[], acts: DrainAct[]): DrainStep {
   const count = (s: DrainVm['state']): number => vms.filter((x) => x.state === s).length;
   const moved = count('moved');
   const busy = count('moving') + count('stopping') + vms.filter((x) => x.restart).length;
+  const twins = op.kind === 'node.return' ? 0 : v.twins;
   const where = op.kind === 'node.return' ? 'back on' : 'away from';
   const counts = [
     `${moved} of ${vms.length} VMs are ${where} ${args.node}`,
     ...(['moving', 'stopping', 'waiting', 'stays'] as const).flatMap((s) =>
       count(s) > 0 ? [`${count(s)} ${s === 'stays' ? 'stay' : s === 'waiting' ? 'wait' : s}`] : [],
     ),
+    ...(twins > 0 ? [`${twins} twins of others are there still`] : []),
   ];
   const out = {
     vms,
@@ -285,7 +330,7 @@ function conclude(v: DrainView, vms: DrainVm[], acts: DrainAct[]): DrainStep {
   };
   if (acts.length > 0 || busy > 0) return { ...out, end: null };
   if (op.cancelAsked) return { ...out, end: { state: 'cancelled' } };
-  if (count('waiting') > 0) return { ...out, end: null };
+  if (count('waiting') > 0 || twins > 0) return { ...out, end: null };
   const stay = vms.filter((x) => x.state === 'stays');
   // What is off and cannot leave does not keep a node from being worked on; it does keep it from leaving.
   const bars = stay.filter(

@@ -3,17 +3,11 @@ import type { AdmissionMode } from '../domain/ha.js';
 import type { Op } from '../domain/op.js';
 import type { Pool } from '../domain/pool.js';
 import type { VmOwn, VmPhase, VmSpec } from '../domain/vm.js';
+import type { Blocker, NodeBlockers } from './blocker.js';
 import { refusals, type PlacementRequest } from './plan/fit.js';
 import type { ClusterNode } from './plan/gather.js';
 import type { Moves } from './plan/move.js';
 import { ruleReason } from './plan/placement.js';
-
-/** Why a VM cannot migrate, or not to that node, in words, and what would help. */
-export interface MigrateBlocker {
-  readonly code: string;
-  readonly text: string;
-  readonly hint: string;
-}
 
 export interface MigrateCheckView {
   readonly spec: VmSpec;
@@ -37,9 +31,9 @@ export interface MigrateCheck {
   /** Where it would go; null: nowhere. */
   readonly to: string | null;
   /** What keeps it where it is, whatever the target. */
-  readonly blockers: readonly MigrateBlocker[];
+  readonly blockers: readonly Blocker[];
   /** And what speaks against each node. */
-  readonly nodes: readonly { readonly node: string; readonly blockers: readonly MigrateBlocker[] }[];
+  readonly nodes: readonly NodeBlockers[];
   /** Why that node. */
   readonly reasons: readonly string[];
 }
@@ -93,9 +87,9 @@ export function checkMigration(v: MigrateCheckView): MigrateCheck {
   };
 }
 
-function vmBlockers(v: MigrateCheckView): MigrateBlocker[] {
+function vmBlockers(v: MigrateCheckView): Blocker[] {
   const { spec, own, phase, disks, ops } = v;
-  const out: MigrateBlocker[] = [];
+  const out: Blocker[] = [];
   const no = (code: string, text: string, hint: string): void => void out.push({ code, text, hint });
   const under = ops.find((o) => o.kind === 'vm.migrate');
   if (own.state === 'migrating' || under !== undefined)
@@ -111,6 +105,14 @@ function vmBlockers(v: MigrateCheckView): MigrateBlocker[] {
   for (const o of ops)
     if (o.kind !== 'vm.migrate' && o.kind !== 'vm.failover')
       no('busy', `another operation on it is not finished: ${o.kind}`, 'Wait for its end: flotilla op list.');
+  if (own.lockstep && own.state !== 'stopped') {
+    no(
+      'lockstep',
+      'it is in lockstep: only its twin can go on elsewhere',
+      'Its node set to maintenance gives it to its twin: flotilla node drain.',
+    );
+    return out;
+  }
   for (const { disk: id } of spec.disks) {
     const disk = disks.find((d) => d.id === id);
     const on = disk && v.pool(disk.pool);
@@ -145,10 +147,10 @@ function nodeBlockers(
   n: ClusterNode,
   source: ClusterNode | undefined,
   vm: number,
-): MigrateBlocker[] {
+): Blocker[] {
   const at = v.moves.s.nodes.findIndex((x) => x.name === n.id);
   const bars = vm < 0 || at < 0 ? [] : v.moves.rules.bars(vm, at).map(ruleReason);
-  const out: MigrateBlocker[] = [...refusals(request, n), ...bars].map((r) => ({
+  const out: Blocker[] = [...refusals(request, n), ...bars].map((r) => ({
     code: r.reason,
     text: r.text,
     hint: r.hint,

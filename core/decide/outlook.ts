@@ -1,6 +1,6 @@
 import type { BalanceMove } from '../domain/balance.js';
 import type { Disk } from '../domain/disk.js';
-import type { Policy } from '../domain/ha.js';
+import { protectionLevel, type Policy } from '../domain/ha.js';
 import type { Image } from '../domain/image.js';
 import type { Network } from '../domain/network.js';
 import type { NodePresence, NodeRecord, NodeState } from '../domain/node.js';
@@ -13,6 +13,8 @@ import type { VmOwn, VmPhase, VmSpec, VmState } from '../domain/vm.js';
 import { admit } from './plan/admission.js';
 import type { LoadsNow } from './plan/auto.js';
 import { cpuShare, evenOut, shareWithout } from './plan/even.js';
+import type { NodeBlockers } from './blocker.js';
+import { checkLockstep, type LockstepCheck } from './lockstep-check.js';
 import { checkMigration, type MigrateCheck } from './migrate-check.js';
 import {
   clusterNode,
@@ -20,6 +22,7 @@ import {
   planCluster,
   planNode,
   promisedBy,
+  twinName,
   type ClusterNode,
   type OwnedVm,
 } from './plan/gather.js';
@@ -163,6 +166,27 @@ export class Outlook {
   }
 
   /**
+   * Whether a VM could be in lockstep, and which node its twin would run on. For those that are, too: the node of another
+   * twin where the present one is lost.
+   *
+   * @param node - the only one wanted; null: any
+   */
+  lockstep(spec: VmSpec, own: VmOwn, node: string | null = null): LockstepCheck {
+    const { pools, networks, policy } = this.r;
+    return checkLockstep({
+      spec,
+      own,
+      disks: this.disks(spec.id),
+      pool: (id) => pools.get(id)?.value,
+      networks: spec.nics.flatMap((n) => networks.get(n.network)?.value ?? []),
+      nodes: this.nodes,
+      cluster: this.cluster,
+      admission: policy.plan.admission,
+      node,
+    });
+  }
+
+  /**
    * The live migrations that would end the breaking of rules and even the cluster out, best first. Yields often, so that
    * whoever asks can do other things meanwhile.
    *
@@ -219,15 +243,37 @@ export class Outlook {
   ): Generator<undefined, RollingPlan> {
     const ids = this.byName();
     const checkOf = this.checks();
+    const pairs = this.pairs();
     const votes = new Set([...this.r.nodes.values()].flatMap(({ value: n }) => (n.voter ? [n.id] : [])));
     return rollingMoves(this.cluster, {
       ...o,
       atOnceMax,
       bars: (n) => (votes.has(n) ? votersBar(votes.size) : null),
       runs: (vm) => this.r.owns.get(ids.get(vm) ?? '')?.value.state !== 'stopped',
-      may: (vm, node) => roomAside(checkOf(ids.get(vm) ?? ''), node),
+      may: (vm, node) => pairs.get(vm)?.(node) ?? roomAside(checkOf(ids.get(vm) ?? ''), node),
       both: (a, b) => !(votes.has(a) && votes.has(b)),
     });
+  }
+
+  /**
+   * By the planner's names: whether a machine in lockstep, and its twin, could go to a node. The one goes to the other only,
+   * and the other is made anew.
+   */
+  private pairs(): Map<string, (node: string) => boolean> {
+    const out = new Map<string, (node: string) => boolean>();
+    const ids = new Map([...this.byName()].map(([name, id]) => [id, name]));
+    for (const [id, { value: own }] of this.r.owns) {
+      const spec = this.r.specs.get(id)?.value;
+      const twin = own.lockstep?.twin ?? null;
+      if (spec === undefined || twin === null) continue;
+      let check: LockstepCheck | null = null;
+      out.set(ids.get(id) ?? '', (node) => node === twin && own.lockstep?.state === 'protected');
+      out.set(twinName(id), (node) => {
+        check ??= this.lockstep(spec, own);
+        return check.blockers.length === 0 && roomy(check.nodes, node);
+      });
+    }
+    return out;
   }
 
   /**
@@ -277,6 +323,7 @@ export class Outlook {
     for (const [id, { value: own }] of this.r.owns) {
       const name = this.r.specs.get(id)?.value.name ?? id;
       if (own.owner === node) out.push(`"${name}" is on it`);
+      else if (own.lockstep?.twin === node) out.push(`the twin of "${name}" runs on it`);
       else if (own.standby === node) out.push(`it stands by for "${name}"`);
     }
     for (const { value: op } of this.r.ops.values())
@@ -362,6 +409,7 @@ export class Outlook {
         own,
         load: load !== undefined ? load(id) : stats === null ? null : loadOf(spec, stats),
         reach: reachOf(spec, disks, pools),
+        ...(protectionLevel(spec.ha) === 'lockstep' ? { pools: poolsOf(spec, disks, pools) } : {}),
       };
     }
   }
@@ -377,12 +425,19 @@ export const votersBar = (voters: number): string | null =>
 
 /** Whether a VM could migrate there; what room there is follows from a plan, not from how it is now. */
 const roomAside = (c: MigrateCheck | null, node: string): boolean =>
-  c !== null &&
-  c.blockers.length === 0 &&
-  (c.nodes.find((n) => n.node === node)?.blockers ?? []).every((b) => roomCodes.has(b.code));
+  c !== null && c.blockers.length === 0 && roomy(c.nodes, node);
+
+const roomy = (nodes: readonly NodeBlockers[], node: string): boolean =>
+  (nodes.find((n) => n.node === node)?.blockers ?? []).every((b) => roomCodes.has(b.code));
 
 /** What speaks against a node only as it is now. */
 const roomCodes: ReadonlySet<string> = new Set(['no-memory', 'no-cpus', 'no-failover-room', 'rule']);
+
+const poolsOf = (
+  spec: VmSpec,
+  disks: { get(id: string): Disk | undefined },
+  pools: { get(id: string): Pool | undefined },
+): Pool[] => spec.disks.flatMap((d) => pools.get(disks.get(d.disk)?.pool ?? '') ?? []);
 
 const valuesOf = <T>(kept: Kept<T>): { get(id: string): T | undefined } => ({
   get: (id) => kept.get(id)?.value,

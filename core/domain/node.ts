@@ -180,6 +180,8 @@ export const nodeStateSchema = z.object({
   drives: z.array(nodeDriveSchema).max(64).optional(),
   /** Why no disk can have a copy here, in words; empty: it can. Absent: it has not looked. */
   replication: z.string().max(200).optional(),
+  /** Why no machine can be in lockstep here, in words; empty: one can. Absent: it has no part for that, or has not looked. */
+  lockstep: z.string().max(300).optional(),
   /** Nodes whose beat this node hears, with the age of the last, ms. */
   hears: z.record(nodeIdSchema, z.number()),
   /** Refused: wrong certificates, forged topics, unreadable payloads; counted since start, by kind. */

@@ -223,7 +223,10 @@ export const vmProtectionSchema = z.object({
   state: z.enum(['off', 'protected', 'unprotected', 'paused']),
   /** In words; empty where the state says it all. */
   text: z.string().max(500),
+  /** Of a machine in lockstep: the node of its twin. */
   standby: nodeIdSchema.nullable(),
+  /** Of a machine in lockstep: since when it has been protected without a break. */
+  sinceMs: wallMsSchema.optional(),
 });
 export type VmProtection = z.output<typeof vmProtectionSchema>;
 

@@ -41,8 +41,8 @@ export const drainViewSchema = z
       z.object({
         vm: idSchema,
         name: z.string(),
-        /** It moves while it runs; being off it gets another owner; it is shut down and started there; not. */
-        how: z.enum(['migrate', 'relocate', 'restart', 'wait', 'stays']),
+        /** It moves while it runs; its twin goes on; being off it gets another owner; it is shut down and started there; not. */
+        how: z.enum(['migrate', 'switch', 'relocate', 'restart', 'wait', 'stays']),
         to: nodeIdSchema.nullable(),
         text: z.string(),
         memoryMiB: z.number(),
@@ -50,6 +50,10 @@ export const drainViewSchema = z
     ),
     /** Names of VMs that it stands by for, and that no other node could. */
     bare: z.array(z.string()),
+    /** VMs of other nodes whose twins are on it: where another one would be made; null: they go on alone. */
+    twins: z.array(
+      z.object({ vm: idSchema, name: z.string(), to: nodeIdSchema.nullable(), text: z.string() }),
+    ),
     /** Names of images of which it has the only file. */
     images: z.array(z.string()),
     /** The operation under way. */

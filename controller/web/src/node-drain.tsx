@@ -2,6 +2,7 @@ import { Alert, Button, Checkbox, List, Progress, Stack, Text } from '@mantine/c
 import { useEffect, useState, type ReactNode } from 'react';
 import { formatSpan } from '../../../core/domain/units';
 import type { DrainAnswer, NodeView, OpView } from '../../../core/wire/rest';
+import { twinGoes } from '../../../core/domain/lockstep-words';
 import { call, saw, useAsked, useDo } from './api';
 import { useAll } from './live';
 import { Confirm, Refusal, Rows, To } from './parts';
@@ -52,7 +53,7 @@ function Checked(p: {
   }, [node]);
   if (check === null)
     return <Text size="sm">{failed === '' ? 'Looks where its VMs could go…' : failed}</Text>;
-  const stuck = check.vms.filter((v) => v.how !== 'migrate' && v.how !== 'relocate');
+  const stuck = check.vms.filter((v) => v.how !== 'migrate' && v.how !== 'switch' && v.how !== 'relocate');
   return (
     <Stack gap={4}>
       <Text size="sm">{check.sentence}</Text>
@@ -64,6 +65,9 @@ function Checked(p: {
         ))}
         {check.bare.map((name) => (
           <List.Item key={`bare ${name}`}>{name} would have no standby</List.Item>
+        ))}
+        {check.twins.map((x) => (
+          <List.Item key={`twin ${x.vm}`}>{twinGoes(x)}</List.Item>
         ))}
       </List>
     </Stack>

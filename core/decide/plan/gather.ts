@@ -1,7 +1,8 @@
 import type { Accel, NodeKeeper, NodePresence, NodeRecord, NodeState } from '../../domain/node.js';
-import { poolHasNode } from '../../domain/pool.js';
+import { poolHasNode, type Pool } from '../../domain/pool.js';
 import type { VmOwn, VmSpec, VmStats } from '../../domain/vm.js';
 import type { Reach } from '../standby.js';
+import { protectionLevel } from '../../domain/ha.js';
 import { placementPolicy, reserveMiB, type PlacementNode } from './fit.js';
 import type { LoadVector, PlanCluster, PlanNode, PlanRule, PlanVm } from './model.js';
 
@@ -19,6 +20,8 @@ export interface ClusterNode extends PlacementNode {
   readonly accel: Accel | null;
   readonly qemu: string | null;
   readonly keeper: NodeKeeper | null;
+  /** Why no machine can be in lockstep there; empty: one can. Absent: it has no part for that, or has not said. */
+  readonly lockstep?: string | undefined;
   /** MiB/s of its network cards together. */
   readonly netMiBps: number;
 }
@@ -30,29 +33,38 @@ export interface OwnedVm {
   /** What it uses, smoothed; null: it is off, or nothing was heard. */
   readonly load: LoadVector | null;
   readonly reach: Reach;
+  /** Of its disks, where a twin of it needs them on its own node. Absent: none. */
+  readonly pools?: readonly Pool[];
 }
 
-/** What a node has promised to the VMs it owns, running or not. */
+/** What a node has promised to the VMs it owns, running or not, and to twins of others, which take as much. */
 export interface Promised {
   readonly cpus: number;
   readonly memoryMiB: number;
   readonly vms: number;
+  readonly twins: number;
 }
 
-const nothing: Promised = { cpus: 0, memoryMiB: 0, vms: 0 };
+const nothing: Promised = { cpus: 0, memoryMiB: 0, vms: 0, twins: 0 };
 
-/** Sums by owner: each VM may be started at any time. */
+/** Sums by node: each VM may be started at any time. */
 export function promisedBy(
   vms: Iterable<{ readonly spec: VmSpec | undefined; readonly own: VmOwn }>,
 ): Map<string, Promised> {
   const sums = new Map<string, Promised>();
-  for (const { spec, own } of vms) {
-    const s = sums.get(own.owner) ?? nothing;
-    sums.set(own.owner, {
+  const add = (node: string, spec: VmSpec | undefined, what: 'vms' | 'twins'): void => {
+    const s = sums.get(node) ?? nothing;
+    sums.set(node, {
+      ...s,
       cpus: s.cpus + (spec?.cpus ?? 0),
       memoryMiB: s.memoryMiB + (spec?.memoryMiB ?? 0),
-      vms: s.vms + 1,
+      [what]: s[what] + 1,
     });
+  };
+  for (const { spec, own } of vms) {
+    add(own.owner, spec, 'vms');
+    const twin = own.lockstep?.twin ?? null;
+    if (twin !== null) add(twin, spec, 'twins');
   }
   return sums;
 }
@@ -77,7 +89,7 @@ export function clusterNode(
     memoryBytes: state?.memoryBytes ?? 0,
     committedCpus: promised.cpus,
     committedMemoryMiB: promised.memoryMiB,
-    vms: promised.vms,
+    vms: promised.vms + promised.twins,
     pools: state?.pools ?? [],
     replication: state?.replication,
     health: state?.health ?? [],
@@ -85,6 +97,7 @@ export function clusterNode(
     accel: state?.accel ?? null,
     qemu: state?.qemu ?? null,
     keeper: state?.keeper ?? null,
+    lockstep: state?.lockstep,
     netMiBps: mbit > 0 ? (mbit * 1e6) / 8 / MiB : netMiBps,
   };
 }
@@ -97,6 +110,54 @@ export function loadOf(spec: Pick<VmSpec, 'cpus'>, s: VmStats): LoadVector {
     (s.diskReadBps + s.diskWriteBps) / MiB,
     (s.netRxBps + s.netTxBps) / MiB,
   ];
+}
+
+/** The planner's name for a VM's twin, which is a VM of its own there. */
+export const twinName = (vm: string): string => `twin of ${vm}`;
+
+/** A VM's twin as the planner sees it. @param on - the nodes that it may be on, its owner not among them */
+export const planTwin = (
+  spec: Pick<VmSpec, 'id' | 'cpus' | 'memoryMiB'>,
+  node: string,
+  on: readonly string[],
+  load: LoadVector | null = null,
+): PlanVm => ({
+  name: twinName(spec.id),
+  memoryMiB: spec.memoryMiB + placementPolicy.vmOverheadMiB,
+  diskMiB: 0,
+  cpus: spec.cpus,
+  spindles: 0,
+  load: load ?? [0, 0, 0, 0],
+  owner: node,
+  standby: '',
+  alone: true,
+  on,
+  // In another rack than its VM, where there is one.
+  apart: [twinName(spec.id)],
+});
+
+/**
+ * Gives each twin that is still to be made the node with the most memory left, the largest first, so that its room is not
+ * promised away meanwhile. Where none has it, it is left out.
+ */
+function seatTwins(nodes: readonly PlanNode[], vms: readonly PlanVm[], twins: readonly PlanVm[]): PlanVm[] {
+  const left = new Map(nodes.flatMap((n) => (n.state === 'online' ? [[n.name, n.vmMemoryMiB]] : [])));
+  const take = (v: PlanVm): void => {
+    const has = left.get(v.owner);
+    if (has !== undefined) left.set(v.owner, has - v.memoryMiB);
+  };
+  for (const v of [...vms, ...twins]) take(v);
+  const order = [...twins].sort((a, b) => b.memoryMiB - a.memoryMiB || (a.name < b.name ? -1 : 1));
+  return order.flatMap((twin) => {
+    if (twin.owner !== '') return [twin];
+    const owner = [...left]
+      .filter(([n, has]) => twin.on?.includes(n) === true && has > twin.memoryMiB)
+      .sort(([a, x], [b, y]) => y - x || (a < b ? -1 : 1))[0]?.[0];
+    if (owner === undefined) return [];
+    const seated = { ...twin, owner };
+    take(seated);
+    return [seated];
+  });
 }
 
 /**
@@ -112,13 +173,25 @@ export function planCluster(
   const ids = new Set(running.map((n) => n.id));
   const names = new Set<string>();
   const out: PlanVm[] = [];
-  for (const { spec, own, load, reach } of vms) {
+  const twins: PlanVm[] = [];
+  for (const { spec, own, load, reach, ...x } of vms) {
     if (!ids.has(own.owner)) continue;
     const name = names.has(spec.name) ? spec.id : spec.name;
     names.add(name);
     const pools = reach.ok ? reach.pools : [];
-    const kept = spec.ha.enabled && reach.ok;
     const { owner, standby } = own;
+    const twin = own.lockstep?.twin ?? null;
+    const pair = twin !== null || protectionLevel(spec.ha) === 'lockstep';
+    // Nothing is started for one that has its twin.
+    const kept = spec.ha.enabled && reach.ok && !pair;
+    if (pair) {
+      const fits = (n: ClusterNode): boolean =>
+        n.id !== owner && (x.pools ?? []).every((p) => poolHasNode(p, n.id));
+      const others = running.filter(fits).map((n) => n.id);
+      twins.push(
+        planTwin(spec, twin !== null && ids.has(twin) ? twin : '', others, twin === null ? null : load),
+      );
+    }
     out.push({
       name,
       memoryMiB: spec.memoryMiB + placementPolicy.vmOverheadMiB,
@@ -128,16 +201,19 @@ export function planCluster(
       load: load ?? [0, 0, 0, 0],
       owner,
       standby: kept && standby !== null && standby !== owner && ids.has(standby) ? standby : '',
-      apart: [],
+      apart: pair ? [twinName(spec.id)] : [],
       ...(kept ? {} : { alone: true as const }),
-      on: !reach.ok
-        ? [owner]
-        : reach.copied
-          ? [...new Set([owner, ...own.copies.map((c) => c.node)])]
-          : running.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id),
+      on: pair
+        ? [owner, ...(twin === null ? [] : [twin])]
+        : !reach.ok
+          ? [owner]
+          : reach.copied
+            ? [...new Set([owner, ...own.copies.map((c) => c.node)])]
+            : running.filter((n) => pools.every((p) => poolHasNode(p, n.id))).map((n) => n.id),
     });
   }
-  return { nodes: running.map(planNode), vms: out, rules };
+  const planned = running.map(planNode);
+  return { nodes: planned, vms: [...out, ...seatTwins(planned, out, twins)], rules };
 }
 
 export function planNode(n: ClusterNode): PlanNode {

@@ -1,7 +1,7 @@
 import t from 'tap';
 import { drainArgs } from '../../../core/domain/drain.js';
 import type { BalanceAnswer, DrainAnswer, OpView } from '../../../core/wire/rest.js';
-import { armed, haRig, made, vmOf } from './ha-rig.js';
+import { allLockstep, armed, haRig, made, paired, vmOf } from './ha-rig.js';
 import { GiB } from './rig.js';
 
 const disks = [{ pool: 'shared', sizeBytes: GiB }];
@@ -213,4 +213,42 @@ void t.test('balance: a busy node would give a VM away, each move with why', asy
     after.moves.every((m) => m.name !== 'web'),
     'never this one',
   );
+});
+
+void t.test('a VM in lockstep goes to its twin, and twins of others are made anew elsewhere', async (t) => {
+  const r = await haRig();
+  t.teardown(() => r.stop());
+  allLockstep(r);
+  const look = async (node: string) =>
+    (await r.call('GET', `/api/v1/nodes/${node}/drain`)).body as DrainAnswer;
+  const body = { disks: [{ pool: 'local', sizeBytes: GiB, format: 'raw' }], node: 'n1', power: 'running' };
+  await made(r, { name: 'pair', ...body });
+  await paired(r, 'pair', 'n2');
+  t.match(await look('n1'), {
+    canGo: true,
+    sentence: /1 VM is in lockstep and would go on with the twin/,
+    vms: [{ name: 'pair', how: 'switch', to: 'n2' }],
+    twins: [],
+  });
+  t.match(await look('n2'), {
+    canGo: true,
+    sentence: /1 VM of another node would lose the twin here/,
+    vms: [],
+    twins: [{ name: 'pair', to: 'n3' }],
+  });
+  t.match((await r.call('GET', '/api/v1/vms/pair/migrate')).body, {
+    to: null,
+    blockers: [{ code: 'lockstep' }],
+  });
+  t.match((await r.call('GET', '/api/v1/nodes/n2')).body, {
+    vms: 0,
+    committedMemoryMiB: 1024,
+    committedCpus: 1,
+  });
+  await paired(r, 'pair', null);
+  t.match((await look('n1')).vms, [{ how: 'wait', text: 'its twin is being made' }]);
+  allLockstep(r, 'no QEMU for it');
+  t.match(await look('n1'), { canGo: false, vms: [{ how: 'stays', text: /no QEMU for it/ }] });
+  await paired(r, 'pair', 'n2');
+  t.match((await look('n2')).twins, [{ name: 'pair', to: null, text: /no QEMU for it/ }]);
 });

@@ -61,6 +61,27 @@ export async function armed(r: Rig, name: string, standby: string, said?: VmProt
   return vmOf(r, name);
 }
 
+/** It runs in lockstep with a twin there, as far as the ledger goes; null: alone. */
+export async function paired(r: Rig, name: string, twin: string | null): Promise<VmView> {
+  const { id, own, node } = await vmOf(r, name);
+  const lockstep = { twin, state: twin === null ? 'alone' : 'protected' };
+  r.memory.poke(`/flotilla/vm/${id}/own`, JSON.stringify({ ...own, state: 'running', lockstep }));
+  const lines = r.radio.nodes.get(node ?? '')?.vms;
+  const line = lines?.get(id);
+  if (line !== undefined) lines?.set(id, { ...line, phase: 'running' });
+  await r.view.ledger.refresh();
+  r.radio.news();
+  r.view.fold();
+  return vmOf(r, name);
+}
+
+/** Every node of {@link haRig} says that it can run machines in lockstep. */
+export function allLockstep(r: Rig, why = ''): void {
+  for (const n of r.radio.nodes.values()) n.state = { ...n.state, lockstep: why };
+  r.radio.news();
+  r.view.fold();
+}
+
 /** The node loses power: its lease ends, and nobody hears it any more. */
 export async function lost(r: Rig, node: string): Promise<void> {
   await r.ledger.txn([], [{ del: `/flotilla/live/${node}` }]);

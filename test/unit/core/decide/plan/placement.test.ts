@@ -27,6 +27,7 @@ function cluster(sizes: Record<string, Size>, vms: PlanVm[] = [], rules: PlanRul
       cpus: own.reduce((a, v) => a + v.cpus, 0),
       memoryMiB: own.reduce((a, v) => a + v.memoryMiB - 64, 0),
       vms: own.length,
+      twins: 0,
     });
   });
   return { nodes, cluster: { ...planCluster(nodes, [], rules), vms } satisfies PlanCluster };
