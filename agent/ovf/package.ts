@@ -4,7 +4,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import { readEnvelope } from '../../core/ovf/envelope.js';
 import { readManifest, type Digest } from '../../core/ovf/manifest.js';
 import type { OvfFile, OvfPackage } from '../../core/ovf/model.js';
-import { decoded } from '../../core/ovf/references.js';
+import { decoded, leadsOut } from '../../core/ovf/references.js';
 import { goesWithPreview } from '../../core/ovf/sent.js';
 import { stringFileRefs } from '../../core/ovf/strings.js';
 import {
@@ -219,6 +219,8 @@ export class OvfArchive {
   /** The name under which a reference is here; null: it is not. */
   async #nameOf(href: string): Promise<string | null> {
     const plain = href.replace(/^(?:\.\/)+/, '');
+    // Not even whether there is one is anybody's business.
+    if (leadsOut(plain) || leadsOut(decoded(plain))) return null;
     for (const name of new Set([plain, decoded(plain)])) {
       const piece = await this.#shelf.piece(name);
       if (piece !== null) return piece.name;
@@ -227,7 +229,14 @@ export class OvfArchive {
   }
 
   async #find(file: OvfFile, warnings: Remark[]): Promise<PackageFile> {
-    if (file.remote) return { ...file, storedBytes: null, names: [], sha256: null };
+    if (file.outside && this.#shelf.kind === 'ova')
+      throw refusal(
+        this.#shelf.descriptor,
+        file.line,
+        `the file "${shown(file.href)}" is outside of the package`,
+        'An archive holds all its files. Do not use it unless you know its maker.',
+      );
+    if (file.remote || file.outside) return { ...file, storedBytes: null, names: [], sha256: null };
     const names = await this.#piecesOf(file);
     if (names.length === 0) {
       const text = `the file "${shown(file.href)}" is not in the package`;
@@ -334,6 +343,13 @@ export class OvfArchive {
     const pieces = new Map<Digest, Piece>();
     const sha256 = new Map<string, string>();
     for (const d of digests) {
+      if (leadsOut(decoded(d.file)) && !files.some((f) => f.outside && f.href === d.file))
+        throw refusal(
+          manifest,
+          d.line,
+          `"${shown(d.file)}" is outside of the package`,
+          'Do not use it unless you know its maker.',
+        );
       const name = await this.#nameOf(prefix + d.file);
       const piece = name === null ? null : await this.#shelf.piece(name);
       if (name !== null && d.algorithm === 'sha256') sha256.set(name, d.hex);

@@ -98,7 +98,12 @@ function reportText(r: PackageReport, width: number | null): string {
       ['note', r.annotation],
       ['collections', r.collections.map((c) => c.name).join(', ')],
       ['networks', r.networks.map((n) => n.name).join(', ')],
-      ['files', r.files.map((f) => `${f.href}${f.storedBytes === null ? ' (not here)' : ''}`).join(', ')],
+      [
+        'files',
+        r.files
+          .map((f) => `${f.href}${f.outside ? ' (outside)' : f.storedBytes === null ? ' (not here)' : ''}`)
+          .join(', '),
+      ],
       ['manifest', r.manifest === null ? 'none' : manifestText(r.manifest)],
       [
         'signed by',

@@ -71,6 +71,22 @@ const fieldNames = new Map(
 /** As most writers write them: there are many thousands in a large descriptor. */
 const exactNames = new Set(fieldNames.values());
 
+/** All that CIM has: what of it we do not read says nothing of how a machine is. */
+const cimNames = new Set([
+  ...exactNames,
+  'AutomaticAllocation',
+  'AutomaticDeallocation',
+  'BusNumber',
+  'Caption',
+  'ChangeableType',
+  'ConfigurationName',
+  'ConsumerVisibility',
+  'Generation',
+  'MappingBehavior',
+  'OtherResourceType',
+  'PoolID',
+]);
+
 /** Names that drafts and products use for CIM's. */
 const aliases = new Map([
   ['caption', 'ElementName'],
@@ -177,9 +193,15 @@ function readItems(r: Reading, section: XmlElement, s: Surroundings): Item[] {
     .flatMap((at) => {
       const fields = new Map<string, string[]>();
       for (const c of at.children) {
+        const { name, alias } = fieldOf(c.name);
+        if (c.attributes.length > 0 && !cimNames.has(name) && r.flag(c, 'required', false))
+          throw r.refuse(
+            c,
+            `the field <${shown(c.name)}> of a device is required, and Flotilla does not know it`,
+            'The package says that it cannot be used without this. If you know better, set ovf:required="false" there.',
+          );
         const text = textOf(c).slice(0, fieldCharsMax);
         if (text === '') continue;
-        const { name, alias } = fieldOf(c.name);
         // The one name of a field goes before those of drafts.
         if (alias && at.children.some((o) => isNamed(o, name) && textOf(o) !== '')) continue;
         const list = fields.get(name);

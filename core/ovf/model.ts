@@ -10,6 +10,8 @@ export interface OvfFile {
   readonly href: string;
   /** It is fetched from elsewhere: refused at an import unless allowed. */
   readonly remote: boolean;
+  /** Its name leads out of the package: never opened, and refused at an import. */
+  readonly outside: boolean;
   readonly sizeBytes: number | null;
   readonly compression: 'gzip' | null;
   /** It is kept in pieces of this size, `NAME.000000000` and so on. */

@@ -100,6 +100,10 @@ function planImages(p: OvfPackage, c: ImportChoices, refusals: string[]): Map<st
   for (const f of p.files) {
     if (!used.has(f.id)) continue;
     if (f.remote) refusals.push(`"${f.href}" is to be fetched from elsewhere: put it beside the descriptor`);
+    else if (f.outside)
+      refusals.push(
+        `"${f.href}" is outside of the package: put it beside the descriptor, and write its name so there`,
+      );
     else if (!c.present.has(f.id)) refusals.push(`"${f.href}" is not here: get the whole package`);
     const file = f.href.split('/').at(-1) ?? f.href;
     const plain = file.replace(/\.gz$/i, '').replace(/\.(?:vmdk|vhdx?|qcow2|img|raw|iso)$/i, '');

@@ -38,8 +38,14 @@ export function readFiles(r: Reading, envelope: XmlElement): Map<string, OvfFile
   return out;
 }
 
-/** A package names files beside its descriptor and nothing else of the machine that reads it. */
-function checkHref(r: Reading, e: XmlElement, href: string): { href: string; remote: boolean } {
+/** Files that packages share with others: their makers keep these in a folder beside those of the descriptors. */
+const sharedName = /\.(?:vmdk|vhdx?|vdi|qcow2?|img|raw|iso|flp|nvram)(?:\.\w+)?$/i;
+
+/**
+ * A package names files beside its descriptor and nothing else of the machine that reads it. Of a disk that it says to
+ * be elsewhere (`../disks/a.vmdk`) only the name is taken: it is never looked for.
+ */
+function checkHref(r: Reading, e: XmlElement, href: string): Pick<OvfFile, 'href' | 'remote' | 'outside'> {
   const bad = (why: string): Error =>
     r.refuse(
       e,
@@ -49,16 +55,34 @@ function checkHref(r: Reading, e: XmlElement, href: string): { href: string; rem
   if (href.length > hrefCharsMax) throw bad('has an overlong name');
   if (/^(?:https?|ftps?):\/\//i.test(href)) {
     r.warn(e, `the file "${shown(href)}" is fetched from elsewhere: an import refuses it unless allowed`);
-    return { href, remote: true };
+    return { href, remote: true, outside: false };
   }
   if (/^[a-z][a-z0-9+.-]+:/i.test(href)) throw bad('is of a kind of address that is not taken');
   for (const name of [href, decoded(href)]) {
     if (name.startsWith('/') || /^[a-z]:/i.test(name)) throw bad('has an absolute name');
-    if (name.split(/[/\\]/).includes('..')) throw bad('is outside of the package');
     // eslint-disable-next-line no-control-regex -- names with these are hostile
     if (/[\u0000-\u001f\u007f\\]/.test(name)) throw bad('has characters in its name that no file has');
   }
-  return { href: href.replace(/^(?:\.\/)+/, ''), remote: false };
+  const outside = leadsOut(href);
+  // Whoever writes it so that it is not seen means harm.
+  if (leadsOut(decoded(href)) && (!outside || !sharedName.test(href))) throw bad('is outside of the package');
+  if (outside)
+    r.warn(
+      e,
+      `the file "${shown(href)}" is outside of the package: it is not looked for, and an import refuses it`,
+    );
+  return { href: href.replace(/^(?:\.\/)+/, ''), remote: false, outside };
+}
+
+/** Whether a name ends up outside of the folder that it is relative to. */
+export function leadsOut(name: string): boolean {
+  let depth = 0;
+  for (const part of name.split(/[/\\]/)) {
+    if (part === '..') depth -= 1;
+    else if (part !== '' && part !== '.') depth += 1;
+    if (depth < 0) return true;
+  }
+  return false;
 }
 
 /** What a URI escapes, where it is one. */

@@ -121,7 +121,7 @@ export class Reading {
     if (Number.isSafeInteger(n)) return n;
     throw this.refuse(
       e,
-      `${what} of <${e.name}> is "${shown(text)}", not a whole number`,
+      `${what} of <${e.name}> is "${shown(text)}", ${/^\+?\d+$/.test(text) ? 'which is impossibly large' : 'not a whole number'}`,
       'Correct it; there is no sensible guess.',
     );
   }

@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
 import { createSign } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { symlink, writeFile } from 'node:fs/promises';
+import { mkdir, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import t from 'tap';
@@ -213,7 +213,7 @@ void t.test('links that lead out of a folder are not followed', async (t) => {
     'x.ovf': ovf,
     'x.mf': manifestOf({ '../../../../../../etc/hostname': '' }),
   });
-  t.match(await refusal(path.join(evil, 'x.ovf')), /leads out of the package|not in the package/);
+  t.match(await refusal(path.join(evil, 'x.ovf')), /^x\.mf line 1: ".*hostname" is outside of the package/);
 });
 
 void t.test('certificates', async (t) => {
@@ -246,4 +246,34 @@ void t.test('certificates', async (t) => {
   t.match(await refusal(file), /its certificate cannot be read/);
   await cert('');
   t.match(await refusal(file), /x\.cert/);
+});
+
+void t.test('a file that is said to be elsewhere', async (t) => {
+  const dir = await folder(t, { 'secret.vmdk': 'secret', 'texts.iso': '<Strings/>' });
+  const source = packageOf({
+    files:
+      '<File ovf:id="f" ovf:href="../secret.vmdk" ovf:size="6"/><File ovf:id="s" ovf:href="../texts.iso"/>',
+    disks: '<Disk ovf:diskId="d" ovf:capacity="512" ovf:fileRef="f"/>',
+  }).replace('</Envelope>', '<Strings ovf:fileRef="s"/></Envelope>');
+  await mkdir(path.join(dir, 'in'));
+  const lone = path.join(dir, 'in/x.ovf');
+  await writeFile(lone, source);
+  await writeFile(path.join(dir, 'in/x.mf'), manifestOf({ 'x.ovf': source, '../secret.vmdk': 'other' }));
+  const r = await report(lone);
+  t.match(
+    r.files,
+    [
+      { href: '../secret.vmdk', outside: true, storedBytes: null, names: [] },
+      { href: '../texts.iso', outside: true, storedBytes: null },
+    ],
+    'neither looked for nor opened',
+  );
+  t.match(r.manifest, { verified: ['x.ovf'], unverified: ['../secret.vmdk'] });
+  t.match(warnings(r).slice(0, 2), [/"\.\.\/secret\.vmdk" is outside of the package/, /texts\.iso/]);
+
+  await writeFile(path.join(dir, 'x.ova'), tarOf([{ name: 'x.ovf', data: source }]));
+  t.match(
+    await refusal(path.join(dir, 'x.ova')),
+    /^x\.ovf line 2: the file "\.\.\/secret\.vmdk" is outside of the package/,
+  );
 });

@@ -75,7 +75,15 @@ void t.test('text in another encoding than it says', (t) => {
 
 void t.test('files outside of the package', (t) => {
   const file = (href: string): string => packageOf({ files: `<File ovf:id="f" ovf:href="${href}"/>` });
-  for (const href of ['../disk.vmdk', 'a/../../b', '..', '%2e%2e/disk', '%2E%2E%2Fdisk'])
+  for (const href of [
+    '../disk',
+    'a/../../b',
+    '..',
+    '../../etc/passwd',
+    '%2e%2e/disk.vmdk',
+    '%2E%2E%2Fdisk',
+    '..%2f..%2fa.iso',
+  ])
     t.match(refused(file(href)), /^x\.ovf line 2: the file ".*" is outside of the package/, href);
   for (const href of ['/etc/shadow', '%2Fetc/shadow', 'C%3A/x'])
     t.match(refused(file(href)), /line 2: the file ".*" has an absolute name/, href);
@@ -84,6 +92,17 @@ void t.test('files outside of the package', (t) => {
   for (const href of ['a\\b', '\\\\server\\share', 'a%00b', 'a&#10;b'])
     t.match(refused(file(href)), /line 2: .* characters in its name/, href);
   t.match(refused(file('x'.repeat(2000))), /overlong name/);
+  for (const href of ['../disk.vmdk', '../../disks/a.vmdk.gz', 'a/../../b.iso']) {
+    const p = read(file(href));
+    t.match(p.files, [{ href, outside: true, remote: false }], 'a disk kept elsewhere is named, not opened');
+    t.match(p.warnings, [
+      {
+        line: 2,
+        text: `the file "${href}" is outside of the package: it is not looked for, and an import refuses it`,
+      },
+    ]);
+  }
+  t.match(read(file('a/../b')).files, [{ href: 'a/../b', outside: false }]);
   t.equal(read(file('./a%20b/disk.vmdk')).files[0]?.href, 'a%20b/disk.vmdk');
   t.end();
 });
@@ -178,6 +197,11 @@ void t.test('descriptors that are wrong, with their lines', (t) => {
       packageOf({ files: '<File ovf:id="f" ovf:href="a" ovf:size="-5"/>' }),
       /size of <File> is "-5", not a whole number/,
     ],
+    [
+      'size beyond all',
+      packageOf({ files: '<File ovf:id="f" ovf:href="a" ovf:size="9223372036854775808"/>' }),
+      /size of <File> is "9223372036854775808", which is impossibly large/,
+    ],
     ['disk without id', disk('ovf:capacity="1"'), /line 3: <Disk> has no diskId/],
     ['disk without capacity', disk('ovf:diskId="d"'), /line 3: disk "d" has no capacity/],
     [
@@ -227,6 +251,13 @@ void t.test('descriptors that are wrong, with their lines', (t) => {
       'memory in hertz',
       packageOf({ items: item({ ResourceType: 4, VirtualQuantity: 1, AllocationUnits: 'hertz' }) }),
       /unit "hertz" is none/,
+    ],
+    [
+      'a field that must be understood',
+      packageOf({
+        items: item({ ResourceType: 3 }).replace('</Item>', '<vmw:Odd ovf:required="true"/></Item>'),
+      }),
+      /line 6: the field <Odd> of a device is required/,
     ],
     [
       'odd bound',

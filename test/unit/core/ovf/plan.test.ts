@@ -238,3 +238,17 @@ void t.test('values that a person gives', (t) => {
   t.equal(p.disks[1]?.capacityBytes, 33 * GiB, 'a size may be a value');
   t.end();
 });
+
+void t.test('a disk that is said to be outside of the package is not imported', (t) => {
+  const p = read(
+    packageOf({
+      files: '<File ovf:id="f" ovf:href="../disks/a.vmdk"/>',
+      disks: '<Disk ovf:diskId="d" ovf:capacity="1073741824" ovf:fileRef="f"/>',
+      items: item({ ResourceType: 17, HostResource: 'ovf:/disk/d' }),
+    }),
+  );
+  t.strictSame(planImport(p, choices()).refusals, [
+    '"../disks/a.vmdk" is outside of the package: put it beside the descriptor, and write its name so there',
+  ]);
+  t.end();
+});
