@@ -34,7 +34,9 @@ export function vappView(o: {
         ? 'running'
         : off
           ? 'stopped'
-          : 'partly';
+          : members.every((m) => m.phase === 'paused' || m.phase === 'stopped' || m.power === null)
+            ? 'suspended'
+            : 'partly';
   return {
     ...o.vapp,
     members,

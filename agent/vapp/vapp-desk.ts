@@ -31,6 +31,14 @@ const passing: ReadonlySet<string> = new Set([
   'internal',
 ]);
 
+const powers = {
+  start: 'running',
+  stop: 'stopped',
+  'force-stop': 'stopped',
+  pause: 'paused',
+  resume: 'running',
+} as const;
+
 /** What this node knows of one operation beside the ledger; another one begins it anew. */
 interface Watch {
   stage: string;
@@ -225,10 +233,12 @@ export class VappDesk {
     if (spec === undefined) return;
     const key = kinds.vmSpec.key(a.vm);
     compare.push({ key, modRevision: spec.modRevision });
-    const power = a.do === 'delete' ? null : a.do === 'start' ? 'running' : 'stopped';
+    const power = a.do === 'delete' ? null : powers[a.do];
     if (power !== null && power !== spec.value.power) {
       const generation = spec.value.generation + 1;
-      const next: VmSpec = { ...spec.value, power, generation, powerGeneration: generation };
+      // As the API writes each.
+      const begins = a.do === 'pause' || a.do === 'resume' ? {} : { powerGeneration: generation };
+      const next: VmSpec = { ...spec.value, power, generation, ...begins };
       writes.push({ put: key, value: writeRecord(kinds.vmSpec, next) });
     }
     const made = queuedOp(

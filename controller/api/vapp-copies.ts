@@ -170,10 +170,18 @@ export const sourceOf = ({ view }: ApiDeps): Parameters<typeof copyOf>[1] => ({
   network: (n) => view.ledger.tables.network.get(n)?.value,
 });
 
+/** What changes nothing of what a vApp is. */
+const powerKinds: ReadonlySet<Op['kind']> = new Set([
+  'vapp.start',
+  'vapp.stop',
+  'vapp.suspend',
+  'vapp.resume',
+]);
+
 /** @throws FlotillaError `wrong-state`: it is being made, changed or deleted, or members of it are not there */
 export function checkWhole(deps: ApiDeps, v: Vapp): void {
   const open = openOf(deps, v.id);
-  if (open !== null && open.kind !== 'vapp.start' && open.kind !== 'vapp.stop') throw busy(v.name, open);
+  if (open !== null && !powerKinds.has(open.kind)) throw busy(v.name, open);
   const missing = v.members.filter((m) => !deps.view.ledger.tables.vmSpec.has(m.vm));
   if (missing.length === 0) return;
   throw new FlotillaError(

@@ -1,7 +1,9 @@
+import { membersOf } from '../../core/decide/vapp.js';
 import { planVapp, documentOf, type VappPlan } from '../../core/decide/vapp-doc.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import { vappArgs, type Vapp, type VappArgs } from '../../core/domain/vapp.js';
+import type { Power } from '../../core/domain/vm.js';
 import { ledger as kinds, readRecord, unique } from '../../core/wire/ledger-keys.js';
 import type { VappApplied, VappDoc } from '../../core/wire/rest.js';
 import { checkApply } from './access.js';
@@ -60,13 +62,30 @@ export function vappHandlers(deps: ApiDeps): Some<Names> {
     },
     async vappAction(ask) {
       const { action } = ask.params;
-      const op = await begin(deps, ask, action === 'start' ? 'vapp.start' : 'vapp.stop', (v) => {
+      const phase = action === 'force-stop' ? 'stop' : action;
+      const op = await begin(deps, ask, `vapp.${phase}`, (v) => {
         const { group } = ask.body;
         if (group !== null && !v.groups.some((g) => g.name === group))
           throw new FlotillaError('not-found', `vApp "${v.name}" has no vApp "${group}" in it`, {
             hint: `There are: ${v.groups.map((g) => g.name).join(', ') || 'none'}.`,
           });
-        return { phase: action === 'start' ? 'start' : 'stop', group, force: action === 'force-stop' };
+        // A word on what there is nothing of would end at once as if it had done something.
+        const power = ({ suspend: 'running', resume: 'paused' } as Partial<Record<typeof action, Power>>)[
+          action
+        ];
+        if (
+          power !== undefined &&
+          !membersOf(v, group).some((m) => view.ledger.tables.vmSpec.get(m.vm)?.value.power === power)
+        )
+          throw new FlotillaError(
+            'wrong-state',
+            `vApp "${v.name}" cannot be ${action}${action === 'resume' ? 'd' : 'ed'}: none of its VMs is ${power}`,
+            {
+              hint:
+                power === 'running' ? 'Start it first.' : 'Only what is suspended is resumed; or start it.',
+            },
+          );
+        return { phase, group, force: action === 'force-stop' };
       });
       return { body: { op: opView(view, op) } };
     },

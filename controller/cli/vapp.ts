@@ -221,6 +221,14 @@ const applying = (c: Command): Command =>
     .option('--set <name=value>', 'value of a property', collect)
     .option('--values <file>', 'values of properties, as YAML; secret ones only so');
 
+const actions = {
+  start: 'start its VMs in their order, with what is waited for',
+  stop: 'shut its VMs down in their order',
+  'force-stop': 'switch its VMs off',
+  suspend: 'have its VMs stand still, memory kept on their nodes: a node that goes off loses it',
+  resume: 'let what is suspended go on, in its order',
+} as const;
+
 export function vappCommands(program: Command, io: Io): void {
   waiting(applying(program.command('apply')))
     .description('make a vApp of a document, or change what is otherwise')
@@ -336,15 +344,9 @@ export function vappCommands(program: Command, io: Io): void {
         await appliedText(io, r, o);
       },
     );
-  for (const action of ['start', 'stop', 'force-stop'] as const) {
+  for (const action of ['start', 'stop', 'force-stop', 'suspend', 'resume'] as const) {
     waiting(vapp.command(action))
-      .description(
-        action === 'start'
-          ? 'start its VMs in their order, with what is waited for'
-          : action === 'stop'
-            ? 'shut its VMs down in their order'
-            : 'switch its VMs off',
-      )
+      .description(actions[action])
       .argument('<vapp>')
       .option('--group <name>', 'only this vApp nested in it')
       .action(async (name: string, o: WaitOptions & { group?: string }) => {

@@ -71,6 +71,14 @@ export function stopStages(v: Vapp, group: string | null = null): VappStage[] {
   );
 }
 
+/** In which order what stands still goes on: as at the start, and last those that are not started with it. */
+function standStages(v: Vapp, group: string | null): VappStage[] {
+  const all = startStages(v, group);
+  const started = new Set(all.flatMap((s) => s.members));
+  const others = membersOf(v, group).filter((m) => !m.leaving && !started.has(m));
+  return others.length === 0 ? all : [...all, { members: others, delayS: 0 }];
+}
+
 /** Members of a nested vApp, and of those nested in it; null: all. */
 export function membersOf(v: Vapp, group: string | null): VappMember[] {
   if (group === null) return [...v.members];
@@ -115,7 +123,7 @@ export type VappAct =
   | { readonly do: 'make'; readonly member: VappMember }
   | { readonly do: 'snapshot'; readonly from: VappFrom }
   | { readonly do: 'drop'; readonly snapshot: string }
-  | { readonly do: 'start' | 'stop' | 'force-stop' | 'delete'; readonly vm: string };
+  | { readonly do: 'start' | 'stop' | 'force-stop' | 'pause' | 'resume' | 'delete'; readonly vm: string };
 
 /** A member whose check is to be asked. */
 export interface VappAsk {
@@ -149,7 +157,10 @@ export function decideVapp(v: VappOpView): VappDecision {
     case 'make':
       return making(v);
     case 'start':
+    case 'resume':
       return starting(v);
+    case 'suspend':
+      return suspending(v);
     case 'stop':
       return stopping(v);
     case 'delete':
@@ -355,7 +366,7 @@ function making(v: VappOpView): VappDecision {
 
 function starting(v: VappOpView): VappDecision {
   const { vapp, args } = v;
-  const all = startStages(vapp, args.group);
+  const all = args.phase === 'resume' ? standStages(vapp, args.group) : startStages(vapp, args.group);
   if (v.op.cancelAsked) return go(v, { step: v.op.step, end: { state: 'cancelled', gone: false } });
   const stage = all[args.stage];
   if (stage === undefined)
@@ -367,12 +378,13 @@ function starting(v: VappOpView): VappDecision {
   for (const m of stage.members) {
     const s = v.vm(m.vm);
     if (s === null) continue; // deleted by somebody
-    const o = v.begun(m.vm, 'vm.start');
+    const begin = args.phase === 'resume' ? 'resume' : 'start';
+    const o = v.begun(m.vm, `vm.${begin}`);
     if (s.spec.power !== 'running') {
-      // Somebody stopped it again: theirs is the later word.
-      if (o !== undefined) continue;
-      acts.push({ do: 'start', vm: m.vm });
-      waits.push(`${m.name} to start`);
+      // Somebody stopped it again: theirs is the later word. What was off is not what was suspended.
+      if (o !== undefined || (begin === 'resume' && s.spec.power === 'stopped')) continue;
+      acts.push({ do: begin, vm: m.vm });
+      waits.push(`${m.name} to ${begin}`);
       continue;
     }
     if (o?.state === 'failed' && o.error !== null && s.phase !== 'running') return failVapp(v, o.error);
@@ -399,7 +411,8 @@ function starting(v: VappOpView): VappDecision {
         ),
       ),
     );
-  const progress = 0.8 + (0.2 * args.stage) / Math.max(1, all.length);
+  const done = args.stage / Math.max(1, all.length);
+  const progress = args.phase === 'resume' ? done : 0.8 + 0.2 * done;
   const head = `stage ${args.stage + 1} of ${all.length}`;
   if (acts.length > 0 || waits.length > 0)
     return go(v, {
@@ -411,6 +424,46 @@ function starting(v: VappOpView): VappDecision {
   if (stage.delayS > 0 && (v.thereMs ?? 0) < stage.delayS * 1000)
     return go(v, { there: true, step: `${head}: ${stage.delayS} s before the next`, progress });
   return go(v, { args: { ...args, stage: args.stage + 1 }, step: `${head} is there`, progress });
+}
+
+/**
+ * Each stands still where it is, those that need others first. What stands still keeps its memory on its node, and is off
+ * when that node is: then it boots as it is resumed, with what its stage is waited for.
+ */
+function suspending(v: VappOpView): VappDecision {
+  const { vapp, args } = v;
+  const all = standStages(vapp, args.group).reverse();
+  if (v.op.cancelAsked) return go(v, { step: v.op.step, end: { state: 'cancelled', gone: false } });
+  const stage = all[args.stage];
+  if (stage === undefined)
+    return go(v, { step: 'suspended', progress: 1, end: { state: 'done', gone: false } });
+  const acts: VappAct[] = [];
+  const waits: string[] = [];
+  for (const m of stage.members) {
+    const s = v.vm(m.vm);
+    if (s === null) continue;
+    const o = v.begun(m.vm, 'vm.pause');
+    if (o?.state === 'failed' && o.error !== null) return failVapp(v, o.error);
+    // It is off, by itself too, or somebody wanted it otherwise meanwhile.
+    if (s.spec.power === 'stopped' || s.phase === 'stopped') continue;
+    if (s.spec.power === 'running') {
+      if (o !== undefined) continue;
+      acts.push({ do: 'pause', vm: m.vm });
+    } else if (s.phase === 'paused') continue;
+    waits.push(m.name);
+  }
+  const progress = args.stage / Math.max(1, all.length);
+  if (acts.length > 0 || waits.length > 0)
+    return go(v, {
+      acts: acts.slice(0, actsAtOnce),
+      step: `waits for ${waits.slice(0, 3).join(', ')} to stand still`,
+      progress,
+    });
+  return go(v, {
+    args: { ...args, stage: args.stage + 1 },
+    step: `stage ${args.stage + 1} of ${all.length} stands still`,
+    progress,
+  });
 }
 
 function waitText({ name, start }: VappMember): string {

@@ -92,6 +92,8 @@ export function opVerdict(
     case 'vapp.update':
     case 'vapp.start':
     case 'vapp.stop':
+    case 'vapp.suspend':
+    case 'vapp.resume':
     case 'vapp.delete':
     case 'class.update':
     case 'template.create':

@@ -46,6 +46,8 @@ export const opKindSchema = z.enum([
   'vapp.update',
   'vapp.start',
   'vapp.stop',
+  'vapp.suspend',
+  'vapp.resume',
   'vapp.delete',
   'class.update',
   'template.create',

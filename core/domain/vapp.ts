@@ -176,7 +176,16 @@ export const vappSecretSchema = z.object({ values: z.record(vappPropertyNameSche
 /** What a VM's record says of the vApp it is in. */
 export const vmVappSchema = z.object({ id: idSchema, member: vappPartSchema });
 
-export const vappPhaseSchema = z.enum(['snapshot', 'make', 'start', 'stop', 'delete', 'undo']);
+export const vappPhaseSchema = z.enum([
+  'snapshot',
+  'make',
+  'start',
+  'stop',
+  'suspend',
+  'resume',
+  'delete',
+  'undo',
+]);
 
 /** `args` of the ops `vapp.*`. */
 export const vappArgsSchema = z.looseObject({

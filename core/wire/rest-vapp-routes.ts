@@ -67,7 +67,8 @@ export const vappRoutes = {
     method: 'post',
     path: '/vapps/{vapp}/actions/{action}',
     tag: 'vapps',
-    summary: 'Start or stop a vApp in its order, or one nested in it',
+    summary:
+      'Start or stop a vApp in its order, or one nested in it; `suspend` has its VMs stand still, `resume` go on: what stands still keeps its memory on its node, and boots when that was off meanwhile',
     params: z.strictObject({ vapp: refSchema, action: vappActionSchema }),
     body: vappActSchema,
     status: 202,

@@ -221,7 +221,7 @@ export const vappViewSchema = z
     /** Name of the service class of its VMs that name no other. */
     className: z.string().nullable(),
     /** All of it, in a word. */
-    state: z.enum(['making', 'running', 'partly', 'stopped', 'deleting']),
+    state: z.enum(['making', 'running', 'partly', 'suspended', 'stopped', 'deleting']),
     /** Operations on it that are not finished. */
     ops: z.array(z.string()),
   })
@@ -241,7 +241,7 @@ export const vappAppliedSchema = z
   .meta({ id: 'VappApplied' });
 export type VappApplied = z.output<typeof vappAppliedSchema>;
 
-export const vappActionSchema = z.enum(['start', 'stop', 'force-stop']);
+export const vappActionSchema = z.enum(['start', 'stop', 'force-stop', 'suspend', 'resume']);
 export const vappActSchema = z
   .strictObject({
     /** Only this nested vApp. */

@@ -102,6 +102,41 @@ await t.test('it is made and started in its order, stopped the other way round, 
   w.end();
 });
 
+await t.test('it is suspended in the reverse order, and resumed: no machine is started anew', async (t) => {
+  const w = await cluster();
+  const op = w.deployVapp(shop(), true);
+  await w.until('it is made', () => opFinished(w.op(op)), 300_000);
+  await w.until('all run', () => runs(w), 60_000);
+  const db = w.node(w.runsOn(vm(w, 'db'))[0] ?? 'n1');
+  const stands = (name: string): boolean => w.spec(vm(w, name)).power === 'paused';
+  const suspend = w.onVapp('vapp.suspend', id);
+  await w.until('web stands still', () => stands('web'), 60_000);
+  t.notOk(stands('db'), 'what others need goes on longest');
+  db.kill('agent'); // another one goes on, or it does
+  await w.until('all stand still', () => opFinished(w.op(suspend)), 120_000);
+  t.match(w.op(suspend), { state: 'done', step: 'suspended', error: null });
+  t.ok(tiers.every(stands));
+  const resume = w.onVapp('vapp.resume', id);
+  await w.until('db goes on', () => !stands('db'), 60_000);
+  t.ok(stands('web'));
+  await w.until('all go on', () => opFinished(w.op(resume)), 120_000);
+  t.match(w.op(resume), { state: 'done', error: null });
+  t.equal(starts(w), 3, 'none was started anew');
+
+  const again = w.onVapp('vapp.suspend', id);
+  await w.until('all stand still', () => opFinished(w.op(again)), 120_000);
+  db.powerLoss();
+  await w.pass(10_000);
+  db.powerOn();
+  await w.pass(60_000);
+  const back = w.onVapp('vapp.resume', id);
+  await w.until('all go on', () => opFinished(w.op(back)), 300_000);
+  t.match(w.op(back), { state: 'done', error: null }, 'what lost its memory with its node boots');
+  await w.until('all run', () => runs(w) && !tiers.some(stands), 60_000);
+  t.same(w.checks.violations, []);
+  w.end();
+});
+
 await t.test('one of it fits nowhere: all that was made is taken back, and it says why', async (t) => {
   const w = await cluster();
   const op = w.deployVapp(shop({ memoryMiB: 9_000_000 }), true);

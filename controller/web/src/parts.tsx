@@ -35,6 +35,7 @@ const colours: Readonly<Record<string, string>> = {
   uploading: 'blue',
   importing: 'blue',
   paused: 'yellow',
+  suspended: 'yellow',
   suspect: 'yellow',
   maintenance: 'yellow',
   leaving: 'yellow',

@@ -103,7 +103,8 @@ function Actions({ v, busy }: { readonly v: VappView; readonly busy: boolean }):
   const doing = useDo();
   const [, go] = useLocation();
   const [force, setForce] = useState(false);
-  const act = async (action: 'start' | 'stop' | 'force-stop'): Promise<void> => {
+  const suspended = v.members.some((m) => m.phase === 'paused');
+  const act = async (action: 'start' | 'stop' | 'force-stop' | 'suspend' | 'resume'): Promise<void> => {
     const { op } = await call('vappAction', { params: { vapp: v.id, action }, body: {} });
     saw('op', op);
   };
@@ -113,9 +114,9 @@ function Actions({ v, busy }: { readonly v: VappView; readonly busy: boolean }):
         size="xs"
         loading={doing.busy}
         disabled={busy || v.state === 'running'}
-        onClick={() => void doing.run(() => act('start'))}
+        onClick={() => void doing.run(() => act(suspended ? 'resume' : 'start'))}
       >
-        Start
+        {suspended ? 'Resume' : 'Start'}
       </Button>
       <Confirm
         label="Shut down"
@@ -124,6 +125,14 @@ function Actions({ v, busy }: { readonly v: VappView; readonly busy: boolean }):
         yes="Shut down"
         disabled={busy || v.state === 'stopped'}
         act={() => act('stop')}
+      />
+      <Confirm
+        label="Suspend"
+        title={`Suspend "${v.name}"?`}
+        says="Its VMs stand still, in the reverse order of their start, and keep their memory on their nodes. One whose node goes off loses it, and boots when it is resumed."
+        yes="Suspend"
+        disabled={busy || !v.members.some((m) => m.phase === 'running')}
+        act={() => act('suspend')}
       />
       <Confirm
         label="Force off"

@@ -566,7 +566,10 @@ export class World {
   }
 
   /** @returns the op */
-  onVapp(kind: 'vapp.start' | 'vapp.stop' | 'vapp.delete', vapp: string): string {
+  onVapp(
+    kind: 'vapp.start' | 'vapp.stop' | 'vapp.suspend' | 'vapp.resume' | 'vapp.delete',
+    vapp: string,
+  ): string {
     return this.#ask(kind, vapp, { phase: kind.slice('vapp.'.length) }, 'vapp');
   }
 

@@ -205,3 +205,24 @@ await t.test('the schema is served, and says what a document is', async (t) => {
   const published = JSON.parse(await readFile('docs/vapp.schema.json', 'utf8')) as unknown;
   t.same(body, published, 'docs/vapp.schema.json is the same');
 });
+
+await t.test('it is suspended and resumed; what stands still, or does not, says so', async (t) => {
+  const v = vappOf(r);
+  const power = (to: VmSpec['power']): void => {
+    for (const m of v.members) {
+      const key = kinds.vmSpec.key(m.vm);
+      const spec = JSON.parse(r.memory.peek(key)?.value ?? '{}') as VmSpec;
+      r.memory.poke(key, JSON.stringify({ ...spec, power: to }));
+    }
+  };
+  power('stopped');
+  const off = await run('vapp', 'suspend', 'shop');
+  t.match(off, { code: 4, err: /vApp "shop" cannot be suspended: none of its VMs is running/ }, off.err);
+  power('running');
+  t.match(await run('vapp', 'resume', 'shop'), { err: /cannot be resumed: none of its VMs is paused/ });
+  t.match(await run('vapp', 'suspend', 'shop', '--group', 'nobody'), { err: /has no vApp "nobody" in it/ });
+  const ran = await run('--json', 'vapp', 'suspend', 'shop', '--no-wait');
+  t.equal(ran.code, 0, ran.err);
+  t.match(JSON.parse(ran.out), { kind: 'vapp.suspend', state: 'queued', args: { phase: 'suspend' } });
+  t.match(await run('vapp', 'stop', 'shop'), { err: /vapp\.suspend/ }, 'one operation at a time');
+});
