@@ -25,6 +25,7 @@ import { PowerDesk } from './plan/power-desk.js';
 import { PowerOps } from './plan/power-ops.js';
 import { RollingDesk } from './plan/rolling-desk.js';
 import { TemplateDesk } from './vapp/template-desk.js';
+import { RestartDesk } from './vapp/restart-desk.js';
 import { VappDesk } from './vapp/vapp-desk.js';
 import { Snapshots, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
@@ -88,6 +89,7 @@ export class AgentLoop {
   private readonly power: PowerDesk;
   private readonly powerOps: PowerOps;
   private readonly vapps: VappDesk;
+  private readonly restarts: RestartDesk;
   private readonly templates: TemplateDesk;
   private readonly classes: ClassDesk;
 
@@ -144,6 +146,7 @@ export class AgentLoop {
     this.power = new PowerDesk(env, loads, () => this.wake());
     this.powerOps = new PowerOps(env, () => this.wake());
     this.vapps = new VappDesk(env, () => this.wake());
+    this.restarts = new RestartDesk(env, () => this.wake());
     this.templates = new TemplateDesk(env, () => this.wake());
     this.classes = new ClassDesk(env, () => this.wake());
     this.line = new NodeLine(env);
@@ -324,6 +327,7 @@ export class AgentLoop {
       this.power.look(s);
       if (s.recovering === null) again = Math.min(again, this.powerOps.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.vapps.look(s) ?? again);
+      if (s.recovering === null) again = Math.min(again, this.restarts.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.templates.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.classes.look(s) ?? again);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));

@@ -176,6 +176,7 @@ const powerKinds: ReadonlySet<Op['kind']> = new Set([
   'vapp.stop',
   'vapp.suspend',
   'vapp.resume',
+  'vapp.restart',
 ]);
 
 /** @throws FlotillaError `wrong-state`: it is being made, changed or deleted, or members of it are not there */

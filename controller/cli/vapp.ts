@@ -1,7 +1,7 @@
 import { Option, type Command } from 'commander';
 import { isMap, isPair, isScalar, isSeq, LineCounter, parseDocument, stringify, type Node } from 'yaml';
 import { FlotillaError } from '../../core/domain/error.js';
-import { allocationText } from '../../core/domain/vapp.js';
+import { allocationText, failoverText } from '../../core/domain/vapp.js';
 import type { VappApplied, VappDoc, VappView } from '../../core/wire/rest.js';
 import { vappDocSchema } from '../../core/wire/rest.js';
 import { collect } from './input.js';
@@ -305,6 +305,7 @@ export function vappCommands(program: Command, io: Io): void {
           (p) =>
             [`Property ${p.name}`, p.secret ? 'secret' : String(p.value ?? p.default ?? 'none')] as const,
         ),
+        ['After a failover', v.failover === 'members' ? '' : failoverText[v.failover]],
         ['Memory', v.memoryAllocation && allocationText(v.memoryAllocation, 'MiB')],
         ['CPU', v.cpuAllocation && allocationText(v.cpuAllocation, 'MHz')],
         ...v.rules.map((r) => [`${r.must ? 'Must be' : 'Better'} ${r.kind}`, r.members.join(', ')] as const),

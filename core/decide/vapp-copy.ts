@@ -118,6 +118,7 @@ export function vmAsVapp(spec: VmSpec, network: CopySource['network']): Vapp {
     })),
     properties: [],
     rules: [],
+    failover: 'members',
     eulas: [],
     cpuAllocation: null,
     memoryAllocation: null,

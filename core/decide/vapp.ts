@@ -88,6 +88,28 @@ export function membersOf(v: Vapp, group: string | null): VappMember[] {
   return v.members.filter((m) => m.group !== null && groups.has(m.group));
 }
 
+/**
+ * Members that are stopped and started again with those that a failover brought back, by the vApp's wish. What is not
+ * started with its vApp is left alone.
+ *
+ * @param runs - it is wanted to run, and its node lives
+ */
+export function restartedWith(
+  v: Vapp,
+  failed: ReadonlySet<string>,
+  runs: (m: VappMember) => boolean,
+): string[] {
+  const all = startStages(v);
+  const first = all.findIndex((s) => s.members.some((m) => failed.has(m.name)));
+  if (v.failover === 'members' || first === -1) return [];
+  return all.flatMap((s, i) =>
+    s.members
+      // Those that came back begin anew anyway; but what they need begins anew, too, if it stands before them.
+      .filter((m) => runs(m) && (i > first || (v.failover === 'all' && !(failed.has(m.name) && i === 0))))
+      .map((m) => m.name),
+  );
+}
+
 /** VMs that must run before a member's: those of the stage before its own. */
 export function membersBefore(v: Vapp, member: string): VappMember[] {
   const all = startStages(v);
@@ -364,6 +386,9 @@ function making(v: VappOpView): VappDecision {
   return go(v, { step: 'made', progress: 1, end: { state: 'done', gone: false } });
 }
 
+/** What ran before a failure is not left off for one of them that does not stop or come. */
+const bringsBack = (v: VappOpView): boolean => v.op.kind === 'vapp.restart';
+
 function starting(v: VappOpView): VappDecision {
   const { vapp, args } = v;
   const all = args.phase === 'resume' ? standStages(vapp, args.group) : startStages(vapp, args.group);
@@ -381,13 +406,18 @@ function starting(v: VappOpView): VappDecision {
     const begin = args.phase === 'resume' ? 'resume' : 'start';
     const o = v.begun(m.vm, `vm.${begin}`);
     if (s.spec.power !== 'running') {
+      // Of a restart only those that it stopped: others were off.
+      if (args.members?.includes(m.name) === false) continue;
       // Somebody stopped it again: theirs is the later word. What was off is not what was suspended.
       if (o !== undefined || (begin === 'resume' && s.spec.power === 'stopped')) continue;
       acts.push({ do: begin, vm: m.vm });
       waits.push(`${m.name} to ${begin}`);
       continue;
     }
-    if (o?.state === 'failed' && o.error !== null && s.phase !== 'running') return failVapp(v, o.error);
+    if (o?.state === 'failed' && o.error !== null && s.phase !== 'running') {
+      if (bringsBack(v)) continue;
+      return failVapp(v, o.error);
+    }
     const wants = m.start.wait;
     const there =
       s.phase === 'running' &&
@@ -396,7 +426,7 @@ function starting(v: VappOpView): VappDecision {
     if (s.phase === 'running' && (wants === 'tcp' || wants === 'http'))
       asks.push({ member: m.name, vm: m.vm, start: m.start });
     if (v.stageMs < m.start.timeoutS * 1000) waits.push(waitText(m));
-    else if (m.start.onTimeout === 'fail') late ??= m;
+    else if (m.start.onTimeout === 'fail' && !bringsBack(v)) late ??= m;
   }
   if (late !== null)
     return failVapp(
@@ -484,13 +514,15 @@ function stopping(v: VappOpView): VappDecision {
   const all = stopStages(vapp, args.group);
   if (v.op.cancelAsked) return go(v, { step: v.op.step, end: { state: 'cancelled', gone: false } });
   const stage = all[args.stage];
+  if (stage === undefined && args.start)
+    return go(v, { args: { ...args, phase: 'start', stage: 0 }, step: 'starts again', progress: 0.5 });
   if (stage === undefined)
     return go(v, { step: 'stopped', progress: 1, end: { state: 'done', gone: false } });
   const acts: VappAct[] = [];
   const waits: string[] = [];
   for (const m of stage.members) {
     const s = v.vm(m.vm);
-    if (s === null) continue;
+    if (s === null || args.members?.includes(m.name) === false) continue;
     const hard = args.force || m.stop.action === 'power-off';
     const kind = hard ? 'force-stop' : 'stop';
     const o = v.begun(m.vm, `vm.${kind}`);
@@ -499,10 +531,13 @@ function stopping(v: VappOpView): VappDecision {
       if (o !== undefined) continue;
       acts.push({ do: kind, vm: m.vm });
     } else if (hard && o === undefined) acts.push({ do: kind, vm: m.vm });
-    if (o?.state === 'failed' && o.error !== null) return failVapp(v, o.error);
+    if (o?.state === 'failed' && o.error !== null) {
+      if (bringsBack(v)) continue;
+      return failVapp(v, o.error);
+    }
     waits.push(m.name);
   }
-  const progress = args.stage / Math.max(1, all.length);
+  const progress = (args.stage / Math.max(1, all.length)) * (args.start ? 0.5 : 1);
   if (acts.length > 0 || waits.length > 0)
     return go(v, {
       acts: acts.slice(0, actsAtOnce),

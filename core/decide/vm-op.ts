@@ -94,6 +94,7 @@ export function opVerdict(
     case 'vapp.stop':
     case 'vapp.suspend':
     case 'vapp.resume':
+    case 'vapp.restart':
     case 'vapp.delete':
     case 'class.update':
     case 'template.create':

@@ -48,6 +48,7 @@ export const opKindSchema = z.enum([
   'vapp.stop',
   'vapp.suspend',
   'vapp.resume',
+  'vapp.restart',
   'vapp.delete',
   'class.update',
   'template.create',

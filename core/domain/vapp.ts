@@ -134,6 +134,8 @@ export const vappRuleSchema = z.object({
 });
 export type VappRule = z.output<typeof vappRuleSchema>;
 
+export const vappFailoverSchema = z.enum(['members', 'dependents', 'all']);
+
 const allocationSchema = z.strictObject({
   reservation: z.number().nonnegative().nullable(),
   limit: z.number().nonnegative().nullable(),
@@ -160,6 +162,10 @@ export const vappSchema = z.object({
   networks: z.array(vappNetworkSchema).max(vappNetworksMax),
   properties: z.array(vappPropertySchema).max(vappPropertiesMax),
   rules: z.array(vappRuleSchema).max(32),
+  /**
+   * What a failover of a member restarts: that one alone; those too that are started after it; or all of it.
+   */
+  failover: vappFailoverSchema.default('members'),
   /** Licences that whoever deploys it accepts. */
   eulas: z.array(z.string().max(16_384)).max(8),
   /** For all of it, MHz and MiB. A reservation of CPU is kept and exported, and not enforced. @see docs/vapps.md */
@@ -198,6 +204,10 @@ export const vappArgsSchema = z.looseObject({
   group: vappPartSchema.nullable().default(null),
   /** Stages of the order that are through. */
   stage: z.number().int().nonnegative().default(0),
+  /** Of a restart: members that are stopped and started again. Null: all. */
+  members: z.array(vappPartSchema).max(vappMembersMax).nullable().default(null),
+  /** Of a restart: the failovers it is for. */
+  failovers: z.array(idSchema).max(vappMembersMax).default([]),
   /** Why what was made is taken back. */
   why: errorRecordSchema.nullable().default(null),
 });
@@ -206,6 +216,13 @@ export type VappArgs = z.output<typeof vappArgsSchema>;
 /** Null: not to be read, so nothing is done for it. */
 export const vappArgs = (op: { readonly args: unknown }): VappArgs | null =>
   vappArgsSchema.safeParse(op.args).data ?? null;
+
+/** What is restarted with a member that a failover brought back, in words. */
+export const failoverText: Readonly<Record<Vapp['failover'], string>> = {
+  members: 'nothing else is restarted',
+  dependents: 'those that are started after it are restarted',
+  all: 'all of it is restarted',
+};
 
 /** What is reserved and allowed for a vApp, in words. @param unit - MHz or MiB */
 export function allocationText(a: NonNullable<Vapp['cpuAllocation']>, unit: string): string {

@@ -5,6 +5,7 @@ import { vmHaSchema } from '../domain/ha.js';
 import { ipv4Schema, nameSchema, noteSchema, tagsSchema } from '../domain/schema.js';
 import {
   vappPartSchema,
+  vappFailoverSchema,
   vappPropertyNameSchema,
   vappPropertySchema,
   vappMembersMax,
@@ -155,6 +156,11 @@ export const vappDocSchema = z
       )
       .max(32)
       .optional(),
+    failover: vappFailoverSchema
+      .optional()
+      .describe(
+        'What a failover of a member restarts: that one alone (members); those that are started after it, too (dependents); or all.',
+      ),
     eulas: vappSchema.shape.eulas.optional(),
     cpuAllocation: allocation,
     memoryAllocation: allocation,

@@ -15,6 +15,7 @@ export const vappOf = (id: string, name: string, members: Vapp['members']): Vapp
   properties: [],
   class: null,
   rules: [],
+  failover: 'members',
   eulas: [],
   cpuAllocation: null,
   memoryAllocation: null,

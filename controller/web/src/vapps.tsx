@@ -2,7 +2,7 @@ import { Alert, Badge, Button, Card, Checkbox, Code, Group, Stack, Text } from '
 import { useState, type ReactNode } from 'react';
 import { Link, useLocation } from 'wouter';
 import { startStages } from '../../../core/decide/vapp';
-import { allocationText } from '../../../core/domain/vapp';
+import { allocationText, failoverText } from '../../../core/domain/vapp';
 import type { VappView } from '../../../core/wire/rest';
 import { call, saw, useAsked, useDo } from './api';
 import { ExportVapp } from './export';
@@ -268,6 +268,9 @@ function Drawing({ v }: { readonly v: VappView }): ReactNode {
             v.cpuAllocation !== null && ['CPU for all', allocationText(v.cpuAllocation, 'MHz')],
           ]}
         />
+      )}
+      {v.failover !== 'members' && (
+        <Facts of={[['After a failover of a member', failoverText[v.failover]]]} />
       )}
       {v.rules.length > 0 && (
         <Facts

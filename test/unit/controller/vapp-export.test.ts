@@ -48,6 +48,7 @@ members:
             disks: [{ pool: local, size: 1M }, { pool: local, size: 2M, bus: scsi }]
             nics: [{ network: back, model: e1000e }]
             cloudInit: { userData: "#cloud-config\\npassword: '@{password}'\\n" }
+failover: all
 rules:
   - { kind: apart, members: [db, web], must: false }
 eulas: [Be kind.]

@@ -51,6 +51,7 @@ members:
               userData: |
                 #cloud-config
                 db: "@{db.address}:@{port}"
+failover: dependents
 rules:
   - { kind: apart, members: [db, app] }
 `;
@@ -88,6 +89,7 @@ await t.test('faults are told with line and column, all of them', async (t) => {
     [shop.replace('@{db.address}', '@{bd.address}'), /@\{bd\.address\} is no property/],
     [shop.replace('members: [db, app]', 'members: [db, ap]'), /rules\.0\.members: there is no member "ap"/],
     [shop.replace('memory: 128M', 'memroy: 128M'), /memroy/],
+    [shop.replace('failover: dependents', 'failover: some'), /shop\.yaml:\d+:1: failover: /],
     [`${shop}x: &a [1]\n`, /shop\.yaml:1:1: .*x/],
   ];
   for (const [text, said] of tries) {
@@ -124,6 +126,7 @@ await t.test('a secret goes by a file, and is in no answer, operation or argumen
   t.notMatch(ran.out + ran.err, /hunter2/);
   const v = vappOf(r);
   t.equal(v.properties.find((p) => p.name === 'port')?.value, 9090);
+  t.equal(v.failover, 'dependents');
   t.same(
     startStages(v).map((s) => s.members.map((m) => m.name)),
     [['db'], ['app'], ['web']],
@@ -165,6 +168,8 @@ await t.test('applied twice nothing is different; a change is told, and only it 
     r.memory.poke(e.key, JSON.stringify({ ...(JSON.parse(e.value) as object), state: 'done' }));
   const again = await run('apply', '-f', file);
   t.match(again, { code: 0, out: /Nothing is different/ }, again.err + again.out);
+  await write(shop.replace('failover: dependents', 'failover: all'));
+  t.match((await run('diff', '-f', file)).out, /failover/);
   await write(shop.replace('memory: 128M', 'memory: 256M'));
   const diff = await run('diff', '-f', file);
   t.match(diff.out, /^~ VM "shop-web": memoryMiB 128 → 256\non /, diff.err);
@@ -190,6 +195,7 @@ await t.test('exported, it is a document that changes nothing', async (t) => {
   await write(ran.out);
   const again = await run('diff', '-f', file);
   t.match(again, { code: 0, out: /Nothing is different/ }, again.out + again.err);
+  t.match(ran.out, /^failover: dependents$/m);
   const template = await run('vapp', 'export', 'shop', '--template');
   t.notMatch(template.out, /mac:|hunter2/);
   await write(template.out.replace('name: shop', 'name: second'));

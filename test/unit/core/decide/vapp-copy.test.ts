@@ -144,6 +144,7 @@ const shop: Vapp = {
       value: null,
     },
   ],
+  failover: 'members',
   rules: [{ kind: 'apart', must: true, over: 'node', members: ['db', 'web'] }],
   eulas: ['read me'],
   cpuAllocation: null,
