@@ -9,6 +9,7 @@ import type { TimingProfile } from '../core/domain/timing.js';
 import type { PairSeen, Replica } from '../core/domain/replica.js';
 import type { SnapshotDisk } from '../core/domain/vm-snapshot.js';
 import type { VmSpec } from '../core/domain/vm.js';
+import type { LockstepAnswers, LockstepAsk, LockstepDoor } from '../core/wire/lockstep.js';
 import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
 import type { FenceDevice } from './fence/fence-agent.js';
 import type { Compare, Ledger } from './ledger/ledger.js';
@@ -393,6 +394,16 @@ export interface Journal {
 export interface Peers {
   /** The libvirt daemon at that address. */
   libvirt(address: string): NonNullable<MigrateTarget['peer']>;
+  /**
+   * The agent of that node, about machines in lockstep.
+   *
+   * @throws FlotillaError `node-unreachable`, or what the other one refused it with
+   */
+  lockstep<K extends LockstepAsk['do']>(
+    to: { readonly node: string; readonly address: string },
+    ask: Extract<LockstepAsk, { do: K }>,
+    signal: AbortSignal,
+  ): Promise<LockstepAnswers[K]>;
 }
 
 /** A machine of a lockstep VM as it is on this node. */
@@ -412,24 +423,19 @@ export interface LockstepSeen {
   readonly broken: string | null;
 }
 
-/** What a primary must reach on its twin's node. */
-export interface LockstepDoor {
-  /** Address of the twin's node, of the network that carries the copying. */
-  readonly address: string;
-  readonly ports: { readonly migrate: number; readonly nbd: number };
-}
+export type { LockstepDoor };
 
 /** Pairs of machines of which one goes on where the other dies. Who may is not decided here. @see docs/lockstep.md, safety 11 */
 export interface Lockstep {
   /** Why this node can have none, in words; null: it can. */
   usable(): Promise<string | null>;
-  /** Every such machine that lives here. */
+  /** Every such machine that lives here. Cheap, and never older than a moment: it is asked ten times a second. */
   observe(): Promise<readonly LockstepSeen[]>;
   /**
    * On the second node: a machine that waits for its primary; its output is not connected. One that is there ends first.
    *
    * @param o.xml - as the primary was defined
-   * @param o.gen - of the ownership that names this node as twin
+   * @param o.gen - the pair: of the ownership that names this node as twin. It is marked with it until {@link takeOver}
    * @param o.address - of this node, where it listens
    * @throws FlotillaError `tool-failed`, `no-space`, `unsupported`
    */
@@ -443,19 +449,17 @@ export interface Lockstep {
    * On the owner: its machine stands still while memory and disks are copied, then both run. Resolves after the first further
    * checkpoint. Failed or cancelled, the machine goes on alone as before, with no output lost.
    *
-   * @param o.address - of this node, where its twin reaches it
    * @throws FlotillaError `tool-failed`, `cancelled`
    */
-  join(
-    vm: string,
-    door: LockstepDoor,
-    o: { readonly address: string; progress(share: number): void; readonly signal: AbortSignal },
-  ): Promise<{ readonly pausedMs: number }>;
+  join(vm: string, door: LockstepDoor, o: WorkOptions): Promise<{ readonly pausedMs: number }>;
   /** On the second node: the channels to the primary are closed. From here on none of the primary's output leaves. Idempotent. */
   shut(vm: string): Promise<void>;
   /** On the second node, after {@link shut} and after the ledger named it the owner: it goes on alone, its output connected. Idempotent. */
   takeOver(vm: string, gen: number): Promise<void>;
-  /** On the owner, only after the ledger says that there is no twin: whatever hangs is broken, the second is dropped. Idempotent. */
+  /**
+   * On the owner, only after the ledger says that there is no twin: whatever hangs is broken, the second is dropped, and it
+   * runs, whatever it was in the middle of. Idempotent.
+   */
   goAlone(vm: string, gen: number): Promise<void>;
   /** Kills it here, and waits until it is gone. Idempotent. */
   end(vm: string): Promise<void>;

@@ -1,4 +1,4 @@
-import { errorRecord } from '../core/domain/error.js';
+import { errorRecord, FlotillaError } from '../core/domain/error.js';
 import type { Health } from '../core/domain/node.js';
 import { ledgerRoot } from '../core/wire/ledger-keys.js';
 import { announce } from './announce.js';
@@ -12,6 +12,8 @@ import { GuestHang } from './ha/guest-hang.js';
 import { Protection } from './ha/protection.js';
 import { StandbyNotes } from './ha/standby-notes.js';
 import { failoverOps, Timelines } from './ha/timeline.js';
+import type { LockstepAnswers, LockstepAsk } from '../core/wire/lockstep.js';
+import { LockstepDesk } from './lockstep/lockstep-desk.js';
 import { ReplicaDesk } from './replica/replica-desk.js';
 import { StandbyDesk } from './replica/standby-desk.js';
 import { UpdateDesk } from './slots/update-desk.js';
@@ -82,6 +84,7 @@ export class AgentLoop {
   private readonly migrations: MigrationDesk;
   private readonly replicas: ReplicaDesk;
   private readonly standbys: StandbyDesk;
+  private readonly lockstep: LockstepDesk | null;
   private readonly moves: DiskMoves;
   private readonly drains: DrainDesk;
   private readonly rolling: RollingDesk;
@@ -177,6 +180,15 @@ export class AgentLoop {
     this.maker = new DiskMaker(env, this.ops, this.replicas, () => this.wake());
     this.usage = new Usage(env, () => this.publish(this.snapshot));
     this.surroundings = new Surroundings(env, () => this.wake());
+    this.lockstep =
+      env.lockstep === undefined
+        ? null
+        : new LockstepDesk(env, env.lockstep, {
+            ownership,
+            turns: this.turns,
+            choose: (spec, own, s) => this.protection.twin(spec, own, s),
+            wake: () => this.wake(),
+          });
     this.vms = new VmDesk(env, {
       actor: new VmActor(
         env,
@@ -193,6 +205,7 @@ export class AgentLoop {
       replicas: this.replicas,
       moves: this.moves,
       protection: this.protection,
+      lockstep: this.lockstep,
       snapshots: this.snapshots,
       turns: this.turns,
       domain: (id) => this.observed.get(id) ?? null,
@@ -224,6 +237,7 @@ export class AgentLoop {
     this.exports.stop();
     this.vmSnapshots.stop();
     this.updates?.stop();
+    this.lockstep?.stop();
     this.failovers.stop();
     this.bmcTests.stop();
     this.balance.stop();
@@ -243,6 +257,14 @@ export class AgentLoop {
   /** Whether a machine of that VM was here when last looked. */
   has(vm: string): boolean {
     return this.observed.has(vm);
+  }
+
+  /** A question of another node's agent about machines in lockstep. @throws FlotillaError */
+  lockstepAsked(from: string, ask: LockstepAsk): Promise<LockstepAnswers[LockstepAsk['do']]> {
+    if (this.lockstep !== null) return this.lockstep.asked(from, ask);
+    throw new FlotillaError('unsupported', `${this.env.node} has no machines in lockstep`, {
+      hint: 'Its QEMU is too old for that: see docs/lockstep.md.',
+    });
   }
 
   /** The kernel says that both copies behind that device were written while apart. */
@@ -330,6 +352,7 @@ export class AgentLoop {
       if (s.recovering === null) again = Math.min(again, this.restarts.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.templates.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.classes.look(s) ?? again);
+      this.lockstep?.look(s, this.observed);
       for (const id of this.relevant(s)) again = Math.min(again, this.vms.look(id, s, now));
       this.completed ??= now;
       if (this.env.witness !== true && s.recovering === null) {

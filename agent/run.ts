@@ -37,6 +37,8 @@ import { RecordStore } from './ledger/records.js';
 import { journalApp } from './journal/http.js';
 import { FileJournal, journalHealth } from './journal/journal.js';
 import { journalFile } from './journal/read.js';
+import { lockstepApp, lockstepBodyMax } from './lockstep/http.js';
+import { LockstepPeers } from './lockstep/peer.js';
 import { LibvirtHypervisor } from './libvirt/libvirt-hypervisor.js';
 import { tlsPeer } from './libvirt/peer.js';
 import { AgentLoop } from './loop.js';
@@ -155,6 +157,7 @@ export async function runAgent(
   let voters: VoterLoop | null = null;
   let addresses: readonly string[] = [];
 
+  const lockstepPeers = new LockstepPeers({ port: ports.agent, tls: () => tls });
   const holds = new HoldFile(holdsFile(stateDir));
   const env: AgentEnv = {
     node,
@@ -170,7 +173,7 @@ export async function runAgent(
     journal: ownership,
     timing,
     radio,
-    peers: { libvirt: (address) => tlsPeer(address, tls) },
+    peers: { libvirt: (address) => tlsPeer(address, tls), lockstep: lockstepPeers.ask },
     hypervisor,
     volumes,
     exports,
@@ -440,6 +443,12 @@ export async function runAgent(
       { path: '/v1/journal', app: journalApp(node, ownership), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/history', app: historyApp(history), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/images', app: images, allow: 'node', bodyBytesMax: null },
+      {
+        path: '/v1/lockstep',
+        app: lockstepApp((from, ask) => loop.lockstepAsked(from, ask)),
+        allow: 'node',
+        bodyBytesMax: lockstepBodyMax,
+      },
       { path: '/v1/exports', app: exported, allow: 'node', bodyBytesMax: 0 },
       { path: '/', app: join.app, allow: 'anyone', bodyBytesMax: null },
     ],
@@ -560,6 +569,7 @@ export async function runAgent(
       await notify.stop();
       await voters?.stop();
       await loop.stop();
+      lockstepPeers.stop();
       await keeper.stop();
       await radio.stop();
       consoles.stop();

@@ -16,6 +16,8 @@ export interface Machine {
   readonly vm: string;
   /** True: in the slice that is frozen as a whole. */
   readonly inSlice: boolean;
+  /** True: the twin of another node's machine. None of its output leaves. */
+  readonly twin: boolean;
 }
 
 /** Stops the time of VMs, and ends them. Needs neither libvirt nor QEMU's monitor. */

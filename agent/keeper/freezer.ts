@@ -7,6 +7,9 @@ import type { Freezer, Machine } from './env.js';
 /** The slice of machines that begin with HA, below `machine.slice`: libvirt's partition `/machine/ha`. */
 export const haSlice = 'machine-ha.slice';
 
+/** The slice of twins of other nodes' machines. @see docs/lockstep.md */
+export const twinSlice = 'machine-twin.slice';
+
 /** How long one call waits for the kernel, ms. Measured: 2 ms, 122 ms at most with busy writers. */
 const waitMs = 500;
 const lookMs = 5;
@@ -18,6 +21,7 @@ interface Scope {
   readonly group: Cgroup;
   readonly vm: string;
   readonly inSlice: boolean;
+  readonly twin: boolean;
 }
 
 /** VMs by the cgroup v2 freezer. A machine is a scope with a process whose command line has `-uuid`. */
@@ -33,7 +37,7 @@ export class CgroupFreezer implements Freezer {
   }
 
   async machines(): Promise<readonly Machine[]> {
-    return this.#scopes().map(({ vm, inSlice }) => ({ vm, inSlice }));
+    return this.#scopes().map(({ vm, inSlice, twin }) => ({ vm, inSlice, twin }));
   }
 
   async freeze(vms: readonly string[]): Promise<readonly string[]> {
@@ -71,15 +75,17 @@ export class CgroupFreezer implements Freezer {
   #scopes(): Scope[] {
     const known = new Map<string, string>();
     const scopes: Scope[] = [];
-    const look = (group: Cgroup, inSlice: boolean): void => {
+    const twins = path.join(this.#base, twinSlice);
+    const look = (group: Cgroup, inSlice: boolean, twin: boolean): void => {
       for (const child of group.children()) {
-        if (child.dir.endsWith('.slice')) look(child, inSlice || child.dir === this.#slice.dir);
+        if (child.dir.endsWith('.slice'))
+          look(child, inSlice || child.dir === this.#slice.dir, twin || child.dir === twins);
         if (!child.dir.endsWith('.scope')) continue;
         const vm = this.#vmOf(child, known);
-        if (vm !== null) scopes.push({ group: child, vm, inSlice });
+        if (vm !== null) scopes.push({ group: child, vm, inSlice, twin });
       }
     };
-    look(new Cgroup(this.#base), false);
+    look(new Cgroup(this.#base), false, false);
     this.#known = known;
     return scopes;
   }

@@ -303,6 +303,7 @@ export class Keeper {
       this.#settle();
       if (this.#blank) this.#job('adopt', () => this.#adopt());
       if (this.#mode === 'ice') {
+        this.#job('twins', () => this.#killTwins(), false);
         if (this.#armed.size > 0) {
           this.#job('freeze', () => this.#freeze());
           this.#job('insist', () => this.#insist());
@@ -389,6 +390,20 @@ export class Keeper {
     if (this.#owners.frozen.length === before || this.#enteredMs !== enteredMs) return;
     this.#thawDue = true;
     this.#job('thaw', () => this.#thaw());
+  }
+
+  /**
+   * A twin that stands still would hold its owner's output back, and one that wakes would believe in a pair that is no more:
+   * it ends, and another one is made. One that became an owner's machine is armed. @see safety 11
+   */
+  async #killTwins(): Promise<void> {
+    const { freezer, log } = this.#env;
+    for (const { vm, twin } of await freezer.machines()) {
+      if (!twin || this.#armed.has(vm) || this.#mode !== 'ice') continue;
+      log.warn(`the twin of VM ${vm} is killed here: the node lost its lease`);
+      await freezer.kill(vm);
+    }
+    this.#fault('twins', null);
   }
 
   async #readPools(): Promise<void> {
@@ -546,14 +561,18 @@ export class Keeper {
     }
   }
 
-  /** Starts a job unless it is still under way. Whatever it waits for, the loops go on. */
-  #job(name: string, act: () => Promise<void>): void {
+  /**
+   * Starts a job unless it is still under way. Whatever it waits for, the loops go on.
+   *
+   * @param says - the state is published when it ends
+   */
+  #job(name: string, act: () => Promise<void>, says = true): void {
     if (this.#jobs.has(name) || this.#stopping.signal.aborted) return;
     const job = act()
       .catch((error: unknown) => this.#fault(name, `${name}: ${errorRecord(error).message}`))
       .finally(() => {
         this.#jobs.delete(name);
-        if (!this.#stopping.signal.aborted) this.#publish();
+        if (says && !this.#stopping.signal.aborted) this.#publish();
       });
     this.#jobs.set(name, job);
   }

@@ -1,7 +1,8 @@
 import type { VmStep } from '../../core/decide/vm-view.js';
 import type { HotStep } from '../../core/decide/hardware.js';
+import { lockstepAfter } from '../../core/decide/lockstep.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import type { FailoverPhase } from '../../core/domain/ha.js';
+import { protectionLevel, type FailoverPhase } from '../../core/domain/ha.js';
 import { withoutVolume } from '../../core/decide/replica-edit.js';
 import { deviceId, isReplicated, type Disk } from '../../core/domain/disk.js';
 import type { Pool } from '../../core/domain/pool.js';
@@ -225,7 +226,11 @@ export class VmActor {
     const again = step.again && fence.armed === last.armed && fence.waitMs <= last.waitMs;
     const gen = again ? s.own.value.gen : s.own.value.gen + 1;
     if (again) await this.own.confirm(s);
-    else await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false });
+    else {
+      const level = protectionLevel(spec.ha) === 'lockstep' && env.lockstep !== undefined;
+      const lockstep = lockstepAfter(s.own.value, level);
+      await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false, lockstep });
+    }
     if (fence.armed) await this.own.leaveTakeover(s, gen);
     // Only the owner writes; where the other copy is out of reach the kernel asks the ledger before it agrees.
     if (s.snapshot.replicas.has(s.id)) await this.openCopy(s);
@@ -407,7 +412,13 @@ export class VmActor {
   }
 
   private async settle(s: Subject, powerOff: boolean): Promise<void> {
-    const own: VmOwn = { ...s.own.value, gen: s.own.value.gen + 1, state: 'stopped', fence: unarmed };
+    const own: VmOwn = {
+      ...s.own.value,
+      gen: s.own.value.gen + 1,
+      state: 'stopped',
+      fence: unarmed,
+      lockstep: lockstepAfter(s.own.value, false),
+    };
     if (!powerOff) return void (await this.own.swap(s, own));
     const generation = s.spec.value.generation + 1;
     const spec: VmSpec = { ...s.spec.value, power: 'stopped', generation, powerGeneration: generation };

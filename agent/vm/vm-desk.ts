@@ -18,6 +18,7 @@ import type { AgentEnv, KeeperState } from '../env.js';
 import type { GuestHang } from '../ha/guest-hang.js';
 import type { Protection } from '../ha/protection.js';
 import type { OpBook } from '../op-book.js';
+import type { LockstepDesk } from '../lockstep/lockstep-desk.js';
 import type { ReplicaDesk } from '../replica/replica-desk.js';
 import type { Kept, Snapshot, Snapshots } from '../snapshot.js';
 import type { VmActor } from './actor.js';
@@ -38,6 +39,8 @@ export const idlePassMs = 5_000;
 /** A dead node's lock on an NFS pool lives on for the server's lease: so long beyond the fence wait, ms. @see safety 4 */
 const lockMs = 90_000;
 const hourMs = 3_600_000;
+/** A machine is held apart from its twin within this, ms; a bell rings when it is. */
+const partMs = 500;
 /** Operations that say themselves when they begin. */
 const ownDesk: ReadonlySet<Op['kind']> = new Set<Op['kind']>([
   'vm.reboot',
@@ -69,6 +72,8 @@ export interface VmDeskParts {
   readonly replicas: Pick<ReplicaDesk, 'waits' | 'making' | 'growWaits' | 'words'>;
   readonly moves: Pick<DiskMoves, 'stands' | 'copied'>;
   readonly protection: Protection;
+  /** Null: this node has no machines in lockstep. */
+  readonly lockstep: Pick<LockstepDesk, 'waits' | 'holdsBack' | 'protection'> | null;
   readonly snapshots: Snapshots;
   readonly turns: Turns;
   /** As observed in this pass. */
@@ -163,6 +168,7 @@ export class VmDesk {
         waits: this.d.replicas.waits(id, s),
         growWaits: (disk) => this.d.replicas.growWaits(disk, s),
       },
+      lockstep: this.d.lockstep?.waits(id, s) ?? null,
       ops: unfinished.map((k) => k.value),
       diff: this.diff(spec, domain, s),
       memory,
@@ -178,13 +184,14 @@ export class VmDesk {
     const making = view.ops.find((o) => o.kind === 'vm.create' || o.kind === 'vm.update');
     for (const disk of d.make) this.d.maker.make(disk, s, making);
     if (!this.d.turns.free(id)) return idlePassMs;
-    this.protections.set(id, view.ha.arming.ha);
+    this.protections.set(id, this.d.lockstep?.protection(spec.value, own.value) ?? view.ha.arming.ha);
     if (view.live && s.recovering === null) for (const k of unfinished) this.verdict(k, view, d);
     // Files are not removed under the hands of whoever makes them: the making ends first.
     if (d.step.do === 'delete' && this.d.maker.making(view.disks)) {
       this.d.maker.abort(view.disks);
       return idlePassMs;
     }
+    if (this.d.lockstep?.holdsBack(id, d.step, s) === true) return partMs;
     if (d.step.do !== 'none') this.perform(d.step, subject, view);
     return d.againMs ?? idlePassMs;
   }

@@ -1,3 +1,4 @@
+import { protectionLevel } from '../domain/ha.js';
 import type { VmOwn, VmProtection, VmSpec } from '../domain/vm.js';
 import { standbyText, type Reach, type StandbyChoice } from './standby.js';
 
@@ -51,7 +52,9 @@ export interface Arming {
  */
 export function decideArming(spec: VmSpec, own: VmOwn, active: boolean, v: ArmingView): Arming {
   const { keeper } = v;
-  const wanted = spec.ha.enabled && !v.paused && v.reach.ok;
+  // Its twin goes on for it, wherever its disks are: it freezes with its node as all whose owner may change.
+  const lockstep = (own.lockstep ?? null) !== null || (!active && protectionLevel(spec.ha) === 'lockstep');
+  const wanted = spec.ha.enabled && !v.paused && (v.reach.ok || lockstep);
   // What its standby has may lack writes.
   const behind = v.reach.ok && v.reach.copied && own.sync !== 'ok';
   const say = (state: VmProtection['state'], text = ''): VmProtection => ({
@@ -109,6 +112,7 @@ export function decideArming(spec: VmSpec, own: VmOwn, active: boolean, v: Armin
     // What a crash between two steps left: nothing runs, so nothing is to be frozen.
     return answer(say('unprotected', 'it is off'), { do: 'disarm', why: 'it is off' });
   }
+  if (lockstep) return answer(unprotected(active ? 'it has no twin' : 'it is off'), null);
   return standbyStep(own, v, { answer, unprotected, well: say('protected'), armable });
 }
 

@@ -124,6 +124,7 @@ export type WaitCode =
   | 'too-often'
   | 'after'
   | 'brake'
+  | 'lockstep'
   | 'standby';
 
 /** Why a VM of a lost node is not taken now, in words, and until when at most (monotonic ms; null: nobody knows). */
@@ -361,6 +362,14 @@ function blockOf(
 ): { readonly code: WaitCode; readonly text: string } | null {
   if (!v.live) return { code: 'no-lease', text: `${v.me} itself has no live lease` };
   if (v.policy.paused) return { code: 'paused', text: 'HA is paused in the whole cluster' };
+  const pair = vm.own.lockstep ?? null;
+  if (pair !== null) {
+    const text =
+      pair.state === 'protected'
+        ? `its twin on ${pair.twin} is to go on in its place`
+        : `it had no twin, and what it wrote is on ${vm.own.owner} alone: it comes back with that node`;
+    return { code: 'lockstep', text };
+  }
   if (vm.own.sync === 'stale' || (vm.own.copies.length > 0 && vm.own.sync !== 'ok'))
     return { code: 'stale', text: 'the copy here may be older than what the guest wrote: a person decides' };
   // What lies there, frozen or not, is older than the disk: it may not pass for the machine of the new owner.

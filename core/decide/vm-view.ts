@@ -101,6 +101,8 @@ export interface VmView {
    * A disk of it moves: why its machine must not go on, which stands still for that, or must not be started; null: it may.
    */
   readonly moving?: { readonly stands: string | null; readonly copied: string | null };
+  /** Why no machine of it may be started now, as it is one in lockstep and may live on as another; null or absent: one may. */
+  readonly lockstep?: string | null;
   /** Unfinished ops on this VM, oldest first. */
   readonly ops: readonly Op[];
   /** Wanted against running machine; null while it does not run or what is wanted cannot be built yet. */

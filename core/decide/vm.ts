@@ -218,7 +218,7 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
       return answer('creating', none, { reason: v.copies?.making ?? 'its disks are being made' });
     const copied = v.moving?.copied ?? null;
     if (copied !== null) return answer('starting', none, { reason: copied, againMs: 500 });
-    const waits = v.copies?.waits ?? null;
+    const waits = v.lockstep ?? v.copies?.waits ?? null;
     if (waits !== null) return answer('starting', none, { reason: waits, againMs: 1_000 });
     if (toGrow !== undefined) return attempt('starting', { do: 'grow-disk', disk: toGrow, live: false });
     const given = yieldStep(v);

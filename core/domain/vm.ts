@@ -152,6 +152,13 @@ export type OwnMigration = z.output<typeof ownMigrationSchema>;
 export const ownLockstepSchema = z.looseObject({
   twin: nodeIdSchema.nullable(),
   state: z.enum(['preparing', 'protected', 'alone']),
+  /**
+   * Generation of the ownership that began the pair: the twin is marked with it. It stays when the twin has become the owner,
+   * whose machine is then that very one; without it a twin's machine is nobody's.
+   */
+  pair: z.number().int().positive().nullish(),
+  /** Nodes with files of its disks that are not its data any more, until they were wiped. */
+  left: z.array(nodeIdSchema).max(64).optional(),
 });
 export type OwnLockstep = z.output<typeof ownLockstepSchema>;
 

@@ -180,6 +180,13 @@ export class FakeHost {
     return d;
   }
 
+  /** A machine that ran as another one's twin is a domain from now on. */
+  adopt(uuid: string, xml: string): void {
+    const state: DomainState = { state: 'running', reason: 'migrated' };
+    this.domains.set(uuid, { xml, active: true, state, id: this.#nextId++, agent: false });
+    this.#ring(uuid, 'started');
+  }
+
   whole(uuid: string): void {
     this.active(uuid).state = { state: 'paused', reason: 'user' };
     this.#ring(uuid, 'suspended');

@@ -631,6 +631,9 @@ export class SimNode {
         libvirt: () => {
           throw new Error('this simulation has one node');
         },
+        lockstep: () => {
+          throw new Error('this simulation has one node');
+        },
       },
       hypervisor: die(
         fakeHypervisor(this.host),

@@ -31,7 +31,7 @@ export const transitions = [
   'hand-over',
 ] as const;
 /** That of drains: in test/sim/drain.test.ts. */
-export type Transition = (typeof transitions)[number] | 'relocate';
+export type Transition = (typeof transitions)[number] | 'relocate' | 'twin' | 'twin-takes';
 
 /** A node that keeps up and reaches the ledger for this long must not freeze, and one that can freeze not be reset, ms. */
 const healthyMs = 5_000;
@@ -440,7 +440,12 @@ export class Checks {
     if (b.gen !== a.gen + 1)
       this.report('P1', `generation of VM ${vm} went from ${a.gen} to ${b.gen}: not one step`);
     let what: Transition | null = null;
-    if (a.state === 'migrating' && handedOver(b)) {
+    const pairs = [a, b].map((x) => JSON.stringify(x.lockstep ?? null));
+    if (a.owner !== b.owner && (a.lockstep ?? null) !== null && by === b.owner && b.state === 'running') {
+      what = 'twin-takes';
+      this.#world.lockstep?.ownerChanged(vm, a, b);
+    } else if (a.owner === b.owner && a.state === b.state && pairs[0] !== pairs[1]) what = 'twin';
+    else if (a.state === 'migrating' && handedOver(b)) {
       what = 'hand-over';
       if (this.#world.nodes.get(a.owner)?.host.executes(vm) === true)
         this.report('P1', `VM ${vm} was handed over to ${b.owner} while it ran on ${a.owner}`);

@@ -119,6 +119,11 @@ export class SimHost {
     });
   }
 
+  /** Its guest may run, but nothing of it leaves. */
+  holdsOutput: (vm: string) => boolean = () => false;
+  /** VMs of other nodes whose twins are here. */
+  twins: () => readonly string[] = () => [];
+  killTwin: (vm: string) => boolean = () => false;
   /** Opens the disk of a VM that has copies on two nodes. @returns false: it has none */
   opensCopy: (vm: string) => boolean = () => false;
 
@@ -165,13 +170,16 @@ export class SimHost {
   executes(vm: string): boolean {
     const d = this.libvirt.domains.get(vm);
     const up = this.powered && !this.stalled;
-    return up && d?.active === true && d.state.state === 'running' && !this.standsStill(vm);
+    const runs = up && d?.active === true && d.state.state === 'running' && !this.standsStill(vm);
+    return runs && !this.holdsOutput(vm);
   }
 
   machines(): Machine[] {
-    return [...this.libvirt.domains]
-      .filter(([, d]) => d.active)
-      .map(([vm]) => ({ vm, inSlice: this.#inSlice(vm) }));
+    const domains = [...this.libvirt.domains].filter(([, d]) => d.active);
+    return [
+      ...domains.map(([vm]) => ({ vm, inSlice: this.#inSlice(vm), twin: false })),
+      ...this.twins().map((vm) => ({ vm, inSlice: false, twin: true })),
+    ];
   }
 
   /** Everything volatile goes. */
@@ -239,6 +247,7 @@ export class SimHost {
     },
     kill: async (vm) => {
       await this.#wait(5);
+      if (this.killTwin(vm)) return;
       if (this.killFault || this.libvirt.domains.get(vm)?.active !== true) return;
       this.onKill(vm);
       this.libvirt.die(vm, 'crashed');
@@ -312,7 +321,11 @@ export class SimHost {
     },
   };
 
-  /** Never, if the power goes meanwhile. */
+  /** Time as a program here sees it: never over, if the power goes meanwhile. */
+  wait(ms: number): Promise<void> {
+    return this.#wait(ms);
+  }
+
   #wait(ms: number): Promise<void> {
     const { boots } = this;
     return new Promise((resolve) => {

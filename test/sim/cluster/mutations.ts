@@ -152,7 +152,7 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'agent/vm/actor.js',
-        "await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false });",
+        "await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false, lockstep });",
         '',
       ),
     ],

@@ -17,7 +17,10 @@ import type { FenceDevice } from '../../../agent/fence/fence-agent.js';
 import { fakeHypervisor } from '../fake-hypervisor.js';
 import type { FakePeer } from '../fake-migration.js';
 import type { MemoryRadio, RadioHub } from '../memory-radio.js';
+import type { Peers } from '../../../agent/env.js';
+import type { LockstepAnswers, LockstepAsk } from '../../../core/wire/lockstep.js';
 import type { SimCopies } from './copies.js';
+import type { SimLockstep } from './lockstep.js';
 import { SimHost, type SharedPool } from './host.js';
 import { SimLedger, type SimVoters } from './ledger.js';
 import type { Rng } from './rng.js';
@@ -39,6 +42,10 @@ export interface NodeParts {
   readonly nodes: readonly string[];
   /** Disks on two nodes; null: the cluster has none. */
   readonly copies: SimCopies | null;
+  /** Machines with twins; null: the cluster has none. */
+  readonly lockstep: SimLockstep | null;
+  /** The agent of another node, as this one reaches it. */
+  askPeer(from: string, to: string, address: string, ask: LockstepAsk, signal: AbortSignal): Promise<unknown>;
   readonly agentTiming: TimingProfile;
   readonly keeperTiming: TimingProfile;
   /** Told when power goes off or comes on. */
@@ -314,7 +321,16 @@ export class ClusterNode {
           voters.voters.flatMap((v) => (voters.up(v) ? [] : [{ node: v, text: 'does not answer' }])),
       }),
       radio: process.guard(radio),
-      peers: { libvirt: (address) => this.#p.peer(this.id, address) },
+      peers: {
+        libvirt: (address) => this.#p.peer(this.id, address),
+        lockstep: process.guard({
+          ask: (to: { node: string; address: string }, ask: LockstepAsk, signal: AbortSignal) =>
+            this.#p.askPeer(this.id, to.node, to.address, ask, signal),
+        }).ask as Peers['lockstep'],
+      },
+      ...(this.#p.lockstep === null
+        ? {}
+        : { lockstep: process.guard(this.#p.lockstep.driver(this.id, process)) }),
       hypervisor: this.#hypervisor(process),
       volumes: process.guard(this.#volumes()),
       seeds: process.guard({ make: async () => '/seed.iso', remove: async () => undefined }),
@@ -349,6 +365,15 @@ export class ClusterNode {
       this.keeper?.enter(() => core?.beat());
     });
     this.loop.start();
+  }
+
+  /** A question of another node's agent; no answer ever, where it dies meanwhile. @throws Error nobody listens */
+  async lockstepAsked(from: string, ask: LockstepAsk): Promise<LockstepAnswers[LockstepAsk['do']]> {
+    const { agent, loop } = this;
+    if (agent === null || loop === null) throw new Error('connection refused');
+    return new Promise((resolve, reject) =>
+      agent.enter(() => void loop.lockstepAsked(from, ask).then(resolve, reject)),
+    );
   }
 
   #log(process: Process, who: 'agent' | 'keeper'): AgentEnv['log'] {
@@ -521,6 +546,7 @@ export class ClusterNode {
       },
       removeDisk: async (d, p) => {
         if (p.kind === 'thin') return copies?.remove(this.id, d.vm);
+        if (p.kind === 'local') return this.#p.lockstep?.wiped(this.id, d.vm);
         reach();
         await Promise.resolve();
         pool.disks.delete(d.id);

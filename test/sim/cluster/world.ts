@@ -11,6 +11,7 @@ import type { Replica } from '../../../core/domain/replica.js';
 import { firstOwn } from '../../../core/decide/vm-make.js';
 import type { Template } from '../../../core/domain/template.js';
 import type { ServiceClass } from '../../../core/domain/service-class.js';
+import type { LockstepAsk } from '../../../core/wire/lockstep.js';
 import type { Vapp } from '../../../core/domain/vapp.js';
 import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
 import { epochKey, ledger as kinds, policyKey, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
@@ -18,6 +19,7 @@ import { fakePeer } from '../fake-migration.js';
 import { RadioHub } from '../memory-radio.js';
 import { Checks } from './checks.js';
 import { SimCopies } from './copies.js';
+import { SimLockstep } from './lockstep.js';
 import { SharedPool, type HostRules } from './host.js';
 import { SimVoters } from './ledger.js';
 import type { Trouble } from './faults.js';
@@ -47,6 +49,8 @@ export interface WorldOptions {
   readonly slowStarts?: boolean;
   /** VMs may have disks on two nodes. */
   readonly copies?: boolean;
+  /** VMs may be in lockstep. */
+  readonly lockstep?: boolean;
   /** Keeps the log; without it only counts. */
   readonly log?: boolean;
 }
@@ -60,6 +64,7 @@ export class World {
   readonly hub: RadioHub;
   readonly pool = new SharedPool();
   readonly copies: SimCopies | null;
+  readonly lockstep: SimLockstep | null;
   /** Nodes between which blocks do not travel; and whether they have a network of their own for them. */
   readonly storage = { cut: false, own: false };
   readonly nodes = new Map<string, ClusterNode>();
@@ -73,6 +78,7 @@ export class World {
   readonly standbyGraceMs: number;
   readonly #poolId: string;
   readonly #drivesId: string;
+  readonly #localId: string;
   readonly #keepLog: boolean;
 
   constructor(o: WorldOptions) {
@@ -102,7 +108,21 @@ export class World {
             stale: (vm, n) => this.own(vm)?.copies.find((c) => c.node === n)?.state === 'stale',
             say: (text) => this.say(text),
           });
+    this.lockstep =
+      o.lockstep !== true
+        ? null
+        : new SimLockstep({
+            time,
+            host: (n) => this.node(n).host,
+            // The way of the pairs is that of the certificates' addresses.
+            reaches: (a, b) => this.net.both(a, b),
+            own: (vm) => this.own(vm),
+            report: (promise, text) => this.checks.report(promise, text),
+            changed: () => (this.checks.dirty = true),
+            say: (text) => this.say(text),
+          });
     this.#poolId = rng.uuid();
+    this.#localId = o.lockstep === true ? rng.uuid() : '';
     this.#drivesId = o.copies === true ? rng.uuid() : '';
     const found = {
       schema: 1 as const,
@@ -149,6 +169,18 @@ export class World {
           reservePct: 5,
         }),
       );
+    if (o.lockstep === true)
+      this.voters.store.poke(
+        kinds.pool.key(this.#localId),
+        writeRecord(kinds.pool, {
+          id: this.#localId,
+          name: 'local',
+          kind: 'local',
+          path: '/srv/local',
+          nodes: null,
+          reservePct: 5,
+        }),
+      );
     this.pool.enforcesLocks = o.locks !== null;
     const production = timingProfiles.production;
     this.fenceWaitMs = production.fenceWaitMs;
@@ -162,6 +194,8 @@ export class World {
         pool: this.pool,
         nodes: ids,
         copies: this.copies,
+        lockstep: this.lockstep,
+        askPeer: (from, to, address, ask, signal) => this.#askPeer(from, to, address, ask, signal),
         agentTiming: { ...production, ...o.agentTiming },
         keeperTiming: { ...production, ...o.keeperTiming },
         power: (n, on) => {
@@ -189,7 +223,14 @@ export class World {
       });
       Object.assign(node.host.rules, o.rules ?? {});
       node.host.lockLeaseMs = o.locks ?? 0;
+      node.host.twins = () => this.lockstep?.twins(id) ?? [];
+      node.host.killTwin = (vm) => this.lockstep?.killTwin(id, vm) === true;
+      node.host.holdsOutput = (vm) => this.lockstep?.holdsOutput(id, vm) === true;
       node.host.opensCopy = (vm) => {
+        if (this.lockstep?.has(vm) === true) {
+          this.lockstep.opens(id, vm);
+          return true;
+        }
         if (this.copies?.has(vm) !== true) return false;
         this.copies.open(id, vm);
         return true;
@@ -231,6 +272,33 @@ export class World {
     for (const a of this.net.nodes)
       for (const b of this.net.nodes) if (!this.net.reaches(b, a)) this.hub.cut(a, b);
     this.voters.changed();
+  }
+
+  /** What one agent asks another: lost where the network is cut, refused where nobody listens. */
+  async #askPeer(
+    from: string,
+    to: string,
+    address: string,
+    ask: LockstepAsk,
+    signal: AbortSignal,
+  ): Promise<unknown> {
+    const net = address.startsWith('10.9.') ? 'storage' : 'management';
+    const silence = new Promise<never>((_, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+    });
+    const way = async (a: string, b: string): Promise<void> => {
+      await new Promise<void>((resolve) => this.time.after(2, resolve));
+      if (!this.net.reaches(a, b, net) || this.node(b).host.stalled) await silence;
+    };
+    const answer = (async () => {
+      await way(from, to);
+      const said = await this.node(to).lockstepAsked(from, ask);
+      await way(to, from);
+      return structuredClone(said);
+    })();
+    answer.catch(() => undefined);
+    silence.catch(() => undefined);
+    return Promise.race([answer, silence]);
   }
 
   /** Every node on, every program started. */
@@ -360,7 +428,13 @@ export class World {
   /* ---- what users do: written as the API does ---------------------------------------------------- */
 
   /** A VM with its disk made already, off. */
-  createVm(name: string, owner: string, o: Partial<VmSpec> = {}, copy: string | null = null): string {
+  createVm(
+    name: string,
+    owner: string,
+    o: Partial<VmSpec> = {},
+    copy: string | null = null,
+    local = false,
+  ): string {
     const id = this.rng.uuid();
     const disk = this.rng.uuid();
     const { store } = this.voters;
@@ -373,10 +447,10 @@ export class World {
         id: disk,
         name: 'root',
         vm: id,
-        pool: copy === null ? this.#poolId : this.#drivesId,
+        pool: local ? this.#localId : copy === null ? this.#poolId : this.#drivesId,
         ...(copy === null ? {} : { replicas: 2 as const }),
-        node: null,
-        format: copy === null ? 'qcow2' : 'raw',
+        node: local ? owner : null,
+        format: copy === null && !local ? 'qcow2' : 'raw',
         sizeBytes: 2 ** 30,
         madeBytes: 2 ** 30,
         source: { kind: 'blank' },
@@ -405,11 +479,17 @@ export class World {
       ...o,
       ha: { ...vmHaDefault, enabled: true, ...o.ha },
     };
+    if (local) this.lockstep?.add(id, owner);
     if (copy !== null) this.#addCopies(id, disk, [owner, copy]);
     store.poke(unique.name('vm', name), id);
     store.poke(kinds.vmOwn.key(id), writeRecord(kinds.vmOwn, firstOwn(owner, copy)));
     store.poke(kinds.vmSpec.key(id), writeRecord(kinds.vmSpec, spec));
     return id;
+  }
+
+  /** A VM in lockstep, its disk on its node. */
+  createLockstep(name: string, owner: string): string {
+    return this.createVm(name, owner, { ha: { ...vmHaDefault, enabled: true, lockstep: true } }, null, true);
   }
 
   #bothWays(a: string, b: string): boolean {

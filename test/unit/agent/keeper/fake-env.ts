@@ -35,7 +35,7 @@ export function keeperLedger(client: MemoryClient): KeeperLedger {
 
 /** Machines as the kernel would have them. */
 export class FakeFreezer implements Freezer {
-  readonly there = new Map<string, { inSlice: boolean; frozen: boolean }>();
+  readonly there = new Map<string, { inSlice: boolean; frozen: boolean; twin?: boolean }>();
   sliceFrozen = false;
   /** Machines that no freezing reaches. */
   readonly stubborn = new Set<string>();
@@ -58,7 +58,7 @@ export class FakeFreezer implements Freezer {
 
   async machines(): Promise<readonly Machine[]> {
     if (this.blind) throw new Error('cannot look');
-    return [...this.there].map(([vm, m]) => ({ vm, inSlice: m.inSlice }));
+    return [...this.there].map(([vm, m]) => ({ vm, inSlice: m.inSlice, twin: m.twin === true }));
   }
 
   async freeze(vms: readonly string[]): Promise<readonly string[]> {
