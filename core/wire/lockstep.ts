@@ -41,13 +41,16 @@ export type LockstepAsk = z.output<typeof lockstepAskSchema>;
 
 const portSchema = z.number().int().min(1).max(65_535);
 
-/** What a primary must reach on its twin's node: QEMU's own ports, all of which it opens. */
+/**
+ * What a primary must reach on its twin's node: QEMU's own ports, all of which it opens. `input`: what its guest receives;
+ * `output`: what the twin's guest answers.
+ */
 export const lockstepDoorSchema = z.object({
   address: ipv4Schema,
   memory: portSchema,
   disk: portSchema,
+  input: portSchema,
   output: portSchema,
-  verdict: portSchema,
 });
 export type LockstepDoor = z.output<typeof lockstepDoorSchema>;
 

@@ -149,7 +149,7 @@ export class SimLockstep {
           this.#halves.set(`${node} ${o.vm}`, this.#new(node, true, o.gen, o.xml));
           this.files.get(o.vm)?.add(node);
           this.#ring(node);
-          return { address: o.address, memory: 1, disk: 2, output: 3, verdict: 4 };
+          return { address: o.address, memory: 1, disk: 2, input: 3, output: 4 };
         }),
       join: async (vm, door, o) => {
         const to = `n${door.address.split('.')[3] ?? ''}`;
