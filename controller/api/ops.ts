@@ -1,7 +1,8 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { opFinished, queuedOp, type Op, type OpKind } from '../../core/domain/op.js';
+import { begunFor, opParts, type OpPart } from '../../core/domain/op-parts.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
-import type { OpView } from '../../core/wire/rest.js';
+import type { OpPartView, OpView } from '../../core/wire/rest.js';
 import type { View } from '../view.js';
 import { Change, commit, fresh } from './commit.js';
 import type { ApiDeps, Some } from './context.js';
@@ -55,7 +56,7 @@ export function opView(view: View, op: Op): OpView {
   return view.cell('op', op.id)?.view ?? op;
 }
 
-export function opHandlers(deps: ApiDeps): Some<'opList' | 'opGet' | 'opCancel'> {
+export function opHandlers(deps: ApiDeps): Some<'opList' | 'opGet' | 'opParts' | 'opCancel'> {
   const { view } = deps;
   const get = async (id: string): Promise<OpView> => {
     view.freshness();
@@ -83,6 +84,9 @@ export function opHandlers(deps: ApiDeps): Some<'opList' | 'opGet' | 'opCancel'>
       await until(view, query.waitS * 1000, signal, () => view.cell('op', params.op)?.json !== before);
       return { body: await get(params.op) };
     },
+    async opParts({ params }) {
+      return { body: { items: linesOf(partsOf(view, await get(params.op)), 0) } };
+    },
     async opCancel({ params }) {
       await get(params.op);
       return commit(deps, `Operation ${params.op}`, async () => {
@@ -103,6 +107,24 @@ export function opHandlers(deps: ApiDeps): Some<'opList' | 'opGet' | 'opCancel'>
     },
   };
 }
+
+/** What an operation consists of, by what the view knows now. */
+function partsOf(view: View, op: Op): OpPart[] {
+  const { op: ops, vmSpec } = view.ledger.tables;
+  const begun = new Map<string, Op[]>();
+  for (const { value: o } of ops.values()) {
+    const by = begunFor(o);
+    if (by !== null) begun.set(by, [...(begun.get(by) ?? []), o]);
+  }
+  return opParts(op, {
+    op: (id) => view.cell('op', id)?.view,
+    begunBy: (id) => (begun.get(id) ?? []).sort((a, b) => a.createdMs - b.createdMs),
+    vmName: (id) => vmSpec.get(id)?.value.name ?? id,
+  });
+}
+
+const linesOf = (parts: readonly OpPart[], depth: number): OpPartView[] =>
+  parts.flatMap(({ parts: below, ...part }) => [{ depth, ...part }, ...linesOf(below, depth + 1)]);
 
 /** Waits until something holds, looking after each fold of the view. @returns whether it came to hold */
 export async function until(

@@ -5,7 +5,15 @@ import { roleSchema, type Role } from '../../core/domain/user.js';
 import type { PoolDrive } from '../../core/domain/pool.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { formatSize, formatSpan, parseSeconds } from '../../core/domain/units.js';
-import type { NetworkView, NodeView, OpView, PoolView, RestCall, TokenView } from '../../core/wire/rest.js';
+import type {
+  NetworkView,
+  NodeView,
+  OpView,
+  OpPartView,
+  PoolView,
+  RestCall,
+  TokenView,
+} from '../../core/wire/rest.js';
 import { failoverFacts, keeperText } from './ha.js';
 import { historyCommand } from './history.js';
 import { collect, specOf, wholeNumber } from './input.js';
@@ -484,6 +492,13 @@ const opColumns: readonly Column<OpView>[] = [
   { head: 'STEP', text: (o) => o.error?.message ?? o.step, give: 2 },
 ];
 
+/** An operation's parts, each below what it is a part of. */
+const partFacts = (parts: readonly OpPartView[]): (readonly [string, string])[] =>
+  parts.map((p, i) => [
+    i === 0 ? 'Parts' : ' ',
+    `${'  '.repeat(p.depth)}${p.name}: ${p.state}${p.progress === null ? '' : ` ${Math.round(p.progress * 100)} %`}${p.text === '' ? '' : `, ${p.text}`}`,
+  ]);
+
 export function opCommands(program: Command, io: Io): void {
   const op = program.command('op').description('operations');
   op.command('list')
@@ -502,8 +517,10 @@ export function opCommands(program: Command, io: Io): void {
     .description('show one operation')
     .argument('<op>', 'its id')
     .action(async (id: string) => {
-      const o = await (await io.client()).call('opGet', { params: { op: id }, query: {} });
-      io.facts(o, [
+      const client = await io.client();
+      const o = await client.call('opGet', { params: { op: id }, query: {} });
+      const { items } = await client.call('opParts', { params: { op: id } });
+      io.facts({ ...o, parts: items }, [
         ['Id', o.id],
         ['What', `${o.kind} of ${o.subject.kind} "${o.subject.name}"`],
         ['State', o.state],
@@ -518,6 +535,8 @@ export function opCommands(program: Command, io: Io): void {
         ['Error', o.error === null ? null : `${o.error.message} [${o.error.code}]`],
         ['Because', o.error?.causes.join(': ') ?? null],
         ['Hint', o.error?.hint ?? null],
+        // A failover's are told above, with their times.
+        ...(o.kind === 'vm.failover' ? [] : partFacts(items)),
       ]);
     });
   op.command('watch')

@@ -218,6 +218,23 @@ export type ImageView = z.output<typeof imageViewSchema>;
 export const opViewSchema = opSchema.meta({ id: 'Op' });
 export type OpView = z.output<typeof opViewSchema>;
 
+/** A line of an operation's tree of parts. */
+export const opPartViewSchema = z
+  .object({
+    /** 0: of the operation itself; one more: of the nearest line above that has one less. */
+    depth: z.number().int().nonnegative(),
+    /** A VM, a node, a step, an operation: in words. */
+    name: z.string(),
+    state: z.enum(['waiting', 'running', 'done', 'failed', 'cancelled']),
+    /** What is being done, waited for, or went wrong; may be empty. */
+    text: z.string(),
+    progress: z.number().min(0).max(1).nullable(),
+    /** The operation that does it; null: there is none, or it is remembered no more. */
+    op: idSchema.nullable(),
+  })
+  .meta({ id: 'OpPart' });
+export type OpPartView = z.output<typeof opPartViewSchema>;
+
 export const opAnswerSchema = z.object({ op: opViewSchema }).meta({ id: 'OpAnswer' });
 
 /** Words of the query that mean yes. */

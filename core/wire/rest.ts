@@ -18,6 +18,7 @@ import {
   networkViewSchema,
   imageViewSchema,
   opViewSchema,
+  opPartViewSchema,
   opAnswerSchema,
   flagSchema,
   clusterViewSchema,
@@ -734,6 +735,15 @@ export const rest = {
     query: strict({ waitS: z.coerce.number().int().min(0).max(30).default(0) }),
     status: 200,
     response: opViewSchema,
+  },
+  opParts: {
+    method: 'get',
+    path: '/ops/{op}/parts',
+    tag: 'ops',
+    summary: 'What an operation consists of, as a tree written line by line: VMs, nodes, operations it began',
+    params: opIdParams,
+    status: 200,
+    response: z.object({ items: z.array(opPartViewSchema) }).meta({ id: 'OpParts' }),
   },
   opCancel: {
     method: 'post',

@@ -32,7 +32,7 @@ import { OverviewPage } from './overview';
 import { useNow } from './parts';
 import { PoolPage, PoolsPage } from './pools';
 import { Search } from './search';
-import { OpsPage, TaskStrip } from './tasks';
+import { OpPage, OpsPage, TaskStrip } from './tasks';
 import { SignOnPage } from './sign-on';
 import { TemplatesPage } from './templates';
 import { TokensPage } from './tokens';
@@ -170,6 +170,7 @@ function Pages({ meChanged }: { readonly meChanged: () => void }): ReactNode {
       <Route path="/classes" component={ClassesPage} />
       <Route path="/templates" component={TemplatesPage} />
       <Route path="/ops" component={OpsPage} />
+      <Route path="/ops/:id">{(p) => <OpPage key={p.id} id={p.id} />}</Route>
       <Route path="/tokens" component={TokensPage} />
       <Route path="/users" component={UsersPage} />
       <Route path="/sign-on" component={SignOnPage} />

@@ -3,9 +3,10 @@ import { useState, type ReactNode } from 'react';
 import { formatSize } from '../../../core/domain/units';
 import type { BalanceAnswer } from '../../../core/wire/rest';
 import { call, saw, useAsked, useDo } from './api';
+import { ClusterPage } from './cluster';
 import { useAll } from './live';
 import { useMay } from './may';
-import { Confirm, NotYet, Page, Refusal, Rows, State, To } from './parts';
+import { Confirm, NotYet, Refusal, Rows, State, To } from './parts';
 import { Capacity } from './outlook';
 import { Power } from './power';
 import { Rolling } from './rolling';
@@ -18,12 +19,16 @@ export function BalancePage(): ReactNode {
   // A move that begins or ends changes the plan; so does time.
   const mark = `${again} ${moving.map((o) => `${o.id} ${o.state}`).join()}`;
   const { value: balance, refused } = useAsked('balanceGet', {}, mark);
-  if (balance === null) return <NotYet refused={refused} />;
+  if (balance === null)
+    return (
+      <ClusterPage tab="balance">
+        <NotYet refused={refused} />
+      </ClusterPage>
+    );
   const changed = (): void => setAgain(again + 1);
   return (
-    <Page
-      kind="Whole cluster"
-      name="Balance"
+    <ClusterPage
+      tab="balance"
       actions={
         <Button size="xs" variant="default" onClick={changed}>
           Look again
@@ -65,7 +70,7 @@ export function BalancePage(): ReactNode {
       />
       <Capacity />
       <Rolling />
-    </Page>
+    </ClusterPage>
   );
 }
 

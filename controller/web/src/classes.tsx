@@ -21,9 +21,10 @@ import {
 import { snapshotScheduleSchema } from '../../../core/domain/snapshot-schedule';
 import type { ClassChanged, ClassView } from '../../../core/wire/rest';
 import { call, newKey, saw, useAsked, useDo } from './api';
+import { ClusterPage } from './cluster';
 import { useAll } from './live';
 import { May } from './may';
-import { Confirm, Page, Refusal, Rows, To } from './parts';
+import { Confirm, Refusal, Rows, To } from './parts';
 
 /** VMs named of a class before the rest is only counted. */
 const namedMax = 8;
@@ -49,7 +50,7 @@ export function ClassesPage(): ReactNode {
   const { value, refused } = useAsked('classList', {}, mark);
   const changed = (): void => setAgain(again + 1);
   return (
-    <Page kind="Levels of service" name="Classes">
+    <ClusterPage tab="classes">
       <Text size="sm">
         A class is a set of settings with a name. VMs and vApps ask for it by that name; changing it changes
         them, but for what each has of its own.
@@ -100,7 +101,7 @@ export function ClassesPage(): ReactNode {
       <May role="admin">
         <EditClass of={null} changed={changed} />
       </May>
-    </Page>
+    </ClusterPage>
   );
 }
 

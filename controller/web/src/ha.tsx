@@ -3,8 +3,9 @@ import { useState, type ReactNode } from 'react';
 import { failoverLine } from '../../../core/domain/failover-words';
 import type { HaView, RestCall } from '../../../core/wire/rest';
 import { call, useAsked, useDo } from './api';
+import { ClusterPage } from './cluster';
 import { useAll } from './live';
-import { Confirm, NotYet, Page, Refusal, Rows, State, To } from './parts';
+import { Confirm, NotYet, Refusal, Rows, State, To } from './parts';
 import { May } from './may';
 
 export function HaPage(): ReactNode {
@@ -13,9 +14,14 @@ export function HaPage(): ReactNode {
   const [again, setAgain] = useState(0);
   // The stream tells that something moved; the whole picture is asked for.
   const { value: ha, refused } = useAsked('haGet', {}, `${again} ${mark(vms, nodes)}`);
-  if (ha === null) return <NotYet refused={refused} />;
+  if (ha === null)
+    return (
+      <ClusterPage tab="ha">
+        <NotYet refused={refused} />
+      </ClusterPage>
+    );
   return (
-    <Page kind="Whole cluster" name="High availability">
+    <ClusterPage tab="ha">
       <Alert
         variant="light"
         color={ha.waiting.length > 0 ? 'red' : ha.unprotected.length > 0 ? 'yellow' : 'green'}
@@ -91,7 +97,7 @@ export function HaPage(): ReactNode {
           ],
         }))}
       />
-    </Page>
+    </ClusterPage>
   );
 }
 

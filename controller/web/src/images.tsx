@@ -2,12 +2,19 @@ import { TextInput } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { formatSize } from '../../../core/domain/units';
 import { call, newKey, saw } from './api';
+import { fieldFits, FilterBar, textFits, useFilter } from './filter';
 import { useAll } from './live';
 import { Confirm, FormDialog, Page, Rows, State } from './parts';
 import { May } from './may';
 
 export function ImagesPage(): ReactNode {
-  const images = useAll('image');
+  const all = useAll('image');
+  const filter = useFilter('/images');
+  const { q } = filter;
+  const images = all.filter(
+    (i) =>
+      fieldFits(q, 'state', i.state) && fieldFits(q, 'kind', i.format) && textFits(q, i.name, i.poolName),
+  );
   return (
     <Page
       kind="What disks are made from"
@@ -18,10 +25,24 @@ export function ImagesPage(): ReactNode {
         </May>
       }
     >
+      {all.length > 0 && (
+        <FilterBar
+          filter={filter}
+          text="Name or pool"
+          fields={[
+            { name: 'state', label: 'State', options: [...new Set(all.map((i) => i.state))].sort() },
+            { name: 'kind', label: 'Kind', options: [...new Set(all.map((i) => i.format))].sort() },
+          ]}
+        />
+      )}
       <Rows
         label="Images"
         head={['Image', 'State', 'Kind', 'Stored', 'Disk size', 'Pool', '']}
-        none="There is no image yet: fetch one, or upload it by flotilla image import FILE."
+        none={
+          all.length > 0
+            ? 'No image is like that.'
+            : 'There is no image yet: fetch one, or upload it by flotilla image import FILE.'
+        }
         rows={images.map((i) => ({
           key: i.id,
           cells: [

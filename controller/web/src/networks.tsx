@@ -3,6 +3,7 @@ import { useState, type ReactNode } from 'react';
 import { useLocation } from 'wouter';
 import type { NetworkView } from '../../../core/wire/rest';
 import { call, newKey, saw, useAsked } from './api';
+import { fieldFits, FilterBar, textFits, useFilter } from './filter';
 import { useAll, useOne } from './live';
 import { May } from './may';
 import { Confirm, Facts, FirstOf, FormDialog, NotYet, Page, Rows, State, To } from './parts';
@@ -11,7 +12,14 @@ const rangeWords = (n: NetworkView): string =>
   n.range === null ? 'nothing' : `${n.range[0]} to ${n.range[1]}`;
 
 export function NetworksPage(): ReactNode {
-  const networks = useAll('network');
+  const all = useAll('network');
+  const filter = useFilter('/networks');
+  const { q } = filter;
+  const networks = all.filter(
+    (n) =>
+      fieldFits(q, 'uplink', n.uplink === null ? 'isolated' : 'uplink') &&
+      textFits(q, n.name, n.bridge, n.uplink, n.subnet),
+  );
   return (
     <Page
       kind="Bridges on every node"
@@ -22,10 +30,26 @@ export function NetworksPage(): ReactNode {
         </May>
       }
     >
+      {all.length > 0 && (
+        <FilterBar
+          filter={filter}
+          text="Name, bridge or subnet"
+          fields={[
+            {
+              name: 'uplink',
+              label: 'Reaches',
+              options: [
+                { value: 'uplink', label: 'what is outside' },
+                { value: 'isolated', label: 'its own VMs only' },
+              ],
+            },
+          ]}
+        />
+      )}
       <Rows
         label="Networks"
         head={['Network', 'Bridge', 'Uplink', 'Subnet', 'Hands out', 'Cards']}
-        none="There is no network yet."
+        none={all.length > 0 ? 'No network is like that.' : 'There is no network yet.'}
         rows={networks.map((n) => ({
           key: n.id,
           cells: [

@@ -1,11 +1,10 @@
-import { Alert, Button, Card, Group, SimpleGrid, Stack, Text, Title } from '@mantine/core';
+import { Alert, Card, Group, SimpleGrid, Stack, Text, Title } from '@mantine/core';
 import type { ReactNode } from 'react';
-import { Link } from 'wouter';
 import { formatSize } from '../../../core/domain/units';
 import type { Concern } from '../../../core/wire/rest';
+import { ClusterPage } from './cluster';
 import { useAll, useCluster } from './live';
-import { Page, Share, To } from './parts';
-import { May } from './may';
+import { Share, To } from './parts';
 import { OpRows, useOps } from './tasks';
 
 const opsShown = 8;
@@ -17,18 +16,7 @@ export function OverviewPage(): ReactNode {
   if (c === null) return null;
   const k = c.capacity;
   return (
-    <Page
-      kind="Cluster"
-      name={c.meta?.name ?? 'Flotilla'}
-      actions={
-        <May role="operator">
-          {' '}
-          <Button component={Link} href="/vms/new" size="xs">
-            New VM
-          </Button>
-        </May>
-      }
-    >
+    <ClusterPage tab="overview">
       <Alert
         color={c.well ? 'green' : c.concerns.some((x) => x.level === 'error') ? 'red' : 'yellow'}
         variant="light"
@@ -100,7 +88,7 @@ export function OverviewPage(): ReactNode {
       <Text size="xs" c="dimmed">
         Controller {c.version}
       </Text>
-    </Page>
+    </ClusterPage>
   );
 }
 

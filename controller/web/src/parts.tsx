@@ -24,6 +24,7 @@ import { useDo, type Refused } from './api';
 const colours: Readonly<Record<string, string>> = {
   running: 'green',
   here: 'green',
+  well: 'green',
   ready: 'green',
   done: 'green',
   protected: 'green',
@@ -32,6 +33,8 @@ const colours: Readonly<Record<string, string>> = {
   stopping: 'blue',
   creating: 'blue',
   queued: 'blue',
+  // Of an operation's parts.
+  waiting: 'blue',
   uploading: 'blue',
   importing: 'blue',
   paused: 'yellow',
@@ -40,10 +43,12 @@ const colours: Readonly<Record<string, string>> = {
   maintenance: 'yellow',
   leaving: 'yellow',
   unprotected: 'orange',
+  'needs a hand': 'orange',
   unknown: 'orange',
   crashed: 'red',
   failed: 'red',
   silent: 'red',
+  'in trouble': 'red',
   'never-heard': 'red',
 };
 
@@ -111,12 +116,16 @@ export interface Tab {
   readonly id: string;
   readonly label: string;
   readonly show: () => ReactNode;
+  /** Its URL, where it is not one below the object's. */
+  readonly to?: string;
 }
 
 /** The one shape of every object's page: what it is, how it is, what can be done; then tabs, each with a URL. */
 export function Page(p: {
   readonly kind: string;
   readonly name: string;
+  /** For the browser's own list of pages, where the name alone does not tell them apart. */
+  readonly title?: string | undefined;
   readonly state?: ReactNode;
   readonly actions?: ReactNode;
   readonly note?: ReactNode;
@@ -129,8 +138,8 @@ export function Page(p: {
   const [, go] = useLocation();
   const shown = p.tabs?.find((t) => t.id === p.tab) ?? p.tabs?.[0];
   useEffect(() => {
-    document.title = `${p.name} · Flotilla`;
-  }, [p.name]);
+    document.title = `${p.title === undefined ? '' : `${p.title} · `}${p.name} · Flotilla`;
+  }, [p.name, p.title]);
   return (
     <Stack gap="md">
       <Group justify="space-between" align="flex-start" gap="sm">
@@ -151,7 +160,12 @@ export function Page(p: {
       {p.tabs !== undefined && shown !== undefined && (
         <Tabs
           value={shown.id}
-          onChange={(id) => go(id === p.tabs?.[0]?.id ? (p.at ?? '') : `${p.at}/${id}`)}
+          onChange={(id) =>
+            go(
+              p.tabs?.find((t) => t.id === id)?.to ??
+                (id === p.tabs?.[0]?.id ? (p.at ?? '') : `${p.at}/${id}`),
+            )
+          }
           keepMounted={false}
         >
           <Tabs.List>

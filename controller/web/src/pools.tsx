@@ -17,6 +17,7 @@ import { formatSize } from '../../../core/domain/units';
 import type { NodeView, PoolView } from '../../../core/wire/rest';
 import { call, newKey, saw, useAsked } from './api';
 import { CopyBadge } from './copies';
+import { fieldFits, FilterBar, textFits, useFilter } from './filter';
 import { useAll, useOne } from './live';
 import { May } from './may';
 import { Age, Confirm, Facts, FirstOf, FormDialog, NotYet, Page, Rows, Share, State, To } from './parts';
@@ -39,7 +40,15 @@ function roomOf(pool: PoolView): { total: number; free: number } {
 const unwell = (pool: PoolView): number => pool.use.filter((u) => !u.ok).length;
 
 export function PoolsPage(): ReactNode {
-  const pools = useAll('pool');
+  const all = useAll('pool');
+  const filter = useFilter('/pools');
+  const { q } = filter;
+  const pools = all.filter(
+    (p) =>
+      fieldFits(q, 'kind', p.kind) &&
+      fieldFits(q, 'is', unwell(p) === 0 ? 'well' : 'unwell') &&
+      textFits(q, p.name, ...(p.nodes ?? [])),
+  );
   return (
     <Page
       kind="Where disks and images lie"
@@ -50,10 +59,27 @@ export function PoolsPage(): ReactNode {
         </May>
       }
     >
+      {all.length > 0 && (
+        <FilterBar
+          filter={filter}
+          text="Name or node"
+          fields={[
+            { name: 'kind', label: 'Kind', options: poolKindSchema.options },
+            {
+              name: 'is',
+              label: 'How it is',
+              options: [
+                { value: 'well', label: 'well' },
+                { value: 'unwell', label: 'not well' },
+              ],
+            },
+          ]}
+        />
+      )}
       <Rows
         label="Pools"
         head={['Pool', 'Kind', 'Free', 'Nodes', 'Disks', 'Images', 'How it is']}
-        none="There is no pool yet."
+        none={all.length > 0 ? 'No pool is like that.' : 'There is no pool yet.'}
         rows={pools.map((p) => {
           const { total, free } = roomOf(p);
           return {

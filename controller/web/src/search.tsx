@@ -5,6 +5,7 @@ import { mayAs } from '../../../core/domain/user';
 import { vmActions } from '../../../core/domain/vm';
 import { useAll } from './live';
 import { MeContext } from './may';
+import { readSaved } from './saved';
 
 const hitsMax = 30;
 
@@ -118,6 +119,14 @@ function useHits(text: string): readonly Hit[] {
   for (const n of networks)
     if (has(n.name, n.subnet))
       out.push({ key: n.id, to: `/networks/${n.id}`, label: n.name, what: `network, bridge ${n.bridge}` });
+  for (const f of readSaved())
+    if (has(f.name))
+      out.push({
+        key: `${f.at} ${f.name}`,
+        to: `${f.at}?${f.query}`,
+        label: f.name,
+        what: `saved filter of ${f.at.slice(1)}`,
+      });
   for (const i of images)
     if (has(i.name)) out.push({ key: i.id, to: '/images', label: i.name, what: `image, ${i.state}` });
   return out.slice(0, hitsMax);

@@ -1,12 +1,16 @@
-import { Badge, Button, Group, Popover, Progress, SegmentedControl, Stack, Text } from '@mantine/core';
-import { useState, type ReactNode } from 'react';
+import { Alert, Badge, Button, Group, Popover, Progress, Stack, Text, Title } from '@mantine/core';
+import { useMemo, useState, type ReactNode } from 'react';
 import { Link } from 'wouter';
 import { opFinished, opLeftMs } from '../../../core/domain/op';
+import { begunFor, opParts, opWords, type OpPart, type OpPartState } from '../../../core/domain/op-parts';
 import { formatSpan } from '../../../core/domain/units';
 import type { OpView } from '../../../core/wire/rest';
 import { call, useDo } from './api';
-import { useAll } from './live';
-import { Age, Page, Refusal, Rows, State, To } from './parts';
+import { ClusterPage } from './cluster';
+import { fieldFits, FilterBar, textFits, useFilter } from './filter';
+import { useAll, useOne } from './live';
+import { May } from './may';
+import { Age, Facts, Page, Refusal, Rows, State, To } from './parts';
 
 /** All operations that the cluster remembers, newest first. */
 export const useOps = (): readonly OpView[] => [...useAll('op')].sort((a, b) => b.createdMs - a.createdMs);
@@ -14,7 +18,6 @@ export const useOps = (): readonly OpView[] => [...useAll('op')].sort((a, b) => 
 /** A failure stays in the strip so long, ms: it should not be missed by looking away. */
 const failedShownMs = 10 * 60_000;
 
-export const opWords = (o: OpView): string => `${o.kind.replace('.', ' ')} "${o.subject.name}"`;
 const subjectUrl = (o: OpView): string | null =>
   o.subject.kind === 'vm'
     ? `/vms/${o.subject.id}`
@@ -33,10 +36,12 @@ const subjectUrl = (o: OpView): string | null =>
 /** Always there: what runs, how far it is, and what failed of late. */
 export function TaskStrip(): ReactNode {
   const ops = useOps();
-  const open = ops.filter((o) => !opFinished(o));
+  const running = ops.filter((o) => !opFinished(o));
+  // What another one began stands below that one.
+  const ids = new Set(running.map((o) => o.id));
+  const open = running.filter((o) => !ids.has(begunFor(o) ?? ''));
   const failed = ops.filter((o) => o.state === 'failed' && Date.now() - o.updatedMs < failedShownMs);
-  // What it consists of goes on meanwhile; its own step says how far that is.
-  const first = open.find((o) => o.kind === 'cluster.rolling') ?? open[0];
+  const [first] = open;
   return (
     <div className="strip" role="region" aria-label="Operations">
       <Popover position="top-start" withArrow shadow="md" width="min(36rem, 94vw)" trapFocus returnFocus>
@@ -44,6 +49,7 @@ export function TaskStrip(): ReactNode {
           <Button
             size="compact-sm"
             variant="transparent"
+            flex="none"
             c="var(--mantine-color-anchor)"
             aria-haspopup="dialog"
           >
@@ -97,14 +103,13 @@ const openShown = 12;
 
 /** One that goes on: what it does now, how far it is, how long still; and a way to end it. */
 function Running({ op }: { readonly op: OpView }): ReactNode {
-  const to = subjectUrl(op);
   return (
     <Stack gap={2}>
       <Group justify="space-between" wrap="nowrap" align="flex-start">
         <Text size="sm" fw={600}>
-          {to === null ? opWords(op) : <To to={to}>{opWords(op)}</To>}
+          <To to={`/ops/${op.id}`}>{opWords(op)}</To>
         </Text>
-        <Cancel op={op} />
+        <MayCancel op={op} />
       </Group>
       <Text size="sm">
         {op.step === '' ? op.state : op.step}
@@ -119,7 +124,153 @@ function Running({ op }: { readonly op: OpView }): ReactNode {
       <Text size="xs" c="dimmed">
         asked by {op.askedBy}, <Age ms={op.createdMs} />
       </Text>
+      <FoldedParts op={op} />
     </Stack>
+  );
+}
+
+function useParts(op: OpView): readonly OpPart[] {
+  const ops = useAll('op');
+  const vms = useAll('vm');
+  return useMemo(() => {
+    const names = new Map(vms.map((v) => [v.id, v.name]));
+    return opParts(op, {
+      op: (id) => ops.find((o) => o.id === id),
+      begunBy: (id) => ops.filter((o) => begunFor(o) === id).sort((a, b) => a.createdMs - b.createdMs),
+      vmName: (id) => names.get(id) ?? id,
+    });
+  }, [op, ops, vms]);
+}
+
+const partOrder: readonly OpPartState[] = ['running', 'failed', 'waiting', 'cancelled', 'done'];
+/** More are counted: nobody reads them. */
+const partsShown = 40;
+
+/** What it consists of, by a click. */
+function FoldedParts({ op }: { readonly op: OpView }): ReactNode {
+  const parts = useParts(op);
+  const [open, setOpen] = useState(false);
+  if (parts.length === 0) return null;
+  const done = parts.filter((p) => p.state === 'done').length;
+  return (
+    <>
+      <Button
+        size="compact-xs"
+        variant="transparent"
+        c="var(--mantine-color-anchor)"
+        w="fit-content"
+        aria-expanded={open}
+        onClick={() => setOpen(!open)}
+      >
+        {open ? 'Hide parts' : 'Parts'}: {done} of {parts.length} done
+      </Button>
+      {open && <Parts of={parts} />}
+    </>
+  );
+}
+
+/** A tree: what is under way first, and what is below that. */
+function Parts({ of }: { readonly of: readonly OpPart[] }): ReactNode {
+  const rank = (p: OpPart): number => partOrder.indexOf(p.state);
+  const order = [...of].sort((a, b) => rank(a) - rank(b));
+  return (
+    <ul className="parts">
+      {order.slice(0, partsShown).map((p, i) => (
+        <li key={p.op ?? `${p.name} ${i}`}>
+          <Group gap={6} wrap="nowrap" align="flex-start">
+            <State of={p.state} />
+            <Text size="sm">
+              {p.op === null ? p.name : <To to={`/ops/${p.op}`}>{p.name}</To>}
+              {p.text === '' ? '' : `: ${p.text}`}
+            </Text>
+          </Group>
+          {p.progress !== null && (
+            <Progress
+              maw="16rem"
+              value={p.progress * 100}
+              aria-label={`${p.name}: ${Math.round(p.progress * 100)} %`}
+            />
+          )}
+          {p.parts.length > 0 && p.state !== 'done' && <Parts of={p.parts} />}
+        </li>
+      ))}
+      {of.length > partsShown && <li>and {of.length - partsShown} more</li>}
+    </ul>
+  );
+}
+
+/** One operation: what was asked, how far it is, all that it consists of, what came of it. */
+export function OpPage({ id }: { readonly id: string }): ReactNode {
+  const op = useOne('op', id);
+  if (op === undefined)
+    return (
+      <Alert color="yellow" title="There is no such operation">
+        Old ones that have ended are in the journals of the nodes. <To to="/ops">To the operations</To>
+      </Alert>
+    );
+  return <OneOp op={op} />;
+}
+
+function OneOp({ op }: { readonly op: OpView }): ReactNode {
+  const parts = useParts(op);
+  const by = begunFor(op);
+  const began = useOne('op', by ?? '');
+  const to = subjectUrl(op);
+  return (
+    <Page
+      kind="Operation"
+      name={opWords(op)}
+      state={<State of={op.state} />}
+      actions={!opFinished(op) && <MayCancel op={op} />}
+      note={
+        op.error !== null && (
+          <Alert color="red" variant="light" title={op.error.message}>
+            {op.error.causes.map((c) => (
+              <Text size="sm" key={c}>
+                {c}
+              </Text>
+            ))}
+            <Text size="sm">{op.error.hint}</Text>
+            <Text size="xs">Code: {op.error.code}</Text>
+          </Alert>
+        )
+      }
+    >
+      {!opFinished(op) && op.progress !== null && (
+        <Progress value={op.progress * 100} aria-label={`${Math.round(op.progress * 100)} %`} />
+      )}
+      <Facts
+        of={[
+          ['Now', `${op.step === '' ? op.state : op.step}${leftWords(op)}`],
+          ['Of', to === null ? op.subject.name : <To to={to}>{op.subject.name}</To>],
+          ['Asked by', op.askedBy],
+          ['Asked', new Date(op.createdMs).toLocaleString()],
+          ['Last word', <Age ms={op.updatedMs} />],
+          op.node !== null && ['Done by', <To to={`/nodes/${op.node}`}>{op.node}</To>],
+          by !== null && [
+            'Part of',
+            began === undefined ? 'one that has ended' : <To to={`/ops/${by}`}>{opWords(began)}</To>,
+          ],
+        ]}
+      />
+      {parts.length > 0 && (
+        <Stack gap={4}>
+          <Title order={2} size="h5">
+            What it consists of
+          </Title>
+          <Parts of={parts} />
+        </Stack>
+      )}
+    </Page>
+  );
+}
+
+function MayCancel({ op }: { readonly op: OpView }): ReactNode {
+  const { kind, id } = op.subject;
+  return (
+    <May role="operator" {...(kind === 'vm' ? { vm: id } : kind === 'vapp' ? { vapp: id } : {})}>
+      <Cancel op={op} />
+    </May>
   );
 }
 
@@ -128,26 +279,36 @@ function leftWords(op: OpView): string {
   return leftMs === null ? '' : `, about ${formatSpan(leftMs)} left`;
 }
 
+const shows = [
+  { value: 'open', label: 'running' },
+  { value: 'failed', label: 'failed' },
+  { value: 'done', label: 'done' },
+  { value: 'cancelled', label: 'cancelled' },
+];
+
 export function OpsPage(): ReactNode {
-  const [show, setShow] = useState(new URLSearchParams(location.search).get('show') ?? 'all');
-  const ops = useOps().filter(
-    (o) => show === 'all' || (show === 'open' ? !opFinished(o) : o.state === 'failed'),
+  const filter = useFilter('/ops');
+  const { q } = filter;
+  const all = useOps();
+  const show = q.get('show');
+  const ops = all.filter(
+    (o) =>
+      (show === null || (show === 'open' ? !opFinished(o) : o.state === show)) &&
+      fieldFits(q, 'kind', o.kind) &&
+      textFits(q, opWords(o), o.askedBy, o.step, o.error?.message),
   );
   return (
-    <Page kind="What was asked, and how far it is" name="Operations">
-      <SegmentedControl
-        value={show}
-        onChange={setShow}
-        aria-label="Which operations"
-        data={[
-          { value: 'all', label: 'All' },
-          { value: 'open', label: 'Running' },
-          { value: 'failed', label: 'Failed' },
+    <ClusterPage tab="ops">
+      <FilterBar
+        filter={filter}
+        text="Of what, by whom, or its words"
+        fields={[
+          { name: 'show', label: 'State', options: shows },
+          { name: 'kind', label: 'Kind', options: [...new Set(all.map((o) => o.kind))].sort() },
         ]}
-        w="fit-content"
       />
       <OpRows ops={ops} />
-    </Page>
+    </ClusterPage>
   );
 }
 
@@ -157,20 +318,17 @@ export function OpRows({ ops }: { readonly ops: readonly OpView[] }): ReactNode 
       label="Operations"
       head={['Operation', 'State', 'Now', 'By', 'Asked', '']}
       none="None."
-      rows={ops.map((o) => {
-        const to = subjectUrl(o);
-        return {
-          key: o.id,
-          cells: [
-            to === null ? opWords(o) : <To to={to}>{opWords(o)}</To>,
-            <State of={o.state} />,
-            <OpNow op={o} />,
-            o.askedBy,
-            <Age ms={o.createdMs} />,
-            !opFinished(o) && <Cancel op={o} />,
-          ],
-        };
-      })}
+      rows={ops.map((o) => ({
+        key: o.id,
+        cells: [
+          <To to={`/ops/${o.id}`}>{opWords(o)}</To>,
+          <State of={o.state} />,
+          <OpNow op={o} />,
+          o.askedBy,
+          <Age ms={o.createdMs} />,
+          !opFinished(o) && <MayCancel op={o} />,
+        ],
+      }))}
     />
   );
 }

@@ -4,6 +4,7 @@ import { useLocation } from 'wouter';
 import { formatSize } from '../../../core/domain/units';
 import type { TemplateView } from '../../../core/wire/rest';
 import { call, newKey, saw, useAsked } from './api';
+import { FilterBar, textFits, useFilter } from './filter';
 import { useAll } from './live';
 import { May } from './may';
 import { Confirm, FormDialog, Page, Refusal, Rows } from './parts';
@@ -23,17 +24,23 @@ export function TemplatesPage(): ReactNode {
     .join()}`;
   const { value, refused } = useAsked('templateList', {}, mark);
   const changed = (): void => setAgain(again + 1);
+  const filter = useFilter('/templates');
+  const all = value?.items ?? [];
+  const templates = all.filter((t) =>
+    textFits(filter.q, t.name, t.note, t.of.name, ...t.members.map((m) => m.name)),
+  );
   return (
     <Page kind="The catalogue" name="Templates">
       <Text size="sm">
         A template is a vApp or a VM as it was at one moment, with what may be set when it is deployed. What
         is made of it has names, addresses and isolated networks of its own.
       </Text>
+      {all.length > 0 && <FilterBar filter={filter} text="Name, note or VM" />}
       <Rows
         label="Templates"
         head={['Template', 'VMs', 'Holds', 'Networks', 'Parameters', '']}
-        none="There is no template yet."
-        rows={(value?.items ?? []).map((t) => ({
+        none={all.length > 0 ? 'No template is like that.' : 'There is no template yet.'}
+        rows={templates.map((t) => ({
           key: t.id,
           cells: [
             <>

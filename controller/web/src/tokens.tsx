@@ -16,9 +16,10 @@ import {
 import { useState, type ReactNode } from 'react';
 import { opFinished } from '../../../core/domain/op';
 import { call, saw, useAsked, useDo } from './api';
+import { ClusterPage } from './cluster';
 import { useAll } from './live';
 import { May } from './may';
-import { Confirm, Page, Refusal, Rows } from './parts';
+import { Confirm, Refusal, Rows } from './parts';
 import { useOps } from './tasks';
 
 export function TokensPage(): ReactNode {
@@ -26,11 +27,10 @@ export function TokensPage(): ReactNode {
   const changed = (): void => setAgain(again + 1);
   const { value, refused } = useAsked('tokenList', { query: {} }, again);
   return (
-    <Page
-      kind="Who may use the API, and which machines may join"
-      name="Access"
-      actions={<NewToken changed={changed} />}
-    >
+    <ClusterPage tab="tokens" actions={<NewToken changed={changed} />}>
+      <Text size="sm" c="dimmed">
+        Who may use the API, and which machines may join.
+      </Text>
       <Refusal of={refused} />
       <Rows
         label="Tokens"
@@ -57,7 +57,7 @@ export function TokensPage(): ReactNode {
       />
       <Ca />
       <Certificates />
-    </Page>
+    </ClusterPage>
   );
 }
 

@@ -6,6 +6,7 @@ import { allocationText, failoverText } from '../../../core/domain/vapp';
 import type { VappView } from '../../../core/wire/rest';
 import { call, saw, useAsked, useDo } from './api';
 import { ExportVapp } from './export';
+import { fieldFits, FilterBar, textFits, useFilter } from './filter';
 import { useAll, useOne } from './live';
 import { May } from './may';
 import { Confirm, Facts, Page, Refusal, Rows, State, To } from './parts';
@@ -15,7 +16,12 @@ const runs = (v: VappView): string =>
   `${v.members.filter((m) => m.phase === 'running').length} of ${v.members.length} run`;
 
 export function VappsPage(): ReactNode {
-  const vapps = useAll('vapp');
+  const all = useAll('vapp');
+  const filter = useFilter('/vapps');
+  const { q } = filter;
+  const vapps = all.filter(
+    (v) => fieldFits(q, 'state', v.state) && textFits(q, v.name, v.owner, v.note, ...v.tags),
+  );
   return (
     <Page
       kind="VMs handled as one"
@@ -28,14 +34,25 @@ export function VappsPage(): ReactNode {
         </May>
       }
     >
+      {all.length > 0 && (
+        <FilterBar
+          filter={filter}
+          text="Name, owner or tag"
+          fields={[{ name: 'state', label: 'State', options: [...new Set(all.map((v) => v.state))].sort() }]}
+        />
+      )}
       <Rows
         label="vApps"
         head={['vApp', 'State', 'Members', 'Networks', 'Owner', 'Tags']}
         none={
-          <>
-            There is no vApp yet. Import a package, or write one as a file, and{' '}
-            <Code>flotilla apply -f FILE --start</Code>.
-          </>
+          all.length > 0 ? (
+            'No vApp is like that.'
+          ) : (
+            <>
+              There is no vApp yet. Import a package, or write one as a file, and{' '}
+              <Code>flotilla apply -f FILE --start</Code>.
+            </>
+          )
         }
         rows={vapps.map((v) => ({
           key: v.id,

@@ -1,4 +1,4 @@
-import { Button, Checkbox, Group, Menu, MultiSelect, Select, Text, TextInput } from '@mantine/core';
+import { Button, Checkbox, Group, Text } from '@mantine/core';
 import { useVirtualizer } from '@tanstack/react-virtual';
 import {
   memo,
@@ -10,34 +10,18 @@ import {
   type ReactNode,
   type SetStateAction,
 } from 'react';
-import { Link, useLocation, useSearch } from 'wouter';
+import { Link } from 'wouter';
 import { vmPhaseSchema } from '../../../core/domain/vm';
 import { formatSize } from '../../../core/domain/units';
 import type { VmRow } from '../../../core/wire/rest';
+import { fieldFits, FilterBar, textFits, useFilter } from './filter';
 import { useAll } from './live';
 import { Page, State, To } from './parts';
 import { May } from './may';
 import { BulkAction } from './vm-actions';
 import { BulkMigrate } from './vm-bulk-migrate';
-import { deleteSaved, readSaved, saveFilter } from './saved';
 
 const rowHeight = 40;
-
-/** The list's filter is its URL: it can be bookmarked, sent and saved. */
-function useFilter(): readonly [URLSearchParams, (name: string, value: string | null) => void] {
-  const text = useSearch();
-  const [, go] = useLocation();
-  const q = useMemo(() => new URLSearchParams(text), [text]);
-  return [
-    q,
-    (name, value) => {
-      const next = new URLSearchParams(q);
-      if (value === null || value === '') next.delete(name);
-      else next.set(name, value);
-      go(`/vms${next.size === 0 ? '' : `?${next}`}`, { replace: true });
-    },
-  ];
-}
 
 /** What of a VM is searched, made once for each of its states. */
 const words = new WeakMap<VmRow, string>();
@@ -51,21 +35,20 @@ function wordsOf(v: VmRow): string {
 }
 
 function filterOf(q: URLSearchParams): (v: VmRow) => boolean {
-  const text = q.get('q')?.toLocaleLowerCase('en') ?? '';
   const tags = q.get('tags')?.split(',') ?? [];
-  const [node, phase, ha] = [q.get('node'), q.get('phase'), q.get('ha')];
   return (v) =>
-    (node === null || v.node === node) &&
-    (phase === null || v.phase === phase) &&
-    (ha === null || v.ha.state === ha) &&
+    fieldFits(q, 'node', v.node) &&
+    fieldFits(q, 'phase', v.phase) &&
+    fieldFits(q, 'ha', v.ha.state) &&
     tags.every((t) => v.tags.includes(t)) &&
-    (text === '' || wordsOf(v).includes(text));
+    textFits(q, wordsOf(v));
 }
 
 export function VmsPage(): ReactNode {
   const all = useAll('vm');
   const nodes = useAll('node');
-  const [q, set] = useFilter();
+  const filter = useFilter('/vms');
+  const { q } = filter;
   const [picked, setPicked] = useState<ReadonlySet<string>>(new Set());
   const shown = useMemo(() => all.filter(filterOf(q)), [all, q]);
   const tags = useMemo(() => [...new Set(all.flatMap((v) => v.tags))].sort(), [all]);
@@ -75,62 +58,23 @@ export function VmsPage(): ReactNode {
       kind={`${all.length} in all, ${shown.length} shown`}
       name="VMs"
       actions={
-        <>
-          <SavedFilters query={q.toString()} />
-          <May role="operator">
-            {' '}
-            <Button component={Link} href="/vms/new" size="xs">
-              New VM
-            </Button>
-          </May>
-        </>
+        <May role="operator">
+          <Button component={Link} href="/vms/new" size="xs">
+            New VM
+          </Button>
+        </May>
       }
     >
-      <Group gap="xs" align="flex-end">
-        <TextInput
-          size="xs"
-          label="Name, address or MAC"
-          value={q.get('q') ?? ''}
-          onChange={(e) => set('q', e.currentTarget.value)}
-        />
-        <Select
-          size="xs"
-          label="Node"
-          clearable
-          data={nodes.map((n) => n.id)}
-          value={q.get('node')}
-          onChange={(v) => set('node', v)}
-          w={120}
-        />
-        <Select
-          size="xs"
-          label="State"
-          clearable
-          data={vmPhaseSchema.options}
-          value={q.get('phase')}
-          onChange={(v) => set('phase', v)}
-          w={130}
-        />
-        <Select
-          size="xs"
-          label="Protection"
-          clearable
-          data={['protected', 'unprotected', 'paused', 'off']}
-          value={q.get('ha')}
-          onChange={(v) => set('ha', v)}
-          w={140}
-        />
-        {tags.length > 0 && (
-          <MultiSelect
-            size="xs"
-            label="Tags"
-            data={tags}
-            value={q.get('tags')?.split(',') ?? []}
-            onChange={(v) => set('tags', v.join(','))}
-            maw={260}
-          />
-        )}
-      </Group>
+      <FilterBar
+        filter={filter}
+        text="Name, address or MAC"
+        fields={[
+          { name: 'node', label: 'Node', options: nodes.map((n) => n.id) },
+          { name: 'phase', label: 'State', options: vmPhaseSchema.options },
+          { name: 'ha', label: 'Protection', options: ['protected', 'unprotected', 'paused', 'off'] },
+          { name: 'tags', label: 'Tags', options: tags, many: true },
+        ]}
+      />
       <Group gap="xs" mih={30} role="region" aria-label="With the chosen VMs">
         <Text size="sm" c="dimmed">
           {chosen.length === 0 ? 'Choose VMs to act on several at once.' : `${chosen.length} chosen:`}
@@ -272,59 +216,3 @@ const VmCells = memo(function VmCells({
     </>
   );
 });
-
-/** Filters that somebody wants again; kept by this browser. */
-function SavedFilters({ query }: { readonly query: string }): ReactNode {
-  const [saved, setSaved] = useState(readSaved);
-  const [name, setName] = useState('');
-  const [, go] = useLocation();
-  return (
-    <Menu closeOnItemClick={false}>
-      <Menu.Target>
-        <Button size="xs" variant="default">
-          Saved filters
-        </Button>
-      </Menu.Target>
-      <Menu.Dropdown p="xs" miw={240}>
-        {saved.map((s) => (
-          <Group key={s.name} justify="space-between" wrap="nowrap">
-            <Menu.Item onClick={() => go(`/vms?${s.query}`)}>{s.name}</Menu.Item>
-            <Button
-              size="compact-xs"
-              variant="subtle"
-              aria-label={`Forget ${s.name}`}
-              onClick={() => setSaved(deleteSaved(s.name))}
-            >
-              Forget
-            </Button>
-          </Group>
-        ))}
-        {saved.length === 0 && (
-          <Text size="sm" c="dimmed">
-            None yet.
-          </Text>
-        )}
-        <Group gap="xs" align="flex-end" mt="xs" wrap="nowrap">
-          <TextInput
-            size="xs"
-            label="Save this filter as"
-            value={name}
-            maxLength={40}
-            onChange={(e) => setName(e.currentTarget.value)}
-            onKeyDown={(e) => e.stopPropagation()}
-          />
-          <Button
-            size="xs"
-            disabled={name.trim() === '' || query === ''}
-            onClick={() => {
-              setSaved(saveFilter(name.trim(), query));
-              setName('');
-            }}
-          >
-            Save
-          </Button>
-        </Group>
-      </Menu.Dropdown>
-    </Menu>
-  );
-}

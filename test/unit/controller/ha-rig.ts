@@ -16,8 +16,11 @@ export const keeper = (o: Partial<NodeKeeper> = {}): NodeKeeper => ({
 });
 
 /** The cluster of {@link rig} with a pool `shared` on every node, and a keeper on each. */
-export async function haRig(web: WebFiles = new Map()): Promise<Rig> {
-  const r = await rig(['n1', 'n2', 'n3'], web);
+export async function haRig(
+  web: WebFiles = new Map(),
+  nodes: readonly string[] = ['n1', 'n2', 'n3'],
+): Promise<Rig> {
+  const r = await rig(nodes, web);
   const made = await r.call('POST', '/api/v1/pools', { name: 'shared', kind: 'shared', path: '/mnt/shared' });
   const { id } = made.body as { id: string };
   for (const n of r.radio.nodes.values()) {
