@@ -60,9 +60,9 @@ async function faults(name: string): Promise<readonly string[]> {
   for (const look of [wide, narrow]) {
     await page.setViewportSize({ width: look.width, height: look.height });
     // The menu's place and what floats follow a moment later.
-    for (const endMs = Date.now() + 60_000; (await sideScroll(page)) !== 0 && Date.now() < endMs;)
-      await page.waitForTimeout(100);
-    const px = await sideScroll(page);
+    const endMs = Date.now() + 60_000;
+    let px = await sideScroll(page);
+    for (; px !== 0 && Date.now() < endMs; px = await sideScroll(page)) await page.waitForTimeout(100);
     if (px !== 0) found.push(`${name}, ${look.name}: scrolls sideways by ${px} px`);
     found.push(...(await barriers(page)).map((b) => `${name}, ${look.name}: ${b}`));
     await screenshot(page, `lists-${name}-${look.name}`);

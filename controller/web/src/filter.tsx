@@ -7,7 +7,7 @@ import { deleteSaved, savedAt, saveFilter } from './saved';
 export interface Filter {
   readonly at: string;
   readonly q: URLSearchParams;
-  set(name: string, value: string | null): void;
+  readonly set: (name: string, value: string | null) => void;
 }
 
 /** @param at - the list's path */
