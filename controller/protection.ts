@@ -18,7 +18,7 @@ export interface ProtectionParts {
 /** The owner's own word where it speaks; else what the ledger alone tells. */
 export function protectionOf(p: ProtectionParts): VmProtection {
   const { own } = p;
-  const standby = own?.standby ?? null;
+  const standby = own?.lockstep?.twin ?? own?.standby ?? null;
   const say = (state: VmProtection['state'], text: string): VmProtection => ({ state, text, standby });
   if (!p.spec.ha.enabled) return say('off', '');
   if (own === null) return say('unprotected', 'its owner record is missing or cannot be read');
@@ -39,6 +39,12 @@ export function protectionOf(p: ProtectionParts): VmProtection {
 /** Its owner's lease has ended: who takes it, or what keeps it from being taken, as far as the ledger tells. */
 function goneOwner(own: VmOwn, policy: Policy): [VmProtection['state'], string] {
   const lost = `its owner ${own.owner} has lost its lease`;
+  if (own.lockstep && own.state !== 'stopped') {
+    const { state, twin } = own.lockstep;
+    return state === 'protected'
+      ? ['protected', `${lost}; its twin on ${twin} goes on`]
+      : ['unprotected', `${lost}; it had no twin to go on: it comes back with ${own.owner}`];
+  }
   if (own.state === 'stopped') return standbyOf(own, `${lost}; it is off`);
   if (!own.fence.armed) {
     return [

@@ -1,10 +1,11 @@
 import type { Disk } from '../core/domain/disk.js';
 import type { NodePresence } from '../core/domain/node.js';
-import type { Policy } from '../core/domain/ha.js';
+import { protectionLevel, type Policy } from '../core/domain/ha.js';
 import type { Op } from '../core/domain/op.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../core/domain/vm.js';
 import type { ServiceClass } from '../core/domain/service-class.js';
 import { settingsOf, settingText } from '../core/decide/service-class.js';
+import { levelWaits, pairOf } from './pair.js';
 import { protectionOf } from './protection.js';
 import { vmRowSchema, type VmRow, type VmView } from '../core/wire/rest.js';
 
@@ -63,6 +64,7 @@ export function vmView(p: VmParts): VmView {
   const seen = said?.state ?? null;
   const { phase, reason } = phaseOf(p);
   const known = phase !== 'unknown';
+  const ha = protectionOf({ ...p, said: known ? (seen?.ha ?? null) : null });
   return {
     id: spec.id,
     name: spec.name,
@@ -86,11 +88,13 @@ export function vmView(p: VmParts): VmView {
     cpuPct: known ? (seen?.stats?.cpuPct ?? null) : null,
     memoryUsedBytes: known ? (seen?.stats?.memoryUsedBytes ?? null) : null,
     upSinceMs: known ? (seen?.upSinceMs ?? null) : null,
-    pendingRestart: seen?.pendingRestart ?? [],
+    pendingRestart: [...(seen?.pendingRestart ?? []), ...(levelWaits(spec, own) ? [levelText(spec)] : [])],
     heardMs: said?.heardMs ?? null,
     ops: p.ops.filter(open).map((o) => o.id),
     error: seen?.error ?? null,
-    ha: protectionOf({ ...p, said: known ? (seen?.ha ?? null) : null }),
+    level: protectionLevel(spec.ha),
+    ha,
+    pair: pairOf(spec, own, ha),
     className: p.serviceClass?.name ?? null,
     spec,
     own,
@@ -101,6 +105,11 @@ export function vmView(p: VmParts): VmView {
     problems: problemsOf(p),
   };
 }
+
+const levelText = (spec: VmSpec): string =>
+  protectionLevel(spec.ha) === 'lockstep'
+    ? 'protection becomes lockstep'
+    : 'protection is no longer lockstep';
 
 function settingsBy(p: VmParts): VmView['settings'] {
   const own = p.spec.class?.own ?? [];

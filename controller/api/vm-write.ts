@@ -1,4 +1,5 @@
 import { bundleMemoryMiB, reservedMiB, reservedSpec, type Made } from '../../core/decide/bundle.js';
+import { lockstepText } from '../../core/decide/lockstep-check.js';
 import { macFrom } from '../../core/decide/mac.js';
 import { refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
 import { protectionOf } from '../../core/decide/plan/placement.js';
@@ -21,8 +22,9 @@ import {
   type MakeLookup,
   type Placed,
 } from '../../core/decide/vm-make.js';
-import { isReplicated } from '../../core/domain/disk.js';
+import { isReplicated, type Disk } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
+import { protectionLevel } from '../../core/domain/ha.js';
 import type { NodeRecord } from '../../core/domain/node.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import { vmActions, type VmAction, type VmOwn, type VmPhase, type VmSpec } from '../../core/domain/vm.js';
@@ -40,6 +42,7 @@ import { idOf, notFound, poolOf, readyImage } from './lookup.js';
 import { nameFree } from './names.js';
 import { newOp, repeated, until } from './ops.js';
 import { Pairs, putPair } from './pairs.js';
+import { needLockstep } from './vm-protection.js';
 
 /** VMs in a cluster, at most: what the ledger's quota and the pages are made for. */
 const vmsMax = 5_000;
@@ -98,7 +101,8 @@ export class VmWrites {
       await this.macsFree(input.nics, ids.vm);
       const edit = createVm(ids.vm, input, await this.editContext(input.nics), from);
       const nodes = await this.reckonable();
-      const { node, copy, warnings } = this.placeVm(input, edit);
+      const { node, copy, ...place } = this.placeVm(input, edit);
+      const warnings = [...place.warnings];
       const made = edit.made.map((m) => placed(m, node));
       const replica =
         copy === null
@@ -109,6 +113,11 @@ export class VmWrites {
               [node, copy],
             );
       const own = firstOwn(node, copy);
+      if (edit.spec.ha.lockstep === true) {
+        const disks = made.map((m) => m.disk);
+        const check = outlookOf(view, { joining: [edit.spec] }).lockstep(edit.spec, own, { disks });
+        warnings.push(...needLockstep(`VM "${input.name}" is not made`, check));
+      }
       const op = newOp(deps, {
         id: ids.op,
         kind: 'vm.create',
@@ -183,6 +192,7 @@ export class VmWrites {
           : undefined;
       this.checkBundle(spec.value, edit.spec);
       this.checkOwnerHasRoom(own.value.owner, spec.value, edit, patch, diskKept);
+      const warnings = this.admitLevel(spec.value, own.value, edit, patch, diskKept);
       const op = newOp(deps, {
         id: ids.op,
         kind: 'vm.update',
@@ -212,7 +222,7 @@ export class VmWrites {
         change.put(kinds.disk, d.id, d);
       }
       this.addKeys(change, edit, id);
-      return { change, answer: () => ({ op, vmId: id }) };
+      return { change, answer: () => ({ op, vmId: id, warnings }) };
     });
   }
 
@@ -225,7 +235,7 @@ export class VmWrites {
     const before = ids.again ? await repeated(deps, ids.op, mark) : null;
     if (before !== null) return { op: before, vmId: id };
     return commit<VmChanged>(deps, `VM "${ask.params.vm}"`, async () => {
-      const { spec, phase } = await this.read(id, ask.params.vm, true);
+      const { spec, own, phase } = await this.read(id, ask.params.vm, true);
       const kind = `vm.${action}` as const;
       // Two people who press the same button follow the same operation.
       const same = this.openOps(id).find((o) => o.kind === kind);
@@ -243,7 +253,7 @@ export class VmWrites {
         .at(kinds.vmSpec.key(id), spec)
         .at(kinds.op.key(ids.op), null)
         .put(kinds.op, ids.op, op);
-      const warnings = action === 'start' ? this.admitStart(spec.value) : [];
+      const warnings = action === 'start' ? this.admitStart(spec.value, own.value) : [];
       const next = withPower(spec.value, action);
       if (next !== null) change.put(kinds.vmSpec, id, next);
       return { change, answer: () => ({ op, vmId: id, warnings }) };
@@ -545,13 +555,14 @@ export class VmWrites {
    * may have gone since, and its HA may be new.
    *
    * @returns promises that are not kept, in words
-   * @throws FlotillaError `no-failover-room`, `rule-conflict`
+   * @throws FlotillaError `no-failover-room`, `no-node-fits`, `unsupported`, `rule-conflict`
    */
-  private admitStart(spec: VmSpec): string[] {
+  private admitStart(spec: VmSpec, own: VmOwn): string[] {
     const { view } = this.deps;
     const { admission, balance } = view.ledger.policy.plan;
     if (admission === 'off') return [];
-    const { cluster } = outlookOf(view);
+    const outlook = outlookOf(view);
+    const { cluster } = outlook;
     const broken = brokenBy(cluster, spec.name);
     // Where balancing mends it by itself, a start that breaks a rule does so for minutes.
     const mended = balance === 'rules-only' || balance === 'automatic';
@@ -559,10 +570,39 @@ export class VmWrites {
       throw new FlotillaError('rule-conflict', `VM "${spec.name}" is not started: ${broken.join('; ')}`, {
         hint: 'Change the rule (flotilla rule list), have what breaks rules moved by itself (flotilla balance mode rules-only), or say that it may be broken: flotilla ha admission warn.',
       });
+    if (protectionLevel(spec.ha) === 'lockstep') {
+      const check = outlook.lockstep(spec, own);
+      if (admission === 'enforce')
+        return [...broken, ...needLockstep(`VM "${spec.name}" is not started`, check)];
+      const without = check.to === null ? [`it runs without a twin: ${lockstepText(check)}`] : [];
+      return [...broken, ...without, ...check.warnings];
+    }
     const shortfalls = spec.ha.enabled ? protectionOf(cluster, spec.name) : [];
     if (shortfalls.length === 0) return broken;
     if (admission === 'warn') return [...broken, ...shortfalls.map((x) => `${x.text}. ${x.help}`)];
     throw noFailoverRoom(`VM "${spec.name}" is not started`, shortfalls, []);
+  }
+
+  /**
+   * Whether it could be in lockstep, where an edit asks for that.
+   *
+   * @returns promises that are not kept so, in words
+   * @throws FlotillaError `unsupported`, `no-node-fits`, `no-failover-room`
+   */
+  private admitLevel(
+    before: VmSpec,
+    own: VmOwn,
+    edit: VmEdit,
+    patch: VmPatch,
+    disks: readonly Kept<Disk>[],
+  ): string[] {
+    if (patch.ha?.lockstep !== true) return [];
+    const changed = new Set(edit.disks.map((d) => d.id));
+    const kept = disks.map((k) => k.value).filter((d) => !changed.has(d.id));
+    return needLockstep(
+      `VM "${before.name}" cannot be in lockstep`,
+      outlookOf(this.deps.view).lockstep(edit.spec, own, { disks: [...kept, ...edit.disks] }),
+    );
   }
 
   private bundleOf(spec: VmSpec): Vapp | undefined {

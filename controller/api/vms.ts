@@ -10,6 +10,7 @@ import { nameKeyOf, page } from './page.js';
 import { cloneVm } from './clone.js';
 import { Snapshots } from './snapshots.js';
 import { VmCopies } from './vm-copies.js';
+import { protectionHandlers } from './vm-protection.js';
 import { VmMigrations } from './vm-migrate.js';
 import { VmWrites, type VmChanged } from './vm-write.js';
 
@@ -17,6 +18,7 @@ type Names =
   | 'vmMigrate'
   | 'vmExport'
   | 'vmMigrateCheck'
+  | 'vmProtection'
   | 'vmStandby'
   | 'vmMoveDisk'
   | 'vmRepair'
@@ -43,6 +45,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     return { body: { op: opView(view, op), vm, warnings: [...warnings] }, etag: etagOf(vm.generation) };
   };
   return {
+    ...protectionHandlers(deps),
     async vmList({ query: q }) {
       const tag = q.tag?.normalize('NFC');
       const part = q.name?.normalize('NFC').toLocaleLowerCase('en');

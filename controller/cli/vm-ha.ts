@@ -1,5 +1,6 @@
 import { Option, type Command } from 'commander';
 import { FlotillaError } from '../../core/domain/error.js';
+import { formatSpan } from '../../core/domain/units.js';
 import type { VmRow, VmView } from '../../core/wire/rest.js';
 import { collect, wholeNumber } from './input.js';
 
@@ -42,7 +43,9 @@ export function haBody(o: HaOptions): Record<string, unknown> | undefined {
 }
 
 /** For a column. */
-export function haWord(v: Pick<VmRow, 'ha'>): string {
+export function haWord(v: Pick<VmRow, 'ha' | 'pair'>): string {
+  if (v.pair !== null)
+    return v.pair.state === 'protected' ? `twin ${v.pair.twin}` : `lockstep, ${v.pair.state}`;
   switch (v.ha.state) {
     case 'off':
       return '–';
@@ -56,7 +59,8 @@ export function haWord(v: Pick<VmRow, 'ha'>): string {
 }
 
 /** A sentence. */
-export function haText({ ha }: Pick<VmRow, 'ha'>): string {
+export function haText({ ha, pair }: Pick<VmRow, 'ha' | 'pair'>): string {
+  if (pair !== null) return `${pair.state}: ${pair.text}`;
   const why = ha.text.replace(/^not protected: /, '');
   switch (ha.state) {
     case 'off':
@@ -70,6 +74,15 @@ export function haText({ ha }: Pick<VmRow, 'ha'>): string {
   }
 }
 
+/** Of the two machines of one VM. */
+const lockstepFacts = ({ pair }: VmView): (readonly [string, string | null])[] =>
+  pair === null
+    ? []
+    : [
+        ['Twin', pair.twin ?? 'none'],
+        ['Protected for', pair.sinceMs === null ? null : formatSpan(Date.now() - pair.sinceMs)],
+      ];
+
 /** What `vm show` tells. */
 export function haFacts(v: VmView): (readonly [string, string | null])[] {
   const { ha } = v.spec;
@@ -80,7 +93,9 @@ export function haFacts(v: VmView): (readonly [string, string | null])[] {
     `at most ${ha.restartsPerHourMax} restarts an hour`,
   ];
   return [
+    ['Protection', v.level === 'lockstep' ? 'lockstep (experimental)' : v.level],
     ['HA', haText(v)],
+    ...lockstepFacts(v),
     ['Owner', v.node],
     ['Standby', v.ha.standby ?? 'none'],
     ['HA rules', rules.join(', ')],

@@ -12,6 +12,7 @@ import { historyCommand } from './history.js';
 import { copiesCommands } from './copies.js';
 import { diskMoveCommand } from './disk-move.js';
 import { migrateCommand } from './migrate.js';
+import { protectCommand } from './protect.js';
 import { cloneCommand } from './snapshot.js';
 import { readText } from './session.js';
 import type { Column } from './table.js';
@@ -179,6 +180,7 @@ export function vmCommands(program: Command, io: Io): void {
   }
 
   migrateCommand(vm, io);
+  protectCommand(vm, io);
   cloneCommand(vm, io);
   historyCommand(vm, io, 'vm');
   copiesCommands(vm, io);

@@ -134,14 +134,8 @@ export function shapeBlockers(
   for (const n of spec.nics)
     if (n.model !== 'virtio')
       no('nic-model', `its network card ${n.mac} is an ${n.model}`, 'Give it a virtio card instead.');
-  if (spec.cdroms.length > 0)
-    no('cdrom', 'it has a CD drive, whose disc only one node would have', 'Take its CD drives away.');
-  if (spec.cloudInit !== null)
-    no(
-      'cloud-init',
-      'its cloud-init data comes on a CD drive, whose disc only one node would have',
-      'When its guest is set up it needs that no more: take it away (--cloud-init none).',
-    );
+  if (spec.cdroms.some((c) => c.image !== null))
+    no('cdrom', 'a disc is in its CD drive, which the other node may not have', 'Take it out: --eject.');
   return out;
 }
 

@@ -65,6 +65,8 @@ export interface OutlookOptions {
   readonly load?: (vm: string) => LoadVector | null;
   /** A VM that is being made: rules by tags are about it, too. */
   readonly joining?: readonly VmSpec[];
+  /** A VM that is looked at as if it were so. */
+  readonly changed?: VmSpec;
 }
 
 /** Ledger and radio as one picture for all decisions about which node a VM is on: agents and controllers see the same. */
@@ -77,6 +79,9 @@ export class Outlook {
   private opsOf: Map<string, Op[]> | null = null;
 
   constructor(r: OutlookRecords, h: OutlookHeard, o: OutlookOptions = {}) {
+    const { changed } = o;
+    if (changed !== undefined)
+      r = { ...r, specs: new Map<string, { value: VmSpec }>(r.specs).set(changed.id, { value: changed }) };
     this.r = r;
     this.h = h;
     const promised = promisedBy([...r.owns].map(([id, own]) => ({ own: own.value, spec: this.counted(id) })));
@@ -169,20 +174,25 @@ export class Outlook {
    * Whether a VM could be in lockstep, and which node its twin would run on. For those that are, too: the node of another
    * twin where the present one is lost.
    *
-   * @param node - the only one wanted; null: any
+   * @param o.node - the only one wanted; absent: any
+   * @param o.disks - its disks, where they are to be others than there are
    */
-  lockstep(spec: VmSpec, own: VmOwn, node: string | null = null): LockstepCheck {
+  lockstep(
+    spec: VmSpec,
+    own: VmOwn,
+    o: { readonly node?: string; readonly disks?: readonly Disk[] } = {},
+  ): LockstepCheck {
     const { pools, networks, policy } = this.r;
     return checkLockstep({
       spec,
       own,
-      disks: this.disks(spec.id),
+      disks: o.disks ?? this.disks(spec.id),
       pool: (id) => pools.get(id)?.value,
       networks: spec.nics.flatMap((n) => networks.get(n.network)?.value ?? []),
       nodes: this.nodes,
       cluster: this.cluster,
       admission: policy.plan.admission,
-      node,
+      node: o.node ?? null,
     });
   }
 

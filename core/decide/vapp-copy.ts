@@ -202,7 +202,7 @@ export function linkedCopy(
         ...x,
         ...(kinds[i] === 'thin' ? { replicas: 1 as const } : { format: 'qcow2' as const }),
       })),
-      ...(reached ? {} : { ha: { ...d.ha, enabled: false } }),
+      ...(reached ? {} : { ha: { ...d.ha, enabled: false, lockstep: false } }),
     };
   };
   return { document: { ...doc, members: eachVm(doc.members, vmOf) }, warnings };

@@ -457,7 +457,8 @@ class Planner {
       Object.entries(d.ha ?? {}).filter(
         ([k, v]) =>
           v !== undefined &&
-          (spec.ha[k as 'enabled'] !== v || settingsAsked({ ha: { [k]: v } }).some((s) => notOwn(s))),
+          ((spec.ha[k as 'lockstep'] ?? false) !== v ||
+            settingsAsked({ ha: { [k]: v } }).some((s) => notOwn(s))),
       ),
     );
     if (Object.keys(ha).length > 0) {

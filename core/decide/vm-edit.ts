@@ -13,7 +13,8 @@ import type { VmCreate, VmPatch } from '../wire/rest.js';
 import { createByClass, editByClass, settingsAsked } from './service-class.js';
 import { scheduled } from '../domain/snapshot-schedule.js';
 import type { SnapshotDisk, VmSnapshot } from '../domain/vm-snapshot.js';
-import { checkReach, editHa, type HaContext } from './vm-ha-edit.js';
+import { shapeBlockers } from './lockstep-check.js';
+import { checkReach, checkShape, editHa, type HaContext } from './vm-ha-edit.js';
 
 /** What an edit may look up. Each throws FlotillaError `not-found` for what is not there. */
 export interface EditContext {
@@ -98,7 +99,7 @@ export function createVm(
   const nets = makeNics(who, input.nics, [], ctx);
   const cds = makeCdroms(who, input.cdroms, ctx);
   const { ha, looked } = editHa(who, id, vmHaDefault, input.ha, () => ctx.vms);
-  if (ha.enabled)
+  if (ha.enabled && ha.lockstep !== true)
     checkReach(
       who,
       made.map((m) => m.disk),
@@ -128,9 +129,15 @@ export function createVm(
     ...scheduled(input.snapshots),
     ...(cls === null ? {} : { class: { id: cls.id, own: [...own] } }),
   };
+  const fresh = made.map((m) => m.disk);
+  if (ha.lockstep === true)
+    checkShape(
+      who,
+      shapeBlockers(spec, fresh, (pool) => ctx.pool(pool)),
+    );
   return {
     spec,
-    disks: made.map((m) => m.disk),
+    disks: fresh,
     made,
     take: [unique.name('vm', input.name), ...nicKeys(nets.nics)],
     free: [],
@@ -186,10 +193,14 @@ export function editVm(
   const added = makeNics(who, patch.addNics ?? [], keptNics, ctx);
   const cds =
     patch.cdroms === undefined ? { cdroms: before.cdroms, images: [] } : makeCdroms(who, patch.cdroms, ctx);
+  const kept = mine.filter((d) => !gone.has(d.id));
   const { ha, looked } = editHa(who, before.id, before.ha, patch.ha ?? {}, () => ctx.vms);
   // Not of an edit that has nothing to do with it: what stands so stays, and says that it is not protected.
-  if (ha.enabled && (asked.ha?.enabled === true || !before.ha.enabled || made.length > 0)) {
-    const kept = mine.filter((d) => !gone.has(d.id));
+  if (
+    ha.enabled &&
+    ha.lockstep !== true &&
+    (asked.ha?.enabled === true || !before.ha.enabled || made.length > 0)
+  ) {
     checkReach(who, [...kept, ...made.map((m) => m.disk)], (pool) => ctx.pool(pool));
   }
 
@@ -219,6 +230,15 @@ export function editVm(
     nics: [...keptNics, ...added.nics],
     generation: before.generation + 1,
   };
+  if (ha.lockstep === true) {
+    const blockers = (s: VmSpec, d: readonly Disk[]) => shapeBlockers(s, d, (pool) => ctx.pool(pool));
+    const now = blockers(spec, [...kept, ...made.map((m) => m.disk)]);
+    checkShape(
+      who,
+      now,
+      before.ha.lockstep === true && asked.ha?.lockstep !== true ? blockers(before, mine) : [],
+    );
+  }
   const oldName = unique.name('vm', before.name);
   const newName = unique.name('vm', spec.name);
   const renamed = oldName !== newName;

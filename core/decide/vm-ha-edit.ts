@@ -1,3 +1,4 @@
+import type { Blocker } from './blocker.js';
 import { isReplicated, type Disk } from '../domain/disk.js';
 import { FlotillaError } from '../domain/error.js';
 import type { VmHa } from '../domain/ha.js';
@@ -28,7 +29,7 @@ export interface HaEdit {
 /**
  * What is given replaces, what is not stays.
  *
- * @throws FlotillaError `not-found`; `bad-input`: a VM would have to run before itself
+ * @throws FlotillaError `not-found`; `bad-input`: a VM would have to run before itself, or be in lockstep without HA
  */
 export function editHa(
   who: string,
@@ -44,6 +45,12 @@ export function editHa(
     onHang: given.onHang ?? before.onHang,
     restartsPerHourMax: given.restartsPerHourMax ?? before.restartsPerHourMax,
   };
+  if (given.lockstep === true && !ha.enabled)
+    throw new FlotillaError('bad-input', `${who} cannot be in lockstep without HA`, {
+      hint: 'Turn both on: "enabled": true, "lockstep": true (flotilla vm protect VM lockstep).',
+    });
+  // Who turns HA off has neither.
+  if (ha.enabled && (given.lockstep ?? before.lockstep) === true) ha.lockstep = true;
   if (given.after === undefined) return { ha, looked: [] };
   const ctx = vms();
   const after = [...new Set(given.after.map((ref) => ctx.find(ref)))];
@@ -86,6 +93,25 @@ function ring(
   return new FlotillaError('bad-input', `The order has no beginning: ${text}`, {
     hint: 'Take one of them out of the list "after" of the other.',
   });
+}
+
+/**
+ * Refuses a VM in lockstep that is made so that it cannot be.
+ *
+ * @param before - what spoke against it as it was, where it was to be in lockstep already: that stays
+ * @throws FlotillaError `unsupported`, with all blockers
+ */
+export function checkShape(who: string, now: readonly Blocker[], before: readonly Blocker[] = []): void {
+  const blockers = now.filter((b) => !before.some((x) => x.text === b.text));
+  if (blockers.length === 0) return;
+  throw new FlotillaError(
+    'unsupported',
+    `${who} cannot be in lockstep: ${blockers.map((b) => b.text).join('; ')}`,
+    {
+      hint: [...new Set(blockers.map((b) => b.hint))].slice(0, 3).join(' '),
+      details: { blockers },
+    },
+  );
 }
 
 /**

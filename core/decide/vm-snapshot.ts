@@ -291,7 +291,7 @@ export function cloneOf(
     power: o.power,
     stopTimeoutS: spec.stopTimeoutS,
     onCrash: spec.onCrash,
-    ha: { ...spec.ha, enabled: spec.ha.enabled && o.shared, after: [] },
+    ha: { ...spec.ha, enabled: spec.ha.enabled && o.shared, lockstep: false, after: [] },
     autoMove: spec.autoMove !== false,
     ...(spec.cpuShares === undefined ? {} : { cpuShares: spec.cpuShares }),
     ...(node === undefined ? {} : { node }),

@@ -12,7 +12,9 @@ export const vmMigrateSchema = z
   })
   .meta({ id: 'VmMigrate' });
 
-const blockerSchema = z.object({ code: z.string(), text: z.string(), hint: z.string() });
+/** What keeps something from being done, and what would help. */
+export const blockerSchema = z.object({ code: z.string(), text: z.string(), hint: z.string() });
+export const nodeBlockersSchema = z.object({ node: nodeIdSchema, blockers: z.array(blockerSchema) });
 
 /** Whether a VM can migrate, where to, and everything that speaks against it. */
 export const migrateCheckSchema = z
@@ -25,7 +27,7 @@ export const migrateCheckSchema = z
     /** What keeps it where it is, whatever the target. */
     blockers: z.array(blockerSchema),
     /** What speaks against single nodes. */
-    nodes: z.array(z.object({ node: nodeIdSchema, blockers: z.array(blockerSchema) })),
+    nodes: z.array(nodeBlockersSchema),
     /** Why that node. */
     reasons: z.array(z.string()),
   })

@@ -1,12 +1,13 @@
 /** What the REST API takes and answers: the objects of the table in `rest.ts`. */
 import { z } from 'zod';
+import { pairViewSchema } from './rest-protection.js';
 import { roleSchema } from '../domain/user.js';
 import { rotationPhases, rotationWithoutMax } from '../domain/ca-rotation.js';
 import { caSha256Schema, certificateRecordSchema, serialSchema } from '../domain/certificate.js';
 import { clusterMetaSchema, tokenRecordSchema } from '../domain/cluster.js';
 import { diskSchema, replicasSchema } from '../domain/disk.js';
 import { errorStatus, type ErrorCode } from '../domain/error.js';
-import { vmHaSchema } from '../domain/ha.js';
+import { protectionLevels, vmHaSchema } from '../domain/ha.js';
 import { imageFormatSchema, imageSchema, virtualSizeBytesMax } from '../domain/image.js';
 import { cidrSchema } from '../domain/ipv4.js';
 import { bridgeNameSchema, networkSchema } from '../domain/network.js';
@@ -133,8 +134,12 @@ export const vmRowSchema = z
     /** Operations not finished yet. */
     ops: z.array(idSchema),
     error: errorRecordSchema.nullable(),
+    /** The protection asked for: none, a restart elsewhere, or a twin that goes on. */
+    level: z.enum(protectionLevels),
     /** How it stands with high availability. */
     ha: vmProtectionSchema,
+    /** Null: its machine is not one that can have a twin. */
+    pair: pairViewSchema.nullable(),
     /** Name of its service class. */
     className: z.string().nullable(),
   })

@@ -48,6 +48,7 @@ import {
 
 import { diskMoveSchema } from './rest-disks.js';
 import { vmRepairSchema, vmStandbySchema } from './rest-copies.js';
+import { protectionViewSchema } from './rest-protection.js';
 import { migrateCheckSchema, vmMigrateSchema } from './rest-migrate.js';
 import { drainViewSchema, nodeActivatedSchema, nodeActivateSchema, nodeDrainSchema } from './rest-plan.js';
 
@@ -70,6 +71,7 @@ export * from './rest-objects.js';
 export * from './rest-ha.js';
 export * from './rest-copies.js';
 export * from './rest-migrate.js';
+export * from './rest-protection.js';
 export * from './consoles.js';
 export * from './rest-plan.js';
 export * from './rest-notify.js';
@@ -448,6 +450,16 @@ export const rest = {
     query: strict({ node: nodeIdSchema.optional() }),
     status: 200,
     response: migrateCheckSchema,
+  },
+  vmProtection: {
+    method: 'get',
+    path: '/vms/{vm}/protection',
+    tag: 'vms',
+    summary:
+      'How a VM is protected, what each level of protection loses and costs, and all that speaks against it; ask for one by PATCH of `ha`',
+    params: at('vm'),
+    status: 200,
+    response: protectionViewSchema,
   },
   vmMigrate: {
     method: 'post',

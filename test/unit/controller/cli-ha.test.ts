@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import t from 'tap';
 import { lab } from './cli-rig.js';
-import { armed, haRig, keeper, lost } from './ha-rig.js';
+import { allLockstep, armed, haRig, keeper, lost, paired } from './ha-rig.js';
 
 const secret = 'pa55-of-the-BMC';
 
@@ -147,4 +147,41 @@ void t.test('confirm-off asks for the name of the node, and says what may happen
     out: 'n1 is taken for off. These VMs may now start elsewhere: db (on n2).\n',
   });
   t.not(r.memory.peek('/flotilla/fenced/n1'), null);
+});
+
+void t.test('protection from the command line: what each level is, and what is in the way', async (t) => {
+  const l = await lab(haRig);
+  t.teardown(() => l.stop());
+  const { r } = l;
+  const run = (...args: string[]) => l.run(...args);
+  allLockstep(r);
+  const disk = ['--disk', 'size=1G,pool=local,format=raw'];
+  t.equal((await run('vm', 'create', 'web', ...disk, '--node', 'n1', '--cpus', '3')).code, 0);
+  const check = await run('vm', 'protect', 'web');
+  t.match(check, { code: 0, out: /^VM "web": protection is none\.$/m });
+  t.match(check.out, /^restart: Restart \(HA\)$/m);
+  t.match(check.out, /^lockstep \(experimental\): Lockstep \(FT\)$/m);
+  t.match(check.out, /Not possible now:\n +it has 3 vCPUs; more than 2 were not tried\. Give it at most 2\./);
+  t.notMatch((await run('vm', 'protect', 'web', 'lockstep', '--check')).out, /^restart/m);
+  t.match(await run('vm', 'protect', 'web', 'restart'), { code: 4, err: /no other node reaches its disk/ });
+  t.match(await run('vm', 'protect', 'web', 'lockstep'), { code: 4, err: /3 vCPUs/ });
+  t.match(await run('vm', 'protect', 'web', 'twice'), { code: 2 });
+  t.equal((await run('vm', 'edit', 'web', '--cpus', '1')).code, 0);
+  t.match(await run('vm', 'protect', 'web', 'lockstep'), {
+    code: 0,
+    out: 'web: protection is lockstep.\n',
+  });
+  t.match((await run('vm', 'protect', 'web', 'lockstep', '--check')).out, /^ +Second node: n2: /m);
+  await paired(r, 'web', 'n2');
+  t.match((await run('vm', 'list')).out, /^web +\w+ +n1 +twin n2/m);
+  const show = (await run('vm', 'show', 'web')).out;
+  t.match(show, /^Protection +lockstep \(experimental\)\nHA +protected: its twin on n2 goes on if n1 dies$/m);
+  t.match(show, /^Twin +n2$/m);
+  t.match((await run('node', 'drain', 'n2', '--check')).out, /^web would get another twin on n3/m);
+  t.match(await run('vm', 'protect', 'web', 'none'), {
+    code: 0,
+    out: 'web: protection is none. It comes with its next start.\n',
+  });
+  await paired(r, 'web', null);
+  t.match((await run('vm', 'list')).out, /^web +running \(restart pending\) +n1 +lockstep, alone/m);
 });

@@ -129,15 +129,7 @@ await t.test('all blockers are told, not just the first', async (t) => {
       { disk: 'gone', bus: 'virtio', detached: true },
     ],
     nics: [...spec.nics, { id: 'y', network: 'n', mac: '52:54:00:00:00:02', address: null, model: 'e1000e' }],
-    cdroms: [{ image: null }],
-    cloudInit: {
-      hostname: null,
-      user: null,
-      sshKeys: [],
-      userData: null,
-      networkConfig: null,
-      ovfEnvironment: null,
-    },
+    cdroms: [{ image: null }, { image: 'iso' }],
   };
   const qcow2: Disk = {
     ...disk,
@@ -164,7 +156,6 @@ await t.test('all blockers are told, not just the first', async (t) => {
       'nics',
       'nic-model',
       'cdrom',
-      'cloud-init',
     ],
   );
   for (const b of c.blockers) t.ok(b.text.length > 0 && b.hint.length > 0, b.code);
