@@ -19,6 +19,8 @@ import { Owners } from './owners.js';
 
 /** Between two renewals that took their whole time, ms: never a tight loop. */
 const renewGapMs = 20;
+/** Whether the device stays open is known some ms after it was opened; somebody waits for that and the pet after it, ms. */
+const deviceLookMs = 100;
 
 interface Armed extends Arming {
   /** A pet was made that counted it. */
@@ -198,8 +200,10 @@ export class Keeper {
       const beganMs = clock.nowMs();
       const mode = this.#mode;
       if (!this.#surrendered) await this.#renew();
+      const soon = this.#waiters.length > 0 && this.#env.watchdog.info().kept === 'soon';
       // A change of mode wants its next renewal at once.
-      const restMs = mode === this.#mode ? beganMs + timing.renewEveryMs - clock.nowMs() : 0;
+      const everyMs = mode !== this.#mode ? 0 : soon ? deviceLookMs : timing.renewEveryMs;
+      const restMs = beganMs + everyMs - clock.nowMs();
       await this.#nap('renew', Math.max(restMs, renewGapMs));
     }
   }
