@@ -1,5 +1,6 @@
 import { errorRecord, FlotillaError } from '../core/domain/error.js';
 import type { Health } from '../core/domain/node.js';
+import type { VmOwn } from '../core/domain/vm.js';
 import { ledgerRoot } from '../core/wire/ledger-keys.js';
 import { announce } from './announce.js';
 import type { AgentEnv } from './env.js';
@@ -29,7 +30,7 @@ import { RollingDesk } from './plan/rolling-desk.js';
 import { TemplateDesk } from './vapp/template-desk.js';
 import { RestartDesk } from './vapp/restart-desk.js';
 import { VappDesk } from './vapp/vapp-desk.js';
-import { Snapshots, type Snapshot } from './snapshot.js';
+import { Snapshots, type Kept, type Snapshot } from './snapshot.js';
 import { Surroundings } from './surroundings.js';
 import { SnapshotDesk } from './vm-snapshots/snapshot-desk.js';
 import { VmActor } from './vm/actor.js';
@@ -161,8 +162,14 @@ export class AgentLoop {
       env.slots === undefined ? null : new UpdateDesk(env, env.slots, this.ops, () => this.wake());
     this.guests = new GuestInfo(env, () => this.wake());
     this.replicas = new ReplicaDesk(env, this.turns, () => this.wake());
-    this.migrations = new MigrationDesk(env, this.ops, ownership, this.turns, this.replicas, () =>
-      this.wake(),
+    this.migrations = new MigrationDesk(
+      env,
+      this.ops,
+      ownership,
+      this.turns,
+      this.replicas,
+      () => this.wake(),
+      (id, own) => this.handedOver(id, own),
     );
     this.standbys = new StandbyDesk(env, {
       ops: this.ops,
@@ -219,6 +226,7 @@ export class AgentLoop {
     this.unhook.push(
       this.env.ledger.watch(ledgerRoot, () => {
         this.snapshots.changed();
+        this.migrations.rang();
         this.wake();
       }),
     );
@@ -381,6 +389,15 @@ export class AgentLoop {
       env.log.info(`first complete state after ${Math.round(env.clock.nowMs())} ms`);
     }
     return again;
+  }
+
+  /** The copy of a VM that is this node's now goes on at once, if it was seen standing here; else the next pass sees to it. */
+  private handedOver(id: string, own: Kept<VmOwn>): void {
+    const s = this.snapshot;
+    if (s === null || s.recovering !== null || this.stopping.signal.aborted) return;
+    if (this.hypervisorError !== null || this.ledgerError !== null) return;
+    if (this.observed.get(id)?.state !== 'paused') return;
+    this.vms.look(id, { ...s, owns: new Map(s.owns).set(id, own) }, this.env.clock.nowMs());
   }
 
   /** VMs of other nodes: failovers, and what they leave. @returns ms after which to look again */

@@ -353,10 +353,12 @@ export class VmActor {
       fence = unarmed;
       await this.own.swap(s, { ...s.own.value, gen, fence });
     }
-    await Promise.all([journal, fence.armed ? this.own.leaveTakeover(s, gen) : undefined]);
+    await journal;
     if (fence.armed && !(await env.keeper.holds(s.id))) throw staleView(s);
     if (s.domain?.state === 'paused' && !paused) await env.hypervisor.resume(s.id);
     this.onTakenIn(s.id);
+    // The source stands still by its own doing and holds no lock: its guest need not wait for the pool's drives.
+    if (fence.armed) await this.own.leaveTakeover(s, gen);
     await this.own.mark(s, gen);
   }
 

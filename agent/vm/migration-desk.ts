@@ -1,12 +1,14 @@
 import { decideMigration } from '../../core/decide/migrate.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { MigrateResult } from '../../core/domain/migration.js';
+import type { VmOwn } from '../../core/domain/vm.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
+import { epochKey, ledger as kinds } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
 import type { OpBook } from '../op-book.js';
 import type { ReplicaDesk } from '../replica/replica-desk.js';
-import type { Kept, Snapshot } from '../snapshot.js';
+import { keptNow, type Kept, type Snapshot } from '../snapshot.js';
 import type { Observed } from './domains.js';
 import { MigrationSource } from './migration-source.js';
 import { MigrationTarget } from './migration-target.js';
@@ -27,7 +29,13 @@ export class MigrationDesk {
   private readonly wentOn = new Map<string, number>();
   /** Ops whose end is being written. */
   private readonly writing = new Set<string>();
+  /** VMs that are being sent here, with the ledger's epoch then. */
+  private readonly awaited = new Map<string, string>();
+  /** VMs whose ownership is being read, and whether it rang since. */
+  private readonly asked = new Map<string, boolean>();
+  private readonly onHanded: (vmId: string, own: Kept<VmOwn>) => void;
 
+  /** @param onHanded - told of a VM that was handed over to this node, before the next pass reads that */
   constructor(
     env: AgentEnv,
     ops: OpBook,
@@ -35,10 +43,12 @@ export class MigrationDesk {
     turns: Turns,
     replicas: ReplicaDesk,
     wake: () => void,
+    onHanded: (vmId: string, own: Kept<VmOwn>) => void,
   ) {
     this.env = env;
     this.ops = ops;
     this.wake = wake;
+    this.onHanded = onHanded;
     this.source = new MigrationSource(env, ops, own, turns, replicas);
     this.target = new MigrationTarget(env, ops, own, wake);
   }
@@ -48,12 +58,44 @@ export class MigrationDesk {
     this.wentOn.set(vmId, this.env.clock.nowMs());
   }
 
+  /**
+   * Something was written. Was it that a VM is handed over to this node, its guest stands still until that is known here:
+   * so its record alone is read, and no pass is waited for.
+   */
+  rang(): void {
+    for (const [id, epoch] of this.awaited) {
+      if (this.asked.has(id)) {
+        this.asked.set(id, true);
+        continue;
+      }
+      void this.ask(id, epoch)
+        .catch((e: unknown) => this.env.log.warn(`what was handed over: ${errorRecord(e).message}`))
+        .finally(() => this.asked.delete(id));
+    }
+  }
+
+  private async ask(id: string, epoch: string): Promise<void> {
+    const { ledger, node, clock } = this.env;
+    do {
+      this.asked.set(id, false);
+      const [own, now] = await Promise.all([keptNow(ledger, kinds.vmOwn, id), ledger.get(epochKey)]).catch(
+        () => [null, null],
+      );
+      if (own?.value.owner !== node || own.value.migration?.handedOver !== true) continue;
+      // A pass was quicker, or the ledger is another one: what was seen of its machine may be older than what was done.
+      if (this.handed.has(id) || now?.value !== epoch) break;
+      this.handed.set(id, clock.nowMs());
+      this.onHanded(id, own);
+    } while (this.asked.get(id) === true && this.awaited.has(id));
+  }
+
   /** Begins what is due. Never waits. @param atMs - monotonic ms at the answer of that reading */
   look(s: Snapshot, atMs: number, domains: ReadonlyMap<string, Observed>): void {
     const open = [...s.ops.values()].filter((k) => k.value.kind === 'vm.migrate' && !opFinished(k.value));
     for (const id of this.known.keys()) if (!open.some((k) => k.value.id === id)) this.known.delete(id);
     for (const map of [this.handed, this.wentOn])
       for (const vm of map.keys()) if (!open.some((k) => k.value.subject.id === vm)) map.delete(vm);
+    this.awaited.clear();
     for (const k of open) this.one(k, s, atMs, domains.get(k.value.subject.id) ?? null);
   }
 
@@ -70,6 +112,8 @@ export class MigrationDesk {
     const m = own.value.migration;
     if (m?.op === op.id && m.handedOver && own.value.owner === env.node && !this.handed.has(id))
       this.handed.set(id, atMs);
+    if (m?.op === op.id && m.to === env.node && own.value.state === 'migrating')
+      this.awaited.set(id, String(snapshot.meta?.value.epoch));
     const s: Subject = { id, spec, own, domain, snapshot };
     const step = decideMigration({
       me: env.node,

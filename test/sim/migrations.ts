@@ -116,6 +116,26 @@ export async function migrations(copies: boolean): Promise<void> {
     w.end();
   });
 
+  await t.test(
+    'a target that is slow to look at its machines: the guest does not stand still for that',
+    async (t) => {
+      const { w, vm } = await cluster(copies);
+      const op = w.migrate(vm, 'n2');
+      await w.until('it is sent', () => w.own(vm)?.state === 'migrating', 30_000);
+      w.node('n2').host.libvirt.lookMs = 400;
+      await w.until('the op ends', () => opFinished(w.op(op)), 90_000);
+      t.equal(w.op(op).state, 'done', JSON.stringify(w.op(op)));
+      const pauseMs = migrateArgs(w.op(op))?.result?.pauseMs ?? 1e9;
+      t.ok(pauseMs < 200, `${pauseMs} ms`);
+      w.node('n2').host.libvirt.lookMs = 20;
+      await w.until('it rests', () => w.checks.resting(), 60_000);
+      w.checks.atRest();
+      t.same(w.checks.violations, []);
+      t.same(w.runsOn(vm), ['n2']);
+      w.end();
+    },
+  );
+
   for (const who of ['n1', 'n2'] as const) {
     await t.test(
       `the agent of ${who === 'n1' ? 'the source' : 'the target'} dies at each of its acts`,
