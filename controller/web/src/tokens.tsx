@@ -100,7 +100,7 @@ function Ca(): ReactNode {
             <>
               {(value?.phase === 'ready' || value?.phase === 'trust') && (
                 <Confirm
-                  label="Take back"
+                  label="Take the new CA back…"
                   title="Take the new CA back?"
                   says="The old one signs as ever. Once the new one signs it cannot be taken back."
                   yes="Take back"
