@@ -7,7 +7,8 @@ import { holdCommand } from './local/commands.js';
 import { pending } from './cluster/pending.js';
 import { SystemdServices } from './cluster/services.js';
 import { ledgerCommand } from './snapshots/commands.js';
-import { runAgent } from './run.js';
+import { factsBy, factsDeadlineMaxMs } from './machine/machine.js';
+import { factsCommand, runAgent } from './run.js';
 import { BootSlots } from './slots/slots.js';
 import { Screen } from './screen.js';
 import { journal, systemClock } from './system.js';
@@ -39,6 +40,8 @@ async function run(): Promise<void> {
     log,
     screen: new Screen(runtimeDir),
     slots: new BootSlots(),
+    // Nobody waits for it: a slow machine may take its time.
+    facts: () => factsBy(factsCommand, { timeoutMs: factsDeadlineMaxMs }),
     version,
   });
   let ending = false;

@@ -85,6 +85,9 @@ export interface RunningAgent {
   stop(): Promise<void>;
 }
 
+/** What collects the facts of the machine, in a process of its own. */
+export const factsCommand = [process.execPath, path.join(import.meta.dirname, 'flotilla-facts.mjs')];
+
 /** Puts a node's agent together from its parts and starts it. The only place that knows them all. */
 export async function runAgent(
   config: AgentConfig,
@@ -127,7 +130,7 @@ export async function runAgent(
   const machine = new NodeMachine({
     runtimeDir,
     qemu: ['/usr/bin/qemu-system-x86_64'],
-    factsCommand: [process.execPath, path.join(import.meta.dirname, 'flotilla-facts.mjs')],
+    factsCommand,
     clock,
     log,
   });

@@ -6,15 +6,19 @@ import type { Clock, Log } from '../agent/env.js';
 import { fingerprintOfKey } from '../agent/pki/keys.js';
 import { errorFromRecord, FlotillaError } from '../core/domain/error.js';
 import { errorRecordSchema } from '../core/domain/op.js';
-import { adoptAnswerSchema, pendingLineSchema, type PendingView } from '../core/wire/adopt.js';
+import { adoptAnswerSchema, pendingLineSchema, type Newcomer, type PendingView } from '../core/wire/adopt.js';
 import { beaconTtlS, decodeBeacon, mdnsAddress, mdnsPort } from '../core/wire/mdns.js';
 
 /** Nodes that wait to be admitted: who is heard, what one says, and the handing over of a token. */
 export interface PendingNodes {
   /** Those heard of late. What they say is not proven. */
   heard(): readonly PendingView[];
-  /** Asks one. Its fingerprint is proven by the connection. @throws FlotillaError `node-unreachable`, `not-found` */
-  look(address: string): Promise<PendingView>;
+  /**
+   * Asks one. Its fingerprint is proven by the connection; what it says of its machine, where it says it, is not.
+   *
+   * @throws FlotillaError `node-unreachable`, `not-found`
+   */
+  look(address: string): Promise<PendingView & { readonly machine?: Newcomer | undefined }>;
   /**
    * Gives one a token, over a connection that proved the fingerprint, and waits until it joined.
    *
@@ -83,7 +87,7 @@ export class NetworkPendingNodes implements PendingNodes {
     return [...this.#heard.values()].map((h) => h.view).sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  async look(address: string): Promise<PendingView> {
+  async look(address: string): ReturnType<PendingNodes['look']> {
     const { json, fingerprint } = await this.#ask({
       address,
       method: 'GET',
@@ -96,7 +100,8 @@ export class NetworkPendingNodes implements PendingNodes {
         hint: 'Its console says whether it is pending, and at which address.',
       });
     }
-    return { name: line.data.node, address, fingerprint, version: line.data.version };
+    const { node: name, version, machine } = line.data;
+    return { name, address, fingerprint, version, machine };
   }
 
   async adopt(address: string, fingerprint: string, token: string): Promise<string> {

@@ -4,7 +4,8 @@ import { Hono } from 'hono';
 import { html } from 'hono/html';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { parse } from '../../core/domain/schema.js';
-import { adoptRequestSchema } from '../../core/wire/adopt.js';
+import type { NodeFacts } from '../../core/domain/node.js';
+import { adoptRequestSchema, type Newcomer } from '../../core/wire/adopt.js';
 import type { Clock, Log, Slots } from '../env.js';
 import { createAgentHttp } from '../http/server.js';
 import { stylesheetPath } from '../http/style.js';
@@ -38,6 +39,8 @@ export interface PendingDeps {
   readonly log: Log;
   readonly screen: Pick<Screen, 'show'>;
   readonly slots: Pick<Slots, 'state' | 'good'>;
+  /** Collects what the machine is. */
+  readonly facts: () => Promise<NodeFacts>;
   readonly version: string;
 }
 
@@ -83,6 +86,7 @@ export async function pending(d: PendingDeps): Promise<void> {
     }
   };
 
+  let machine: Newcomer | null = null;
   const http = createAgentHttp({
     host: '0.0.0.0',
     port: config.ports.agent,
@@ -95,6 +99,7 @@ export async function pending(d: PendingDeps): Promise<void> {
       version: d.version,
       fingerprint,
       state: 'pending' as const,
+      ...(machine === null ? {} : { machine }),
     }),
     page: () => '',
     metrics: () => '',
@@ -110,6 +115,12 @@ export async function pending(d: PendingDeps): Promise<void> {
     log,
   });
   await http.start();
+  void d.facts().then(
+    (f) => {
+      machine = { cpu: f.cpuModel, cards: f.nics.map((n) => n.name) };
+    },
+    (error: unknown) => log.warn('hardware facts', { error: String(error) }),
+  );
   const { name, address, ports } = config;
   const endBeacon = startBeacon({ name, address, port: ports.agent, fingerprint, version: d.version });
   // To wait is all that is asked of it: a version on trial that gets here is a good one.

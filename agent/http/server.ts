@@ -6,6 +6,7 @@ import { createAdaptorServer } from '@hono/node-server';
 import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { FlotillaError } from '../../core/domain/error.js';
+import type { Newcomer } from '../../core/wire/adopt.js';
 import type { Clock, Log } from '../env.js';
 import type { PeerNode } from '../pki/identity.js';
 import { httpsServerOptions, type TlsMaterial } from '../pki/tls.js';
@@ -43,6 +44,8 @@ export interface HealthLine {
   readonly fingerprint: string;
   /** Only of a node that is in no cluster. */
   readonly state?: 'pending';
+  /** Of such a node: what a cluster compares before it admits it. */
+  readonly machine?: Newcomer;
 }
 
 export interface AgentHttpOptions {

@@ -25,7 +25,7 @@ export const factsRetryMs = 60_000;
 /** lsblk on a dying drive can hang for minutes; facts are not worth that. */
 export const factsDeadlineMs = 30_000;
 /** Each time that was too short it is doubled, up to this: on a node that is always slow, all tries would be in vain. */
-const factsDeadlineMaxMs = 240_000;
+export const factsDeadlineMaxMs = 240_000;
 /** 64 drives and 64 NICs are a tenth of it. */
 const factsBytesMax = 1024 * 1024;
 /** A CPU share over less is noise. */
@@ -150,16 +150,11 @@ export class NodeMachine implements Machine {
   }
 
   async #collect(): Promise<boolean> {
-    const [program = '', ...args] = this.#o.factsCommand;
     try {
-      const { stdout } = await run(program, args, {
-        timeout: this.#factsDeadlineMs,
-        killSignal: 'SIGKILL',
-        maxBuffer: factsBytesMax,
+      this.#facts = await factsBy(this.#o.factsCommand, {
+        timeoutMs: this.#factsDeadlineMs,
         signal: this.#stop.signal,
-        env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
       });
-      this.#facts = parse(nodeFactsSchema, JSON.parse(stdout), 'the hardware facts');
       this.#trouble = '';
       return true;
     } catch (error) {
@@ -203,4 +198,20 @@ export class NodeMachine implements Machine {
     await rename(`${file}.new`, file);
     return accel;
   }
+}
+
+/** The facts of this machine, by the program that collects them. @throws FlotillaError `bad-input`, and of the program */
+export async function factsBy(
+  command: readonly string[],
+  o: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+): Promise<NodeFacts> {
+  const [program = '', ...args] = command;
+  const { stdout } = await run(program, args, {
+    timeout: o.timeoutMs,
+    killSignal: 'SIGKILL',
+    maxBuffer: factsBytesMax,
+    ...(o.signal === undefined ? {} : { signal: o.signal }),
+    env: { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
+  });
+  return parse(nodeFactsSchema, JSON.parse(stdout), 'the hardware facts');
 }

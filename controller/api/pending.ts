@@ -1,3 +1,4 @@
+import { newcomerNotes } from '../../core/decide/newcomer.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { ipv4Schema, parse } from '../../core/domain/schema.js';
 import { makeToken } from '../../agent/pki/tokens.js';
@@ -19,7 +20,11 @@ export function pendingHandlers(deps: ApiDeps): Some<'pendingList' | 'pendingGet
       return { body: { items: pending.heard().filter((p) => !known.has(p.fingerprint)) } };
     },
     async pendingGet({ params }) {
-      return { body: await pending.look(addressOf(params.address)) };
+      const { machine, ...seen } = await pending.look(addressOf(params.address));
+      if (machine === undefined) return { body: seen };
+      const facts = [...view.ledger.tables.node.keys()].flatMap((id) => view.stateOf(id)?.facts ?? []);
+      const networks = [...view.ledger.tables.network.values()].map((n) => n.value);
+      return { body: { ...seen, notes: newcomerNotes(machine, facts, networks) } };
     },
     async pendingAdmit({ params, body, who }) {
       const address = addressOf(params.address);

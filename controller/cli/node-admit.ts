@@ -37,6 +37,7 @@ export function nodeAdmitCommands(node: Command, io: Io): void {
       const client = await io.client();
       const params = { address };
       const seen = await client.call('pendingGet', { params });
+      for (const note of seen.notes ?? []) io.terminal.err(`${note}\n`);
       const fingerprint = o.fingerprint?.toLowerCase().replaceAll(/[:\s]/g, '') ?? (await agreed(io, seen));
       const { node: name } = await client.call('pendingAdmit', { params, body: { fingerprint } });
       io.show({ node: name, address }, () => `${name} is admitted.`);

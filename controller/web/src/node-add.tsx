@@ -98,6 +98,11 @@ function Compare({ seen, back }: { readonly seen: PendingView; readonly back: ()
         {name} at {address}, version {seen.version}. The fingerprint of its key:
       </Text>
       <Code block>{grouped(fingerprint)}</Code>
+      {(seen.notes ?? []).map((note) => (
+        <Alert key={note} color="yellow">
+          {note}
+        </Alert>
+      ))}
       <Checkbox
         label="The console of the machine shows the same fingerprint"
         checked={same}

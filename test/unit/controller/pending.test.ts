@@ -37,6 +37,20 @@ void t.test('a machine that waits: listed, looked at, admitted with a token of i
   t.equal(r.memory.peek(`/flotilla/token/${token.id}`), null, 'the token does not outlive the admission');
 });
 
+void t.test('before the admission it is said what of the machine does not fit', async (t) => {
+  const l = await lab(haRig);
+  t.teardown(() => l.stop());
+  const { r } = l;
+  const lan = { name: 'lan', bridge: 'fl0', uplink: 'eth9' };
+  t.match(await r.call('POST', '/api/v1/networks', lan), { status: 201 });
+  r.pending.machines.push({ ...machine, machine: { cpu: 'Xeon', cards: ['eth0'] } });
+  const { body } = await r.call('GET', at);
+  t.match(body, { fingerprint, notes: [/no card eth9, which the network "lan"/] });
+  t.notMatch(body, { machine: {} });
+  l.stdin('no\n', true);
+  t.match(await l.run('node', 'admit', '10.0.0.77'), { code: 2, err: /no card eth9/ });
+});
+
 void t.test('a failed admission leaves no token', async (t) => {
   const r = await haRig();
   t.teardown(() => r.stop());

@@ -17,7 +17,7 @@ import type { Image } from '../../../core/domain/image.js';
 import type { NodeRecord, NodeState } from '../../../core/domain/node.js';
 import type { Op } from '../../../core/domain/op.js';
 import type { VmPhase, VmSpec, VmState } from '../../../core/domain/vm.js';
-import type { PendingView } from '../../../core/wire/adopt.js';
+import type { Newcomer, PendingView } from '../../../core/wire/adopt.js';
 import { ledger as kinds, unique, writeRecord } from '../../../core/wire/ledger-keys.js';
 import { MemoryLedger } from '../../sim/memory-ledger.js';
 import { testCa } from './test-ca.js';
@@ -268,17 +268,17 @@ export class FakeAgents {
 
 /** One machine that waits at an address. */
 export class FakePending implements PendingNodes {
-  readonly machines: PendingView[] = [];
+  readonly machines: (PendingView & { readonly machine?: Newcomer })[] = [];
   /** Tokens that were handed over, by address. */
   readonly given = new Map<string, string>();
   /** Makes the next handing over fail. */
   fails: FlotillaError | null = null;
 
   heard(): readonly PendingView[] {
-    return this.machines;
+    return this.machines.map(({ machine: _, ...view }) => view);
   }
 
-  look(address: string): Promise<PendingView> {
+  look(address: string): ReturnType<PendingNodes['look']> {
     const found = this.machines.find((m) => m.address === address);
     if (found !== undefined) return Promise.resolve(found);
     return Promise.reject(

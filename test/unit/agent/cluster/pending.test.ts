@@ -7,6 +7,7 @@ import { readIfThere } from '../../../../agent/pki/store.js';
 import { Screen, screenText, type ScreenState } from '../../../../agent/screen.js';
 import { NetworkPendingNodes } from '../../../../controller/pending-nodes.js';
 import { ledger as kinds } from '../../../../core/wire/ledger-keys.js';
+import { sampleView } from '../status/samples.js';
 import { FakeServices, KeptLog, Rig } from './rig.js';
 
 async function freePort(): Promise<number> {
@@ -37,6 +38,14 @@ async function waiting(t: { testdir(): string; teardown(f: () => void): void }, 
         state: () => Promise.resolve({ booted: 'b', good: 'a', onTrial: 'b', boot: 'x' } as const),
         good: () => Promise.resolve(void foundGood.push('b')),
       },
+      facts: () =>
+        Promise.resolve(
+          (() => {
+            const { facts } = sampleView();
+            if (facts === null) throw new Error('no facts');
+            return facts;
+          })(),
+        ),
       version: '0.1.0',
     });
   const nodes = new NetworkPendingNodes({ clock: r.clock, log: r.log, port: config.ports.agent });
@@ -57,6 +66,8 @@ void t.test(
     const ended = begin();
     const seen = await look();
     t.match(seen, { name: 'n7', address: '127.0.0.1', version: '0.1.0' });
+    const said = async (): Promise<unknown> => (await look()).machine ?? said();
+    t.same(await said(), { cpu: 'AMD EPYC 7302P', cards: ['eno1'] }, 'what a cluster compares');
     t.equal(shown.at(-1)?.fingerprint, seen.fingerprint);
     const token = await r.token();
     await t.rejects(nodes.adopt('127.0.0.1', '0'.repeat(64), token), { code: 'wrong-certificate' });
