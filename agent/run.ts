@@ -275,7 +275,8 @@ export async function runAgent(
   const ledgerSnapshots = new SnapshotKeeper({ dir: snapshotsDir(stateDir), ledger, members, clock, log });
   const screen = new Screen(runtimeDir);
   const showScreen = (): void => {
-    const bad = loop.health().filter((h) => !h.ok);
+    // That it was removed goes before all that follows from it.
+    const bad = [...membership(), ...loop.health()].filter((h) => !h.ok);
     const [first] = bad;
     screen.show({
       state: 'member',
