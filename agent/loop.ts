@@ -24,6 +24,7 @@ import { BalanceDesk } from './plan/balance-desk.js';
 import { DrainDesk } from './plan/drain-desk.js';
 import { ClassDesk } from './class/class-desk.js';
 import { LoadBook } from './plan/load-book.js';
+import { outlookOf } from './plan/outlook.js';
 import { PowerDesk } from './plan/power-desk.js';
 import { PowerOps } from './plan/power-ops.js';
 import { RollingDesk } from './plan/rolling-desk.js';
@@ -193,7 +194,7 @@ export class AgentLoop {
         : new LockstepDesk(env, env.lockstep, {
             ownership,
             turns: this.turns,
-            choose: (spec, own, s) => this.protection.twin(spec, own, s),
+            choose: (spec, own, s) => outlookOf(s, env.radio.heard()).lockstep(spec, own),
             wake: () => this.wake(),
           });
     this.vms = new VmDesk(env, {

@@ -54,17 +54,6 @@ export class Protection {
     });
   }
 
-  /** A node for the twin of a VM whose machine is to be in lockstep: one that could be its standby, but for its disks. */
-  twin(spec: VmSpec, own: VmOwn, s: Snapshot): StandbyChoice {
-    const pools = new Map<string, Pool>();
-    for (const { disk: id } of spec.disks) {
-      const pool = s.pools.get(s.disks.get(id)?.value.pool ?? '')?.value;
-      if (pool !== undefined) pools.set(pool.id, pool);
-    }
-    this.look(s);
-    return this.choose(spec, { ...own, standby: null, copies: [] }, [...pools.values()]);
-  }
-
   private choose(spec: VmSpec, own: VmOwn, pools: readonly Pool[]): StandbyChoice {
     const loads = this.at?.loads;
     if (loads === undefined) return nobody;

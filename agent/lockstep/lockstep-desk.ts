@@ -13,7 +13,7 @@ import {
   type PeerHeard,
 } from '../../core/decide/lockstep.js';
 import type { VmStep } from '../../core/decide/vm-view.js';
-import { standbyText, type StandbyChoice } from '../../core/decide/standby.js';
+import { lockstepText, type LockstepCheck } from '../../core/decide/lockstep-check.js';
 import { isReplicated } from '../../core/domain/disk.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { protectionLevel } from '../../core/domain/ha.js';
@@ -68,7 +68,7 @@ export interface LockstepParts {
   readonly ownership: Ownership;
   readonly turns: Turns;
   /** A node for its twin. */
-  choose(spec: VmSpec, own: VmOwn, s: Snapshot): StandbyChoice;
+  choose(spec: VmSpec, own: VmOwn, s: Snapshot): LockstepCheck;
   wake(): void;
 }
 
@@ -460,20 +460,21 @@ export class LockstepDesk {
   private async pair(s: Subject, m: Memory): Promise<void> {
     const { env, p } = this;
     const choice = p.choose(s.spec.value, s.own.value, s.snapshot);
-    if (!choice.ok) {
-      m.why = standbyText(choice);
+    const { to } = choice;
+    if (to === null) {
+      m.why = lockstepText(choice);
       m.restUntilMs = env.clock.nowMs() + againMs(1);
       return;
     }
-    const live = s.snapshot.lives.get(choice.node);
+    const live = s.snapshot.lives.get(to);
     if (live === undefined) throw staleView(s);
-    const next = ownPairing(s.own.value, choice.node);
+    const next = ownPairing(s.own.value, to);
     await p.ownership.swap(s, next, {
-      compare: [{ key: kinds.live.key(choice.node), createRevision: live.createRevision }],
+      compare: [{ key: kinds.live.key(to), createRevision: live.createRevision }],
     });
     const j: Joining = { pair: next.gen, abort: new AbortController(), share: 0, endedMs: null };
     this.joining.set(s.id, j);
-    void this.join(s, choice.node, j, m);
+    void this.join(s, to, j, m);
     await p.ownership.mark(s, next.gen);
   }
 
