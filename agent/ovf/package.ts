@@ -124,7 +124,8 @@ export class OvfArchive {
   }
 
   /**
-   * The bytes of one file of the References as they are stored, its pieces joined; `compression` is not undone.
+   * The bytes of one file of the References as they are stored, its pieces joined; `compression` is not undone. Each part
+   * lies where the one before did: who keeps one copies it.
    *
    * @param from - byte to begin at
    */
@@ -137,7 +138,7 @@ export class OvfArchive {
         skip -= piece.sizeBytes;
         continue;
       }
-      for await (const part of bytesOf(piece, skip)) yield Buffer.from(part);
+      yield* bytesOf(piece, skip);
       skip = 0;
     }
   }

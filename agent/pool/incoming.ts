@@ -434,6 +434,9 @@ async function beginning(
   why: () => Error,
 ): Promise<Buffer> {
   for (let length = 0; length < headBytes;) {
+    // The next part may come in the place of the one before.
+    const last = parts.pop();
+    if (last !== undefined) parts.push(Buffer.from(last));
     const next = await unlessStopped(iterator.next(), stop, why);
     if (next.done) break;
     parts.push(next.value);

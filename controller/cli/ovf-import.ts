@@ -377,7 +377,7 @@ async function* unpacked(data: AsyncIterable<Buffer>, file: PackageFile): AsyncG
     return;
   }
   const gunzip = createGunzip();
-  pipeline(Readable.from(data, { objectMode: false }), gunzip, () => undefined);
+  pipeline(Readable.from(copies(data), { objectMode: false }), gunzip, () => undefined);
   try {
     for await (const part of gunzip) yield part as Buffer;
   } catch (cause) {
@@ -387,6 +387,11 @@ async function* unpacked(data: AsyncIterable<Buffer>, file: PackageFile): AsyncG
       cause,
     });
   }
+}
+
+/** Parts that stay as they are when the next one is read. */
+async function* copies(data: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  for await (const part of data) yield Buffer.from(part);
 }
 
 /** @throws FlotillaError `image-refused`: it is longer than it may be */
@@ -415,7 +420,8 @@ async function* skipped(data: AsyncIterable<Buffer>, offset: number): AsyncGener
   for await (const part of data) {
     if (left >= part.length) left -= part.length;
     else {
-      yield left === 0 ? part : part.subarray(left);
+      // What sends it holds several, and a package gives out all of its parts in one place.
+      yield Buffer.from(left === 0 ? part : part.subarray(left));
       left = 0;
     }
   }

@@ -88,7 +88,8 @@ void t.test('what is packed is imported as it was', async (t) => {
     const piece = report.files[i];
     if (piece === undefined) return void t.fail('a disk is missing');
     const parts: Buffer[] = [];
-    for await (const part of (await OvfArchive.open(`${dir}/x.ova`)).content(piece)) parts.push(part);
+    for await (const part of (await OvfArchive.open(`${dir}/x.ova`)).content(piece))
+      parts.push(Buffer.from(part));
     const data = Buffer.concat(parts);
     t.equal(createHash('sha256').update(data).digest('hex'), piece.sha256);
     fs.writeFileSync(`${dir}/back.vmdk`, data);
@@ -130,7 +131,7 @@ void t.test('of a snapshot it has what was then, whatever was written since', as
   const [piece] = report.files;
   if (piece === undefined) return void t.fail('the disk is missing');
   const parts: Buffer[] = [];
-  for await (const part of ova.content(piece)) parts.push(part);
+  for await (const part of ova.content(piece)) parts.push(Buffer.from(part));
   fs.writeFileSync(`${dir}/back.vmdk`, Buffer.concat(parts));
   t.match(qemuImg('compare', '-f', 'raw', '-F', 'vmdk', `${dir}/b.raw`, `${dir}/back.vmdk`), /identical/);
 });
