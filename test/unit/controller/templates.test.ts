@@ -1,16 +1,14 @@
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import t from 'tap';
-import { newSnapshot } from '../../../core/decide/vm-snapshot.js';
-import type { Disk } from '../../../core/domain/disk.js';
 import type { Template } from '../../../core/domain/template.js';
 import type { Vapp } from '../../../core/domain/vapp.js';
-import type { VmOwn, VmSpec } from '../../../core/domain/vm.js';
 import type { VmSnapshot } from '../../../core/domain/vm-snapshot.js';
 import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import type { TemplateView, VappApplied } from '../../../core/wire/rest.js';
 import { lab } from './cli-rig.js';
 import { haRig, made } from './ha-rig.js';
+import { finishTemplate, namedOf, recordsOf } from './vapp-rig.js';
 
 /** Templates at the command line and the API. The agents' part is in test/sim/template.test.ts. */
 
@@ -18,9 +16,8 @@ const l = await lab(haRig);
 const { r, dir } = l;
 t.teardown(() => l.stop());
 
-const records = <T>(prefix: string): T[] => r.memory.peekAll(prefix).map((e) => JSON.parse(e.value) as T);
-const one = <T>(prefix: string, name: string): T | undefined =>
-  records<T & { name: string }>(prefix).find((x) => x.name === name);
+const records = <T>(prefix: string): T[] => recordsOf<T>(r, prefix);
+const one = <T>(prefix: string, name: string): T | undefined => namedOf<T>(r, prefix, name);
 const again = async (): Promise<void> => {
   await r.view.ledger.refresh();
   r.view.fold();
@@ -40,41 +37,7 @@ await made(r, {
   cloudInit: { userData: '#cloud-config\nport: @{port}\npassword: "@{password}"' },
 });
 
-/** As the agents leave it: its data are snapshotted, and it is ready. */
-async function finish(name: string): Promise<void> {
-  const template = one<Template>(kinds.template.prefix, name);
-  if (template === undefined) throw new Error(`there is no template ${name}`);
-  for (const { from } of template.begins) {
-    const [spec, own] = ['spec', 'own'].map(
-      (k) => JSON.parse(r.memory.peek(`/flotilla/vm/${from.vm}/${k}`)?.value ?? 'null') as unknown,
-    );
-    const taken = newSnapshot(
-      {
-        spec: spec as VmSpec,
-        own: own as VmOwn,
-        disks: records<Disk>(kinds.disk.prefix).map((d) => ({ ...d, state: 'ready', madeBytes: 2 ** 30 })),
-        pool: (p) => JSON.parse(r.memory.peek(kinds.pool.key(p))?.value ?? 'null') as never,
-        snapshots: [],
-      },
-      {
-        id: from.snapshot,
-        name: 'x',
-        note: '',
-        consistency: 'auto',
-        keptFor: [],
-        nowMs: 0,
-        newId: () => '00000000-0000-4000-8000-0000000000d1',
-      },
-    );
-    const disks = taken.disks.map((d) => ({ ...d, usedBytes: 2 ** 20 }));
-    const x: VmSnapshot = { ...taken, disks, state: 'ready', template: template.id };
-    r.memory.poke(kinds.vmSnapshot.key(x.id), JSON.stringify(x));
-  }
-  r.memory.poke(kinds.template.key(template.id), JSON.stringify({ ...template, state: 'ready' }));
-  for (const e of r.memory.peekAll(kinds.op.prefix))
-    r.memory.poke(e.key, JSON.stringify({ ...(JSON.parse(e.value) as object), state: 'done' }));
-  await again();
-}
+const finish = (name: string): Promise<void> => finishTemplate(r, name);
 
 const properties = path.join(dir, 'properties.yaml');
 await writeFile(

@@ -6,6 +6,7 @@ import type { VappApplied } from '../../../core/wire/rest.js';
 import { ledger as kinds } from '../../../core/wire/ledger-keys.js';
 import { lab } from './cli-rig.js';
 import { haRig } from './ha-rig.js';
+import { recordsOf, wholeVapp } from './vapp-rig.js';
 
 /** What is asked of a clone, at the command line and the API. The agents' part is in test/sim/vapp-clone.test.ts. */
 
@@ -13,57 +14,31 @@ const l = await lab(haRig);
 const { r, dir } = l;
 t.teardown(() => l.stop());
 
-const records = <T>(prefix: string): T[] => r.memory.peekAll(prefix).map((e) => JSON.parse(e.value) as T);
+const records = <T>(prefix: string): T[] => recordsOf<T>(r, prefix);
 const vappOf = (name: string): Vapp | undefined =>
   records<Vapp>(kinds.vapp.prefix).find((v) => v.name === name);
 
-/** A vApp of two VMs that there are, as if the agents had made them. */
-async function shop(): Promise<Vapp> {
-  const applied = await r.call('POST', '/api/v1/vapps', {
-    document: {
-      kind: 'VApp',
-      name: 'shop',
-      owner: 'anna',
-      properties: { port: { type: 'integer', default: 80 }, password: { secret: true } },
-      networks: { back: { isolated: true, subnet: '10.9.0.0/24' } },
-      members: {
-        db: {
-          vm: {
-            memory: '128M',
-            disks: [{ name: 'root', pool: 'shared', size: '1G' }],
-            nics: [{ network: 'back' }],
-            cloudInit: { userData: '#cloud-config\npassword: "@{password}"' },
-          },
+const of = await wholeVapp(r, {
+  document: {
+    kind: 'VApp',
+    name: 'shop',
+    owner: 'anna',
+    properties: { port: { type: 'integer', default: 80 }, password: { secret: true } },
+    networks: { back: { isolated: true, subnet: '10.9.0.0/24' } },
+    members: {
+      db: {
+        vm: {
+          memory: '128M',
+          disks: [{ name: 'root', pool: 'shared', size: '1G' }],
+          nics: [{ network: 'back' }],
+          cloudInit: { userData: '#cloud-config\npassword: "@{password}"' },
         },
-        web: { vm: { memory: '128M', disks: [{ name: 'root', pool: 'shared', size: '1G' }] } },
       },
+      web: { vm: { memory: '128M', disks: [{ name: 'root', pool: 'shared', size: '1G' }] } },
     },
-    values: { password: 'hunter2-hunter2' },
-  });
-  if (applied.status !== 202) throw new Error(JSON.stringify(applied.body));
-  const v = vappOf('shop');
-  if (v === undefined) throw new Error('there is no vApp');
-  for (const m of v.members) {
-    const { name, nics, disks, cloudInit } = m.make as Record<string, object>;
-    const body = { name, memoryMiB: 128, nics, disks, cloudInit };
-    const made = (await r.call('POST', '/api/v1/vms', body)).body as { vm: { id: string } };
-    m.vm = made.vm.id;
-    m.make = null;
-  }
-  r.memory.poke(kinds.vapp.key(v.id), JSON.stringify(v));
-  for (const e of r.memory.peekAll(kinds.disk.prefix))
-    r.memory.poke(
-      e.key,
-      JSON.stringify({ ...(JSON.parse(e.value) as object), state: 'ready', madeBytes: 2 ** 30 }),
-    );
-  for (const e of r.memory.peekAll(kinds.op.prefix))
-    r.memory.poke(e.key, JSON.stringify({ ...(JSON.parse(e.value) as object), state: 'done' }));
-  await r.view.ledger.refresh();
-  r.view.fold();
-  return v;
-}
-
-const of = await shop();
+  },
+  values: { password: 'hunter2-hunter2' },
+});
 
 await t.test('what would be made is said, and nothing is made', async (t) => {
   const ran = await l.run('vapp', 'clone', 'shop', 'second', '--dry-run');
