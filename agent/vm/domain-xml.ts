@@ -16,6 +16,8 @@ export interface DomainPlan {
   readonly paths: DomainPaths;
   /** Begun with HA: in the slice that the keeper freezes as a whole. */
   readonly inSlice: boolean;
+  /** Run by the QEMU that can give it a twin, and not by libvirt. */
+  readonly lockstep?: boolean;
 }
 
 /** Where the domain's sockets and log are, on this node. */
@@ -198,6 +200,7 @@ export function domainXml(plan: DomainPlan): string {
         '@generation': String(plan.mark.generation),
         '@started': String(plan.mark.startedMs),
         '@boot': h.boot.join(' '),
+        ...(plan.lockstep === true ? { '@lockstep': '1' } : {}),
       },
     },
     memory: { '@unit': 'MiB', '#text': String(h.memoryMaxMiB) },

@@ -36,7 +36,7 @@ need() {
 
 # The machine's own Debian mirrors, as lines for $SUITE. apt itself is asked, so every format of its files works.
 sources() {
-  local codename targets main security
+  local codename targets main security suite
   codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
   targets=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages')
   main=$(awk -v c="$codename" '$2 == c && $3 == "main" {print $1; exit}' <<<"$targets")
@@ -45,6 +45,7 @@ sources() {
   local parts=${COMPONENTS:-main}
   echo "deb [signed-by=$KEYRING] $main $SUITE $parts"
   echo "deb [signed-by=$KEYRING] $main $SUITE-updates $parts"
+  for suite in ${MORE_SUITES:-}; do echo "deb [signed-by=$KEYRING] $main $suite $parts"; done
   [ -z "$security" ] || echo "deb [signed-by=$KEYRING] $security $SUITE-security $parts"
 }
 

@@ -30,11 +30,12 @@ kit_modules() {
   done | awk '$1 == "insmod" {sub("^/lib/", "usr/lib/", $2); sub("^/usr/lib/", "usr/lib/", $2); if (!seen[$2]++) print $2}'
 }
 
-# kit_initrd OUTPUT INIT MODULE..: an initial RAM disk of busybox, an init script and modules that it loads.
+# kit_initrd OUTPUT INIT MODULE..: an initial RAM disk of busybox, an init script, modules that it loads, and KIT_PROGRAMS.
 kit_initrd() {
   local output=$1 init=$2 tree='' path
   shift 2
   kit_busybox
+  for path in ${KIT_PROGRAMS:-}; do cp "$path" "$tree/bin/"; done
   mkdir -p "$tree/lib/modules"
   # Flat, in order of loading: init needs neither modprobe nor its tables.
   for path in $(kit_modules "$@"); do

@@ -16,10 +16,11 @@ ROOT_MASKED=(
 )
 
 build_root() {
-  local what=root base='' root p programs=()
+  local what=root base='' lockstep='' root p programs=()
   build_base
+  build_lockstep
   for p in build/dist/*.mjs; do [ ! -f "$p" ] || programs+=("$p"); done
-  root=$BUILD/root-$({ echo "$base"; hash_of images/rootfs systemd "${programs[@]}"; declare -f make_root; echo "${ROOT_ENABLED[*]} ${ROOT_DISABLED[*]} ${ROOT_MASKED[*]}"; } | short_hash)
+  root=$BUILD/root-$({ echo "$base $lockstep"; hash_of images/rootfs systemd "${programs[@]}"; declare -f make_root; echo "${ROOT_ENABLED[*]} ${ROOT_DISABLED[*]} ${ROOT_MASKED[*]}"; } | short_hash)
   [ -d "$root" ] || locked root make_root
   ln -sfn "$(basename "$root")" "$BUILD/root"
   forget_old_roots "$root"
@@ -37,6 +38,7 @@ make_root() {
   (cd images/rootfs && tar -c --owner=0 --group=0 --mode='u=rwX,go=rX' .) | tar -x -C "$tmp" --no-overwrite-dir
   install -d "$tmp/usr/lib/flotilla" "$tmp/etc/flotilla" "$tmp/srv/shared"
   install -d -m 0711 "$tmp/var/lib/flotilla"
+  cp -al "$lockstep" "$tmp/usr/lib/flotilla/qemu-lockstep"
   install -m 644 systemd/*.service systemd/*.slice "$tmp/usr/lib/systemd/system/"
   [ ${#programs[@]} = 0 ] || install -m 644 "${programs[@]}" "$tmp/usr/lib/flotilla/"
   if [ -s build/dist/flotilla.mjs ]; then

@@ -1,0 +1,90 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import t from 'tap';
+import { Asker, Load } from './lockstep/client.js';
+import { inOwnNetwork, makePair, type Pair, type PairNode } from './lockstep/pair.js';
+
+inOwnNetwork(fileURLToPath(import.meta.url));
+
+/** Two QEMUs, a guest under TCG, on a machine that may be ten times slower than this one. */
+const limitMs = 600_000;
+
+async function until(what: string, done: () => Promise<boolean>): Promise<void> {
+  const untilMs = performance.now() + limitMs;
+  while (!(await done())) {
+    if (performance.now() > untilMs) throw new Error(`it does not come: ${what}`);
+    await sleep(50);
+  }
+}
+
+let gen = 1;
+/** Gives the VM on `owner` a twin on `twin`, and waits for so many checkpoints. */
+async function protect(pair: Pair, owner: PairNode, twin: PairNode, checkpoints: number): Promise<void> {
+  const { vm } = pair;
+  const door = await twin.lockstep.bear({ vm, xml: pair.xml(twin, gen), gen: ++gen, address: twin.address });
+  await owner.lockstep.join(vm, door, {
+    progress: () => undefined,
+    signal: new AbortController().signal,
+  });
+  await until('checkpoints', async () => ((await twin.lockstep.observe())[0]?.checkpoints ?? 0) >= checkpoints);
+}
+
+await t.test('a VM in lockstep loses nothing by the death of its node or of its twin', async (t) => {
+  const pair = await makePair();
+  t.teardown(() => pair.end());
+  const { a, b, vm } = pair;
+  await a.hypervisor.define(pair.xml(a, gen));
+  await a.hypervisor.start(vm);
+  t.match(await a.hypervisor.state(vm), { state: 'running' });
+  await until('the guest', () =>
+    Asker.open().then(
+      (asker) => (asker.close(), true),
+      () => false,
+    ),
+  );
+  const load = new Load();
+  await load.start();
+
+  await protect(pair, a, b, 20);
+  t.match(await a.lockstep.observe(), [{ role: 'primary', running: true, broken: null, gen: 1 }]);
+  t.match(await b.lockstep.observe(), [{ role: 'twin', running: true, broken: null, gen }]);
+  t.same(await b.hypervisor.list(), [], 'a twin is no VM of its node');
+
+  await t.test('the twin dies', async (t) => {
+    await b.lockstep.end(vm);
+    await a.lockstep.goAlone(vm, ++gen);
+    t.match(await a.lockstep.observe(), [{ role: 'alone', running: true, gen }]);
+    const before = load.counts;
+    await until('answers', async () => load.counts > before + 10);
+    t.same(load.wrong, []);
+  });
+
+  await protect(pair, a, b, 20);
+
+  await t.test('the owner dies', async (t) => {
+    await a.lockstep.end(vm);
+    await b.lockstep.shut(vm);
+    await b.lockstep.takeOver(vm, ++gen);
+    t.match(await b.lockstep.observe(), [{ role: 'alone', running: true, gen }]);
+    t.match(await b.hypervisor.list(), [{ uuid: vm, active: true }]);
+    const before = load.counts;
+    await until('answers', async () => load.counts > before + 10);
+    t.same(load.wrong, []);
+  });
+
+  await t.test('an agent that begins anew takes up what runs, and a twin dies', async (t) => {
+    await a.hypervisor.undefine(vm);
+    await protect(pair, b, a, 20);
+    const b2 = await b.again();
+    const a2 = await a.again();
+    t.match(await b2.lockstep.observe(), [{ role: 'primary', running: true, gen: gen - 1 }]);
+    t.match(await a2.lockstep.observe(), [{ role: 'twin', gen }]);
+    await a2.lockstep.end(vm);
+    await b2.lockstep.goAlone(vm, ++gen);
+    const before = load.counts;
+    await until('answers', async () => load.counts > before + 10);
+  });
+
+  const account = await load.stop();
+  t.same(account.wrong, [], `${account.counts} counted, ${account.writes} written`);
+});
