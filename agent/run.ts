@@ -1,4 +1,5 @@
 import { networkInterfaces } from 'node:os';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { watchSet } from '../core/decide/watch-set.js';
 import { errorRecord } from '../core/domain/error.js';
@@ -37,8 +38,14 @@ import { RecordStore } from './ledger/records.js';
 import { journalApp } from './journal/http.js';
 import { FileJournal, journalHealth } from './journal/journal.js';
 import { journalFile } from './journal/read.js';
+import { eitherHypervisor } from './lockstep/either-hypervisor.js';
 import { lockstepApp, lockstepBodyMax } from './lockstep/http.js';
+import { LockstepHypervisor } from './lockstep/lockstep-hypervisor.js';
+import { QemuLockstep } from './lockstep/lockstep.js';
+import { LockstepMachines } from './lockstep/machines.js';
 import { LockstepPeers } from './lockstep/peer.js';
+import { SystemdScopes } from './lockstep/scopes.js';
+import { runTool } from './pool/tool.js';
 import { LibvirtHypervisor } from './libvirt/libvirt-hypervisor.js';
 import { tlsPeer } from './libvirt/peer.js';
 import { AgentLoop } from './loop.js';
@@ -75,6 +82,8 @@ import type { Snapshot } from './snapshot.js';
 import { ConsoleSockets, systemClock as clock, systemRandom as random } from './system.js';
 import { version } from './version.js';
 
+/** The QEMU of VMs in lockstep, where the appliance has it. @see images/lib/lockstep.sh */
+const lockstepQemu = '/usr/lib/flotilla/qemu-lockstep/qemu-system-x86_64';
 /** How often it is looked whether the console of the machine shows what is, ms. */
 const screenMs = 5_000;
 /** Until the ledger answers for the first time it is asked again so often, ms. */
@@ -126,7 +135,6 @@ export async function runAgent(
   const { witness } = found;
   const portFault = witness ? null : await openMigrationPort(log);
   const libvirt = witness ? null : new LibvirtHypervisor({ socketPath: '/run/libvirt/libvirt-sock' });
-  const hypervisor = libvirt ?? noHypervisor();
   const machine = new NodeMachine({
     runtimeDir,
     qemu: ['/usr/bin/qemu-system-x86_64'],
@@ -134,6 +142,31 @@ export async function runAgent(
     clock,
     log,
   });
+  const sockets = new ConsoleSockets({ runtimeDir, stateDir });
+  const pairs =
+    witness || !existsSync(lockstepQemu)
+      ? null
+      : new LockstepMachines({
+          runtimeDir,
+          stateDir,
+          qemu: [lockstepQemu],
+          qemuImg: 'qemu-img',
+          firmware: path.join(path.dirname(lockstepQemu), 'share'),
+          tlsDir: '/etc/pki/qemu',
+          sockets,
+          accel: () => machine.accel(),
+          scopes: new SystemdScopes({ run: runTool, wallMs: () => clock.wallMs() }),
+          clock,
+          log,
+          run: runTool,
+        });
+  await pairs?.open();
+  const hypervisor =
+    libvirt === null
+      ? noHypervisor()
+      : pairs === null
+        ? libvirt
+        : eitherHypervisor(libvirt, new LockstepHypervisor(pairs));
   const volumes = new Volumes({
     node,
     boot,
@@ -181,12 +214,13 @@ export async function runAgent(
     volumes,
     exports,
     ...(witness ? {} : { drives: new DriveList(new Lvm(), clock), replication: new Drbd({ node, clock }) }),
+    ...(pairs === null ? {} : { lockstep: new QemuLockstep(pairs) }),
     slots: new BootSlots(),
     voters: members,
     seeds: new Seeds({ stateDir }),
     bridges: new Bridges({ node, peers: () => overlayPeers(loop.view().snapshot, node) }),
     machine: witness ? noGuests(machine) : machine,
-    sockets: new ConsoleSockets({ runtimeDir, stateDir }),
+    sockets,
     holds,
     fencer: new FencePrograms(),
   };
@@ -520,7 +554,7 @@ export async function runAgent(
   meter.start();
   await http.start();
   await door?.start();
-  libvirt?.open();
+  if (libvirt !== null) hypervisor.open();
   machine.start();
   // The boot probe takes seconds where KVM only seems to be there: begun now, so that the first pass finds it done.
   if (!witness) void machine.accel();
@@ -580,7 +614,8 @@ export async function runAgent(
       await http.stop();
       door?.stop();
       machine.stop();
-      await libvirt?.close();
+      if (libvirt !== null) await hypervisor.close();
+      pairs?.close();
       await ledger.close();
     },
   };

@@ -1,3 +1,4 @@
+import { checkpointEveryMs } from '../../core/decide/lockstep.js';
 import { FlotillaError, errorRecord } from '../../core/domain/error.js';
 import { names, tlsObject, type TwinPorts } from './command-line.js';
 import type { Qmp, QmpEvent } from './qmp.js';
@@ -11,8 +12,6 @@ import type { Qmp, QmpEvent } from './qmp.js';
  * @see QEMU 11.1: "COLO-FT Fault Tolerance", qmp-ref; measured sequences in docs/lockstep.md
  */
 
-/** A checkpoint at least so often, ms. Guests that differ cause one at once. */
-const checkpointMs = 500;
 /** A packet that the twin has not sent within that causes a checkpoint, ms. QEMU's 3 s would be felt. */
 const compareTimeoutMs = 200;
 /** Packets are looked through so often, ms. */
@@ -55,8 +54,13 @@ const isEvent =
 /** A job or the copying came to a bad end; said as soon as it is, for those who wait for the good one. */
 function failIf(e: QmpEvent, job: string): void {
   const { device, error } = e.data;
-  if ((e.event === 'BLOCK_JOB_COMPLETED' && device === job && error !== undefined) || e.event === 'BLOCK_JOB_ERROR')
-    throw failed(`its disk is not copied: ${String(error ?? 'an error of the disk or of the network')}`);
+  if (
+    (e.event === 'BLOCK_JOB_COMPLETED' && device === job && error !== undefined) ||
+    e.event === 'BLOCK_JOB_ERROR'
+  )
+    throw failed(
+      `its disk is not copied: ${typeof error === 'string' ? error : 'an error of the disk or of the network'}`,
+    );
   if (e.event === 'MIGRATION' && e.data['status'] === 'failed') throw failed('its memory is not copied');
   if (e.event === 'COLO_EXIT') throw failed(`its twin was lost at once (${String(e.data['reason'])})`);
 }
@@ -120,7 +124,10 @@ export async function join(qmp: Qmp, p: JoinPlan): Promise<number> {
   await connectTwin(qmp, n.verdict, host, p.ports.output, n.tls);
   for (const [near, far] of [n.loops.out, n.loops.own]) {
     const addr = { type: 'unix', data: { path: `${p.runDir}/${near}.sock` } };
-    const local = (server: boolean): object => ({ type: 'socket', data: { addr, server, ...(server ? { wait: false } : {}) } });
+    const local = (server: boolean): object => ({
+      type: 'socket',
+      data: { addr, server, ...(server ? { wait: false } : {}) },
+    });
     await qmp.ask('chardev-add', { id: near, backend: local(true) });
     await qmp.ask('chardev-add', { id: far, backend: local(false) });
   }
@@ -136,17 +143,22 @@ export async function join(qmp: Qmp, p: JoinPlan): Promise<number> {
   await copyDisk(qmp, n.nbd, p);
   const stoppedMs = p.nowMs();
   await qmp.ask('stop');
-  const completed = qmp.until('the copy of the disk', (e) => (failIf(e, n.nbd), e.event === 'BLOCK_JOB_COMPLETED'), {
-    deadlineMs: copyMs,
-    signal,
-  });
+  const completed = qmp.until(
+    'the copy of the disk',
+    (e) => (failIf(e, n.nbd), e.event === 'BLOCK_JOB_COMPLETED'),
+    {
+      deadlineMs: copyMs,
+      signal,
+    },
+  );
   await qmp.ask('block-job-cancel', { device: n.nbd });
   await completed;
   await qmp.ask('x-blockdev-change', { parent: names.disk, node: n.nbd });
   await addFilters(qmp, n, p.wasTwin);
   await setCapabilities(qmp);
   await qmp.ask('migrate-set-parameters', {
-    'x-checkpoint-delay': checkpointMs,
+    // At least so often; guests that differ cause one at once.
+    'x-checkpoint-delay': checkpointEveryMs,
     'max-bandwidth': 0,
     'tls-creds': n.tls,
     'tls-hostname': host,
@@ -202,9 +214,27 @@ async function addFilters(qmp: Qmp, n: PairNames, wasTwin: boolean): Promise<voi
     ...(wasTwin ? { insert: 'before', position: `id=${names.rewriter}` } : {}),
   };
   const [mirror, out, own] = n.filters;
-  await qmp.ask('object-add', { 'qom-type': 'filter-mirror', id: mirror, queue: 'tx', outdev: n.mirror, ...of });
-  await qmp.ask('object-add', { 'qom-type': 'filter-redirector', id: out, queue: 'rx', indev: n.loops.out[0], ...of });
-  await qmp.ask('object-add', { 'qom-type': 'filter-redirector', id: own, queue: 'rx', outdev: n.loops.own[0], ...of });
+  await qmp.ask('object-add', {
+    'qom-type': 'filter-mirror',
+    id: mirror,
+    queue: 'tx',
+    outdev: n.mirror,
+    ...of,
+  });
+  await qmp.ask('object-add', {
+    'qom-type': 'filter-redirector',
+    id: out,
+    queue: 'rx',
+    indev: n.loops.out[0],
+    ...of,
+  });
+  await qmp.ask('object-add', {
+    'qom-type': 'filter-redirector',
+    id: own,
+    queue: 'rx',
+    outdev: n.loops.own[0],
+    ...of,
+  });
   await qmp.ask('object-add', { 'qom-type': 'iothread', id: n.iothread });
   await qmp.ask('object-add', {
     'qom-type': 'colo-compare',
@@ -229,7 +259,8 @@ export async function drop(qmp: Qmp, gen: number): Promise<void> {
   await ifThere(qmp.ask('block-job-cancel', { device: n.nbd, force: true }));
   await ifThere(qmp.ask('x-blockdev-change', { parent: names.disk, child: 'children.1' }));
   // Nothing more goes into the comparing: whoever takes it away while it sends brings QEMU down (measured).
-  for (const id of n.filters) await ifThere(qmp.ask('qom-set', { path: `/objects/${id}`, property: 'status', value: 'off' }));
+  for (const id of n.filters)
+    await ifThere(qmp.ask('qom-set', { path: `/objects/${id}`, property: 'status', value: 'off' }));
   await ifThere(qmp.ask('x-colo-lost-heartbeat'));
   const { status } = (await qmp.ask('query-migrate')) as { status?: string };
   if (['setup', 'active', 'device'].includes(status ?? '')) await ifThere(qmp.ask('migrate_cancel'));
@@ -237,7 +268,8 @@ export async function drop(qmp: Qmp, gen: number): Promise<void> {
   for (const id of n.filters) await ifThere(qmp.ask('object-del', { id }));
   await ifThere(qmp.ask('object-del', { id: n.compare }));
   await ifThere(qmp.ask('object-del', { id: n.iothread }));
-  for (const id of [n.mirror, n.verdict, ...n.loops.own, ...n.loops.out]) await ifThere(qmp.ask('chardev-remove', { id }));
+  for (const id of [n.mirror, n.verdict, ...n.loops.own, ...n.loops.out])
+    await ifThere(qmp.ask('chardev-remove', { id }));
   await ifThere(qmp.ask('blockdev-del', { 'node-name': n.nbd }));
   await setCapabilities(qmp, false);
   await qmp.ask('migrate-set-parameters', { 'tls-creds': '', 'tls-hostname': '' });
@@ -258,7 +290,8 @@ export async function takeOver(qmp: Qmp, connect: () => Promise<void>): Promise<
   await goOn(qmp);
   await connect();
   for (const { filter } of [names.output, names.input]) await ifThere(qmp.ask('object-del', { id: filter }));
-  for (const { chardev } of [names.output, names.input]) await ifThere(qmp.ask('chardev-remove', { id: chardev }));
+  for (const { chardev } of [names.output, names.input])
+    await ifThere(qmp.ask('chardev-remove', { id: chardev }));
   await qmp.ask('announce-self', { initial: 50, max: 500, rounds: 5, step: 100 });
   await setCapabilities(qmp, false);
   await qmp.ask('migrate-set-parameters', { 'tls-creds': '' });

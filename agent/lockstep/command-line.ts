@@ -131,9 +131,15 @@ export function commandLine(p: MachinePlan): string[] {
     const node = `cd${i}`;
     if (file !== null) {
       const image = { driver: 'file', filename: file, 'read-only': true };
-      args.push('-blockdev', JSON.stringify({ driver: 'raw', 'node-name': node, 'read-only': true, file: image }));
+      args.push(
+        '-blockdev',
+        JSON.stringify({ driver: 'raw', 'node-name': node, 'read-only': true, file: image }),
+      );
     }
-    args.push('-device', `ide-cd,bus=ide.${i},id=cd${i}${file === null ? '' : `,drive=${node}`}${boot(node)}`);
+    args.push(
+      '-device',
+      `ide-cd,bus=ide.${i},id=cd${i}${file === null ? '' : `,drive=${node}`}${boot(node)}`,
+    );
   });
   if (twin !== null) args.push('-incoming', 'defer');
   return args;
@@ -178,7 +184,11 @@ function blockNodes(disk: HardwareDisk, twin: TwinPlan | null): object[] {
 }
 
 /** The node's certificate for one end of a channel; who is at the other one has to have one, too. */
-export const tlsObject = (id: string, endpoint: 'server' | 'client', dir: string): Record<string, unknown> => ({
+export const tlsObject = (
+  id: string,
+  endpoint: 'server' | 'client',
+  dir: string,
+): Record<string, unknown> => ({
   'qom-type': 'tls-creds-x509',
   id,
   endpoint,

@@ -5,7 +5,8 @@ export function tuned(xml: string, tune: CpuTune): string {
   const old = /<cputune>[\s\S]*?<\/cputune>/.exec(xml)?.[0] ?? '';
   const was = (name: string): string | null => new RegExp(`<${name}>(\\d+)</${name}>`).exec(old)?.[1] ?? null;
   const shares = tune.shares === undefined ? was('shares') : String(tune.shares);
-  const quota = tune.quotaUs === undefined ? was('global_quota') : tune.quotaUs === null ? null : String(tune.quotaUs);
+  const quota =
+    tune.quotaUs === undefined ? was('global_quota') : tune.quotaUs === null ? null : String(tune.quotaUs);
   const parts = [
     ...(shares === null ? [] : [`<shares>${shares}</shares>`]),
     ...(quota === null ? [] : [`<global_quota>${quota}</global_quota>`]),

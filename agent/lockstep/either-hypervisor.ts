@@ -39,13 +39,16 @@ export function eitherHypervisor(libvirt: Hypervisor, lockstep: LockstepHypervis
       const here = isLockstep(xml);
       // A machine is of one kind at a time: the other's definition goes, or refuses since it runs.
       if (!here && lockstep.has(uuid)) await lockstep.undefine(uuid);
-      if (here && (await libvirt.list()).some((d) => d.uuid === uuid)) await libvirt.undefine(uuid, { nvram: 'keep' });
+      if (here && (await libvirt.list()).some((d) => d.uuid === uuid))
+        await libvirt.undefine(uuid, { nvram: 'keep' });
       return here ? lockstep.define(xml) : libvirt.define(xml, o);
     },
     events(signal) {
       const hub = new EventHub();
       const merged = hub.read(signal, []);
-      void Promise.all([pump(libvirt.events(signal), hub), pump(lockstep.events(signal), hub)]).then(() => hub.end());
+      void Promise.all([pump(libvirt.events(signal), hub), pump(lockstep.events(signal), hub)]).then(() =>
+        hub.end(),
+      );
       return merged;
     },
   };

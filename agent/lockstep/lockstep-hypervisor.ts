@@ -17,7 +17,7 @@ import { sliceOf } from './lockstep.js';
 import type { LockstepMachine } from './machine.js';
 import type { LockstepMachines } from './machines.js';
 import { tuned, withMark } from './definition.js';
-import { joinBridge } from './tap.js';
+import { joinBridge } from '../net/tap.js';
 import { diskAndNic } from './command-line.js';
 
 /** What a machine in lockstep can do; all else is refused in words. */
@@ -104,7 +104,9 @@ export class LockstepHypervisor implements LockstepCalls {
     return Promise.all(
       wanted.map(async (m) => {
         const ref = { uuid: m.vm, name: m.vm, id: m.pid, state: stateOf(m) };
-        return m.active && (groups === null || groups.some((g) => g !== 'state')) ? { ...ref, ...(await figures(m)) } : ref;
+        return m.active && (groups === null || groups.some((g) => g !== 'state'))
+          ? { ...ref, ...(await figures(m)) }
+          : ref;
       }),
     );
   }
@@ -151,7 +153,8 @@ export class LockstepHypervisor implements LockstepCalls {
   async stop(vm: string, how: Parameters<Hypervisor['stop']>[1]): Promise<void> {
     const m = this.#one(vm);
     if (!m.active) throw refuse('invalid-state', vm, 'it does not run');
-    if (how === 'agent') throw refuse('agent-unresponsive', vm, 'no program of ours in a guest in lockstep is asked');
+    if (how === 'agent')
+      throw refuse('agent-unresponsive', vm, 'no program of ours in a guest in lockstep is asked');
     await words(vm, async () => {
       if (how === 'acpi') await m.qmp().ask('system_powerdown');
       else await m.end('destroyed');
@@ -160,7 +163,8 @@ export class LockstepHypervisor implements LockstepCalls {
 
   async reboot(vm: string, how: 'acpi' | 'agent'): Promise<void> {
     const m = this.#one(vm);
-    if (how === 'agent') throw refuse('agent-unresponsive', vm, 'no program of ours in a guest in lockstep is asked');
+    if (how === 'agent')
+      throw refuse('agent-unresponsive', vm, 'no program of ours in a guest in lockstep is asked');
     await words(vm, async () => {
       m.rebooting = true;
       await m.qmp().ask('system_powerdown');
@@ -192,12 +196,17 @@ export class LockstepHypervisor implements LockstepCalls {
     });
   }
 
-  async setMetadata(vm: string, kind: Parameters<Hypervisor['setMetadata']>[1], value: string | null): Promise<void> {
+  async setMetadata(
+    vm: string,
+    kind: Parameters<Hypervisor['setMetadata']>[1],
+    value: string | null,
+  ): Promise<void> {
     const m = this.#one(vm);
     // The mark alone is ours; titles and descriptions are for people at a node.
     if (typeof kind === 'string' || value === null) return;
-    const mark = Object.fromEntries([...value.matchAll(/ ([a-z]+)=["']([^"']*)["']/g)].map((a) => [a[1], a[2]]));
-    await words(vm, () => this.#machines.define(vm, withMark(m.xml, mark as Record<string, string>)));
+    const mark: Record<string, string> = {};
+    for (const [, name = '', text = ''] of value.matchAll(/ ([a-z]+)=["']([^"']*)["']/g)) mark[name] = text;
+    await words(vm, () => this.#machines.define(vm, withMark(m.xml, mark)));
   }
 
   async blockInfo(vm: string): ReturnType<Hypervisor['blockInfo']> {
@@ -223,7 +232,11 @@ export class LockstepHypervisor implements LockstepCalls {
   }
 
   async monitor(vm: string, command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown> {
-    return words(vm, () => this.#one(vm).qmp().ask(command, args ?? {}));
+    return words(vm, () =>
+      this.#one(vm)
+        .qmp()
+        .ask(command, args ?? {}),
+    );
   }
 
   #mine(): LockstepMachine[] {
@@ -292,9 +305,10 @@ async function rssKiB(pid: number | null): Promise<number> {
 async function netOf(tap: string): Promise<NetStats> {
   const of = async (name: string): Promise<number> =>
     Number(await readFile(`/sys/class/net/${tap}/statistics/${name}`, 'utf8').catch(() => '0'));
-  const [rxBytes, rxPackets, rxErrors, rxDropped, txBytes, txPackets, txErrors, txDropped] = await Promise.all(
-    ['tx', 'rx'].flatMap((d) => ['bytes', 'packets', 'errors', 'dropped'].map((n) => of(`${d}_${n}`))),
-  );
+  const [rxBytes, rxPackets, rxErrors, rxDropped, txBytes, txPackets, txErrors, txDropped] =
+    await Promise.all(
+      ['tx', 'rx'].flatMap((d) => ['bytes', 'packets', 'errors', 'dropped'].map((n) => of(`${d}_${n}`))),
+    );
   return {
     name: tap,
     rxBytes: rxBytes ?? 0,

@@ -1,7 +1,7 @@
 import { createServer } from 'node:net';
 import { access } from 'node:fs/promises';
 import { FlotillaError, errorRecord } from '../../core/domain/error.js';
-import type { Lockstep, LockstepDoor, LockstepSeen } from '../env.js';
+import type { Lockstep, LockstepDoor, LockstepSeen, WorkOptions } from '../env.js';
 import { Turns } from '../pool/turn.js';
 import { drop, join, openDoors, shut, takeOver } from './colo.js';
 import { diskAndNic, type TwinPorts } from './command-line.js';
@@ -9,7 +9,7 @@ import type { LockstepMachine } from './machine.js';
 import type { LockstepMachines } from './machines.js';
 import { withMark } from './definition.js';
 import { twinSlice } from './scopes.js';
-import { joinBridge } from './tap.js';
+import { joinBridge } from '../net/tap.js';
 
 /** Pairs of machines by QEMU's COLO. @see docs/lockstep.md */
 export class QemuLockstep implements Lockstep {
@@ -61,11 +61,7 @@ export class QemuLockstep implements Lockstep {
     });
   }
 
-  async join(
-    vm: string,
-    door: LockstepDoor,
-    o: { progress(share: number): void; signal: AbortSignal },
-  ): Promise<{ pausedMs: number }> {
+  async join(vm: string, door: LockstepDoor, o: WorkOptions): Promise<{ pausedMs: number }> {
     return this.#turns.take(vm, async () => {
       const { node } = this.#machines;
       const machine = this.#one(vm);
@@ -88,7 +84,7 @@ export class QemuLockstep implements Lockstep {
           runDir: machine.runDir,
           wasTwin,
           signal: AbortSignal.any([o.signal, stop.signal]),
-          progress: o.progress,
+          progress: (share) => o.progress(share),
           nowMs: () => node.clock.nowMs(),
         });
         await machine.change({ role: 'primary' });
@@ -121,7 +117,9 @@ export class QemuLockstep implements Lockstep {
       await takeOver(machine.qmp(), () => joinBridge(node.run, machine.tap, nic.bridge));
       await machine.change({ role: 'alone', inPair: false, wasTwin: true, merging: true });
       await this.#machines.define(vm, withMark(machine.xml, { gen }));
-      void machine.merged().catch((e: unknown) => node.log.warn(`VM ${vm}: ${errorRecord(e).message}`, { vm }));
+      void machine
+        .merged()
+        .catch((e: unknown) => node.log.warn(`VM ${vm}: ${errorRecord(e).message}`, { vm }));
     });
   }
 

@@ -14,7 +14,7 @@ import { commandLine, diskAndNic, type TwinPlan } from './command-line.js';
 import { isAlive, kill, lastWords, launch, type Running } from './process.js';
 import { Qmp, type QmpEvent } from './qmp.js';
 import type { Scopes } from './scopes.js';
-import { makeTap, removeTap, tapName } from './tap.js';
+import { makeTap, removeTap, tapName } from '../net/tap.js';
 
 /** A loaded node takes its time until a QEMU answers. */
 const startMs = 60_000;
@@ -293,7 +293,9 @@ export class LockstepMachine {
     const { size } = await stat(disk.path);
     for (const file of Object.values(this.overlays)) {
       await rm(file, { force: true });
-      await this.#n.run(this.#n.qemuImg, ['create', '-q', '-f', 'qcow2', file, String(size)], { deadlineMs: toolMs });
+      await this.#n.run(this.#n.qemuImg, ['create', '-q', '-f', 'qcow2', file, String(size)], {
+        deadlineMs: toolMs,
+      });
     }
   }
 
@@ -379,7 +381,9 @@ export class LockstepMachine {
       void qmp
         .ask('system_reset')
         .then(() => qmp.ask('cont'))
-        .catch((e: unknown) => this.#n.log.warn(`VM ${this.vm} is not started anew: ${errorRecord(e).message}`));
+        .catch((e: unknown) =>
+          this.#n.log.warn(`VM ${this.vm} is not started anew: ${errorRecord(e).message}`),
+        );
       return;
     }
     // A twin that has shut down stays: its primary says what becomes of the VM.
@@ -399,6 +403,7 @@ const fresh: Omit<State, 'pid' | 'startTicks'> = {
 };
 
 /** What a definition of that VM is kept as, in a directory. */
-export const definitionFile = (stateDir: string, vm: string): string => path.join(stateDir, 'lockstep', `${vm}.xml`);
+export const definitionFile = (stateDir: string, vm: string): string =>
+  path.join(stateDir, 'lockstep', `${vm}.xml`);
 
 export const readDefinition = (file: string): Promise<string> => readFile(file, 'utf8');

@@ -3,7 +3,13 @@ import path from 'node:path';
 import { idSchema } from '../../core/domain/schema.js';
 import { errorRecord } from '../../core/domain/error.js';
 import { Files } from '../pool/files.js';
-import { definitionFile, LockstepMachine, readDefinition, type LockstepNode, type MachineChange } from './machine.js';
+import {
+  definitionFile,
+  LockstepMachine,
+  readDefinition,
+  type LockstepNode,
+  type MachineChange,
+} from './machine.js';
 
 /** The machines in lockstep of this node, twins too: one place for {@link QemuLockstep} and {@link LockstepHypervisor}. */
 export class LockstepMachines {

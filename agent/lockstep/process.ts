@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { open, readFile } from 'node:fs/promises';
+import { open, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FlotillaError } from '../../core/domain/error.js';
 import { isDying } from '../machine/processes.js';
@@ -39,8 +39,10 @@ export async function launch(
       child.once('error', reject);
     });
     child.unref();
-    child.once('exit', o.onEnd);
+    child.once('exit', () => o.onEnd());
     const pid = child.pid ?? 0;
+    // The agent is one of the last that the kernel kills where memory is short; a VM is not.
+    await writeFile(`/proc/${pid}/oom_score_adj`, '0').catch(() => undefined);
     return { pid, startTicks: (await ticksOf(pid)) ?? '' };
   } finally {
     await log.close();

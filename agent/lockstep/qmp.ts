@@ -144,7 +144,7 @@ export class Qmp {
         try {
           if (wanted(e)) end(() => resolve(e));
         } catch (error) {
-          end(() => reject(error as Error));
+          end(() => reject(error instanceof Error ? error : new Error(String(error))));
         }
       });
       this.#onClosed.add(onClosed);

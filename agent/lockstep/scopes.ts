@@ -26,9 +26,24 @@ export class SystemdScopes implements Scopes {
   }
 
   async put(pid: number, vm: string, slice: string): Promise<void> {
-    const manager = ['org.freedesktop.systemd1', '/org/freedesktop/systemd1', 'org.freedesktop.systemd1.Manager'];
+    const manager = [
+      'org.freedesktop.systemd1',
+      '/org/freedesktop/systemd1',
+      'org.freedesktop.systemd1.Manager',
+    ];
     const name = `machine-lockstep-${vm}-${this.#wallMs()}.scope`;
-    const properties = ['PIDs', 'au', '1', String(pid), 'Slice', 's', slice, 'CollectMode', 's', 'inactive-or-failed'];
+    const properties = [
+      'PIDs',
+      'au',
+      '1',
+      String(pid),
+      'Slice',
+      's',
+      slice,
+      'CollectMode',
+      's',
+      'inactive-or-failed',
+    ];
     await this.#run(
       'busctl',
       ['call', ...manager, 'StartTransientUnit', 'ssa(sv)a(sa(sv))', name, 'fail', '3', ...properties, '0'],

@@ -225,10 +225,10 @@ export class VmActor {
     // A lock that is held for minutes must not cost a generation each second.
     const again = step.again && fence.armed === last.armed && fence.waitMs <= last.waitMs;
     const gen = again ? s.own.value.gen : s.own.value.gen + 1;
+    const inLockstep = protectionLevel(spec.ha) === 'lockstep' && env.lockstep !== undefined;
     if (again) await this.own.confirm(s);
     else {
-      const level = protectionLevel(spec.ha) === 'lockstep' && env.lockstep !== undefined;
-      const lockstep = lockstepAfter(s.own.value, level);
+      const lockstep = lockstepAfter(s.own.value, inLockstep);
       await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false, lockstep });
     }
     if (fence.armed) await this.own.leaveTakeover(s, gen);
@@ -246,6 +246,7 @@ export class VmActor {
         mark: { gen, generation: spec.generation, startedMs: env.clock.wallMs() },
         paths: env.sockets.paths(s.id),
         inSlice: step.inSlice,
+        lockstep: inLockstep,
       }),
     );
     // Between the swap and the machine lie seconds, on a bad night a minute: the lease may have gone and come back

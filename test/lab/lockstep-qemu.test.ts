@@ -26,7 +26,10 @@ async function protect(pair: Pair, owner: PairNode, twin: PairNode, checkpoints:
     progress: () => undefined,
     signal: new AbortController().signal,
   });
-  await until('checkpoints', async () => ((await twin.lockstep.observe())[0]?.checkpoints ?? 0) >= checkpoints);
+  await until(
+    'checkpoints',
+    async () => ((await twin.lockstep.observe())[0]?.checkpoints ?? 0) >= checkpoints,
+  );
 }
 
 await t.test('a VM in lockstep loses nothing by the death of its node or of its twin', async (t) => {

@@ -1,6 +1,14 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { QemuLockstep } from '../../../agent/lockstep/lockstep.js';
@@ -32,10 +40,10 @@ const bridge = 'br0';
 export function inOwnNetwork(file: string): void {
   if (process.env['FLOTILLA_TEST_NET'] !== undefined) return;
   const net = `flt${randomUUID().slice(0, 6)}`;
-  const ip = (...args: string[]): unknown => execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'inherit'] });
+  const ip = (...args: string[]): unknown =>
+    execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'inherit'] });
   const all = ['s', 'a', 'b'].map((x) => `${net}${x}`);
-  let code = 1;
-  try {
+  const run = (): number | null => {
     for (const ns of all) ip('netns', 'add', ns);
     const [s = ''] = all;
     for (const ns of all) ip('-n', ns, 'link', 'add', bridge, 'type', 'bridge', 'forward_delay', '0');
@@ -50,13 +58,25 @@ export function inOwnNetwork(file: string): void {
     });
     ip('-n', s, 'addr', 'add', `${client}/24`, 'dev', bridge);
     ip('-n', s, 'link', 'set', bridge, 'up');
-    const again = ['netns', 'exec', s, process.execPath, '--enable-source-maps', file, ...process.argv.slice(2)];
+    const again = [
+      'netns',
+      'exec',
+      s,
+      process.execPath,
+      '--enable-source-maps',
+      file,
+      ...process.argv.slice(2),
+    ];
     const r = spawnSync('ip', again, { stdio: 'inherit', env: { ...process.env, FLOTILLA_TEST_NET: net } });
-    code = r.status ?? 1;
+    return r.status;
+  };
+  let code: number | null;
+  try {
+    code = run();
   } finally {
     for (const ns of all) spawnSync('ip', ['netns', 'del', ns]);
   }
-  process.exit(code);
+  process.exit(code ?? 1);
 }
 
 /** One of two nodes on this machine: a network and directories of its own, no systemd. */
@@ -89,7 +109,10 @@ export async function makePair(o: { cpus?: number; memoryMiB?: number } = {}): P
   const vm = randomUUID();
   const caKey = path.join(dir, 'ca.key');
   makeKey(caKey);
-  const ca = { cert: await makeCa({ clusterId: randomUUID(), keyFile: caKey, wallMs: Date.now() }), keyFile: caKey };
+  const ca = {
+    cert: await makeCa({ clusterId: randomUUID(), keyFile: caKey, wallMs: Date.now() }),
+    keyFile: caKey,
+  };
   const nodes = await Promise.all((['a', 'b'] as const).map((name) => node(dir, net, name, ca)));
   const [a, b] = nodes as [PairNode, PairNode];
   const seed = makeSeed(dir);
@@ -126,8 +149,8 @@ export async function makePair(o: { cpus?: number; memoryMiB?: number } = {}): P
         lockstep: true,
       }),
     async end() {
-      // Agents may have begun anew meanwhile: these know all that runs.
-      for (const n of nodes) for (const m of (await n.again()).machines.all()) await m.end('destroyed');
+      // Agents may have begun anew meanwhile: the last of each knows what runs.
+      for (const machines of begun.splice(0)) for (const m of machines.all()) await m.end('destroyed');
       rmSync(dir, { recursive: true, force: true });
     },
   };
@@ -147,7 +170,9 @@ async function node(dir: string, net: string, name: 'a' | 'b', ca: Ca): Promise<
   copyFileSync(keyFile, path.join(tlsDir, 'client-key.pem'));
   writeFileSync(path.join(tlsDir, 'ca-cert.pem'), ca.cert);
   const log = (text: string, fields?: unknown): void =>
-    void (process.env['FLOTILLA_TEST_LOG'] && console.error(`# ${name}: ${text} ${JSON.stringify(fields ?? {})}`));
+    void (
+      process.env['FLOTILLA_TEST_LOG'] && console.error(`# ${name}: ${text} ${JSON.stringify(fields ?? {})}`)
+    );
   const o: LockstepNode = {
     runtimeDir: path.join(home, 'run'),
     stateDir: path.join(home, 'state'),
@@ -176,9 +201,13 @@ function makeKey(file: string): void {
   chmodSync(file, 0o600);
 }
 
+/** The machines of all agents so far; those of one that was followed by another are nobody's. */
+const begun: LockstepMachines[] = [];
+
 async function begin(o: LockstepNode, name: 'a' | 'b', address: string, disk: string): Promise<PairNode> {
   const machines = new LockstepMachines(o);
   await machines.open();
+  begun.push(machines);
   const hypervisor = new LockstepHypervisor(machines);
   hypervisor.open();
   return {
@@ -204,6 +233,8 @@ function makeSeed(dir: string): string {
   writeFileSync(path.join(files, 'meta-data'), 'local-hostname: pair\n');
   writeFileSync(path.join(files, 'user-data'), `#cloud-config\n# flotilla-serve: ${guest.port}\n`);
   writeFileSync(path.join(files, 'network-config'), `addresses: [${guest.address}/24]\n`);
-  execFileSync('xorriso', ['-as', 'mkisofs', '-quiet', '-o', iso, '-V', 'CIDATA', '-J', '-r', files], { stdio: 'ignore' });
+  execFileSync('xorriso', ['-as', 'mkisofs', '-quiet', '-o', iso, '-V', 'CIDATA', '-J', '-r', files], {
+    stdio: 'ignore',
+  });
   return iso;
 }
