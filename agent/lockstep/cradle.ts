@@ -37,6 +37,7 @@ export class Cradle {
       if (env.live.compare() === null) throw refused(spec, `${env.node} has no live lease`);
       const why = await lockstep.usable();
       if (why !== null) throw refused(spec, why);
+      await this.noneOfBefore(spec);
       await lockstep.end(ask.vm);
       await this.makeReady(spec, s, ask.xml);
       // Nothing that comes to life here may be taken for one of before.
@@ -58,8 +59,7 @@ export class Cradle {
       const { env, lockstep } = this;
       const { s, spec, own } = await this.wanted(from, ask.vm);
       if (own.lockstep?.twin === env.node) throw refused(spec, `its twin is on ${env.node}`);
-      if ((await env.hypervisor.list()).some((d) => d.uuid === ask.vm && d.active))
-        throw refused(spec, `a machine of it is on ${env.node} still`);
+      await this.noneOfBefore(spec);
       await lockstep.end(ask.vm);
       for (const { value: disk } of s.disks.values()) {
         const pool = s.pools.get(disk.pool)?.value;
@@ -69,6 +69,16 @@ export class Cradle {
       }
       return {};
     });
+  }
+
+  /** Waits until the machine that ran here while this node was the owner has ended: that is seen to elsewhere. */
+  private async noneOfBefore(spec: VmSpec): Promise<void> {
+    const { clock, hypervisor, node } = this.env;
+    const untilMs = clock.nowMs() + goneMs;
+    while ((await hypervisor.list()).some((d) => d.uuid === spec.id && d.active)) {
+      if (clock.nowMs() >= untilMs) throw refused(spec, `a machine of it is on ${node} still`);
+      await clock.sleep(goneLookMs);
+    }
   }
 
   /** One at a time: two that make the same files would undo each other. */
@@ -134,6 +144,9 @@ export class Cradle {
   }
 }
 
+/** A machine of before ends within this, ms, and it is looked so often. */
+const goneMs = 10_000;
+const goneLookMs = 200;
 /** An empty file is made within this, ms. */
 const makeMs = 60_000;
 

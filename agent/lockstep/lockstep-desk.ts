@@ -42,7 +42,9 @@ const seenMsMax = 1_500;
 /** A step that failed is not tried again before, ms. */
 const failedMs = 500;
 /** Making a twin: the files there, and QEMU, ms. All of the disks are copied after that, for as long as it takes. */
-const bearMs = 90_000;
+const bearMs = 45_000;
+/** A node that was lost counts as alive in the ledger for a while: it is not chosen at once, ms. */
+const lostNodeMs = 4_000;
 /** The twin's node is silent for so long while it is given all: it is given up, ms. */
 const joinSilentMs = 10_000;
 /** Somebody wants to do what a pair cannot: for so long it is held apart, ms. */
@@ -84,7 +86,9 @@ interface Memory {
   pair: number | null;
   apartUntilMs: number;
   goneSinceMs: number | null;
+  /** Monotonic, and the same moment by the wall clock, for people. */
   protectedSinceMs: number | null;
+  protectedAtMs: number;
   /** Why there is no twin now. */
   why: string;
 }
@@ -98,6 +102,7 @@ const fresh = (nowMs: number): Memory => ({
   apartUntilMs: -Infinity,
   goneSinceMs: null,
   protectedSinceMs: null,
+  protectedAtMs: 0,
   why: '',
 });
 
@@ -200,6 +205,8 @@ export class LockstepDesk {
   holdsBack(id: string, step: VmStep, s: Snapshot): boolean {
     const own = s.owns.get(id)?.value;
     if (own?.owner !== this.env.node || (own.lockstep?.twin ?? null) === null) return false;
+    // It stands still to be copied, and goes on by itself.
+    if (step.do === 'resume') return true;
     if (!notInPair.has(step.do) || this.domains.get(id)?.active !== true) return false;
     const now = this.env.clock.nowMs();
     this.memoryOf(id, now).apartUntilMs = now + apartMs;
@@ -217,8 +224,10 @@ export class LockstepDesk {
       text: text.slice(0, 500),
       standby: pair.twin,
     });
-    if (pair.state === 'protected')
-      return say('protected', `in lockstep with its twin on ${pair.twin ?? ''}`);
+    if (pair.state === 'protected') {
+      const since = m === undefined || m.protectedSinceMs === null ? {} : { sinceMs: m.protectedAtMs };
+      return { ...say('protected', `in lockstep with its twin on ${pair.twin ?? ''}`), ...since };
+    }
     const j = this.joining.get(spec.id);
     if (pair.state === 'preparing') {
       const share = j === undefined ? '' : `: ${Math.floor(j.share * 100)} %`;
@@ -242,7 +251,12 @@ export class LockstepDesk {
       // Not what others did not say, but what was not heard.
       if (now - dueMs > lagMsMax) this.deafUntilMs = now + deafMs;
       await this.observe();
-      const busy = this.judgeAll();
+      let busy = true;
+      try {
+        busy = this.judgeAll();
+      } catch (e) {
+        this.env.log.error(`a look at the machines in lockstep failed: ${errorRecord(e).message}`);
+      }
       const nap = new AbortController();
       this.nap = nap;
       const restMs = busy ? lookMs : seenMsMax / 2;
@@ -305,6 +319,7 @@ export class LockstepDesk {
     const m = this.memoryOf(id, now);
     if (view.here !== null) m.goneSinceMs = null;
     const isProtected = view.own.owner === this.env.node && view.own.lockstep?.state === 'protected';
+    if (isProtected && m.protectedSinceMs === null) m.protectedAtMs = this.env.clock.wallMs();
     m.protectedSinceMs = isProtected ? (m.protectedSinceMs ?? now) : null;
     if (isProtected && now - (m.protectedSinceMs ?? now) > 60_000) m.tries = 0;
     if (j !== undefined && this.joining.has(id)) {
@@ -437,7 +452,9 @@ export class LockstepDesk {
         await p.ownership.confirm(s);
         return lockstep.goAlone(s.id, own.gen);
       case 'take':
-        return this.take(s, step.why);
+        await this.take(s, step.why);
+        m.restUntilMs = env.clock.nowMs() + lostNodeMs;
+        return;
       case 'take-over':
         await p.ownership.confirm(s);
         await p.ownership.record(s, own);
@@ -484,11 +501,8 @@ export class LockstepDesk {
     try {
       const address = s.snapshot.nodes.get(node)?.value.addresses[0] ?? '';
       const xml = await env.hypervisor.xml(s.id);
-      const limit = AbortSignal.any([j.abort.signal, AbortSignal.timeout(bearMs)]);
-      const door = await env.peers.lockstep(
-        { node, address },
-        { do: 'bear', vm: s.id, pair: j.pair, xml },
-        limit,
+      const door = await this.within(bearMs, j.abort.signal, (signal) =>
+        env.peers.lockstep({ node, address }, { do: 'bear', vm: s.id, pair: j.pair, xml }, signal),
       );
       j.abort.signal.throwIfAborted();
       // It listens only now: nothing that it says before counts, nor its silence.
@@ -533,6 +547,24 @@ export class LockstepDesk {
     announce(env, 'warning', s.spec.value.name, `goes on on ${env.node}, where its twin was: ${why}`);
   }
 
+  /** A question that is given up after so long. */
+  private async within<T>(
+    ms: number,
+    signal: AbortSignal,
+    act: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const [limit, timer] = [new AbortController(), new AbortController()];
+    void this.env.clock.sleep(ms, timer.signal).then(
+      () => limit.abort(cancelled(`no answer within ${ms / 1000} s`)),
+      () => undefined,
+    );
+    try {
+      return await act(AbortSignal.any([signal, limit.signal]));
+    } finally {
+      timer.abort();
+    }
+  }
+
   /** Asks nodes to wipe what is left on them. Never waits. */
   private wipe(s: Snapshot, now: number): void {
     const { env } = this;
@@ -561,7 +593,9 @@ export class LockstepDesk {
   private async wipeAt(to: { readonly node: string; readonly address: string }, s: Subject): Promise<void> {
     const { env, p } = this;
     try {
-      await env.peers.lockstep(to, { do: 'wipe', vm: s.id }, AbortSignal.timeout(bearMs));
+      await this.within(bearMs, this.stopping.signal, (signal) =>
+        env.peers.lockstep(to, { do: 'wipe', vm: s.id }, signal),
+      );
       if (!p.turns.begin(s.id)) return;
       try {
         const own = s.own.value;

@@ -152,4 +152,24 @@ export const models: readonly Model[] = [
       ...broken('other', 'WAIT=2', 'PET_FOR_ALL'),
     ],
   },
+  {
+    name: 'lockstep',
+    properties: { twice: '&&owner_b', older: '!(behind)' },
+    holds: [[]],
+    broken: [
+      ...broken(
+        'twice',
+        'A_FIRST',
+        'B_FIRST',
+        'NOT_SHUT',
+        'A_BLIND',
+        'B_BLIND',
+        'UNPROTECTED',
+        'PROTECT_EARLY',
+        'FAILS_LATE',
+        'QEMU_GOES_ON',
+      ),
+      ...broken('older', 'OWNER_BLIND'),
+    ],
+  },
 ];
