@@ -15,7 +15,7 @@ export function pairOf(spec: Wish, own: VmOwn | null, ha: VmProtection): PairVie
   if (!pair || own === null || own.state === 'stopped') return null;
   const { state, twin } = pair;
   const why = ha.text.replace(/^not protected: /, '');
-  const more = state === 'protected' || why === '' ? '' : `: ${why}`;
+  const more = why === '' ? '' : `: ${why}`;
   return {
     state,
     twin,
@@ -25,7 +25,7 @@ export function pairOf(spec: Wish, own: VmOwn | null, ha: VmProtection): PairVie
       state === 'protected'
         ? `its twin on ${twin} goes on if ${own.owner} dies`
         : state === 'preparing'
-          ? `its twin on ${twin} is not ready yet${more}`
+          ? why || `its twin on ${twin} is being made`
           : `it runs alone on ${own.owner}, with the only good copy of its disk${more}`,
   };
 }

@@ -271,6 +271,7 @@ function VmRows({ vms }: { readonly vms: readonly VmRow[] }): ReactNode {
 function IfItFails({ node, vms }: { readonly node: NodeView; readonly vms: readonly VmRow[] }): ReactNode {
   const on = vms.filter((v) => v.phase !== 'stopped');
   const back = on.filter((v) => v.ha.state === 'protected' && v.ha.standby !== null);
+  const twins = back.filter((v) => v.pair !== null).length;
   const down = on.filter((v) => !back.includes(v));
   const by = new Map<string, VmRow[]>();
   for (const v of back) by.set(v.ha.standby ?? '', [...(by.get(v.ha.standby ?? '') ?? []), v]);
@@ -279,7 +280,7 @@ function IfItFails({ node, vms }: { readonly node: NodeView; readonly vms: reado
       <Text>
         {on.length === 0
           ? `Nothing runs on ${node.id}: nothing would be missed.`
-          : `${back.length} of ${on.length} VMs that are on would start elsewhere by themselves; ${down.length} would stay down.`}
+          : `${back.length - twins} of ${on.length} VMs that are on would start elsewhere by themselves${twins === 0 ? '' : `, ${twins} would go on with their twins`}; ${down.length} would stay down.`}
       </Text>
       <Rows
         label="Where they would start"

@@ -88,11 +88,15 @@ export function EditVm({ vm }: { readonly vm: VmView }): ReactNode {
           value={note}
           onChange={(e) => setNote(e.currentTarget.value)}
         />
-        <Switch
-          label="Start it on another node when its own fails"
-          checked={ha}
-          onChange={(e) => setHa(e.currentTarget.checked)}
-        />
+        {vm.level === 'lockstep' ? (
+          <Text size="sm">It is to be in lockstep: another protection is chosen on the page Protection.</Text>
+        ) : (
+          <Switch
+            label="Start it on another node when its own fails"
+            checked={ha}
+            onChange={(e) => setHa(e.currentTarget.checked)}
+          />
+        )}
         {ha && (
           <>
             <Text size="sm" id="priority">

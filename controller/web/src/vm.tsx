@@ -19,6 +19,7 @@ import { VmActions } from './vm-actions';
 import { OtherStandby, RepairCopies } from './vm-copies';
 import { AddDisk, DiskActions } from './vm-disks';
 import { EditVm } from './vm-edit';
+import { Levels } from './vm-protection';
 import { Snapshots } from './vm-snapshots';
 
 export function VmPage({ id, tab }: { readonly id: string; readonly tab: string | undefined }): ReactNode {
@@ -214,9 +215,12 @@ function Protection({ vm }: { readonly vm: VmView }): ReactNode {
   const { ha } = vm.spec;
   return (
     <Stack>
-      <Text>
-        {haWords[vm.ha.state]} {vm.ha.text}
-      </Text>
+      {vm.pair === null && (
+        <Text>
+          {haWords[vm.ha.state]} {vm.ha.text}
+        </Text>
+      )}
+      <Levels vm={vm} />
       <Facts
         of={[
           [

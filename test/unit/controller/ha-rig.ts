@@ -71,7 +71,11 @@ export async function paired(r: Rig, name: string, twin: string | null): Promise
   r.memory.poke(`/flotilla/vm/${id}/own`, JSON.stringify({ ...own, state: 'running', lockstep }));
   const lines = r.radio.nodes.get(node ?? '')?.vms;
   const line = lines?.get(id);
-  if (line !== undefined) lines?.set(id, { ...line, phase: 'running' });
+  const ha: VmProtection =
+    twin === null
+      ? { state: 'unprotected', text: 'not protected: it has no twin yet', standby: null }
+      : { state: 'protected', text: `in lockstep with its twin on ${twin}`, standby: twin, sinceMs: 1 };
+  if (line !== undefined) lines?.set(id, { ...line, phase: 'running', ha });
   await r.view.ledger.refresh();
   r.radio.news();
   r.view.fold();
