@@ -569,7 +569,7 @@ export class LockstepDesk {
   private wipe(s: Snapshot, now: number): void {
     const { env } = this;
     for (const [id, own] of s.owns) {
-      const left = own.value.lockstep?.left ?? [];
+      const left = own.value.left ?? [];
       const spec = s.specs.get(id);
       if (own.value.owner !== env.node || left.length === 0 || spec === undefined) continue;
       // As long as the new owner's own copy is fresh, what is left costs room and nothing else.
@@ -599,9 +599,8 @@ export class LockstepDesk {
       if (!p.turns.begin(s.id)) return;
       try {
         const own = s.own.value;
-        const left = (own.lockstep?.left ?? []).filter((n) => n !== to.node);
-        const lockstep = { twin: null, state: 'alone' as const, ...own.lockstep, left };
-        const next: VmOwn = { ...own, gen: own.gen + 1, lockstep };
+        const left = (own.left ?? []).filter((n) => n !== to.node);
+        const next: VmOwn = { ...own, gen: own.gen + 1, left };
         await p.ownership.swap(s, next);
         if (s.domain?.active === true) await p.ownership.mark(s, next.gen);
       } finally {

@@ -147,7 +147,8 @@ export class LockstepMachine {
     return {
       vm: this.vm,
       gen: this.gen,
-      role: this.#state.role,
+      // Half of a pair is one that somebody has to bring to an end.
+      role: this.#state.inPair && this.#state.role === 'alone' ? 'primary' : this.#state.role,
       running: this.running,
       checkpoints: this.#checkpoints,
       lastCheckpointMs: this.#lastMs,

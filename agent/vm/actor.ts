@@ -228,8 +228,8 @@ export class VmActor {
     const inLockstep = protectionLevel(spec.ha) === 'lockstep' && env.lockstep !== undefined;
     if (again) await this.own.confirm(s);
     else {
-      const lockstep = lockstepAfter(s.own.value, inLockstep);
-      await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false, lockstep });
+      const pair = lockstepAfter(s.own.value, inLockstep);
+      await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false, ...pair });
     }
     if (fence.armed) await this.own.leaveTakeover(s, gen);
     // Only the owner writes; where the other copy is out of reach the kernel asks the ledger before it agrees.
@@ -420,7 +420,7 @@ export class VmActor {
       gen: s.own.value.gen + 1,
       state: 'stopped',
       fence: unarmed,
-      lockstep: lockstepAfter(s.own.value, false),
+      ...lockstepAfter(s.own.value, false),
     };
     if (!powerOff) return void (await this.own.swap(s, own));
     const generation = s.spec.value.generation + 1;

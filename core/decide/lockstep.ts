@@ -202,14 +202,14 @@ function lostOwner(v: LockstepView, here: MachineHere, nowMs: number): string | 
 
 /* ---- what is written ---------------------------------------------------------------------------------- */
 
-const withLeft = (p: OwnLockstep | null, add: readonly string[], but: readonly string[]): string[] =>
-  [...new Set([...(p?.left ?? []), ...add])].filter((n) => !but.includes(n)).sort();
+const withLeft = (own: VmOwn, add: readonly string[], but: readonly string[]): string[] =>
+  [...new Set([...(own.left ?? []), ...add])].filter((n) => !but.includes(n)).sort();
 
 /** A twin is to be made there. `gen` of what is written is the pair. */
 export const ownPairing = (own: VmOwn, twin: string): VmOwn => {
   const gen = own.gen + 1;
-  const left = withLeft(own.lockstep ?? null, [], [twin]);
-  return { ...own, gen, lockstep: { ...own.lockstep, twin, state: 'preparing', pair: gen, left } };
+  const left = withLeft(own, [], [twin]);
+  return { ...own, gen, left, lockstep: { ...own.lockstep, twin, state: 'preparing', pair: gen } };
 };
 
 export const ownProtected = (own: VmOwn): VmOwn => ({
@@ -218,26 +218,27 @@ export const ownProtected = (own: VmOwn): VmOwn => ({
   lockstep: { twin: null, ...own.lockstep, state: 'protected' },
 });
 
-/** It goes on without its twin, or stands alone from its start. */
-export const ownAlone = (own: VmOwn): VmOwn => ({ ...own, gen: own.gen + 1, lockstep: alone(own) });
+const alone: OwnLockstep = { twin: null, state: 'alone', pair: null };
 
-const alone = (own: VmOwn): OwnLockstep => {
-  const p = own.lockstep ?? null;
-  const { twin } = p ?? { twin: null };
-  return { ...p, twin: null, state: 'alone', pair: null, left: withLeft(p, twin === null ? [] : [twin], []) };
-};
+/** It goes on without its twin. */
+export const ownAlone = (own: VmOwn): VmOwn => ({
+  ...own,
+  gen: own.gen + 1,
+  ...lockstepAfter(own, true),
+});
 
 /**
  * What is said of it when its machine ends or begins anew: whatever twin there is, is nobody's.
  *
- * @param level - it begins as one in lockstep; false: it ends, or begins as another one
+ * @param level - it goes on or begins as one in lockstep; false: it ends, or begins as another one
  */
-export const lockstepAfter = (own: VmOwn, level: boolean): OwnLockstep | null => {
-  if ((own.lockstep ?? null) === null)
-    return level ? { twin: null, state: 'alone', pair: null, left: [] } : null;
-  const next = alone(own);
-  return level || (next.left ?? []).length > 0 ? next : null;
-};
+export function lockstepAfter(own: VmOwn, level: boolean): Pick<VmOwn, 'lockstep' | 'left'> {
+  const twin = own.lockstep?.twin ?? null;
+  return {
+    lockstep: level ? { ...own.lockstep, ...alone } : null,
+    ...(twin === null ? {} : { left: withLeft(own, [twin], []) }),
+  };
+}
 
 /** Its twin's node becomes its owner; what the other one has from then on is not its data. */
 export const ownTaken = (own: VmOwn, me: string): VmOwn => ({
@@ -248,10 +249,6 @@ export const ownTaken = (own: VmOwn, me: string): VmOwn => ({
   gen: own.gen + 1,
   state: 'running',
   migration: null,
-  lockstep: {
-    ...own.lockstep,
-    twin: null,
-    state: 'alone',
-    left: withLeft(own.lockstep ?? null, [own.owner], [me]),
-  },
+  lockstep: { ...own.lockstep, twin: null, state: 'alone' },
+  left: withLeft(own, [own.owner], [me]),
 });

@@ -157,8 +157,6 @@ export const ownLockstepSchema = z.looseObject({
    * whose machine is then that very one; without it a twin's machine is nobody's.
    */
   pair: z.number().int().positive().nullish(),
-  /** Nodes with files of its disks that are not its data any more, until they were wiped. */
-  left: z.array(nodeIdSchema).max(64).optional(),
 });
 export type OwnLockstep = z.output<typeof ownLockstepSchema>;
 
@@ -191,6 +189,8 @@ export const vmOwnSchema = z.looseObject({
   /** Wall clock of its last failovers, newest last: the brake on a VM that takes its nodes down. */
   failoversMs: z.array(wallMsSchema).max(16).default([]),
   lockstep: ownLockstepSchema.nullish(),
+  /** Nodes with files of its disks, from when its twin or itself was there, that are not its data; until they are wiped. */
+  left: z.array(nodeIdSchema).max(64).optional(),
 });
 export type VmOwn = z.output<typeof vmOwnSchema>;
 

@@ -440,7 +440,7 @@ export class Checks {
     if (b.gen !== a.gen + 1)
       this.report('P1', `generation of VM ${vm} went from ${a.gen} to ${b.gen}: not one step`);
     let what: Transition | null = null;
-    const pairs = [a, b].map((x) => JSON.stringify(x.lockstep ?? null));
+    const pairs = [a, b].map((x) => JSON.stringify([x.lockstep ?? null, x.left ?? []]));
     if (a.owner !== b.owner && (a.lockstep ?? null) !== null && by === b.owner && b.state === 'running') {
       what = 'twin-takes';
       this.#world.lockstep?.ownerChanged(vm, a, b);

@@ -142,6 +142,17 @@ const copiesApartThenOwnerFails = async (w: World): Promise<void> => {
   await w.pass(20_000);
 };
 
+/** One more VM, in lockstep on n1, protected; and what is done to it, with its twin's node. */
+const inLockstep =
+  (act: (w: World, vm: string, twin: string) => Promise<void> | void) =>
+  async (w: World): Promise<void> => {
+    const vm = w.createLockstep('twinned', owner);
+    await w.until('it is in lockstep', () => w.own(vm)?.lockstep?.state === 'protected');
+    await w.pass(3_000);
+    await act(w, vm, w.own(vm)?.lockstep?.twin ?? '');
+    await w.pass(15_000);
+  };
+
 const braked = { nodes: 5, slowStarts: true } as const;
 
 export const mutations: readonly Mutation[] = [
@@ -152,7 +163,7 @@ export const mutations: readonly Mutation[] = [
     edits: [
       edit(
         'agent/vm/actor.js',
-        "await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false, lockstep });",
+        "await this.own.swap(s, { ...s.own.value, gen, state: 'running', fence, fresh: false, ...pair });",
         '',
       ),
     ],
@@ -769,6 +780,61 @@ export const mutations: readonly Mutation[] = [
       store.poke(epochKey, '2');
       await w.pass(15_000);
     },
+  },
+  {
+    name: 's11-alone-unwritten',
+    rule: 'safety 11: an owner goes on without its twin only when the ledger names none any more',
+    breaks: /^(safety 11: .* goes on alone|P1)/,
+    edits: [
+      edit(
+        'agent/lockstep/lockstep-desk.js',
+        'const next = ownAlone(own);\n                await p.ownership.swap(s, next);',
+        'const next = ownAlone(own);',
+      ),
+    ],
+    world: { lockstep: true },
+    night: inLockstep((w, _, twin) => void w.net.part([owner], [twin])),
+  },
+  {
+    name: 's11-taken-unwritten',
+    rule: 'safety 11: a twin goes on only when the ledger names its node as owner',
+    breaks: /^(safety 11: the twin .* does not own it|P1)/,
+    edits: [
+      edit('agent/lockstep/lockstep-desk.js', 'await p.ownership.swap(s, next, { compare, writes });', ''),
+    ],
+    world: { lockstep: true },
+    night: inLockstep((w) => w.node(owner).stallAll(4_000)),
+  },
+  {
+    name: 's11-channels-open',
+    rule: "safety 11: a twin's node shuts the channels before it makes itself the owner",
+    breaks: /^safety 11: .* before its channels were shut/,
+    edits: [edit('agent/lockstep/lockstep-desk.js', 'await lockstep.shut(s.id);', '')],
+    world: { lockstep: true },
+    night: inLockstep((w) => w.node(owner).stallAll(4_000)),
+  },
+  {
+    name: 's11-half-made-taken',
+    rule: 'safety 11: a twin that the ledger does not call whole takes nothing over',
+    breaks: /^safety 11: .* whose twin the ledger does not count/,
+    edits: [edit('core/decide/lockstep.js', "if (pair.state !== 'protected')", 'if (false)')],
+    world: { lockstep: true },
+    night: async (w) => {
+      const vm = w.createLockstep('twinned', owner);
+      await w.until('a twin is there', () =>
+        [...w.nodes.keys()].some((n) => w.lockstep?.twins(n).includes(vm) === true),
+      );
+      w.node(owner).powerLoss();
+      await w.pass(20_000);
+    },
+  },
+  {
+    name: 's11-twin-outlives-its-lease',
+    rule: 'safety 11: a keeper that loses its lease ends the twins on its node',
+    breaks: /^safety 11: the twin of VM .* lives on/,
+    edits: [edit('agent/keeper/keeper.js', "this.#job('twins', () => this.#killTwins(), false);", '')],
+    world: { lockstep: true, nodes: 4, voters: 1 },
+    night: inLockstep((w, _, twin) => void w.net.part([twin], w.voters.voters)),
   },
   {
     name: 's12-untrimmed',

@@ -13,6 +13,8 @@ const planMs = 6_000;
 const massKnownMs = 3_000;
 /** Beyond the bound that a rule names, before a checker speaks, ms. */
 const slackMs = 30_000;
+/** A keeper without a lease has ended a twin within this, ms. */
+const twinEndsMs = 3_000;
 /** A VM that waits for others is taken so long after the last of them gave way, ms: a pass, and a slow ledger. */
 const brakedMs = 20_000;
 /** An ownership record names so many failovers, at most. */
@@ -36,6 +38,8 @@ export class RuleChecks {
   readonly #braked = new Map<string, number>();
   /** When each VM was owned anew for a start that has brought no machine yet. */
   readonly #starts = new Map<string, number[]>();
+  /** Twins on nodes without a lease, and since when. */
+  readonly #twinsMs = new Map<string, number>();
   #opsOverMs: number | null = null;
   #epoch: string | null = null;
   #epochMs: number | null = null;
@@ -250,6 +254,7 @@ export class RuleChecks {
     this.#neglected();
     this.#blocked();
     this.#strangers();
+    this.#twins();
     if (this.#ticks++ % 20 === 0) this.#growing();
   }
 
@@ -336,6 +341,23 @@ export class RuleChecks {
       const counts = s?.mode === 'run' && s.goodMs !== null && s.goodMs - n.host.zeroMs > this.#epochMs;
       if (counts && store.peek(admittedKey(n.id))?.value !== now)
         this.#report('safety 10', `${n.id} renews in epoch ${now ?? 'none'}, to which nobody admitted it`);
+    }
+  }
+
+  /** Safety 11: twins do not outlive their node's lease. */
+  #twins(): void {
+    const w = this.#world;
+    for (const n of w.nodes.values()) {
+      for (const vm of w.lockstep?.twins(n.id) ?? []) {
+        const key = `${n.id} ${vm}`;
+        const frozen = n.keeperState?.mode === 'ice' && n.keeper?.stalled !== true && !n.host.stalled;
+        if (!frozen) this.#twinsMs.delete(key);
+        else if (!this.#twinsMs.has(key)) this.#twinsMs.set(key, w.time.nowMs);
+        else if (w.time.nowMs - (this.#twinsMs.get(key) ?? 0) > twinEndsMs) {
+          this.#twinsMs.delete(key);
+          this.#report('safety 11', `the twin of VM ${vm} lives on on ${n.id}, which has no lease`);
+        }
+      }
     }
   }
 

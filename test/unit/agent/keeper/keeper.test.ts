@@ -63,6 +63,30 @@ void t.test(
 );
 
 void t.test(
+  'twins end with the lease, whatever else is armed; one that became its own is frozen',
+  async (t) => {
+    const rig = new KeeperRig();
+    await rig.up();
+    rig.freezer.there.set('t', { inSlice: false, frozen: false, twin: true });
+    await rig.clock.advance(5_000);
+    t.ok(rig.freezer.there.has('t'), 'while all is well it lives');
+    rig.client.partitioned = true;
+    await rig.clock.advance(rig.timing.renewalGoodMs + 2_000);
+    t.equal(rig.keeper.state().mode, 'ice');
+    t.notOk(rig.freezer.there.has('t'));
+    rig.client.partitioned = false;
+    await rig.clock.advance(3_000);
+    await rig.armed('u');
+    rig.freezer.there.set('u', { inSlice: false, frozen: false, twin: true });
+    rig.client.partitioned = true;
+    await rig.clock.advance(rig.timing.renewalGoodMs + 2_000);
+    t.ok(rig.freezer.there.has('u'));
+    t.notOk(rig.freezer.runs('u'));
+    await rig.end();
+  },
+);
+
+void t.test(
   'a keepalive without the read of the own key is no renewal: a deposed leader answers it',
   async (t) => {
     const rig = new KeeperRig();
