@@ -10,7 +10,7 @@ import type { Snapshot } from '../snapshot.js';
 /**
  * Asks the owner of a VM for the snapshot that a member is to begin as, in a transaction that is being put together.
  *
- * @param op - what it is for
+ * @param op - what it is for, and what it goes with where it is of no template
  * @param template - that it is the data of
  * @throws FlotillaError `wrong-state`, `ledger-full`: none can be taken
  */
@@ -47,7 +47,7 @@ export function askSnapshot(
       newId: () => env.random.uuid(),
     },
   );
-  const x = template === undefined ? taken : { ...taken, template };
+  const x = template === undefined ? { ...taken, forOp: op.id } : { ...taken, template };
   const made = queuedOp(
     {
       id: env.random.uuid(),
@@ -69,13 +69,4 @@ export function askSnapshot(
     { put: kinds.vmSnapshot.key(x.id), value: writeRecord(kinds.vmSnapshot, x) },
     { put: kinds.op.key(made.id), value: writeRecord(kinds.op, made) },
   );
-}
-
-/** Has a snapshot deleted by whoever has it, as soon as no disk needs it any more. */
-export function dropSnapshot(id: string, s: Snapshot, compare: Compare[], writes: Write[]): void {
-  const kept = s.vmSnapshots.get(id);
-  if (kept === undefined) return;
-  const key = kinds.vmSnapshot.key(id);
-  compare.push({ key, modRevision: kept.modRevision });
-  writes.push({ put: key, value: writeRecord(kinds.vmSnapshot, { ...kept.value, state: 'deleting' }) });
 }

@@ -8,7 +8,7 @@ import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { OpRota, sameOp } from '../plan/op-rota.js';
 import type { Kept, Snapshot } from '../snapshot.js';
-import { askSnapshot, dropSnapshot } from './member-snapshots.js';
+import { askSnapshot } from './member-snapshots.js';
 import { memberView } from './member-view.js';
 
 /** Makes templates: has their data snapshotted. Any agent can. */
@@ -88,5 +88,11 @@ export class TemplateDesk {
 
 function takeBack(template: Template, s: Snapshot, compare: Compare[], writes: Write[]): void {
   writes.push({ del: kinds.template.key(template.id) }, { del: unique.name('template', template.name) });
-  for (const { from } of template.begins) dropSnapshot(from.snapshot, s, compare, writes);
+  for (const { from } of template.begins) {
+    const kept = s.vmSnapshots.get(from.snapshot);
+    if (kept === undefined) continue;
+    const key = kinds.vmSnapshot.key(from.snapshot);
+    compare.push({ key, modRevision: kept.modRevision });
+    writes.push({ put: key, value: writeRecord(kinds.vmSnapshot, { ...kept.value, state: 'deleting' }) });
+  }
 }

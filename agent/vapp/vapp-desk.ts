@@ -16,7 +16,7 @@ import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { OpRota, sameOp } from '../plan/op-rota.js';
 import type { Kept, Snapshot } from '../snapshot.js';
-import { askSnapshot, dropSnapshot } from './member-snapshots.js';
+import { askSnapshot } from './member-snapshots.js';
 import { memberView } from './member-view.js';
 import { VmBirths } from './vm-births.js';
 
@@ -223,10 +223,6 @@ export class VappDesk {
     if (a.do === 'make') return;
     if (a.do === 'snapshot') {
       askSnapshot(this.env, a.from, op, s, compare, writes);
-      return;
-    }
-    if (a.do === 'drop') {
-      dropSnapshot(a.snapshot, s, compare, writes);
       return;
     }
     const spec = s.specs.get(a.vm);

@@ -22,7 +22,6 @@ import type { AgentEnv } from '../env.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import { outlookOf } from '../plan/outlook.js';
 import type { Kept, Snapshot } from '../snapshot.js';
-import { dropSnapshot } from './member-snapshots.js';
 
 /** What one transaction makes of a VM. */
 export interface VmBirth {
@@ -96,12 +95,8 @@ export class VmBirths {
       }
     }
     for (const key of taken) fresh(key, m.vm);
-    if (m.from !== undefined && begins !== null) {
-      // One that is taken for it is there until its disks are made, and no longer.
-      if (m.from.keep)
-        compare.push({ key: kinds.vmSnapshot.key(m.from.snapshot), modRevision: begins.modRevision });
-      else dropSnapshot(m.from.snapshot, s, compare, writes);
-    }
+    if (m.from !== undefined && begins !== null)
+      compare.push({ key: kinds.vmSnapshot.key(m.from.snapshot), modRevision: begins.modRevision });
     this.lean(edit, [place.node, place.copy], s, compare, writes);
     return { compare, writes, taken };
   }

@@ -183,7 +183,7 @@ export function namedCopy(doc: VappDoc, name: string, ofVm: boolean): VappDoc {
  * The same where disks store only what differs from the original's: on thin pools that is one copy each, so without HA where
  * another node does not reach it.
  *
- * @returns with what its VMs lose by that, in words
+ * @returns with what its VMs lose by that, and what is copied even so, in words
  */
 export function linkedCopy(
   doc: VappDoc,
@@ -196,6 +196,11 @@ export function linkedCopy(
     const reached = kinds.every((k) => k === 'shared');
     if (!reached && (d.ha?.enabled === true || isHa(member)))
       warnings.push(`"${member}" has no HA: a linked disk has one copy, and is on one node`);
+    const twice = (d.disks ?? []).filter((x) => x.replicas === 2).map((x) => x.name ?? '');
+    if (twice.length > 0)
+      warnings.push(
+        `"${member}": all of ${twice.join(', ')} is copied, not linked: the original is on two nodes`,
+      );
     return {
       ...d,
       disks: (d.disks ?? []).map((x, i) => ({

@@ -144,7 +144,6 @@ export interface VappOpView {
 export type VappAct =
   | { readonly do: 'make'; readonly member: VappMember }
   | { readonly do: 'snapshot'; readonly from: VappFrom }
-  | { readonly do: 'drop'; readonly snapshot: string }
   | { readonly do: 'start' | 'stop' | 'force-stop' | 'pause' | 'resume' | 'delete'; readonly vm: string };
 
 /** A member whose check is to be asked. */
@@ -563,12 +562,6 @@ function deleting(v: VappOpView): VappDecision {
     const o = v.begun(m.vm, 'vm.delete');
     if (o?.state === 'failed' && o.error !== null && args.phase === 'delete') return failVapp(v, o.error);
     if (o === undefined) acts.push({ do: 'delete', vm: m.vm });
-  }
-  // Of what a member was to begin as: taken back with it, where it was not made yet.
-  for (const { from } of vapp.members) {
-    const x = from === undefined || from.keep ? null : v.snapshot(from.snapshot);
-    if (from !== undefined && x !== null && x.state !== 'deleting')
-      acts.push({ do: 'drop', snapshot: from.snapshot });
   }
   const n = Math.max(1, vapp.members.length);
   if (left > 0 || acts.length > 0)

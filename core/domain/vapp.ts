@@ -59,7 +59,7 @@ export const vappFromSchema = z.object({
   snapshot: idSchema,
   /** Only what differs from it is stored, where a pool does not share blocks by itself; it stays as long as the disks do. */
   linked: z.boolean(),
-  /** A template's: it stays. Else it is taken for this member, and goes when that is made. */
+  /** A template's: it stays. Else it is taken for this member, and goes with the operation. */
   keep: z.boolean(),
 });
 export type VappFrom = z.output<typeof vappFromSchema>;

@@ -220,7 +220,10 @@ await t.test('linked, a disk has one copy, and HA ends where no other node reach
     (p) => ({ kind: kinds[p] ?? 'shared' }),
     () => false,
   );
-  t.same(linked.warnings, ['"web" has no HA: a linked disk has one copy, and is on one node']);
+  t.same(linked.warnings, [
+    '"web" has no HA: a linked disk has one copy, and is on one node',
+    '"web": all of disk403 is copied, not linked: the original is on two nodes',
+  ]);
   const web = linked.document.members['web']?.vm;
   t.match(web, { disks: [{ replicas: 1 }], ha: { enabled: false } });
   const db = linked.document.members['tiers']?.vapp?.members['db']?.vm;
