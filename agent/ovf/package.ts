@@ -116,7 +116,10 @@ export class OvfArchive {
       ...envelope,
       files: found.map((f) => ({
         ...f,
-        sha256: f.names.length === 1 ? (sha256.get(f.names[0] ?? '') ?? null) : null,
+        sha256:
+          f.remote || f.names.length === 1
+            ? (sha256.get(f.remote ? f.href : (f.names[0] ?? '')) ?? null)
+            : null,
       })),
       ...checked,
       warnings,
@@ -351,6 +354,11 @@ export class OvfArchive {
           `"${shown(d.file)}" is outside of the package`,
           'Do not use it unless you know its maker.',
         );
+      if (files.some((f) => f.remote && f.href === d.file)) {
+        unverified.push(d.file);
+        if (d.algorithm === 'sha256') sha256.set(d.file, d.hex);
+        continue;
+      }
       const name = await this.#nameOf(prefix + d.file);
       const piece = name === null ? null : await this.#shelf.piece(name);
       if (name !== null && d.algorithm === 'sha256') sha256.set(name, d.hex);

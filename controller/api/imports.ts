@@ -187,6 +187,7 @@ async function look(deps: ApiDeps, body: ImportBody, signal: AbortSignal): Promi
   const plan = planImport(report, {
     networks,
     prefix: body.prefix,
+    fetch: body.allowFetch,
     present: new Set(report.files.filter((f) => f.names.length > 0).map((f) => f.id)),
     tag,
     ...(body.pool === undefined ? {} : { pool: body.pool }),
@@ -290,11 +291,12 @@ function previewOf(
     },
     images: plan.images.flatMap((image) => {
       const file = report.files.find((f) => f.id === image.file);
-      if (file === undefined || file.names.length === 0) return [];
+      if (file === undefined || (file.names.length === 0 && !file.remote)) return [];
       return [
         {
           name: image.name,
           files: [...file.names],
+          url: file.remote ? file.href : null,
           iso: image.iso,
           gzip: file.compression !== null,
           storedBytes: file.storedBytes ?? 0,
@@ -344,7 +346,7 @@ function imagesOf({ view }: ApiDeps, preview: ImportPreview): Map<string, Image>
     const image = id === null ? undefined : view.ledger.tables.image.get(id)?.value;
     if (image?.state !== 'ready')
       throw new FlotillaError('wrong-state', `The image "${wanted.name}" is not here yet`, {
-        hint: `Upload ${wanted.files.join(', ')} as an image of that name first.`,
+        hint: `Upload ${wanted.url ?? wanted.files.join(', ')} as an image of that name first.`,
       });
     if (wanted.sha256 !== null && image.sha256 !== wanted.sha256)
       throw new FlotillaError('checksum-mismatch', `The image "${wanted.name}" is not that of this package`, {

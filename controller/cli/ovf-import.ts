@@ -27,6 +27,7 @@ type Options = WaitOptions & {
   pool?: string;
   node?: string;
   acceptEulas?: true;
+  allowFetch?: true;
   keepImages?: true;
   start?: true;
   preview?: true;
@@ -57,6 +58,7 @@ export function ovfImportCommand(parent: Command, io: Io): void {
     .option('--pool <pool>', 'where disks and images lie')
     .option('--node <node>', 'the node that shall own the VMs')
     .option('--accept-eulas', 'its licences are accepted')
+    .option('--allow-fetch', 'let nodes fetch disks that it names by an http(s) address')
     .option('--keep-images', 'leave the images from which the disks were made')
     .option('--start', 'start them in their order')
     .action(async (file: string, o: Options) => {
@@ -115,6 +117,7 @@ async function bodyOf(io: Io, archive: OvfArchive, report: PackageReport, o: Opt
     node: o.node,
     vapp: o.asVapp,
     acceptEulas: o.acceptEulas === true,
+    allowFetch: o.allowFetch === true,
     keepImages: o.keepImages === true,
     // Several VMs beside each other are started here, one after the other.
     start: o.start === true && o.asVapp !== undefined,
@@ -260,6 +263,7 @@ class Import {
   }
 
   async #image(planned: ImportPreview['images'][number]): Promise<ImageView> {
+    if (planned.url !== null) return this.#fetched(planned, planned.url);
     const file = this.#report.files.find((f) => f.names.join('\n') === planned.files.join('\n'));
     if (file === undefined) throw usage(`File "${planned.files[0] ?? ''}" is gone`, 'Begin anew.');
     const size = file.compression === null ? (file.storedBytes ?? 0) : (await this.#read(file)).size;
@@ -270,11 +274,7 @@ class Import {
     }
     const sha256 = file.compression === null ? file.sha256 : null;
     const body = defined({
-      name: planned.name,
-      pool: this.#o.pool,
-      // All on one node: there their files become disks.
-      node: this.#o.node ?? [...this.#images.values()].find((i) => i.node !== null)?.node ?? undefined,
-      format: planned.iso ? 'iso' : undefined,
+      ...this.#placeOf(planned),
       sizeBytes: size,
       sha256: sha256 ?? undefined,
     }) as RestCall<'imageCreate'>['body'];
@@ -292,6 +292,30 @@ class Import {
         hint: 'Give the command again: it begins anew.',
       });
     return image;
+  }
+
+  /** One that a node fetches. */
+  async #fetched(planned: ImportPreview['images'][number], url: string): Promise<ImageView> {
+    const client = await this.#io.client();
+    const there = await this.#find('imageGet', { image: planned.name });
+    if (there?.state === 'ready' && there.source === url) return there;
+    const { image, op } = await client.call('imageCreate', {
+      body: defined({ ...this.#placeOf(planned), url }) as RestCall<'imageCreate'>['body'],
+    });
+    this.#madeImages.push(image.id);
+    if (op !== null) await this.#io.follow(op, { ...this.#o, wait: true });
+    return client.call('imageGet', { params: { image: image.id } });
+  }
+
+  #placeOf(planned: ImportPreview['images'][number]): Record<string, unknown> {
+    return {
+      name: planned.name,
+      pool: this.#o.pool,
+      // All on one node: there their files become disks.
+      node: this.#o.node ?? [...this.#images.values()].find((i) => i.node !== null)?.node ?? undefined,
+      format: planned.iso ? 'iso' : undefined,
+      sha256: planned.sha256 ?? undefined,
+    };
   }
 
   /** Reads all of a file as its disk reads it, and checks it. */

@@ -1,6 +1,6 @@
 import type { VmCreateInput } from '../wire/rest.js';
 import { environmentCharsMax, environmentOf } from './environment.js';
-import type { OvfNic, OvfPackage, OvfSystem, OvfSystemDisk } from './model.js';
+import type { OvfFile, OvfNic, OvfPackage, OvfSystem, OvfSystemDisk } from './model.js';
 
 /** What a person says beside the package. */
 export interface ImportChoices {
@@ -8,6 +8,8 @@ export interface ImportChoices {
   readonly networks: ReadonlyMap<string, string | null>;
   /** Before the names of VMs and images. */
   readonly prefix: string;
+  /** Nodes may fetch what is named by an http(s) address. */
+  readonly fetch?: boolean;
   /** Files of the References that are here. */
   readonly present: ReadonlySet<string>;
   /** A word for each VM that tells this import from others. */
@@ -99,7 +101,7 @@ function planImages(p: OvfPackage, c: ImportChoices, refusals: string[]): Map<st
   );
   for (const f of p.files) {
     if (!used.has(f.id)) continue;
-    if (f.remote) refusals.push(`"${f.href}" is to be fetched from elsewhere: put it beside the descriptor`);
+    if (f.remote) refuseFetch(f, c.fetch === true, refusals);
     else if (f.outside)
       refusals.push(
         `"${f.href}" is outside of the package: put it beside the descriptor, and write its name so there`,
@@ -118,6 +120,17 @@ function planImages(p: OvfPackage, c: ImportChoices, refusals: string[]): Map<st
     out.set(f.id, { file: f.id, name: nameOf(`${c.prefix}${p.name}-${plain}`, taken), iso });
   }
   return out;
+}
+
+function refuseFetch(f: OvfFile, allowed: boolean, refusals: string[]): void {
+  if (!/^https?:/i.test(f.href) || f.compression !== null || f.chunkBytes !== null)
+    refusals.push(
+      `"${f.href}" is not fetched, being of a kind, packed or in pieces: put it beside the descriptor`,
+    );
+  else if (!allowed)
+    refusals.push(
+      `"${f.href}" is to be fetched from elsewhere: allow it (--allow-fetch), or put it beside the descriptor`,
+    );
 }
 
 interface Making {

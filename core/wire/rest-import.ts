@@ -41,6 +41,8 @@ export const importSchema = z
     /** Makes one vApp of this name of all its VMs. */
     vapp: nameSchema.optional(),
     acceptEulas: z.boolean().default(false),
+    /** Nodes may fetch disks that the package names by an http(s) address. */
+    allowFetch: z.boolean().default(false),
     /** Several VMs are started only as a vApp, in its order. */
     start: z.boolean().default(false),
     /** Disks are copies of the images, which stay. */
@@ -94,11 +96,15 @@ export const importPreviewSchema = z
       /** What was read otherwise than it is written, or is left out. */
       warnings: z.array(z.object({ line: lineSchema, text: z.string() })),
     }),
-    /** To be uploaded as images of these names before the import, each file's pieces joined, and unpacked. */
+    /**
+     * To be uploaded as images of these names before the import, each file's pieces joined, and unpacked; or, where there is a
+     * `url`, to be fetched from there.
+     */
     images: z.array(
       z.object({
         name: z.string(),
         files: z.array(z.string()),
+        url: z.string().nullable(),
         iso: z.boolean(),
         gzip: z.boolean(),
         /** Of what is stored. */

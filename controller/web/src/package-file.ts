@@ -90,6 +90,7 @@ export async function uploadDisk(
   image: ImportPreview['images'][number],
   o: UploadOptions,
 ): Promise<{ readonly id: string; readonly made: boolean }> {
+  if (image.url !== null) return fetched(image, image.url, o);
   const data = new Blob(image.files.map((name) => p.parts.get(name) ?? new Blob([])));
   const there = await entryOf(image, o);
   if (there.state === 'ready') return { id: there.id, made: false };
@@ -106,19 +107,38 @@ export async function uploadDisk(
   return { id: there.id, made: true };
 }
 
+/** One that a node fetches. */
+async function fetched(
+  image: ImportPreview['images'][number],
+  url: string,
+  o: UploadOptions,
+): Promise<{ readonly id: string; readonly made: boolean }> {
+  try {
+    const { image: made, op } = await call('imageCreate', { body: { ...placeOf(image, o), url } });
+    if (op !== null) await ended(op, o.signal);
+    return { id: made.id, made: true };
+  } catch (e) {
+    if (!(e instanceof Refused) || e.code !== 'name-taken') throw e;
+    const had = await call('imageGet', { params: { image: image.name } });
+    if (had.state === 'ready' && had.source === url) return { id: had.id, made: false };
+    throw e;
+  }
+}
+
+const placeOf = (image: ImportPreview['images'][number], o: UploadOptions) => ({
+  name: image.name,
+  ...(o.pool === undefined ? {} : { pool: o.pool }),
+  ...(o.node === undefined ? {} : { node: o.node }),
+  ...(image.iso ? { format: 'iso' as const } : {}),
+  ...(image.sha256 === null ? {} : { sha256: image.sha256 }),
+});
+
 /** The image that is ready, that was begun, or a new one. */
 async function entryOf(image: ImportPreview['images'][number], o: UploadOptions) {
   const sizeBytes = image.gzip ? null : image.storedBytes;
   try {
     const { image: made } = await call('imageCreate', {
-      body: {
-        name: image.name,
-        ...(o.pool === undefined ? {} : { pool: o.pool }),
-        ...(o.node === undefined ? {} : { node: o.node }),
-        ...(image.iso ? { format: 'iso' } : {}),
-        ...(sizeBytes === null ? {} : { sizeBytes }),
-        ...(image.sha256 === null ? {} : { sha256: image.sha256 }),
-      },
+      body: { ...placeOf(image, o), ...(sizeBytes === null ? {} : { sizeBytes }) },
     });
     return made;
   } catch (e) {

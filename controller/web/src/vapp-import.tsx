@@ -36,6 +36,7 @@ interface Wish {
   readonly vapp: string;
   readonly properties: Readonly<Record<string, string>>;
   readonly acceptEulas: boolean;
+  readonly allowFetch: boolean;
   readonly start: boolean;
 }
 
@@ -48,6 +49,7 @@ const nothing: Wish = {
   vapp: '',
   properties: {},
   acceptEulas: false,
+  allowFetch: false,
   start: false,
 };
 
@@ -60,6 +62,7 @@ const bodyOf = (chosen: ChosenPackage, w: Wish): Body => ({
   ...(w.pool === '' ? {} : { pool: w.pool }),
   ...(w.asVapp && w.vapp !== '' ? { vapp: w.vapp } : {}),
   acceptEulas: w.acceptEulas,
+  allowFetch: w.allowFetch,
   start: w.start,
 });
 
@@ -195,6 +198,7 @@ const proofOf = (p: ImportPreview['package']): string => {
 
 function Within({ preview, wish, set }: PartProps): ReactNode {
   const { package: p } = preview;
+  const fetched = preview.images.flatMap((i) => i.url ?? []);
   return (
     <Stack>
       <Facts
@@ -219,6 +223,14 @@ function Within({ preview, wish, set }: PartProps): ReactNode {
         />
       )}
       <Machines preview={preview} />
+      {fetched.length > 0 && (
+        <Checkbox
+          label={`Let the nodes fetch ${fetched.length === 1 ? 'a disk' : `${fetched.length} disks`} from elsewhere`}
+          description={fetched.join(', ')}
+          checked={wish.allowFetch}
+          onChange={(e) => set({ allowFetch: e.currentTarget.checked })}
+        />
+      )}
       {p.warnings.length > 0 && (
         <Rows
           label="Remarks on the descriptor"
@@ -398,7 +410,8 @@ function Deploy({ chosen, preview, wish, set }: PartProps & { readonly chosen: C
         signal,
         progress: (bytes) =>
           setSaid({
-            text: `sending ${image.files[0] ?? image.name}`,
+            text:
+              image.url === null ? `sending ${image.files[0] ?? image.name}` : `a node fetches ${image.url}`,
             share: (before + bytes) / Math.max(1, total),
           }),
       });

@@ -4,7 +4,7 @@ import { gzipSync } from 'node:zlib';
 import t from 'tap';
 import { exitCodes } from '../../../controller/cli/exit.js';
 import { folder, manifestOf, tarOf } from '../agent/ovf/make.js';
-import { fixture } from '../core/ovf/read.js';
+import { fixture, item, packageOf } from '../core/ovf/read.js';
 import { lab } from './cli-rig.js';
 
 const base = Buffer.alloc(300_000, 'base');
@@ -243,4 +243,42 @@ void t.test('a package as one vApp: its document names the images that were sent
   t.strictSame(members.map((m) => m.vmName).sort(), ['Database', 'application', 'web']);
   const again = await l.run('import', file, ...usual, '--as-vapp', 'shop');
   t.match(again, { code: 0, err: /is there already/ }, again.err);
+});
+
+void t.test('a disk with an address is fetched by a node, if that is allowed', async (t) => {
+  const l = await lab();
+  t.teardown(() => l.stop());
+  const url = 'https://example.org/disk.vmdk';
+  const descriptor = packageOf({
+    files: `<File ovf:id="f" ovf:href="${url}"/>`,
+    disks: '<Disk ovf:diskId="d" ovf:capacity="2147483648" ovf:fileRef="f"/>',
+    items: [
+      item({ InstanceID: 1, ResourceType: 3, VirtualQuantity: 1 }),
+      item({ InstanceID: 2, ResourceType: 4, VirtualQuantity: 128, AllocationUnits: 'MegaBytes' }),
+      item({ InstanceID: 3, ResourceType: 17, HostResource: 'ovf:/disk/d' }),
+    ].join(''),
+  });
+  const sha256 = 'a'.repeat(64);
+  const dir = await folder(t, {
+    'x.ovf': descriptor,
+    'x.mf': `${manifestOf({ 'x.ovf': descriptor })}SHA256(${url})= ${sha256}\n`,
+  });
+  const file = path.join(dir, 'x.ovf');
+  const refused = await l.run('import', file);
+  t.equal(refused.code, exitCodes.refused);
+  t.match(refused.err, /"https:\/\/example\.org\/disk\.vmdk" is to be fetched from elsewhere: allow it/);
+  t.match(await l.run('image', 'list'), { out: /There are no images/ });
+  const ran = await l.run('import', file, '--allow-fetch', '--keep-images');
+  t.equal(ran.code, 0, ran.err);
+  t.match(JSON.parse((await l.run('--json', 'image', 'show', 'vm-disk')).out), {
+    source: url,
+    sha256,
+    state: 'ready',
+  });
+  t.match(await l.run('vm', 'list'), { out: /vm/ });
+  t.equal(
+    (await l.run('import', file, '--allow-fetch', '--keep-images')).code,
+    0,
+    'given again it makes no second',
+  );
 });

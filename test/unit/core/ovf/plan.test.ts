@@ -252,3 +252,25 @@ void t.test('a disk that is said to be outside of the package is not imported', 
   ]);
   t.end();
 });
+
+void t.test('a disk with an address is fetched only where that is allowed, and only as it is', (t) => {
+  const plan = (file: string, fetch: boolean) =>
+    planImport(
+      read(
+        packageOf({
+          files: `<File ovf:id="f" ${file}/>`,
+          disks: '<Disk ovf:diskId="d" ovf:capacity="1073741824" ovf:fileRef="f"/>',
+          items: item({ ResourceType: 17, HostResource: 'ovf:/disk/d' }),
+        }),
+      ),
+      { ...choices(), present: new Set(), fetch },
+    );
+  const href = 'ovf:href="https://example.org/disk.vmdk"';
+  t.match(plan(href, false).refusals, [/is to be fetched from elsewhere: allow it \(--allow-fetch\)/]);
+  t.strictSame(plan(href, true).refusals, []);
+  t.match(plan(href, true).images, [{ file: 'f', name: 'vm-disk', iso: false }]);
+  t.match(plan(`${href} ovf:compression="gzip"`, true).refusals, [/is not fetched/]);
+  t.match(plan(`${href} ovf:chunkSize="100"`, true).refusals, [/is not fetched/]);
+  t.match(plan('ovf:href="ftp://example.org/disk.vmdk"', true).refusals, [/is not fetched/]);
+  t.end();
+});
