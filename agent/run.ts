@@ -416,6 +416,7 @@ export async function runAgent(
         n.value.asleep === undefined || snapshot?.lives.has(n.value.id) === true ? [] : n.value.id,
       ),
       failovers: failovers.total,
+      lockstep: pairs?.seen() ?? [],
     };
   };
   const refused = (): Record<string, number> => ({

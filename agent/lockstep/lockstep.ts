@@ -31,10 +31,7 @@ export class QemuLockstep implements Lockstep {
   }
 
   async observe(): Promise<readonly LockstepSeen[]> {
-    return this.#machines
-      .all()
-      .filter((m) => m.active)
-      .map((m) => m.seen());
+    return this.#machines.seen();
   }
 
   on(listener: () => void): () => void {

@@ -2,6 +2,7 @@ import { mkdir, readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { idSchema } from '../../core/domain/schema.js';
 import { errorRecord } from '../../core/domain/error.js';
+import type { LockstepSeen } from '../env.js';
 import { Files } from '../pool/files.js';
 import {
   definitionFile,
@@ -56,6 +57,13 @@ export class LockstepMachines {
 
   all(): readonly LockstepMachine[] {
     return [...this.#all.values()];
+  }
+
+  /** Those that live here. */
+  seen(): LockstepSeen[] {
+    return this.all()
+      .filter((m) => m.active)
+      .map((m) => m.seen());
   }
 
   get(vm: string): LockstepMachine | null {

@@ -40,7 +40,7 @@ const bit = (b: boolean): number => (b ? 1 : 0);
  * @see prometheus.io, "Exposition formats", text-based 0.0.4; checked by `promtool check metrics`
  */
 export function metricsText(v: StatusView): string {
-  return [...nodeFamilies(v), ...vmFamilies(v), ...haFamilies(v), ...radioFamilies(v), ...agentFamilies(v)]
+  return [...nodeFamilies(v), ...vmFamilies(v), ...haFamilies(v), ...lockstepFamilies(v), ...radioFamilies(v), ...agentFamilies(v)]
     .map(String)
     .join('');
 }
@@ -165,6 +165,12 @@ const countedAlways: ReadonlySet<string> = new Set([
   'oversized',
   'token',
 ]);
+
+function lockstepFamilies(v: StatusView): Family[] {
+  const all = gauge('lockstep_checkpoints', 'Times that a VM in lockstep and its twin were made the same, of this pair.');
+  for (const m of v.lockstep) if (m.role !== 'alone') all.add(m.checkpoints, { vm: m.vm, role: m.role });
+  return [all];
+}
 
 function agentFamilies(v: StatusView): Family[] {
   const { agent } = v;

@@ -1,6 +1,6 @@
 import type { Health, NodeFacts } from '../../core/domain/node.js';
 import type { Policy } from '../../core/domain/ha.js';
-import type { HeardNode, KeeperState } from '../env.js';
+import type { HeardNode, KeeperState, LockstepSeen } from '../env.js';
 
 /** Everything the node's page and metrics show, as plain data: whoever fills it in owns no socket here. */
 export interface StatusView {
@@ -32,6 +32,8 @@ export interface StatusView {
   readonly asleep: readonly string[];
   /** Failovers to this node since the agent started. */
   readonly failovers: number;
+  /** Machines of VMs in lockstep, twins too. */
+  readonly lockstep: readonly LockstepSeen[];
 }
 
 /** What this process costs. */

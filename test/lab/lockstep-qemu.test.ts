@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { Asker, Load } from './lockstep/client.js';
-import { inOwnNetwork, makePair, type Pair, type PairNode } from './lockstep/pair.js';
+import { guestAddress, inOwnNetwork, makePair, type Pair, type PairNode } from './lockstep/pair.js';
 
 inOwnNetwork(fileURLToPath(import.meta.url));
 
@@ -40,12 +40,12 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
   await a.hypervisor.start(vm);
   t.match(await a.hypervisor.state(vm), { state: 'running' });
   await until('the guest', () =>
-    Asker.open().then(
+    Asker.open(guestAddress).then(
       (asker) => (asker.close(), true),
       () => false,
     ),
   );
-  const load = new Load();
+  const load = new Load(guestAddress);
   await load.start();
 
   await protect(pair, a, b, 20);

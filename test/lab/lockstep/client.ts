@@ -1,5 +1,7 @@
 import { connect, type Socket } from 'node:net';
-import { guest } from './pair.js';
+
+/** Where the guest's server listens. @see images/tiny/serve.c */
+export const servePort = 9;
 
 /** One connection to the guest's server: a line asked, a line answered. */
 export class Asker {
@@ -24,9 +26,9 @@ export class Asker {
     });
   }
 
-  static open(): Promise<Asker> {
+  static open(address: string): Promise<Asker> {
     return new Promise((resolve, reject) => {
-      const socket = connect(guest.port, guest.address);
+      const socket = connect(servePort, address);
       socket.once('error', reject);
       socket.once('connect', () => resolve(new Asker(socket)));
     });
@@ -93,18 +95,23 @@ export class Load {
   #writes = 0;
   #gapMs = 0;
   #stop = false;
+  readonly #address: string;
   #all: Promise<unknown> = Promise.resolve();
   #boot = '';
   /** What the common counter has said: answers of two connections overtake each other, but none comes twice or is left out. */
   readonly #totals = new Set<number>();
 
-  /** @param fromN - first number written: those of another load are others */
-  async start(fromN = 1): Promise<void> {
-    const [counter, counter2, writer] = await Promise.all([Asker.open(), Asker.open(), Asker.open()]);
+  constructor(address: string) {
+    this.#address = address;
+  }
+
+  async start(): Promise<void> {
+    const open = (): Promise<Asker> => Asker.open(this.#address);
+    const [counter, counter2, writer] = await Promise.all([open(), open(), open()]);
     this.#all = Promise.all([
       this.#run(counter, (n) => this.#count(counter, n)),
       this.#run(counter2, (n) => this.#count(counter2, n)),
-      this.#run(writer, (n) => this.#write(writer, fromN + n - 1)),
+      this.#run(writer, (n) => this.#write(writer, n)),
     ]);
   }
 
@@ -118,6 +125,9 @@ export class Load {
   get counts(): number {
     return this.#counts;
   }
+  get writes(): number {
+    return this.#writes;
+  }
   get wrong(): readonly string[] {
     return this.#wrong;
   }
@@ -129,7 +139,7 @@ export class Load {
     const totals = [...this.#totals];
     const missing = Math.max(...totals) - Math.min(...totals) + 1 - totals.length;
     if (missing !== 0) this.#wrong.push(`the common counter left ${missing} out`);
-    const reader = await Asker.open();
+    const reader = await Asker.open(this.#address);
     for (const [, n] of this.#written) {
       const said = await reader.ask(`read ${n}`);
       if (said !== `read ${n} ${n}`) this.#wrong.push(`a write that was acknowledged is not there: ${said}`);

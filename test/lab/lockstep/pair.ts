@@ -18,6 +18,7 @@ import { LockstepMachines } from '../../../agent/lockstep/machines.js';
 import { makeCa, makeCsr, signNode, type Ca } from '../../../agent/pki/certificates.js';
 import { runTool } from '../../../agent/pool/tool.js';
 import { systemClock } from '../../../agent/system.js';
+import { servePort } from './client.js';
 import { domainXml } from '../../../agent/vm/domain-xml.js';
 
 const build = path.resolve(import.meta.dirname, '../../../..');
@@ -31,8 +32,8 @@ const qemu = [
   path.join(lockstepDir, 'qemu-system-x86_64'),
 ];
 const diskBytes = 64 << 20;
-/** The guest's address, the port of its server (images/tiny/serve.c), and who asks it. */
-export const guest = { address: '10.9.0.50', port: 9 };
+/** The guest's address, and who asks it. */
+export const guestAddress = '10.9.0.50';
 const client = '10.9.0.254';
 const bridge = 'br0';
 
@@ -231,8 +232,8 @@ function makeSeed(dir: string): string {
   const iso = path.join(dir, 'seed.iso');
   mkdirSync(files);
   writeFileSync(path.join(files, 'meta-data'), 'local-hostname: pair\n');
-  writeFileSync(path.join(files, 'user-data'), `#cloud-config\n# flotilla-serve: ${guest.port}\n`);
-  writeFileSync(path.join(files, 'network-config'), `addresses: [${guest.address}/24]\n`);
+  writeFileSync(path.join(files, 'user-data'), `#cloud-config\n# flotilla-serve: ${servePort}\n`);
+  writeFileSync(path.join(files, 'network-config'), `addresses: [${guestAddress}/24]\n`);
   execFileSync('xorriso', ['-as', 'mkisofs', '-quiet', '-o', iso, '-V', 'CIDATA', '-J', '-r', files], {
     stdio: 'ignore',
   });

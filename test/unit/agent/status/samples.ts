@@ -109,6 +109,7 @@ export function sampleView(o: Partial<StatusView> = {}): StatusView {
     policy: policyDefault,
     asleep: [],
     failovers: 0,
+    lockstep: [],
     agent: { startedMs: wallMs - 9e6, rssBytes: 71e6, cpuSeconds: 12.5, lagSeconds: 0.004 },
     ...o,
   };

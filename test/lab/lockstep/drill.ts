@@ -1,0 +1,153 @@
+import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import path from 'node:path';
+import type { Test } from 'tap';
+import { Drills, bootMs } from '../drill.js';
+import { waitFor, type Lab } from '../harness.js';
+import { servePort, type Account } from './client.js';
+
+const MiB = 2 ** 20;
+/** All is copied, the guest stands still meanwhile, and the machine has other things to do. */
+const protectMs = 300_000;
+const vm = 'steady';
+
+/** {@link Load} as a program in the guests' network. */
+class LoadThere {
+  counts = 0;
+  writes = 0;
+  wrong: readonly string[] = [];
+  readonly #child: ChildProcessWithoutNullStreams;
+  #gap: ((ms: number) => void) | null = null;
+  readonly #end: Promise<Account>;
+
+  constructor(lab: Lab, address: string) {
+    const program = path.join(import.meta.dirname, 'load-program.js');
+    const words = [`--net=/run/netns/${lab.id}-fab`, process.execPath, '--enable-source-maps', program, address];
+    this.#child = spawn('nsenter', words);
+    this.#child.stderr.pipe(process.stderr);
+    this.#end = new Promise((resolve, reject) => {
+      this.#child.once('exit', (code) => reject(new Error(`the load ended: ${code}`)));
+      createInterface({ input: this.#child.stdout }).on('line', (line) => {
+        const said = JSON.parse(line) as {
+          counts?: number;
+          writes?: number;
+          wrong?: string[];
+          gapMs?: number;
+          end?: Account;
+        };
+        if (said.end !== undefined) resolve(said.end);
+        if (said.gapMs !== undefined) this.#gap?.(said.gapMs);
+        this.counts = said.counts ?? this.counts;
+        this.writes = said.writes ?? this.writes;
+        this.wrong = said.wrong ?? this.wrong;
+      });
+    });
+    this.#end.catch(() => undefined);
+  }
+
+  /** Waits until all connections got answers again. @returns the longest time without one since it was asked last, ms */
+  async goesOn(): Promise<number> {
+    const { counts, writes } = this;
+    await waitFor(
+      'the guest answers on the connections it had',
+      () => {
+        if (this.wrong.length > 0) throw new Error(this.wrong.join('; '));
+        return this.counts > counts + 20 && this.writes > writes + 3;
+      },
+      { limitMs: protectMs },
+    );
+    return new Promise((resolve) => {
+      this.#gap = resolve;
+      this.#child.stdin.write('gap\n');
+    });
+  }
+
+  end(): Promise<Account> {
+    this.#child.stdin.write('end\n');
+    return this.#end;
+  }
+
+  kill(): void {
+    this.#child.kill('SIGKILL');
+  }
+}
+
+/**
+ * One VM in lockstep through so many deaths of its owner's node and so many of its twin's, each with the twin made anew
+ * between, and clients connected from the beginning to the end.
+ */
+export async function lockstepDrill(t: Test, rounds: number): Promise<void> {
+  const d = await Drills.up({ id: 'fllock', net: '10.87.0', guestNet: '10.87.100' });
+  t.teardown(() => d.down());
+  const { c, lab } = d;
+  await c.must('POST', 'pools', { name: 'local', kind: 'local', path: '/var/lib/flotilla/pools/local' });
+  await waitFor('the pool is known of every node', async () => {
+    const { body } = await c.get<{ items: { use: { ok: boolean }[] }[] }>('pools');
+    return body.items.every((p) => p.use.length === d.nodes.length && p.use.every((u) => u.ok));
+  });
+  const { vm: made, op } = await c.must<{ vm: { id: string }; op: Parameters<typeof c.opEnd>[0] }>('POST', 'vms', {
+    name: vm,
+    node: 'n2',
+    memoryMiB: 128,
+    disks: [{ name: 'root', pool: 'local', image: 'tiny', mode: 'full', format: 'raw', sizeBytes: 64 * MiB }],
+    nics: [{ network: 'lan' }],
+    cloudInit: { hostname: vm, userData: `#cloud-config\n# flotilla-serve: ${servePort}\n` },
+    ha: { enabled: true, lockstep: true, restartsPerHourMax: 100 },
+    power: 'running',
+  });
+  d.ids.set(vm, made.id);
+  const end = await c.opEnd(op);
+  t.equal(end.state, 'done', JSON.stringify(end.error));
+  const [address = ''] = await waitFor('its address', async () => {
+    const { addresses } = await d.vm(vm);
+    return addresses.length > 0 ? addresses : null;
+  });
+  const load = new LoadThere(lab, address);
+  t.teardown(() => load.kill());
+  await waitFor('the guest answers', () => load.counts > 0, { limitMs: bootMs });
+
+  const gaps: Record<'owner' | 'twin', number[]> = { owner: [], twin: [] };
+  for (let round = 1; round <= rounds; round++) {
+    for (const who of ['owner', 'twin'] as const) {
+      try {
+        const twin = await d.untilProtected(vm, protectMs);
+        const owner = await d.ownerOf(vm);
+        const third = d.nodes.find((n) => n !== owner && n !== twin) ?? '';
+        await c.controllerOn(third);
+        await checkpoints(d, owner, 20);
+        await load.goesOn();
+        await lab.kill(who === 'owner' ? owner : twin);
+        const gapMs = await load.goesOn();
+        gaps[who].push(gapMs);
+        if (who === 'owner') await waitFor('its twin owns it', async () => (await d.ownerOf(vm)) === twin);
+        t.equal(await d.ownerOf(vm), who === 'owner' ? twin : owner, `round ${round}: the ${who}'s node died, ${Math.round(gapMs)} ms`);
+        await d.back(who === 'owner' ? owner : twin);
+      } catch (e) {
+        t.comment(await d.words());
+        await d.keepRecords();
+        throw e;
+      }
+    }
+  }
+  const account = await load.end();
+  t.same(account.wrong, [], `${account.counts} counted, ${account.writes} written`);
+  for (const who of ['owner', 'twin'] as const) t.comment(`${who}: longest gaps, ms: ${gaps[who].map(Math.round).join(' ')}`);
+}
+
+/** As one node of the cluster reads those of another. */
+const readMetrics = `
+  const { readFileSync: f } = require("node:fs");
+  const p = "/var/lib/flotilla/pki/";
+  require("node:https").get("https://127.0.0.1:7443/metrics",
+    { ca: f(p + "ca.crt"), cert: f(p + "node.crt"), key: f(p + "node.key") },
+    (r) => r.pipe(process.stdout));`;
+
+/** Waits until its machine has made so many more: one kill right after the copying would prove nothing. */
+async function checkpoints(d: Drills, owner: string, more: number): Promise<void> {
+  const count = async (): Promise<number> => {
+    const metrics = await d.lab.sh(owner, `node -e '${readMetrics}'`);
+    return Number(/^flotilla_lockstep_checkpoints\{.*role="primary"\} (\d+)$/m.exec(metrics)?.[1] ?? 0);
+  };
+  const from = await count();
+  await waitFor('checkpoints', async () => (await count()) >= from + more, { limitMs: protectMs });
+}
