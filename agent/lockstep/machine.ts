@@ -152,7 +152,8 @@ export class LockstepMachine {
       running: this.running,
       checkpoints: this.#checkpoints,
       lastCheckpointMs: this.#lastMs,
-      broken: this.#broken,
+      // Of a pair that is over nothing is left to say.
+      broken: this.#state.inPair ? this.#broken : null,
     };
   }
 

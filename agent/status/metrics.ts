@@ -40,7 +40,14 @@ const bit = (b: boolean): number => (b ? 1 : 0);
  * @see prometheus.io, "Exposition formats", text-based 0.0.4; checked by `promtool check metrics`
  */
 export function metricsText(v: StatusView): string {
-  return [...nodeFamilies(v), ...vmFamilies(v), ...haFamilies(v), ...lockstepFamilies(v), ...radioFamilies(v), ...agentFamilies(v)]
+  return [
+    ...nodeFamilies(v),
+    ...vmFamilies(v),
+    ...haFamilies(v),
+    ...lockstepFamilies(v),
+    ...radioFamilies(v),
+    ...agentFamilies(v),
+  ]
     .map(String)
     .join('');
 }
@@ -167,7 +174,10 @@ const countedAlways: ReadonlySet<string> = new Set([
 ]);
 
 function lockstepFamilies(v: StatusView): Family[] {
-  const all = gauge('lockstep_checkpoints', 'Times that a VM in lockstep and its twin were made the same, of this pair.');
+  const all = gauge(
+    'lockstep_checkpoints',
+    'Times that a VM in lockstep and its twin were made the same, of this pair.',
+  );
   for (const m of v.lockstep) if (m.role !== 'alone') all.add(m.checkpoints, { vm: m.vm, role: m.role });
   return [all];
 }

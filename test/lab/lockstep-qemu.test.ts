@@ -56,7 +56,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
   await t.test('the twin dies', async (t) => {
     await b.lockstep.end(vm);
     await a.lockstep.goAlone(vm, ++gen);
-    t.match(await a.lockstep.observe(), [{ role: 'alone', running: true, gen }]);
+    t.match(await a.lockstep.observe(), [{ role: 'alone', running: true, gen, broken: null }]);
     const before = load.counts;
     await until('answers', async () => load.counts > before + 10);
     t.same(load.wrong, []);
@@ -68,7 +68,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
     await a.lockstep.end(vm);
     await b.lockstep.shut(vm);
     await b.lockstep.takeOver(vm, ++gen);
-    t.match(await b.lockstep.observe(), [{ role: 'alone', running: true, gen }]);
+    t.match(await b.lockstep.observe(), [{ role: 'alone', running: true, gen, broken: null }]);
     t.match(await b.hypervisor.list(), [{ uuid: vm, active: true }]);
     const before = load.counts;
     await until('answers', async () => load.counts > before + 10);

@@ -22,7 +22,13 @@ class LoadThere {
 
   constructor(lab: Lab, address: string) {
     const program = path.join(import.meta.dirname, 'load-program.js');
-    const words = [`--net=/run/netns/${lab.id}-fab`, process.execPath, '--enable-source-maps', program, address];
+    const words = [
+      `--net=/run/netns/${lab.id}-fab`,
+      process.execPath,
+      '--enable-source-maps',
+      program,
+      address,
+    ];
     this.#child = spawn('nsenter', words);
     this.#child.stderr.pipe(process.stderr);
     this.#end = new Promise((resolve, reject) => {
@@ -85,16 +91,22 @@ export async function lockstepDrill(t: Test, rounds: number): Promise<void> {
     const { body } = await c.get<{ items: { use: { ok: boolean }[] }[] }>('pools');
     return body.items.every((p) => p.use.length === d.nodes.length && p.use.every((u) => u.ok));
   });
-  const { vm: made, op } = await c.must<{ vm: { id: string }; op: Parameters<typeof c.opEnd>[0] }>('POST', 'vms', {
-    name: vm,
-    node: 'n2',
-    memoryMiB: 128,
-    disks: [{ name: 'root', pool: 'local', image: 'tiny', mode: 'full', format: 'raw', sizeBytes: 64 * MiB }],
-    nics: [{ network: 'lan' }],
-    cloudInit: { hostname: vm, userData: `#cloud-config\n# flotilla-serve: ${servePort}\n` },
-    ha: { enabled: true, lockstep: true, restartsPerHourMax: 100 },
-    power: 'running',
-  });
+  const { vm: made, op } = await c.must<{ vm: { id: string }; op: Parameters<typeof c.opEnd>[0] }>(
+    'POST',
+    'vms',
+    {
+      name: vm,
+      node: 'n2',
+      memoryMiB: 128,
+      disks: [
+        { name: 'root', pool: 'local', image: 'tiny', mode: 'full', format: 'raw', sizeBytes: 64 * MiB },
+      ],
+      nics: [{ network: 'lan' }],
+      cloudInit: { hostname: vm, userData: `#cloud-config\n# flotilla-serve: ${servePort}\n` },
+      ha: { enabled: true, lockstep: true, restartsPerHourMax: 100 },
+      power: 'running',
+    },
+  );
   d.ids.set(vm, made.id);
   const end = await c.opEnd(op);
   t.equal(end.state, 'done', JSON.stringify(end.error));
@@ -120,7 +132,11 @@ export async function lockstepDrill(t: Test, rounds: number): Promise<void> {
         const gapMs = await load.goesOn();
         gaps[who].push(gapMs);
         if (who === 'owner') await waitFor('its twin owns it', async () => (await d.ownerOf(vm)) === twin);
-        t.equal(await d.ownerOf(vm), who === 'owner' ? twin : owner, `round ${round}: the ${who}'s node died, ${Math.round(gapMs)} ms`);
+        t.equal(
+          await d.ownerOf(vm),
+          who === 'owner' ? twin : owner,
+          `round ${round}: the ${who}'s node died, ${Math.round(gapMs)} ms`,
+        );
         await d.back(who === 'owner' ? owner : twin);
       } catch (e) {
         t.comment(await d.words());
@@ -131,7 +147,8 @@ export async function lockstepDrill(t: Test, rounds: number): Promise<void> {
   }
   const account = await load.end();
   t.same(account.wrong, [], `${account.counts} counted, ${account.writes} written`);
-  for (const who of ['owner', 'twin'] as const) t.comment(`${who}: longest gaps, ms: ${gaps[who].map(Math.round).join(' ')}`);
+  for (const who of ['owner', 'twin'] as const)
+    t.comment(`${who}: longest gaps, ms: ${gaps[who].map(Math.round).join(' ')}`);
 }
 
 /** As one node of the cluster reads those of another. */

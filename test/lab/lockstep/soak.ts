@@ -51,7 +51,7 @@ async function protect(pair: Pair, owner: PairNode, twin: PairNode): Promise<num
   return pausedMs;
 }
 
-const pair = await makePair({ cpus: 1 });
+const pair = await makePair({ memoryMiB: 96 });
 let code = 1;
 try {
   const { vm } = pair;
@@ -96,8 +96,18 @@ try {
     }
     const doneMs = performance.now() - atMs;
     const { counts, writes } = load;
-    await until('answers', () => load.wrong.length > 0 || (load.counts > counts + 5 && load.writes > writes + 1));
-    say({ n, kind, ms: Math.round(doneMs), gapMs: Math.round(load.gap()), pausedMs: Math.round(pausedMs), checkpoints: seen });
+    await until(
+      'answers',
+      () => load.wrong.length > 0 || (load.counts > counts + 5 && load.writes > writes + 1),
+    );
+    say({
+      n,
+      kind,
+      ms: Math.round(doneMs),
+      gapMs: Math.round(load.gap()),
+      pausedMs: Math.round(pausedMs),
+      checkpoints: seen,
+    });
     if (load.wrong.length > 0) throw new Error(load.wrong.join('; '));
     if (kind === 'frozen') await twin.lockstep.end(vm);
     if (kind === 'silent') {
