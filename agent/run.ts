@@ -94,8 +94,14 @@ export interface RunningAgent {
   stop(): Promise<void>;
 }
 
-/** What collects the facts of the machine, in a process of its own. */
-export const factsCommand = [process.execPath, path.join(import.meta.dirname, 'flotilla-facts.mjs')];
+/** What collects the facts of the machine, in a process of its own that comes after all else. */
+export const factsCommand = [
+  '/usr/bin/nice',
+  '-n',
+  '19',
+  process.execPath,
+  path.join(import.meta.dirname, 'flotilla-facts.mjs'),
+];
 
 /** Puts a node's agent together from its parts and starts it. The only place that knows them all. */
 export async function runAgent(
