@@ -1,6 +1,7 @@
 import { movedDisk, placeText } from '../../core/decide/disk-move.js';
 import { refusals } from '../../core/decide/plan/fit.js';
-import { checkReach } from '../../core/decide/vm-ha-edit.js';
+import { shapeBlockers } from '../../core/decide/lockstep-check.js';
+import { checkReach, checkShape } from '../../core/decide/vm-ha-edit.js';
 import { refusal } from '../../core/decide/vm-make.js';
 import { isReplicated, type Disk } from '../../core/domain/disk.js';
 import type { DiskMoveArgs } from '../../core/domain/disk-move.js';
@@ -63,10 +64,18 @@ export class DiskMoves {
         { pool, format: body.format, replicas: body.replicas },
         { id: chance.uuid(), owner: own.value.owner },
       );
-      if (spec.value.ha.enabled) {
-        const after = mine.map((k) => (k.value.id === from.id ? to : k.value));
-        checkReach(who, after, (p) => poolOf(view, p));
-      }
+      if (own.value.lockstep && own.value.state !== 'stopped')
+        throw new FlotillaError('wrong-state', `${who} is in lockstep: its disk moves while it is off`, {
+          hint: 'Stop it first, or take it out of lockstep.',
+        });
+      const after = mine.map((k) => (k.value.id === from.id ? to : k.value));
+      const disks = spec.value.disks.map((d) => (d.disk === from.id ? { ...d, disk: to.id } : d));
+      if (spec.value.ha.lockstep === true)
+        checkShape(
+          who,
+          shapeBlockers({ ...spec.value, disks }, after, (p) => poolOf(view, p)),
+        );
+      else if (spec.value.ha.enabled) checkReach(who, after, (p) => poolOf(view, p));
       this.checkRoom(who, own.value.owner, to, pool);
       const args: DiskMoveArgs = {
         disk: from.id,

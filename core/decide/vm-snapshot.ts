@@ -48,6 +48,8 @@ export function newSnapshot(v: SnapshotSubject, o: NewSnapshot): VmSnapshot {
   // What is detached nobody writes to, and no machine has it.
   const attached = spec.disks.filter((d) => d.detached !== true);
   if (attached.length === 0) throw refuse('it has no disk', 'Give it one first.');
+  if (own.lockstep && own.state !== 'stopped')
+    throw refuse('it is in lockstep', 'Stop it first, or take it out of lockstep.');
   if (v.snapshots.length >= vmSnapshotsMax)
     throw new FlotillaError('ledger-full', `VM "${spec.name}" has ${vmSnapshotsMax} snapshots already`, {
       hint: 'Delete some: flotilla snapshot list.',

@@ -183,3 +183,34 @@ await t.test('the node that is emptied loses its power: its VMs fail over, and i
   t.same(w.checks.violations, []);
   w.end();
 });
+
+await t.test('a VM in lockstep goes to its twin; twins on the node are made elsewhere', async (t) => {
+  const w = new World({ seed: 11, nodes: 3, lockstep: true, log: true });
+  w.boot();
+  const vm = w.createLockstep('web', 'n1');
+  const isProtected = (): boolean => w.own(vm)?.lockstep?.state === 'protected';
+  await w.until('it is protected', isProtected);
+  await w.pass(5_000);
+  const twin = w.own(vm)?.lockstep?.twin ?? '';
+  const starts = (): number => [...w.nodes.values()].reduce((n, x) => n + x.host.libvirt.starts.length, 0);
+  const first = w.drain('n1');
+  await w.until('n1 is empty', () => opFinished(w.op(first)), 120_000);
+  t.match(w.op(first), { state: 'done' });
+  t.match(drainArgs(w.op(first))?.vms, [{ vm, state: 'moved', to: twin }]);
+  t.same(w.runsOn(vm), [twin]);
+  await w.until('it is protected again', isProtected, 120_000);
+  const second = w.own(vm)?.lockstep?.twin ?? '';
+  t.not(second, 'n1', 'which is in maintenance');
+  const back = w.drain('n1', { back: first });
+  await w.until('n1 is active again', () => opFinished(w.op(back)), 120_000);
+  t.match(w.op(back), { state: 'done' }, 'nothing is fetched back');
+  const other = w.drain(second);
+  await w.until('no twin is there', () => opFinished(w.op(other)), 120_000);
+  t.match(w.op(other), { state: 'done' });
+  await w.until('it is protected again', isProtected, 120_000);
+  t.equal(w.own(vm)?.lockstep?.twin, 'n1');
+  t.same(w.runsOn(vm), [twin], 'it stayed where it was');
+  t.equal(starts(), 1, 'it was started once');
+  t.same(w.checks.violations, []);
+  w.end();
+});

@@ -50,7 +50,16 @@ export function NodePage({ id, tab }: { readonly id: string; readonly tab: strin
       tabs={[
         { id: 'summary', label: 'Summary', show: () => <Summary node={node} /> },
         { id: 'performance', label: 'Performance', show: () => <HistoryOf of="node" id={id} /> },
-        { id: 'vms', label: `VMs (${vms.length})`, show: () => <VmRows vms={vms} /> },
+        {
+          id: 'vms',
+          label: `VMs (${vms.length})`,
+          show: () => (
+            <Stack>
+              <VmRows vms={vms} />
+              <TwinRows node={id} />
+            </Stack>
+          ),
+        },
         { id: 'if-it-fails', label: 'If it fails', show: () => <IfItFails node={node} vms={vms} /> },
         { id: 'hardware', label: 'Hardware', show: () => <Hardware node={node} /> },
         { id: 'hears', label: 'Whom it hears', show: () => <Hears node={node} /> },
@@ -244,6 +253,28 @@ function Bmc({ node }: { readonly node: string }): ReactNode {
       </Group>
       <Refusal of={refused} />
     </Stack>
+  );
+}
+
+/** Machines here that are not its own: they go on where their VM's node dies. */
+function TwinRows({ node }: { readonly node: string }): ReactNode {
+  const twins = useAll('vm').filter((v) => v.pair?.twin === node);
+  if (twins.length === 0) return null;
+  return (
+    <Rows
+      label="Twins of VMs of other nodes"
+      head={['Twin of', 'On', 'State', 'Memory']}
+      none=""
+      rows={twins.map((v) => ({
+        key: v.id,
+        cells: [
+          <To to={`/vms/${v.id}`}>{v.name}</To>,
+          v.node === null ? 'none' : <To to={`/nodes/${v.node}`}>{v.node}</To>,
+          <State of={v.pair?.state ?? 'alone'} />,
+          formatSize(v.memoryMiB * 2 ** 20),
+        ],
+      }))}
+    />
   );
 }
 

@@ -163,3 +163,21 @@ void t.test('its owner is gone: the twin goes on, or nobody does', async (t) => 
   await paired(r, 'web', null);
   t.match((await vmOf(r, 'web')).ha, { state: 'unprotected', text: /comes back with n1/ });
 });
+
+void t.test('no snapshot and no move of its disk while it runs in lockstep', async (t) => {
+  const { r } = await lockstepRig();
+  t.teardown(() => r.stop());
+  await made(r, { name: 'web', disks: raw, node: 'n1', ha: lockstep });
+  const move = (body: unknown) => r.call('POST', '/api/v1/vms/web/disks/root/move', body);
+  t.match(await move({ format: 'qcow2' }), {
+    status: 422,
+    body: { code: 'unsupported', message: /qcow2 file/ },
+  });
+  t.match(await move({ pool: 'shared' }), { status: 422, body: { message: /the shared pool "shared"/ } });
+  await paired(r, 'web', 'n2');
+  t.match(await move({ pool: 'shared' }), { status: 409, body: { message: /moves while it is off/ } });
+  t.match(await r.call('POST', '/api/v1/vms/web/snapshots', {}), {
+    status: 409,
+    body: { code: 'wrong-state', message: /it is in lockstep/ },
+  });
+});
