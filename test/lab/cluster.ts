@@ -30,8 +30,10 @@ const program = '/usr/lib/flotilla/flotilla-agent.mjs';
 /** A cluster of the shipped programs on lab nodes, and its API as a client sees it. */
 export class LabCluster {
   readonly lab: Lab;
-  /** The node that founds the cluster. Beside emulated machines it is one in a container: a voter that costs little. */
+  /** The node that founds the cluster. */
   founder = 'n1';
+  /** Nodes in containers beside emulated machines: the ledger's voters, which cost a tenth there. VMs do not run on them. */
+  contained: readonly string[] = [];
   #port = 0;
   readonly #ports = new Map<string, number>();
   #token = '';
@@ -44,15 +46,16 @@ export class LabCluster {
 
   /**
    * Boots the nodes, founds the cluster, joins the others, starts a controller on the founder. Where they are emulated
-   * machines, one more node in a container founds it and is then kept empty.
+   * machines, three more in containers come first, so that they are the voters, and are then kept empty.
    */
   async up(nodes: number): Promise<void> {
     const { lab } = this;
-    const metal = lab.kind === 'metal';
-    if (metal) this.founder = `n${nodes + 1}`;
-    const { founder } = this;
+    const machines = Array.from({ length: nodes }, (_, i) => `n${i + 1}`);
+    if (lab.kind === 'metal') this.contained = [1, 2, 3].map((n) => `n${nodes + n}`);
+    this.founder = this.contained[0] ?? 'n1';
+    const { founder, contained } = this;
     await lab.down();
-    await lab.up(nodes, metal ? 1 : 0);
+    await lab.up(nodes, contained.length);
     await this.found();
     // The founder's agent opens its door once it has reached the ledger.
     const joins = (node: string): Promise<boolean> =>
@@ -61,12 +64,20 @@ export class LabCluster {
         await lab.sh(node, `echo ${token} | node ${program} join >/dev/null 2>&1`);
         return true;
       });
-    const others = Array.from({ length: nodes }, (_, i) => `n${i + 1}`).filter((n) => n !== founder);
-    if (metal) await Promise.all(others.map(joins));
-    else for (const node of others) await joins(node);
+    if (contained.length === 0) {
+      for (const node of machines.slice(1)) await joins(node);
+      await this.controllerOn(founder);
+      return this.untilHere(nodes);
+    }
+    for (const node of contained.slice(1)) await joins(node);
     await this.controllerOn(founder);
-    await this.untilHere(nodes + (metal ? 1 : 0));
-    if (metal) await this.must('PATCH', `nodes/${founder}`, { desired: 'maintenance' });
+    await waitFor('the nodes in containers are the voters', async () => {
+      const { body } = await this.get<{ items: { record: { voter: boolean } }[] }>('nodes');
+      return body.items.filter((n) => n.record.voter).length === contained.length;
+    });
+    await Promise.all(machines.map(joins));
+    await this.untilHere(nodes + contained.length);
+    for (const node of contained) await this.must('PATCH', `nodes/${node}`, { desired: 'maintenance' });
   }
 
   /** The first node makes the cluster, which is then of itself alone. */

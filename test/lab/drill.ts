@@ -28,7 +28,7 @@ export class Drills {
   readonly lab: Lab;
   readonly ear: WitnessEar;
   readonly timing: TimingProfile;
-  /** Nodes that VMs run on; with emulated machines the founder is one more. */
+  /** Nodes that VMs run on; with emulated machines the voters are more. */
   readonly nodes: readonly string[];
   /** Ids of the VMs by name. */
   readonly ids = new Map<string, string>();
@@ -161,9 +161,9 @@ export class Drills {
     );
   }
 
-  /** Nodes of the cluster, the founder beside emulated machines too. */
+  /** Nodes of the cluster, those beside emulated machines too. */
   get all(): readonly string[] {
-    return [...new Set([...this.nodes, this.c.founder])];
+    return [...this.nodes, ...this.c.contained];
   }
 
   /** All nodes alive, heard, armable, and as many voters as are wanted that hold the whole ledger. */
