@@ -9,9 +9,9 @@ import path from 'node:path';
  * Files at the same time. Lab and browser tests share one machine's cores and one lab; they go one by one. The one
  * file of the models runs two searches at a time by itself.
  */
-const jobs = { unit: 2, sim: 2, models: 1, web: 1, lab: 1, metal: 1 };
+const jobs = { unit: 2, sim: 2, models: 1, web: 1, lab: 1, ft: 1, metal: 1 };
 /** Longest time one test file may take, s: many times what the slowest takes, as it is there for those that hang. */
-const timeouts = { unit: 300, sim: 900, models: 600, web: 180, lab: 900, metal: 1200 };
+const timeouts = { unit: 300, sim: 900, models: 600, web: 180, lab: 900, ft: 900, metal: 1200 };
 
 function files(dir) {
   const out = [];

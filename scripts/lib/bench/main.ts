@@ -14,6 +14,7 @@ import { disk } from './disk.js';
 import { failover, failoverCopies, plannedMove } from './failover.js';
 import { freeze, keeper } from './keeper.js';
 import { libvirtClient } from './libvirt-client.js';
+import { lockstep } from './lockstep.js';
 import { migrate } from './migrate.js';
 import { ovaImport } from './ova-import.js';
 import { ovfParse } from './ovf.js';
@@ -45,6 +46,7 @@ const inDrills: Readonly<Record<string, (d: Drills) => Promise<void>>> = {
 const alone: Readonly<Record<string, () => Promise<void>>> = {
   'api-list': () => apiList(quick ? 100 : 500),
   controller: () => (quick ? controller(2, 200, 5) : controller(10, 2_000, 120)),
+  lockstep: () => (quick ? lockstep(2, 1) : lockstep(10, 10)),
   gui: () => gui(quick ? 3 : 15),
   up: () => up(quick ? 1 : 3),
   'up-fresh': upFresh,

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { Asker, Load } from './lockstep/client.js';
-import { guestAddress, inOwnNetwork, makePair, type Pair, type PairNode } from './lockstep/pair.js';
+import { Asker, Load } from './client.js';
+import { guestAddress, inOwnNetwork, makePair, type Pair, type PairNode } from './pair.js';
 
 inOwnNetwork(fileURLToPath(import.meta.url));
 

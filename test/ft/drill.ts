@@ -2,8 +2,8 @@ import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import path from 'node:path';
 import type { Test } from 'tap';
-import { Drills, bootMs } from '../drill.js';
-import { waitFor, type Lab } from '../harness.js';
+import { Drills, bootMs } from '../lab/drill.js';
+import { waitFor, type Lab } from '../lab/harness.js';
 import { servePort, type Account } from './client.js';
 
 const MiB = 2 ** 20;

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { lockstepDrill } from './lockstep/drill.js';
+import { lockstepDrill } from './drill.js';
 
 /** Whole nodes die under a VM in lockstep; 20 of each are in `full`. */
 

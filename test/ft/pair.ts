@@ -11,17 +11,17 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { QemuLockstep } from '../../../agent/lockstep/lockstep.js';
-import { LockstepHypervisor } from '../../../agent/lockstep/lockstep-hypervisor.js';
-import type { LockstepNode } from '../../../agent/lockstep/machine.js';
-import { LockstepMachines } from '../../../agent/lockstep/machines.js';
-import { makeCa, makeCsr, signNode, type Ca } from '../../../agent/pki/certificates.js';
-import { runTool } from '../../../agent/pool/tool.js';
-import { systemClock } from '../../../agent/system.js';
+import { QemuLockstep } from '../../agent/lockstep/lockstep.js';
+import { LockstepHypervisor } from '../../agent/lockstep/lockstep-hypervisor.js';
+import type { LockstepNode } from '../../agent/lockstep/machine.js';
+import { LockstepMachines } from '../../agent/lockstep/machines.js';
+import { makeCa, makeCsr, signNode, type Ca } from '../../agent/pki/certificates.js';
+import { runTool } from '../../agent/pool/tool.js';
+import { systemClock } from '../../agent/system.js';
 import { servePort } from './client.js';
-import { domainXml } from '../../../agent/vm/domain-xml.js';
+import { domainXml } from '../../agent/vm/domain-xml.js';
 
-const build = path.resolve(import.meta.dirname, '../../../..');
+const build = path.resolve(import.meta.dirname, '../../..');
 const root = realpathSync(path.join(build, 'root'));
 const lockstepDir = path.join(root, 'usr/lib/flotilla/qemu-lockstep');
 /** QEMU of the appliance with the appliance's libraries, whatever this machine has. */

@@ -51,7 +51,7 @@ async function protect(pair: Pair, owner: PairNode, twin: PairNode): Promise<num
   return pausedMs;
 }
 
-const pair = await makePair({ memoryMiB: 96 });
+const pair = await makePair();
 let code = 1;
 try {
   const { vm } = pair;
