@@ -21,6 +21,7 @@ import { UpdateDesk } from './slots/update-desk.js';
 import { OpBook } from './op-book.js';
 import { NodeLine } from './node-line.js';
 import { BalanceDesk } from './plan/balance-desk.js';
+import { BulkDesk } from './plan/bulk-desk.js';
 import { DrainDesk } from './plan/drain-desk.js';
 import { ClassDesk } from './class/class-desk.js';
 import { LoadBook } from './plan/load-book.js';
@@ -89,6 +90,7 @@ export class AgentLoop {
   private readonly lockstep: LockstepDesk | null;
   private readonly moves: DiskMoves;
   private readonly drains: DrainDesk;
+  private readonly bulks: BulkDesk;
   private readonly rolling: RollingDesk;
   private readonly balance: BalanceDesk;
   private readonly power: PowerDesk;
@@ -145,6 +147,7 @@ export class AgentLoop {
     this.failovers = new FailoverDesk(env, ownership, this.turns, () => this.wake());
     this.bmcTests = new BmcTests(env, () => this.wake());
     this.drains = new DrainDesk(env, () => this.wake());
+    this.bulks = new BulkDesk(env, () => this.wake());
     this.rolling = new RollingDesk(env, () => this.wake());
     const loads = new LoadBook(env);
     this.balance = new BalanceDesk(env, loads, () => this.wake());
@@ -353,6 +356,7 @@ export class AgentLoop {
           this.moves.look(s, this.observed) ?? idlePassMs,
         );
       again = Math.min(again, this.drains.look(s) ?? again);
+      again = Math.min(again, this.bulks.look(s) ?? again);
       if (s.recovering === null) again = Math.min(again, this.rolling.look(s) ?? again);
       this.balance.look(s);
       this.power.look(s);

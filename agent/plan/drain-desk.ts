@@ -1,8 +1,8 @@
 import { decideDrain, type DrainAct, type DrainStep, type DrainSubject } from '../../core/decide/drain.js';
+import { withPower } from '../../core/decide/vm-edit.js';
 import { drainArgs, type DrainArgs } from '../../core/domain/drain.js';
 import { migratePolicyDefault } from '../../core/domain/migration.js';
-import { opAfter, queuedOp, type Op } from '../../core/domain/op.js';
-import type { VmSpec } from '../../core/domain/vm.js';
+import { opAfter, type Op } from '../../core/domain/op.js';
 import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
@@ -10,6 +10,7 @@ import type { Compare, Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
 import { askCancel, OpRota, sameOp } from './op-rota.js';
 import { outlookOf } from './outlook.js';
+import { beginVmOp } from './vm-acts.js';
 
 /** Empties nodes and fills them again; the node that is emptied comes first, as it knows best. */
 export class DrainDesk {
@@ -90,26 +91,12 @@ export class DrainDesk {
       askCancel(s.ops.get(a.op), compare, writes);
       return null;
     }
-    const spec = s.specs.get(a.vm);
-    const own = s.owns.get(a.vm);
-    if (spec === undefined || own === undefined) return null;
-    compare.push(
-      { key: kinds.vmSpec.key(a.vm), modRevision: spec.modRevision },
-      { key: kinds.vmOwn.key(a.vm), modRevision: own.modRevision },
-    );
-    const power = a.do === 'stop' ? 'stopped' : a.do === 'start' ? 'running' : null;
-    if (power !== null) {
-      const generation = spec.value.generation + 1;
-      const next: VmSpec = { ...spec.value, power, generation, powerGeneration: generation };
-      writes.push({ put: kinds.vmSpec.key(a.vm), value: writeRecord(kinds.vmSpec, next) });
-    }
-    const { clock, random } = this.env;
-    const made = queuedOp(
+    return beginVmOp(
+      this.env,
+      s,
       {
-        id: random.uuid(),
         kind: `vm.${a.do}`,
-        subject: { kind: 'vm', id: a.vm, name: spec.value.name },
-        node: null,
+        vm: a.vm,
         askedBy: `${op.kind} of ${op.subject.name}`,
         args:
           a.do === 'migrate'
@@ -117,11 +104,10 @@ export class DrainDesk {
             : a.do === 'relocate'
               ? { from: a.from, to: a.to, for: op.id }
               : { for: op.id },
+        spec: (spec) => (a.do === 'stop' || a.do === 'start' ? withPower(spec, a.do) : null),
       },
-      clock.wallMs(),
+      compare,
+      writes,
     );
-    compare.push({ key: kinds.op.key(made.id), createRevision: 0n });
-    writes.push({ put: kinds.op.key(made.id), value: writeRecord(kinds.op, made) });
-    return made.id;
   }
 }

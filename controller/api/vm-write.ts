@@ -9,6 +9,7 @@ import {
   editVm,
   fromSnapshot,
   placed,
+  withPower,
   type EditContext,
   type FromSnapshot,
   type VmEdit,
@@ -554,14 +555,14 @@ export class VmWrites {
    * Whether what is promised if a node fails is kept with this VM on; it is counted since it was made, but nodes
    * may have gone since, and its HA may be new.
    *
+   * @param outlook - the cluster, where it is at hand
    * @returns promises that are not kept, in words
    * @throws FlotillaError `no-failover-room`, `no-node-fits`, `unsupported`, `rule-conflict`
    */
-  private admitStart(spec: VmSpec, own: VmOwn): string[] {
+  admitStart(spec: VmSpec, own: VmOwn, outlook = outlookOf(this.deps.view)): string[] {
     const { view } = this.deps;
     const { admission, balance } = view.ledger.policy.plan;
     if (admission === 'off') return [];
-    const outlook = outlookOf(view);
     const { cluster } = outlook;
     const broken = brokenBy(cluster, spec.name);
     // Where balancing mends it by itself, a start that breaks a rule does so for minutes.
@@ -715,25 +716,6 @@ function endsIn(kind: Op['kind'], power: VmSpec['power']): VmPhase | null {
     case 'vm.pause':
       return 'paused';
     default:
-      return null;
-  }
-}
-
-/** The spec after an action; null where the action leaves it. */
-export function withPower(spec: VmSpec, action: Ask<'vmAction'>['params']['action']): VmSpec | null {
-  const generation = spec.generation + 1;
-  switch (action) {
-    case 'start':
-      return { ...spec, power: 'running', generation, powerGeneration: generation };
-    case 'stop':
-    case 'force-stop':
-      return { ...spec, power: 'stopped', generation, powerGeneration: generation };
-    case 'pause':
-      return { ...spec, power: 'paused', generation };
-    case 'resume':
-      return { ...spec, power: 'running', generation };
-    case 'reboot':
-    case 'reset':
       return null;
   }
 }

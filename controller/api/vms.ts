@@ -5,6 +5,7 @@ import { etagOf } from './commit.js';
 import type { ApiDeps, Reply, Some } from './context.js';
 import { idOf, notFound } from './lookup.js';
 import { opView } from './ops.js';
+import { bulkHandlers } from './bulk.js';
 import { DiskMoves } from './disk-moves.js';
 import { nameKeyOf, page } from './page.js';
 import { cloneVm } from './clone.js';
@@ -29,6 +30,7 @@ type Names =
   | 'vmPatch'
   | 'vmAction'
   | 'vmDelete'
+  | 'vmBulk'
   | 'diskList'
   | 'diskGet';
 
@@ -39,6 +41,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
   const migrations = new VmMigrations(deps);
   const copies = new VmCopies(deps);
   const moves = new DiskMoves(deps);
+  const bulk = bulkHandlers(deps, writes);
   const changed = ({ op, vmId, warnings = [] }: VmChanged): Reply<'vmCreate'> => {
     const vm = view.vm(vmId);
     if (vm === null) throw notFound('vm', vmId);
@@ -72,6 +75,7 @@ export function vmHandlers(deps: ApiDeps): Some<Names> {
     vmCreate: async (ask) => changed(await writes.create(ask)),
     cloneCreate: async (ask) => changed(await cloneVm(deps, writes, ask)),
     vmPatch: async (ask) => changed(await writes.patch(ask)),
+    vmBulk: bulk.vmBulk,
     vmAction: async (ask) => changed(await writes.act(ask)),
     vmExport: async (ask) => ({ body: { op: opView(view, await snapshots.pack(ask)) } }),
     vmMigrateCheck: (ask) => migrations.check(ask),

@@ -8,6 +8,7 @@ import type { RestCall, VmRow, VmView } from '../../core/wire/rest.js';
 import { failoverFacts } from './ha.js';
 import { collect, diskOf, growOf, memoryMiB, nicOf, settingOf, specOf, wholeNumber } from './input.js';
 import { waitSDefault, type Io, type WaitOptions } from './io.js';
+import { bulk, bulkCommand } from './bulk.js';
 import { historyCommand } from './history.js';
 import { copiesCommands } from './copies.js';
 import { diskMoveCommand } from './disk-move.js';
@@ -168,6 +169,10 @@ export function vmCommands(program: Command, io: Io): void {
   for (const [action, text] of actions) {
     waiting(vm.command(action).description(text).argument('<vm...>', 'names or ids')).action(
       async (names: string[], o: WaitOptions) => {
+        if (names.length > 1) {
+          await bulk(io, action, names, o);
+          return;
+        }
         const client = await io.client();
         const all = names.map(async (name) => {
           const r = await client.call('vmAction', { params: { vm: name, action } });
@@ -179,6 +184,7 @@ export function vmCommands(program: Command, io: Io): void {
     );
   }
 
+  bulkCommand(vm, io);
   migrateCommand(vm, io);
   protectCommand(vm, io);
   cloneCommand(vm, io);

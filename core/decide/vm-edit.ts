@@ -7,7 +7,7 @@ import type { Network } from '../domain/network.js';
 import { thinPieceBytes, type Pool } from '../domain/pool.js';
 import type { ServiceClass } from '../domain/service-class.js';
 import { formatSize } from '../domain/units.js';
-import type { VmNic, VmPhase, VmSpec } from '../domain/vm.js';
+import type { VmAction, VmNic, VmPhase, VmSpec } from '../domain/vm.js';
 import { unique } from '../wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../wire/rest.js';
 import { createByClass, editByClass, settingsAsked } from './service-class.js';
@@ -561,4 +561,29 @@ function makeCdroms(
     return { image: image.id };
   });
   return { cdroms, images };
+}
+
+/** What is done with a VM's machine. */
+export type VmPowerAction = Extract<
+  VmAction,
+  'start' | 'stop' | 'force-stop' | 'reboot' | 'reset' | 'pause' | 'resume'
+>;
+
+/** The spec after an action; null where the action leaves it. */
+export function withPower(spec: VmSpec, action: VmPowerAction): VmSpec | null {
+  const generation = spec.generation + 1;
+  switch (action) {
+    case 'start':
+      return { ...spec, power: 'running', generation, powerGeneration: generation };
+    case 'stop':
+    case 'force-stop':
+      return { ...spec, power: 'stopped', generation, powerGeneration: generation };
+    case 'pause':
+      return { ...spec, power: 'paused', generation };
+    case 'resume':
+      return { ...spec, power: 'running', generation };
+    case 'reboot':
+    case 'reset':
+      return null;
+  }
 }

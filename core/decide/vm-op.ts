@@ -73,6 +73,7 @@ export function opVerdict(
     case 'vm.standby':
     case 'vm.repair':
     case 'vm.move-disk':
+    case 'vm.bulk':
     case 'vm.export':
     case 'vm.snapshot':
     case 'vm.delete':

@@ -1,3 +1,4 @@
+import { bulkArgs } from './bulk.js';
 import { drainArgs, type DrainState } from './drain.js';
 import { failoverSteps } from './failover-words.js';
 import { failoverTimelineSchema } from './ha.js';
@@ -86,6 +87,9 @@ const drainStates: Readonly<Record<DrainState, OpPartState>> = {
   stays: 'failed',
 };
 
+const whereAndWhy = (v: { readonly to?: string | null | undefined; readonly text: string }): string =>
+  [typeof v.to === 'string' ? `to ${v.to}` : '', v.text].filter((t) => t !== '').join(': ');
+
 function drained(op: Op, known: OpsKnown): Line[] {
   return (drainArgs(op)?.vms ?? []).map((v) => ({
     name: known.vmName(v.vm),
@@ -107,6 +111,13 @@ const rollingStates: Readonly<Record<RollingState, OpPartState>> = {
 };
 
 const noted: Partial<Readonly<Record<OpKind, (op: Op, known: OpsKnown) => Line[]>>> = {
+  'vm.bulk': (op, known) =>
+    (bulkArgs(op)?.vms ?? []).map((v) => ({
+      name: known.vmName(v.vm),
+      state: v.state,
+      text: whereAndWhy(v),
+      op: v.op ?? null,
+    })),
   'node.drain': drained,
   'node.return': drained,
   'cluster.rolling': (op) =>

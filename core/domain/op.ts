@@ -27,6 +27,7 @@ export const opKindSchema = z.enum([
   'vm.standby',
   'vm.repair',
   'vm.move-disk',
+  'vm.bulk',
   'vm.export',
   'vm.snapshot',
   'vm.revert',

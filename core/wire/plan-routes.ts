@@ -12,10 +12,23 @@ import {
   ruleCreateSchema,
   ruleListSchema,
   ruleViewSchema,
+  vmBulkAnswerSchema,
+  vmBulkSchema,
 } from './rest-plan.js';
 
 /** Routes about where VMs are: balance, capacity, rolling work, rules. */
 export const planRoutes = {
+  vmBulk: {
+    method: 'post',
+    path: '/bulk',
+    tag: 'vms',
+    summary: 'The same with many VMs by one operation, some at a time; or only what would become of each',
+    body: vmBulkSchema,
+    status: 202,
+    response: vmBulkAnswerSchema,
+    access: 'operator',
+    idempotent: true,
+  },
   balanceGet: {
     method: 'get',
     path: '/balance',

@@ -1,12 +1,50 @@
 /** What the REST API takes and answers about where VMs are: emptying nodes, balance, rules. */
 import { z } from 'zod';
 import { balanceModeSchema, balanceMoveSchema, pastMoveSchema } from '../domain/balance.js';
+import { bulkActionSchema, bulkAtOnceMax, bulkStateSchema, bulkVmsMax } from '../domain/bulk.js';
 import { drainVmSchema } from '../domain/drain.js';
 import { pastPowerSchema, powerModeSchema, powerStepSchema } from '../domain/power.js';
 import { ruleSchema, ruleShape } from '../domain/rule.js';
 import { rollingAtOnceMax, rollingNodesMax, rollingWorkSchema } from '../domain/rolling.js';
 import { idSchema, nodeIdSchema, tagsSchema, wallMsSchema } from '../domain/schema.js';
 import { opViewSchema, refSchema } from './rest-objects.js';
+
+/** The same with many VMs. */
+export const vmBulkSchema = z
+  .strictObject({
+    action: bulkActionSchema,
+    vms: z.array(refSchema).min(1).max(bulkVmsMax),
+    /** The only node that they migrate to; none: each where it fits best. */
+    to: refSchema.optional(),
+    /** So many at the same time; others wait. 2 migrate, of what else there is 4, unless told. */
+    atOnce: z.number().int().min(1).max(bulkAtOnceMax).optional(),
+    /** Only says what it would do. */
+    dryRun: z.boolean().default(false),
+  })
+  .meta({ id: 'VmBulk' });
+
+const bulkLineSchema = z.object({
+  vm: idSchema,
+  name: z.string(),
+  /** Its owner. */
+  node: nodeIdSchema,
+  /** `waiting`: it is to be done; `done`: it is so already; `failed`: it cannot be, and `text` says why. */
+  state: bulkStateSchema,
+  /** Where it would migrate to. */
+  to: nodeIdSchema.nullable(),
+  text: z.string(),
+});
+export type BulkLineView = z.output<typeof bulkLineSchema>;
+
+export const vmBulkAnswerSchema = z
+  .object({
+    /** Null: nothing is done, it was only asked. */
+    op: opViewSchema.nullable(),
+    sentence: z.string(),
+    vms: z.array(bulkLineSchema),
+  })
+  .meta({ id: 'VmBulkAnswer' });
+export type VmBulkAnswer = z.output<typeof vmBulkAnswerSchema>;
 
 export const nodeDrainSchema = z
   .strictObject({

@@ -99,6 +99,7 @@ await t.test('filters are kept for each list, and found by Ctrl-K', async (t) =>
   await page.goto(`${l.url}/nodes`);
   await page.getByText('16 in all, 16 shown').waitFor();
   await search.getByRole('button', { name: 'Saved filters' }).click();
+  await saved.getByRole('link', { name: 'ones' }).waitFor();
   t.equal(await saved.getByRole('link').count(), 1, 'those of another list are not here');
   t.same(await faults('saved'), []);
   await saved.getByRole('link', { name: 'ones' }).click();

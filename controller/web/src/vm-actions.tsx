@@ -1,9 +1,9 @@
-import { Button, Checkbox, List, Menu, Stack, Text } from '@mantine/core';
+import { Button, Checkbox, Menu, Text } from '@mantine/core';
 import { useState, type ReactNode } from 'react';
 import { useLocation } from 'wouter';
 import { vmActions, type VmAction } from '../../../core/domain/vm';
 import type { RestCall, VmRow } from '../../../core/wire/rest';
-import { call, newKey, Refused, saw, useDo } from './api';
+import { call, saw, useDo } from './api';
 import { useMay } from './may';
 import { Confirm, Refusal } from './parts';
 import { MigrateVm } from './vm-migrate';
@@ -11,7 +11,7 @@ import { MigrateVm } from './vm-migrate';
 /** An action by POST. */
 type Posted = RestCall<'vmAction'>['params']['action'];
 
-const words: Readonly<Record<Posted, string>> = {
+export const actionWords: Readonly<Record<Posted, string>> = {
   start: 'Start',
   stop: 'Shut down',
   'force-stop': 'Force off',
@@ -21,7 +21,7 @@ const words: Readonly<Record<Posted, string>> = {
   resume: 'Resume',
 };
 /** What it does to the guest, where that may hurt. */
-const hurts: Partial<Readonly<Record<Posted, string>>> = {
+export const hurts: Partial<Readonly<Record<Posted, string>>> = {
   stop: 'The guest is asked to shut down; after its time for that it is forced off.',
   'force-stop': 'As if the power cord were pulled: what the guest has not written is lost.',
   reboot: 'The guest is asked to restart.',
@@ -29,8 +29,8 @@ const hurts: Partial<Readonly<Record<Posted, string>>> = {
 };
 const allowed = (v: VmRow, a: VmAction): boolean => vmActions[v.phase].includes(a);
 
-const act = async (v: VmRow, action: Posted, key?: string): Promise<void> => {
-  const r = await call('vmAction', { params: { vm: v.id, action } }, key === undefined ? {} : { key });
+const act = async (v: VmRow, action: Posted): Promise<void> => {
+  const r = await call('vmAction', { params: { vm: v.id, action } });
   saw('op', r.op);
 };
 
@@ -45,16 +45,16 @@ export function VmActions({ vm }: { readonly vm: VmRow }): ReactNode {
     <>
       {plain.map((a) => (
         <Button key={a} size="xs" loading={busy} onClick={() => void run(() => act(vm, a))}>
-          {words[a]}
+          {actionWords[a]}
         </Button>
       ))}
       {asked.map((a) => (
         <Confirm
           key={a}
-          label={words[a]}
-          title={`${words[a]} "${vm.name}"?`}
+          label={actionWords[a]}
+          title={`${actionWords[a]} "${vm.name}"?`}
           says={hurts[a]}
-          yes={words[a]}
+          yes={actionWords[a]}
           act={() => act(vm, a)}
         />
       ))}
@@ -79,7 +79,7 @@ function MoreActions({ vm, run }: { readonly vm: VmRow; readonly run: (a: Posted
       <Menu.Dropdown maw={320}>
         {more.map((a) => (
           <Menu.Item key={a} onClick={() => run(a)} {...(a === 'pause' ? {} : { color: 'red' })}>
-            {words[a]}
+            {actionWords[a]}
             {hurts[a] !== undefined && (
               <Text size="xs" c="dimmed">
                 {hurts[a]}
@@ -123,66 +123,4 @@ function DeleteVm({ vm }: { readonly vm: VmRow }): ReactNode {
       done={() => go('/vms')}
     />
   );
-}
-
-/** So many requests are under way at once: more would only queue in the ledger. */
-const atOnce = 4;
-
-/** One action on many VMs, with what it will mean first and each refusal by name after. */
-export function BulkAction(p: {
-  readonly action: 'start' | 'stop' | 'reboot' | 'force-stop';
-  readonly vms: readonly VmRow[];
-  readonly done: () => void;
-}): ReactNode {
-  const can = p.vms.filter((v) => allowed(v, p.action));
-  const cannot = p.vms.length - can.length;
-  const nodes = new Set(can.map((v) => v.node)).size;
-  return (
-    <Confirm
-      label={words[p.action]}
-      danger={p.action === 'force-stop'}
-      disabled={can.length === 0}
-      title={`${words[p.action]} ${can.length} ${can.length === 1 ? 'VM' : 'VMs'}?`}
-      says={
-        <Stack gap={4}>
-          <Text size="sm">{hurts[p.action] ?? 'They start on the nodes that own them.'}</Text>
-          <List size="sm">
-            <List.Item>
-              {can.length} on {nodes} {nodes === 1 ? 'node' : 'nodes'}
-            </List.Item>
-            {can.some((v) => v.ha.state === 'protected') && p.action !== 'start' && (
-              <List.Item>{can.filter((v) => v.ha.state === 'protected').length} of them protected</List.Item>
-            )}
-            {cannot > 0 && <List.Item>{cannot} left out: not possible in their state</List.Item>}
-          </List>
-        </Stack>
-      }
-      yes={words[p.action]}
-      act={() => inTurn(can, (v) => act(v, p.action, newKey()))}
-      done={p.done}
-    />
-  );
-}
-
-/** A few at a time. @throws Refused with each refusal by name; the others are under way */
-export async function inTurn(vms: readonly VmRow[], one: (v: VmRow) => Promise<void>): Promise<void> {
-  const rest = [...vms];
-  const failed: string[] = [];
-  const worker = async (): Promise<void> => {
-    for (let v = rest.shift(); v !== undefined; v = rest.shift()) {
-      try {
-        await one(v);
-      } catch (e) {
-        failed.push(`${v.name}: ${e instanceof Error ? e.message : String(e)}`);
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: atOnce }, worker));
-  if (failed.length === 0) return;
-  throw new Refused({
-    code: 'wrong-state',
-    message: `${failed.length} of ${vms.length} were refused`,
-    hint: 'The others are under way.',
-    causes: failed.slice(0, 20),
-  });
 }

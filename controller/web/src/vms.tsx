@@ -18,8 +18,7 @@ import { fieldFits, FilterBar, textFits, useFilter } from './filter';
 import { useAll } from './live';
 import { Page, State, To } from './parts';
 import { May } from './may';
-import { BulkAction } from './vm-actions';
-import { BulkMigrate } from './vm-bulk-migrate';
+import { Bulk } from './vm-bulk';
 
 const rowHeight = 40;
 
@@ -79,19 +78,16 @@ export function VmsPage(): ReactNode {
         <Text size="sm" c="dimmed">
           {chosen.length === 0 ? 'Choose VMs to act on several at once.' : `${chosen.length} chosen:`}
         </Text>
-        {chosen.length > 0 &&
-          (['start', 'stop', 'reboot', 'force-stop'] as const).map((a) => (
-            <May key={a} role="operator">
-              <BulkAction action={a} vms={chosen} done={() => setPicked(new Set())} />
-            </May>
-          ))}
         {chosen.length > 0 && (
           <May role="operator">
-            <BulkMigrate
-              key={chosen.map((v) => v.id).join()}
-              vms={chosen}
-              done={() => setPicked(new Set())}
-            />
+            {(['start', 'stop', 'reboot', 'force-stop', 'migrate'] as const).map((a) => (
+              <Bulk
+                key={`${a} ${chosen.map((v) => v.id).join()}`}
+                action={a}
+                vms={chosen}
+                done={() => setPicked(new Set())}
+              />
+            ))}
           </May>
         )}
       </Group>

@@ -1,5 +1,6 @@
 import type { KeeperEnv } from '../../../agent/keeper/env.js';
 import type { Ledger } from '../../../agent/ledger/ledger.js';
+import { bulkAtOnce, type BulkAction, type BulkArgs, type BulkVm } from '../../../core/domain/bulk.js';
 import { drainArgs } from '../../../core/domain/drain.js';
 import type { NodeRecord } from '../../../core/domain/node.js';
 import { policyDefault, vmHaDefault, type Policy } from '../../../core/domain/ha.js';
@@ -582,6 +583,13 @@ export class World {
     this.desired(node, o.back === undefined ? 'maintenance' : 'active');
     const args = { node, restart: o.restart === true, leave: o.leave === true, vms };
     return this.#ask(o.back === undefined ? 'node.drain' : 'node.return', node, args, 'node');
+  }
+
+  /** The same with many VMs. @returns the op */
+  bulk(action: BulkAction, vms: readonly string[], o: Partial<BulkArgs> = {}): string {
+    const lines = vms.map((vm): BulkVm => ({ vm, state: 'waiting', text: '' }));
+    const args: BulkArgs = { action, atOnce: bulkAtOnce(action), to: null, vms: lines, ...o };
+    return this.#ask('vm.bulk', this.rng.uuid(), args, 'cluster');
   }
 
   /** The same work on nodes in turn; without names on all. @returns the op */

@@ -12,6 +12,8 @@ import { systemChance, systemClock as clock } from '../../../controller/system.j
 import type { PendingNodes } from '../../../controller/pending-nodes.js';
 import { View } from '../../../controller/view.js';
 import type { WebFiles } from '../../../controller/web-files.js';
+import { withPower } from '../../../core/decide/vm-edit.js';
+import { bulkArgs } from '../../../core/domain/bulk.js';
 import { FlotillaError } from '../../../core/domain/error.js';
 import type { Image } from '../../../core/domain/image.js';
 import type { NodeRecord, NodeState } from '../../../core/domain/node.js';
@@ -175,6 +177,7 @@ export class FakeAgents {
 
   private async act(op: Op): Promise<void> {
     if (op.kind.startsWith('image.')) await this.image(op);
+    else if (op.kind === 'vm.bulk') await this.bulk(op);
     else if (op.kind === 'vapp.deploy' && this.deploys) {
       const done = { ...op, state: 'done' as const, progress: 1, updatedMs: Date.now() };
       await this.ledger.txn([], [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, done) }]);
@@ -205,6 +208,29 @@ export class FakeAgents {
       error: null,
     };
     await this.ledger.txn([], [{ put: key, value: writeRecord(kinds.image, ready) }, put]);
+  }
+
+  /** All at once, without operations for each. */
+  private async bulk(op: Op): Promise<void> {
+    const args = bulkArgs(op);
+    if (args === null) return;
+    for (const { vm, state } of args.vms) {
+      const e = await this.ledger.get(kinds.vmSpec.key(vm));
+      if (e === null || state !== 'waiting' || args.action === 'migrate') continue;
+      const spec = kinds.vmSpec.schema.parse(JSON.parse(e.value));
+      const next = withPower(spec, args.action) ?? spec;
+      await this.ledger.txn([], [{ put: kinds.vmSpec.key(vm), value: writeRecord(kinds.vmSpec, next) }]);
+      await this.vm({ ...op, kind: `vm.${args.action}`, subject: { kind: 'vm', id: vm, name: spec.name } });
+    }
+    const vms = args.vms.map((v) => ({ ...v, state: v.state === 'waiting' ? ('done' as const) : v.state }));
+    const done = {
+      ...op,
+      args: { ...op.args, vms },
+      state: 'done' as const,
+      progress: 1,
+      updatedMs: Date.now(),
+    };
+    await this.ledger.txn([], [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, done) }]);
   }
 
   private async vm(op: Op): Promise<void> {

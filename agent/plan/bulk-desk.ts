@@ -1,0 +1,97 @@
+import { decideBulk, type BulkAct, type BulkStep, type BulkSubject } from '../../core/decide/bulk.js';
+import { withPower } from '../../core/decide/vm-edit.js';
+import { bulkArgs, type BulkArgs } from '../../core/domain/bulk.js';
+import { migratePolicyDefault } from '../../core/domain/migration.js';
+import { opAfter, type Op } from '../../core/domain/op.js';
+import { announce } from '../announce.js';
+import type { AgentEnv } from '../env.js';
+import type { Compare, Write } from '../ledger/ledger.js';
+import type { Kept, Snapshot } from '../snapshot.js';
+import { askCancel, OpRota, sameOp } from './op-rota.js';
+import { outlookOf } from './outlook.js';
+import { beginVmOp } from './vm-acts.js';
+
+/** Does the same with many VMs, some at a time. Any agent can: what is left to do is in the ledger. */
+export class BulkDesk {
+  private readonly env: AgentEnv;
+  private readonly rota: OpRota;
+
+  constructor(env: AgentEnv, wake: () => void) {
+    this.env = env;
+    this.rota = new OpRota(env, wake, {
+      wants: (o) => o.kind === 'vm.bulk',
+      first: () => null,
+      act: (k, s) => this.act(k, bulkArgs(k.value), s),
+    });
+  }
+
+  /** Does what is due. Never waits. @returns ms after which to look again; null: no need */
+  look(s: Snapshot): number | null {
+    return this.rota.look(s);
+  }
+
+  private async act(k: Kept<Op>, args: BulkArgs | null, s: Snapshot): Promise<void> {
+    if (args === null) {
+      await this.rota.write(k, s, { ...k.value, state: 'failed', step: 'it cannot be read' });
+      return;
+    }
+    const outlook = outlookOf(s, this.env.radio.heard());
+    const step = decideBulk({
+      op: k.value,
+      args,
+      outlook,
+      anOp: (id) => s.ops.get(id)?.value,
+      vm: (id): BulkSubject | null => {
+        const spec = s.specs.get(id)?.value;
+        const own = s.owns.get(id)?.value;
+        return spec === undefined || own === undefined ? null : { spec, own, phase: outlook.phase(id, own) };
+      },
+    });
+    await this.commit(k, step, s);
+  }
+
+  private async commit(k: Kept<Op>, step: BulkStep, s: Snapshot): Promise<void> {
+    const vms = new Map(step.vms.map((x) => [x.vm, x]));
+    const compare: Compare[] = [];
+    const writes: Write[] = [];
+    for (const a of step.acts) {
+      const made = this.begin(a, k.value, s, compare, writes);
+      const line = a.do === 'cancel' ? undefined : vms.get(a.vm);
+      if (made !== null && line !== undefined) vms.set(line.vm, { ...line, op: made });
+    }
+    const next = opAfter(k.value, { vms: [...vms.values()] }, step);
+    if (writes.length === 0 && sameOp(k.value, next)) return;
+    if (!(await this.rota.write(k, s, next, compare, writes)) || step.end === null) return;
+    const { name } = k.value.subject;
+    announce(
+      this.env,
+      step.end.state === 'failed' ? 'warning' : 'info',
+      name,
+      next.error?.message ?? next.step,
+    );
+  }
+
+  private begin(a: BulkAct, op: Op, s: Snapshot, compare: Compare[], writes: Write[]): string | null {
+    if (a.do === 'cancel') {
+      askCancel(s.ops.get(a.op), compare, writes);
+      return null;
+    }
+    const action = a.do;
+    return beginVmOp(
+      this.env,
+      s,
+      {
+        kind: `vm.${action}`,
+        vm: a.vm,
+        askedBy: op.askedBy,
+        args:
+          action === 'migrate'
+            ? { from: a.from, to: a.to, policy: migratePolicyDefault, for: op.id }
+            : { for: op.id },
+        spec: (spec) => (action === 'migrate' ? null : withPower(spec, action)),
+      },
+      compare,
+      writes,
+    );
+  }
+}
