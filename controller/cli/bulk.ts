@@ -44,7 +44,7 @@ export async function bulk(
       hint: 'Name VMs, or choose them by --tag or --node.',
     });
   const body = { action, vms, ...defined({ to: o.to, atOnce: o.atOnce, dryRun: o.dryRun }) };
-  const r = await client.call('vmBulk', { body: body as RestCall<'vmBulk'>['body'] });
+  const r = await client.call('vmBulk', { body: body });
   if (r.op === null) {
     io.list(r.vms, columns, 'No VM.');
     io.say(`${r.sentence}.`);

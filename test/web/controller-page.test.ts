@@ -380,7 +380,7 @@ await t.test('many VMs migrate at once, after it was said where each would go an
     .getByRole('button', { name: 'Migrate' })
     .click();
   const dialog = page.getByRole('dialog');
-  await dialog.getByText('db is left out: it was asked to stop').waitFor();
+  await dialog.getByText('db: it was asked to stop').waitFor();
   await dialog.getByText(/^\d+ to n\d/).waitFor();
   t.same(await barriers(page), []);
   await screenshot(page, 'controller-bulk-migrate');

@@ -42,7 +42,7 @@ void t.test(
     t.match(await ask({ ...body, vms: ['web'] }, key), { status: 400, body: { code: 'bad-input' } });
     let now = first.op as Op;
     while (now.state === 'queued' || now.state === 'running')
-      now = (await r.call('GET', `/api/v1/ops/${now.id}?waitS=5`)).body as Op;
+      now = (await r.call('GET', `/api/v1/ops/${now.id}?waitS=5`)).body;
     t.match(now, { state: 'done', subject: { kind: 'cluster', name: 'start, 3 VMs' } });
     t.same(
       bulkArgs(now)?.vms.map((v) => v.state),
