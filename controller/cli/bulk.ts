@@ -1,7 +1,7 @@
 import { Option, type Command } from 'commander';
 import { bulkActionSchema, bulkAtOnceMax, bulkVmsMax, type BulkAction } from '../../core/domain/bulk.js';
 import { FlotillaError } from '../../core/domain/error.js';
-import type { BulkLineView, RestCall } from '../../core/wire/rest.js';
+import type { BulkLineView } from '../../core/wire/rest.js';
 import { collect, wholeNumber } from './input.js';
 import type { Io, WaitOptions } from './io.js';
 import type { Column } from './table.js';
