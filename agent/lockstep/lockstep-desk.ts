@@ -51,6 +51,8 @@ const joinSilentMs = 10_000;
 const apartMs = 10_000;
 /** Nodes are asked to wipe what is left on them so often, ms. */
 const wipeEveryMs = 10_000;
+/** The deletion of a VM waits so long for nodes that are to wipe what is left on them, ms. */
+const deleteMs = 60_000;
 
 /** What ends a machine, or changes it: not with a twin, which would go on, or would not be changed with it. */
 const notInPair: ReadonlySet<VmStep['do']> = new Set<VmStep['do']>([
@@ -86,6 +88,7 @@ interface Memory {
   pair: number | null;
   apartUntilMs: number;
   goneSinceMs: number | null;
+  deleteSinceMs: number | null;
   /** Monotonic, and the same moment by the wall clock, for people. */
   protectedSinceMs: number | null;
   protectedAtMs: number;
@@ -101,6 +104,7 @@ const fresh = (nowMs: number): Memory => ({
   pair: null,
   apartUntilMs: -Infinity,
   goneSinceMs: null,
+  deleteSinceMs: null,
   protectedSinceMs: null,
   protectedAtMs: 0,
   why: '',
@@ -204,7 +208,9 @@ export class LockstepDesk {
   /** Whether a step has to wait until the machine has no twin any more, which is seen to. */
   holdsBack(id: string, step: VmStep, s: Snapshot): boolean {
     const own = s.owns.get(id)?.value;
-    if (own?.owner !== this.env.node || (own.lockstep?.twin ?? null) === null) return false;
+    if (own?.owner !== this.env.node) return false;
+    if (step.do === 'delete' && this.wipesFirst(id, own, s)) return true;
+    if ((own.lockstep?.twin ?? null) === null) return false;
     // It stands still to be copied, and goes on by itself.
     if (step.do === 'resume') return true;
     if (!notInPair.has(step.do) || this.domains.get(id)?.active !== true) return false;
@@ -212,6 +218,22 @@ export class LockstepDesk {
     this.memoryOf(id, now).apartUntilMs = now + apartMs;
     this.ring();
     return true;
+  }
+
+  /** A VM that is to be deleted: what lies elsewhere goes before its record does. Not for ever: a node may not be able to. */
+  private wipesFirst(id: string, own: VmOwn, s: Snapshot): boolean {
+    const left = (own.left ?? []).filter((n) => s.lives.has(n));
+    if (left.length === 0) return false;
+    const now = this.env.clock.nowMs();
+    const m = this.memoryOf(id, now);
+    if (m.deleteSinceMs === null) {
+      m.deleteSinceMs = now;
+      this.wipedMs.delete(id);
+      this.ring();
+    }
+    if (now - m.deleteSinceMs < deleteMs) return true;
+    this.env.log.warn(`VM ${id} is deleted, and ${left.join(', ')} may have files of its disks still`);
+    return false;
   }
 
   /** How a VM of this node stands; null: it is none in lockstep. */

@@ -228,6 +228,16 @@ await t.test('stopped, started, and no longer wanted in lockstep', async (t) => 
   sound(t, w);
 });
 
+await t.test('a VM that is deleted leaves no files on the node of its twin', async (t) => {
+  const { w, vm, twin } = await protectedVm(11);
+  w.action('stop', vm);
+  w.deleteVm(vm);
+  await w.until('it is gone', () => w.own(vm) === null, 60_000);
+  t.same([...(w.lockstep?.files.get(vm) ?? [])], [], `nor on ${twin}`);
+  w.vms.delete('web');
+  sound(t, w);
+});
+
 /* ---- nights of many faults ----------------------------------------------------------------------------- */
 
 /** Nights that CI runs; `LOCKSTEP_NIGHTS=200` for more. */

@@ -97,6 +97,8 @@ export class SimLockstep {
 
   /** Its files there are taken away. */
   wiped(node: string, vm: string): void {
+    // Its owner deletes it.
+    if (this.#p.own(vm)?.owner === node) return void this.files.get(vm)?.delete(node);
     if (this.#data.get(vm) === node) this.#p.report('P3', `the data of VM ${vm} on ${node} is wiped`);
     if (this.#get(node, vm) !== null)
       this.#p.report('P3', `${node} wipes files of VM ${vm} that a machine uses`);
