@@ -353,6 +353,15 @@ export function recordsOf(
     change
       .at(kinds.vappSecret.key(vapp.id), secretKept)
       .put(kinds.vappSecret, vapp.id, { values: { ...plan.secrets } });
+  for (const id of plan.networksGone) {
+    const there = view.ledger.tables.network.get(id);
+    if (there === undefined) continue;
+    change
+      .at(kinds.network.key(id), there)
+      .del(kinds.network.key(id))
+      .del(unique.name('network', there.value.name));
+    if (there.value.vni !== undefined) change.del(unique.vni(there.value.vni));
+  }
   for (const n of plan.networks)
     change
       .at(kinds.network.key(n.id), null)
@@ -386,6 +395,10 @@ export function contextOf(deps: ApiDeps, before: Vapp | null): Parameters<typeof
     find: (kind, ref) => view.find(kind, ref),
     defaultPool: () => poolOf(view, undefined).id,
     network: (id) => t.network.get(id)?.value,
+    usersOf: (network) =>
+      [...t.vmSpec.values()]
+        .filter((k) => k.value.nics.some((n) => n.network === network))
+        .map((k) => k.value.name),
     spec: (vm) => t.vmSpec.get(vm)?.value,
     disks: (vm) => view.vmDisks(vm).map((k) => k.value),
     freeVni: () => {

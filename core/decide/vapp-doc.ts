@@ -35,6 +35,8 @@ export interface VappContext {
   /** The pool of a disk that names none. @throws FlotillaError `bad-input` */
   defaultPool(): string;
   network(id: string): Network | undefined;
+  /** Names of VMs that have a NIC there. */
+  usersOf(network: string): readonly string[];
   spec(vm: string): VmSpec | undefined;
   disks(vm: string): readonly Disk[];
   /** A number that no isolated network has; each call gives another. */
@@ -49,6 +51,8 @@ export interface VappPlan {
   readonly secrets: Readonly<Record<string, Value>> | null;
   /** Isolated networks to be made. */
   readonly networks: readonly Network[];
+  /** Isolated networks that nothing is on any more, by id. */
+  readonly networksGone: readonly string[];
   readonly changes: readonly VappChange[];
   /** Edits of VMs there are. */
   readonly patches: readonly { readonly member: string; readonly vm: string; readonly patch: VmPatch }[];
@@ -79,6 +83,8 @@ class Planner {
   private readonly faults: { path: string; message: string }[] = [];
   private readonly changes: VappChange[] = [];
   private readonly made: Network[] = [];
+  /** Networks of its own that go. */
+  private readonly gone: string[] = [];
 
   private readonly doc: VappDoc;
   private readonly values: Readonly<Record<string, Value>>;
@@ -169,6 +175,7 @@ class Planner {
       vapp: next,
       secrets: same && before !== null ? null : secrets,
       networks: this.made,
+      networksGone: this.gone,
       changes: this.changes,
       patches,
       births,
@@ -258,12 +265,7 @@ class Planner {
   private networks(vapp: string): VappNetwork[] {
     const { doc, before, ctx } = this;
     const docs = Object.entries(doc.networks ?? {});
-    for (const n of before?.networks ?? [])
-      if (!docs.some(([name]) => name === n.name))
-        this.fault(
-          ['networks'],
-          `the network "${n.name}" cannot be taken out yet: delete the vApp, or leave it there`,
-        );
+    for (const n of before?.networks ?? []) if (!docs.some(([name]) => name === n.name)) this.takeOut(n);
     if (docs.length > vappNetworksMax) this.fault(['networks'], `at most ${vappNetworksMax}`);
     return docs.map(([name, n]): VappNetwork => {
       const path = ['networks', name];
@@ -303,6 +305,33 @@ class Planner {
       this.change('make', path, `isolated network "${full}", ${n.subnet}`);
       return { name, network: network.id, own: true };
     });
+  }
+
+  /** A network that nothing is on any more; one of its own is deleted. */
+  private takeOut(n: VappNetwork): void {
+    const { before, ctx } = this;
+    const users = n.own
+      ? ctx.usersOf(n.network)
+      : (before?.members ?? []).flatMap((m) => {
+          const spec = ctx.spec(m.vm);
+          return spec?.nics.some((x) => x.network === n.network) === true ? [spec.name] : [];
+        });
+    if (users.length > 0) {
+      const names = users.slice(0, 3).map((x) => `"${x}"`);
+      this.fault(
+        ['networks'],
+        `network "${n.name}" is in use by ${names.join(', ')}: apply the document without those NICs first`,
+      );
+      return;
+    }
+    this.change(
+      'remove',
+      ['networks'],
+      n.own
+        ? `isolated network "${ctx.network(n.network)?.name ?? n.name}" is deleted`
+        : `network "${n.name}"`,
+    );
+    if (n.own) this.gone.push(n.network);
   }
 
   private properties(): { properties: VappProperty[]; secrets: Record<string, Value> } {

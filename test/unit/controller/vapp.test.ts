@@ -188,6 +188,25 @@ await t.test('applied twice nothing is different; a change is told, and only it 
   t.match(wide.out, /256 → 128/);
 });
 
+await t.test('a network is put in and taken out again, where nothing is on it', async (t) => {
+  const wide = shop.replace('memory: 128M', 'memory: 256M');
+  const spare = wide.replace('  front:', '  spare: { isolated: true, subnet: 10.9.1.0/24 }\n  front:');
+  const names = (): string[] =>
+    r.memory.peekAll(kinds.network.prefix).map((e) => (JSON.parse(e.value) as { name: string }).name);
+  await write(spare);
+  t.match(await run('apply', '-f', file), { code: 0, out: /\+ isolated network "shop-spare"|changed/ });
+  t.same(names().sort(), ['lan', 'shop-back', 'shop-spare']);
+  await write(wide);
+  t.match((await run('diff', '-f', file)).out, /- isolated network "shop-spare" is deleted/);
+  t.match(await run('apply', '-f', file), { code: 0 });
+  t.same(names().sort(), ['lan', 'shop-back']);
+  t.same(r.memory.peekAll('/flotilla/name/network/').length, 2, 'its name is free');
+  t.match((await run('apply', '-f', file)).out, /Nothing is different/);
+  await write(wide.replace(/ {2}front:.*\n/, '').replace('{ network: front }, ', ''));
+  const used = await run('diff', '-f', file);
+  t.match(used.err, /network "front" is in use by "shop-web": apply the document without those NICs first/);
+});
+
 await t.test('exported, it is a document that changes nothing', async (t) => {
   const ran = await run('vapp', 'export', 'shop');
   t.equal(ran.code, 0, ran.err);

@@ -170,6 +170,7 @@ const context = (from: number): VappContext => {
     disks: (vm) => at.disks(vm),
     freeVni: () => 5_000,
     taken: () => false,
+    usersOf: () => [],
   };
 };
 
