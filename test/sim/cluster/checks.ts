@@ -285,6 +285,8 @@ export class Checks {
       this.#expected.delete(vm);
       // A node that a BMC has switched off before took the ledger's majority with it.
       if (w.voters.leader === null) continue;
+      // With many nodes gone one VM after the other is what was promised.
+      if (this.rules.braked(vm)) continue;
       // The user may have stopped it, or paused HA, meanwhile.
       const policy = w.currentPolicy();
       if (w.spec(vm).power !== 'running' || !w.spec(vm).ha.enabled || policy.hold || policy.paused) continue;

@@ -232,6 +232,11 @@ export class RuleChecks {
     else this.#braked.set(vm, w.time.nowMs + brakeMs * ahead + brakedMs);
   }
 
+  /** Whether it may wait for others: many nodes are gone, and its standby said so. How long is for the check of the brake. */
+  braked(vm: string): boolean {
+    return this.#braked.has(vm) && this.#gone().mass;
+  }
+
   /** A keeper has said that it kills a machine. */
   dooms(node: string, vm: string): void {
     this.#doomed.set(`${node} ${vm}`, this.#world.time.nowMs);
