@@ -31,7 +31,8 @@ export interface PendingNodes {
 const heardMax = 256;
 /** New interfaces of this machine are noticed so often, ms. */
 const interfacesMs = 60_000;
-const connectMs = 5_000;
+/** One that has only just started may be busy with that. */
+const connectMs = 20_000;
 /** A node makes its certificates and its files in that time, ms. */
 const adoptMs = 60_000;
 const answerBytesMax = 64 * 1024;

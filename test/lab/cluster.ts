@@ -92,6 +92,12 @@ export class LabCluster {
     await this.learnCa();
   }
 
+  /** The founder made the cluster in an earlier run, and its disk was kept. */
+  async foundBefore(): Promise<void> {
+    this.#token = await this.lab.sh(this.founder, 'cat /var/lib/flotilla/admin-token');
+    await this.learnCa();
+  }
+
   /** By which CAs the controller is known from now on: they may have been replaced. */
   async learnCa(): Promise<void> {
     this.#ca = await this.lab.sh(this.founder, 'cat /var/lib/flotilla/pki/ca.crt');

@@ -1,9 +1,12 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { copyFileSync, existsSync, realpathSync } from 'node:fs';
+import { appendFileSync, copyFileSync, existsSync, realpathSync } from 'node:fs';
 import https from 'node:https';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { freePort, waitFor } from '../lab/harness.js';
+
+/** Emulated CPU, as `scripts/metal` has it. */
+const cpu = process.env['METAL_CPU'] ?? 'max,svm=off,la57=off';
 
 const top = fileURLToPath(new URL('../../../..', import.meta.url));
 const build = process.env['FLOTILLA_BUILD'] ?? path.join(top, 'build');
@@ -21,8 +24,11 @@ export interface MachineOptions {
   readonly medium: 'cd' | 'usb' | 'none';
   /** Files of its drives, raw. */
   readonly drives: readonly string[];
-  /** A directory that is served to it by TFTP, and the file it boots of it. */
-  readonly net?: { readonly dir: string; readonly file: string };
+  /** Its cards: each is plugged into a unix socket. Without them: one of a network of its own, which leads to 127.0.0.1. */
+  readonly cards?: readonly { readonly socket: string; readonly mac: string }[];
+  /** Whether it starts from the first of these cards when it has nothing else: by iPXE. */
+  readonly netboot?: boolean;
+  readonly memoryMiB?: number;
   /** Of the image; else the one in build/. */
   readonly iso?: string;
 }
@@ -38,13 +44,13 @@ export class ImageMachine {
     this.#o = o;
   }
 
-  /** Its serial line since power-on. */
+  /** Its serial line since power-on; all of it is in console.log beside its drives. */
   get console(): string {
     return this.#log.replaceAll('\r', '');
   }
 
   async on(o: Partial<MachineOptions> = {}): Promise<void> {
-    const { dir, firmware, medium, drives, net, iso } = { ...this.#o, ...o };
+    const { dir, firmware, medium, drives, cards, netboot, memoryMiB, iso } = { ...this.#o, ...o };
     const root = realpathSync(path.join(build, 'root'));
     const share = (file: string) => path.join(root, 'usr/share', file);
     this.#port = await freePort();
@@ -53,10 +59,9 @@ export class ImageMachine {
     const vars = path.join(dir, 'vars.fd');
     if (firmware === 'uefi' && !existsSync(vars)) copyFileSync(share('OVMF/OVMF_VARS_4M.fd'), vars);
     const flash = (file: string, more = '') => ['-drive', `if=pflash,format=raw,file=${file}${more}`];
-    const user = net === undefined ? '' : `,tftp=${net.dir},bootfile=${net.file}`;
     const args = [
-      ...['-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'q35', '-cpu', 'qemu64'],
-      ...['-accel', 'tcg,thread=multi,tb-size=256', '-m', '1024', '-smp', '2'],
+      ...['-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'q35', '-cpu', cpu],
+      ...['-accel', 'tcg,thread=multi,tb-size=256', '-m', String(memoryMiB ?? 1024), '-smp', '2'],
       ...(firmware === 'uefi'
         ? [...flash(share('OVMF/OVMF_CODE_4M.fd'), ',readonly=on'), ...flash(vars)]
         : []),
@@ -76,24 +81,38 @@ export class ImageMachine {
         ...['-drive', `id=d${n},file=${file},if=none,format=raw,cache=unsafe,discard=unmap`],
         ...['-device', `virtio-blk-pci,drive=d${n},serial=drive${n},bootindex=${2 + n}`],
       ]),
-      ...['-netdev', `user,id=net${user},hostfwd=tcp:127.0.0.1:${this.#port}-:7443`],
-      ...['-device', `virtio-net-pci,netdev=net${net === undefined ? ',romfile=' : ',bootindex=9'}`],
+      ...(cards === undefined
+        ? [
+            ...['-netdev', `user,id=net,hostfwd=tcp:127.0.0.1:${this.#port}-:7443`],
+            ...['-device', 'virtio-net-pci,netdev=net,romfile='],
+          ]
+        : cards.flatMap(({ socket, mac }, n) => [
+            ...['-netdev', `stream,id=net${n},server=off,addr.type=unix,addr.path=${socket}`],
+            '-device',
+            `virtio-net-pci,netdev=net${n},mac=${mac},${netboot === true && n === 0 ? 'bootindex=9' : 'romfile='}`,
+          ])),
       ...['-object', 'rng-random,id=rng,filename=/dev/urandom', '-device', 'virtio-rng-pci,rng=rng'],
       ...['-serial', 'stdio'],
     ];
     const lib = path.join(root, 'usr/lib/x86_64-linux-gnu');
     const child = spawn(
-      'nice',
+      path.join(root, 'usr/lib64/ld-linux-x86-64.so.2'),
       [
-        ...['-n', '5', path.join(root, 'usr/lib64/ld-linux-x86-64.so.2'), '--library-path', lib],
-        ...[path.join(root, 'usr/bin/qemu-system-x86_64'), '-L', share('qemu'), '-L', share('seabios')],
-        ...['-L', path.join(root, 'usr/lib/ipxe/qemu'), ...args],
+        ...['--library-path', lib, path.join(root, 'usr/bin/qemu-system-x86_64')],
+        ...['-L', share('qemu'), '-L', share('seabios'), ...args],
       ],
       { stdio: ['pipe', 'pipe', 'pipe'] },
     );
     this.#child = child;
     for (const stream of [child.stdout, child.stderr])
-      stream.setEncoding('utf8').on('data', (text: string) => (this.#log += text));
+      stream.setEncoding('utf8').on('data', (text: string) => {
+        this.#log += text;
+        appendFileSync(path.join(dir, 'console.log'), text);
+      });
+  }
+
+  get isOn(): boolean {
+    return this.#child !== null && this.#child.exitCode === null && this.#child.signalCode === null;
   }
 
   /** Keys at its serial line. */

@@ -13,6 +13,7 @@ import { coldStart } from './cold-start.js';
 import { disk } from './disk.js';
 import { failover, failoverCopies, plannedMove } from './failover.js';
 import { freeze, keeper } from './keeper.js';
+import { imageBuild, joins } from './join.js';
 import { libvirtClient } from './libvirt-client.js';
 import { lockstep } from './lockstep.js';
 import { migrate } from './migrate.js';
@@ -52,6 +53,8 @@ const alone: Readonly<Record<string, () => Promise<void>>> = {
   'up-fresh': upFresh,
   'failover-copies': () => failoverCopies(quick ? 1 : 20),
   disk: () => disk(quick ? 3 : 21, quick ? 100 : 300),
+  'image-build': imageBuild,
+  join: joins,
   'ova-import': () => ovaImport(quick ? 1 : 5),
   'balance-plans': () => Promise.resolve(balancePlans(quick ? 1 : 5)),
   'balance-large': () => Promise.resolve(balanceLarge(quick ? 5 : 50)),

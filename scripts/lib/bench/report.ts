@@ -9,7 +9,8 @@ export interface Measured {
   /** What is held against the target. */
   readonly value: number;
   readonly unit: string;
-  readonly target: Target;
+  /** Absent: nobody has said what it shall be. */
+  readonly target?: Target;
   readonly n: number;
   readonly median?: number;
   readonly p99?: number;
@@ -46,8 +47,7 @@ export function report(m: Measured): void {
     ...(mid === undefined ? {} : { median: round(mid) }),
     ...(p99 === undefined ? {} : { p99: round(p99) }),
     n,
-    target,
-    met: holds(value, target),
+    ...(target === undefined ? {} : { target, met: holds(value, target) }),
     ...(compared === undefined ? {} : { compared }),
     date: new Date().toISOString(),
     // The load tells whether the machine had anything else to do: figures of a busy one are worth little.
