@@ -471,7 +471,7 @@ export class Rack {
         machine.type('\n');
         const said = machine.console.slice(before);
         const [, kernel, units] =
-          /finished in (?:[^=]* )?((?:\d+min )?[\d.]+s) \(kernel\) .*?((?:\d+min )?[\d.]+s) \(userspace\)/.exec(
+          /finished in (?:.* \+ )?((?:\d+min )?[\d.]+s) \(kernel\) .*?((?:\d+min )?[\d.]+s) \(userspace\)/.exec(
             said,
           ) ?? [];
         const [, up] = /up (\d+) s/.exec(said) ?? [];
