@@ -41,6 +41,8 @@ const deafMs = 600;
 const seenMsMax = 1_500;
 /** A step that failed is not tried again before, ms. */
 const failedMs = 500;
+/** A twin that owns the VM and does not go on ends after so many tries: the VM is then started from its disk. */
+const takeOverTriesMax = 20;
 /** Making a twin: the files there, and QEMU, ms. All of the disks are copied after that, for as long as it takes. */
 const bearMs = 45_000;
 /** A node that was lost counts as alive in the ledger for a while: it is not chosen at once, ms. */
@@ -94,6 +96,9 @@ interface Memory {
   protectedAtMs: number;
   /** Why there is no twin now. */
   why: string;
+  /** What failed last, said once; and how often in a row a twin that owns the VM did not go on. */
+  failedText: string;
+  takeOverFails: number;
 }
 
 const fresh = (nowMs: number): Memory => ({
@@ -108,6 +113,8 @@ const fresh = (nowMs: number): Memory => ({
   protectedSinceMs: null,
   protectedAtMs: 0,
   why: '',
+  failedText: '',
+  takeOverFails: 0,
 });
 
 interface Joining {
@@ -432,12 +439,14 @@ export class LockstepDesk {
     void (async () => {
       try {
         await this.act(step, s, m);
+        m.failedText = '';
       } catch (e) {
         m.failedMs = env.clock.nowMs();
         const quiet = e instanceof FlotillaError && ['stale-view', 'ledger-unavailable'].includes(e.code);
         const text = `lockstep (${step.do}): ${errorRecord(e).message}`;
         if (quiet) m.failedMs -= failedMs - lookMs / 2;
-        else announce(env, 'error', spec.value.name, text);
+        else if (m.failedText !== text) announce(env, 'error', spec.value.name, text);
+        if (!quiet) m.failedText = text;
       } finally {
         this.p.turns.end(id);
         this.p.wake();
@@ -480,7 +489,18 @@ export class LockstepDesk {
       case 'take-over':
         await p.ownership.confirm(s);
         await p.ownership.record(s, own);
+        if (m.takeOverFails++ >= takeOverTriesMax) {
+          m.takeOverFails = 0;
+          announce(
+            env,
+            'error',
+            name,
+            'its twin does not go on: it ends, and the VM is started from its disk',
+          );
+          return lockstep.end(s.id);
+        }
         await lockstep.takeOver(s.id, own.gen);
+        m.takeOverFails = 0;
         return void announce(env, 'warning', name, `its twin goes on on ${env.node}`);
       case 'end':
         await lockstep.end(s.id);
@@ -594,8 +614,9 @@ export class LockstepDesk {
       const left = own.value.left ?? [];
       const spec = s.specs.get(id);
       if (own.value.owner !== env.node || left.length === 0 || spec === undefined) continue;
-      // As long as the new owner's own copy is fresh, what is left costs room and nothing else.
+      // What a new owner's twin has not gone on with yet may be wanted still.
       if (
+        this.seen.get(id)?.role === 'twin' ||
         own.value.lockstep?.state === 'preparing' ||
         now - (this.wipedMs.get(id) ?? -Infinity) < wipeEveryMs
       )

@@ -228,6 +228,18 @@ await t.test('stopped, started, and no longer wanted in lockstep', async (t) => 
   sound(t, w);
 });
 
+await t.test('a twin that owns the VM and does not go on: it is started from its disk there', async (t) => {
+  const { w, vm, twin } = await protectedVm(12);
+  if (w.lockstep === null) throw new Error('no lockstep');
+  w.lockstep.takeOverFault = 'it stands still (colo)';
+  w.node('n1').powerLoss();
+  await w.until('it runs', () => w.runsOn(vm)[0] === twin, 60_000);
+  t.equal(w.node(twin).host.libvirt.starts.length, 1, 'as after any failover');
+  w.lockstep.takeOverFault = null;
+  await w.until('it is protected again', () => isProtected(w, vm), 120_000);
+  sound(t, w);
+});
+
 await t.test('a VM that is deleted leaves no files on the node of its twin', async (t) => {
   const { w, vm, twin } = await protectedVm(11);
   w.action('stop', vm);

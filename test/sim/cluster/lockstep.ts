@@ -58,6 +58,8 @@ export class SimLockstep {
   readonly taken: string[] = [];
   /** Pairs that began: joins that came to their first checkpoint. */
   joined = 0;
+  /** QEMU does not go on as one, in its words; null: it does. */
+  takeOverFault: string | null = null;
   /** Nodes with files of a VM's disk. */
   readonly files = new Map<string, Set<string>>();
 
@@ -209,6 +211,7 @@ export class SimLockstep {
           const h = this.#get(node, vm);
           if (h === null) throw failed('there is no twin');
           if (!h.twin) return;
+          if (this.takeOverFault !== null) throw failed(this.takeOverFault);
           if (p.own(vm)?.owner !== node)
             p.report('safety 11', `the twin of VM ${vm} on ${node} goes on, which does not own it`);
           if (!h.shut)
