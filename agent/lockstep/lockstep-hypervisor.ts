@@ -145,8 +145,13 @@ export class LockstepHypervisor implements LockstepCalls {
     const { nic } = diskAndNic(m.hardware);
     await words(vm, async () => {
       await m.start(sliceOf(m.xml), null);
-      await joinBridge(this.#machines.node.run, m.tap, nic.bridge);
-      if (o.paused !== true) await m.qmp().ask('cont');
+      try {
+        await joinBridge(this.#machines.node.run, m.tap, nic.bridge);
+        if (o.paused !== true) await m.qmp().ask('cont');
+      } catch (e) {
+        await m.end('failed');
+        throw e;
+      }
     });
   }
 

@@ -19,6 +19,8 @@ import { makeTap, removeTap, tapName } from '../net/tap.js';
 /** A loaded node takes its time until a QEMU answers. */
 const startMs = 60_000;
 const lookMs = 20;
+/** An agent that begins anew waits so long for each that is there. */
+const resumeMs = 3_000;
 /** A monitor that was lost while its QEMU lives is tried again so often. */
 const againMs = 200;
 const toolMs = 30_000;
@@ -118,7 +120,8 @@ export class LockstepMachine {
   }
   /** Its guest runs; one in a pair does, though it stands still for each checkpoint. */
   get running(): boolean {
-    return this.active && (this.#goes || (this.#state.inPair && this.#checkpoints > 0));
+    const { inPair, role } = this.#state;
+    return this.active && (this.#goes || (inPair && (this.#checkpoints > 0 || role === 'primary')));
   }
   get isTwin(): boolean {
     return this.#state.role === 'twin';
@@ -127,10 +130,8 @@ export class LockstepMachine {
     return tapName(this.vm);
   }
   get overlays(): { readonly active: string; readonly hidden: string } {
-    const { disk } = diskAndNic(this.hardware);
-    const beside = (word: string): string =>
-      path.join(path.dirname(disk.path), `.${path.basename(disk.path)}.${word}`);
-    return { active: beside('active'), hidden: beside('hidden') };
+    const of = (word: string): string => path.join(this.#n.stateDir, 'lockstep', `${this.vm}.${word}`);
+    return { active: of('active'), hidden: of('hidden') };
   }
 
   /** @throws FlotillaError `wrong-state`: no QEMU of it runs; `hypervisor-unavailable`: it does not answer */
@@ -223,10 +224,12 @@ export class LockstepMachine {
       return false;
     }
     this.#running = { pid, startTicks };
-    await this.#connect(startMs).catch((e: unknown) => {
+    const connected = this.#connect(startMs).catch((e: unknown) => {
       this.#n.log.warn(`VM ${this.vm}: ${errorRecord(e).message}`);
       void this.#look();
     });
+    // One that is frozen does not answer, and the agent has other VMs.
+    await Promise.race([connected, sleep(resumeMs)]);
     return true;
   }
 

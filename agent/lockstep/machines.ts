@@ -1,8 +1,9 @@
-import { mkdir, readdir } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { idSchema } from '../../core/domain/schema.js';
 import { errorRecord } from '../../core/domain/error.js';
 import type { LockstepSeen } from '../env.js';
+import { isDead } from '../machine/processes.js';
 import { Files } from '../pool/files.js';
 import {
   definitionFile,
@@ -47,6 +48,15 @@ export class LockstepMachines {
       } catch (e) {
         this.node.log.error(`the machine of VM ${vm} cannot be taken up: ${errorRecord(e).message}`, { vm });
       }
+    }
+    await this.#sweep(dir);
+  }
+
+  /** What twins had written that a power loss ended: nobody's. */
+  async #sweep(dir: string): Promise<void> {
+    for (const name of await readdir(dir)) {
+      const [vm = '', kind] = name.split('.');
+      if ((kind === 'active' || kind === 'hidden') && (await isDead(vm))) await rm(path.join(dir, name));
     }
   }
 
