@@ -60,46 +60,65 @@ function dhcpDiscover(mac: Buffer): Buffer {
   return Buffer.concat([Buffer.alloc(6, 255), mac, Buffer.from([8, 0]), ip, udp, bootp]);
 }
 
-/** A switch for the guests' cards. It hears the guest that counts ("count VM BOOT N", by broadcast). */
-class GuestSwitch {
-  /** By VM's id: boots that were heard, and how far each has counted. */
-  readonly heard = new Map<string, Map<string, number>>();
-  readonly #server: NetServer;
+/** A switch: each socket that is plugged in is one of its ports, and it learns who is behind which. */
+class Switch {
+  readonly #servers: NetServer[];
   readonly #ports = new Set<Socket>();
+  readonly #behind = new Map<string, Socket>();
+  readonly #hear: (frame: Buffer) => void;
 
-  constructor(socket: string) {
-    this.#server = createServer((port) => this.#plug(port)).listen(socket);
+  /**
+   * @param picky - a second socket, for a port that hears only what is for all or for its own. QEMU's network of a user is such
+   *   a one: it answers to whatever it sees, for whoever that was.
+   */
+  constructor(o: {
+    readonly socket: string;
+    readonly picky?: string;
+    readonly hear?: (frame: Buffer) => void;
+  }) {
+    this.#hear = o.hear ?? (() => undefined);
+    this.#servers = [
+      createServer((port) => this.#plug(port, false)).listen(o.socket),
+      ...(o.picky === undefined ? [] : [createServer((port) => this.#plug(port, true)).listen(o.picky)]),
+    ];
   }
 
   stop(): void {
-    this.#server.close();
+    for (const server of this.#servers) server.close();
     for (const port of this.#ports) port.destroy();
   }
 
-  #plug(port: Socket): void {
+  readonly #picky = new Set<Socket>();
+
+  #plug(port: Socket, picky: boolean): void {
     this.#ports.add(port);
+    if (picky) this.#picky.add(port);
     let rest: Buffer = Buffer.alloc(0);
     port.on('data', (bytes: Buffer) => {
-      rest = Buffer.concat([rest, bytes]);
+      rest = rest.length === 0 ? bytes : Buffer.concat([rest, bytes]);
       while (rest.length >= 4 && rest.length >= 4 + rest.readUInt32BE(0)) {
-        const size = rest.readUInt32BE(0);
-        const frame = rest.subarray(4, 4 + size);
-        rest = rest.subarray(4 + size);
-        this.#hear(frame);
-        for (const other of this.#ports) if (other !== port) other.write(framed(frame));
+        const end = 4 + rest.readUInt32BE(0);
+        this.#carry(port, rest.subarray(0, end));
+        rest = rest.subarray(end);
       }
     });
     port.on('error', () => undefined);
-    port.on('close', () => this.#ports.delete(port));
+    port.on('close', () => {
+      this.#ports.delete(port);
+      for (const [mac, at] of this.#behind) if (at === port) this.#behind.delete(mac);
+    });
   }
 
-  #hear(frame: Buffer): void {
-    if (frame.length < 42 || frame.readUInt16BE(12) !== 0x0800 || frame.readUInt16BE(36) !== 8099) return;
-    const [kind, vm = '', boot = '', n] = frame.subarray(42).toString('latin1').trim().split(' ');
-    if (kind !== 'count') return;
-    const boots = this.heard.get(vm) ?? new Map<string, number>();
-    boots.set(boot, Number.parseInt(n ?? '', 10));
-    this.heard.set(vm, boots);
+  /** @param sent - with the four bytes of its length */
+  #carry(from: Socket, sent: Buffer): void {
+    if (sent.length < 18) return;
+    this.#hear(sent.subarray(4));
+    this.#behind.set(sent.toString('hex', 10, 16), from);
+    const forAll = ((sent[4] ?? 0) & 1) === 1;
+    const known = forAll ? undefined : this.#behind.get(sent.toString('hex', 4, 10));
+    for (const port of this.#ports)
+      if (port !== from && (known === undefined ? forAll || !this.#picky.has(port) : port === known))
+        port.write(sent);
   }
 }
 
@@ -115,7 +134,9 @@ export class Rack {
   readonly machines = new Map<string, ImageMachine>();
   readonly #ports = new Map<string, number>();
   readonly #switches: ChildProcess[] = [];
-  #guests: GuestSwitch | null = null;
+  readonly #nets: Switch[] = [];
+  /** By VM's id: boots of its guest that were heard, and how far each has counted. */
+  readonly #counted = new Map<string, Map<string, number>>();
   #http: Server | null = null;
   #httpPort = 0;
   /** Further words for machines that start over the network. */
@@ -238,9 +259,9 @@ export class Rack {
   address = (name: string): string => `10.0.2.${14 + placeOf(name)}`;
   /** What the node calls itself: of its card's address. */
   nodeOf = (name: string): string => `node-12000${placeOf(name)}`;
-  #socket = (place: number): string => path.join(this.dir, `card${place}`);
+  #socket = (name: 'nodes' | 'out' | 'guests'): string => path.join(this.dir, name);
 
-  /** A QEMU without a machine is the switch: with it come DHCP, and ports of 127.0.0.1 that lead to the nodes. */
+  /** QEMU's network of a user gives addresses, and has ports of 127.0.0.1 that lead to the nodes. */
   async #cables(): Promise<void> {
     const places = Array.from({ length: placesMax }, (_, i) => i + 1);
     const forwards: string[] = [];
@@ -250,51 +271,47 @@ export class Rack {
       forwards.push(`hostfwd=tcp:127.0.0.1:${port}-${this.address(`m${n}`)}:7443`);
     }
     const bootfile = `bootfile=${this.urlOf('boot.ipxe')}`;
-    const sockets = [0, ...places, placesMax + 1];
-    for (const n of sockets) rmSync(this.#socket(n), { force: true });
-    this.#switch(
+    for (const name of ['nodes', 'out', 'guests'] as const) rmSync(this.#socket(name), { force: true });
+    this.#nets.push(
+      new Switch({ socket: this.#socket('nodes'), picky: this.#socket('out') }),
+      new Switch({ socket: this.#socket('guests'), hear: (frame) => this.#hear(frame) }),
+    );
+    const up = (name: 'nodes' | 'out') => [
+      ...['-netdev', `stream,id=up,server=off,addr.type=unix,addr.path=${this.#socket(name)}`],
+      ...['-netdev', 'hubport,id=hubup,hubid=1,netdev=up'],
+    ];
+    this.#bridge(
       [],
       ...['-netdev', ['user,id=out', bootfile, ...forwards].join(',')],
-      ...['-netdev', 'hubport,id=hubout,hubid=1,netdev=out'],
-      ...sockets.flatMap((n) => [
-        ...['-netdev', `stream,id=card${n},server=on,addr.type=unix,addr.path=${this.#socket(n)}`],
-        ...['-netdev', `hubport,id=hub${n},hubid=1,netdev=card${n}`],
-      ]),
+      ...['-netdev', 'hubport,id=hubout,hubid=1,netdev=out', ...up('out')],
     );
-    const own = await waitFor(
-      'the switch',
-      () =>
-        new Promise<Socket>((resolve, reject) => {
-          const socket = connect(this.#socket(0), () => resolve(socket));
-          socket.on('error', reject);
-        }),
-    );
+    const own = connect(this.#socket('nodes'));
     // Addresses are given in the order in which cards ask: so a place has the same one in every run.
-    for (const n of places)
-      await new Promise<void>((resolve) => {
-        own.once('data', () => resolve());
-        own.write(framed(dhcpDiscover(Buffer.from(this.mac(n).replaceAll(':', ''), 'hex'))));
+    for (const n of places) {
+      let given = false;
+      own.once('data', () => (given = true));
+      const ask = framed(dhcpDiscover(Buffer.from(this.mac(n).replaceAll(':', ''), 'hex')));
+      await waitFor('an address', () => {
+        if (!given) own.write(ask);
+        return given;
       });
+    }
     own.destroy();
     // A cable from there to the container's own bridge.
     const fabric = [`--net=/run/netns/${this.c.lab.id}-fab`];
-    this.#switch(
+    this.#bridge(
       ['nsenter', ...fabric],
       ...['-netdev', 'tap,id=lab,ifname=rack0,script=no,downscript=no'],
-      ...['-netdev', 'hubport,id=hublab,hubid=1,netdev=lab'],
-      ...['-netdev', `stream,id=up,server=off,addr.type=unix,addr.path=${this.#socket(placesMax + 1)}`],
-      ...['-netdev', 'hubport,id=hubup,hubid=1,netdev=up'],
+      ...['-netdev', 'hubport,id=hublab,hubid=1,netdev=lab', ...up('nodes')],
     );
     await waitFor('the cable to the container', async () => {
       const r = await run('nsenter', [...fabric, 'ip', 'link', 'set', 'rack0', 'master', 'br0', 'up']);
       return r.code === 0;
     });
-    rmSync(path.join(this.dir, 'guests'), { force: true });
-    this.#guests = new GuestSwitch(path.join(this.dir, 'guests'));
   }
 
-  /** @param before - words before the program's */
-  #switch(before: readonly string[], ...args: readonly string[]): void {
+  /** A QEMU without a machine joins two networks. @param before - words before the program's */
+  #bridge(before: readonly string[], ...args: readonly string[]): void {
     const root = realpathSync(path.resolve('build/root'));
     const [file = '', ...words] = [
       ...[...before, path.join(root, 'usr/lib64/ld-linux-x86-64.so.2')],
@@ -328,8 +345,8 @@ export class Rack {
       // What is loaded over the network lies in memory, packed root and all.
       memoryMiB: place.netboot === true ? 1536 : 1024,
       cards: [
-        { socket: this.#socket(n), mac: this.mac(n) },
-        { socket: path.join(this.dir, 'guests'), mac: this.mac(n, 1) },
+        { socket: this.#socket('nodes'), mac: this.mac(n) },
+        { socket: this.#socket('guests'), mac: this.mac(n, 1) },
       ],
     });
     this.machines.set(name, machine);
@@ -351,7 +368,7 @@ export class Rack {
   async close(): Promise<void> {
     for (const machine of this.machines.values()) await machine.off();
     for (const each of this.#switches) each.kill('SIGKILL');
-    this.#guests?.stop();
+    for (const net of this.#nets) net.stop();
     this.#http?.close();
     await this.c.lab.must('down', '--keep');
   }
@@ -395,7 +412,17 @@ export class Rack {
 
   /** How far each boot of a VM's guest has counted, on disk and flushed. */
   heard(vm: string): ReadonlyMap<string, number> {
-    return this.#guests?.heard.get(vm) ?? new Map<string, number>();
+    return this.#counted.get(vm) ?? new Map<string, number>();
+  }
+
+  /** The guest that counts says so by broadcast: "count VM BOOT N". */
+  #hear(frame: Buffer): void {
+    if (frame.length < 42 || frame.readUInt16BE(12) !== 0x0800 || frame.readUInt16BE(36) !== 8099) return;
+    const [kind, vm = '', boot = '', n] = frame.subarray(42).toString('latin1').trim().split(' ');
+    if (kind !== 'count') return;
+    const boots = this.#counted.get(vm) ?? new Map<string, number>();
+    boots.set(boot, Number.parseInt(n ?? '', 10));
+    this.#counted.set(vm, boots);
   }
 
   /** What a machine's agent says of itself, whoever it is. */
