@@ -96,6 +96,7 @@ export function haFacts(v: VmView): (readonly [string, string | null])[] {
     ['Protection', v.level === 'lockstep' ? 'lockstep (experimental)' : v.level],
     ['HA', haText(v)],
     ...lockstepFacts(v),
+    ['To be wiped', (v.own?.left ?? []).join(', ')],
     ['Owner', v.node],
     ['Standby', v.ha.standby ?? 'none'],
     ['HA rules', rules.join(', ')],

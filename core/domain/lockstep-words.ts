@@ -52,7 +52,7 @@ export function levelWords(
         title: 'Lockstep (FT)',
         experimental: true,
         loses:
-          'Nothing: its twin goes on with memory, connections and disk. Clients wait for about a second. Then it is unprotected until it has another twin.',
+          'Nothing: its twin goes on with memory, connections and disk. Clients wait for a second or a few, longer on busy nodes. Then it is unprotected until it has another twin.',
         costs: [
           `Memory and CPUs twice: another ${memory} and ${vm.cpus} ${vm.cpus === 1 ? 'CPU' : 'CPUs'} on a second node.`,
           'What it sends leaves when both machines say the same, or after a checkpoint of about 50 ms. Measured, without KVM: a plain service answers a third to a half as often; one whose answers hang on scheduling a twentieth; synced writes a quarter; bulk a tenth; computing alone a half.',

@@ -74,6 +74,8 @@ await t.test('blockers before, the choice, and how the pair stands', async (t) =
   await screenshot(page, 'controller-protection-lockstep');
   t.equal(await sideScroll(page), 0);
   t.same(await barriers(page), []);
+  await page.emulateMedia({ colorScheme: 'dark' });
+  t.same(await barriers(page), []);
   await page.goto(`${l.url}/nodes/n1/if-it-fails`);
   await page.getByText(/1 would go on with their twins/).waitFor();
 });

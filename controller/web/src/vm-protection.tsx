@@ -91,7 +91,10 @@ function Level(p: {
         </List>
         {l.to !== null && (
           <Text size="sm">
-            Second node: <To to={`/nodes/${l.to}`}>{l.to}</To>
+            Second node:{' '}
+            <To to={`/nodes/${l.to}`} inText>
+              {l.to}
+            </To>
             {l.reasons.length === 0 ? '' : `: ${l.reasons.join('; ')}`}
           </Text>
         )}

@@ -133,6 +133,7 @@ function Summary({ vm }: { readonly vm: VmView }): ReactNode {
 function Disks({ vm }: { readonly vm: VmView }): ReactNode {
   const pools = useAll('pool');
   const may = useMay('operator', vm.id);
+  const left = vm.own?.left ?? [];
   return (
     <Stack>
       <May role="operator" vm={vm.id}>
@@ -143,6 +144,12 @@ function Disks({ vm }: { readonly vm: VmView }): ReactNode {
         </Group>
         <RepairCopies vm={vm} />
       </May>
+      {left.length > 0 && (
+        <Text size="sm">
+          Files of its disks that are not its data any more are on {left.join(', ')}: they are wiped when the
+          node is there.
+        </Text>
+      )}
       <Rows
         label="Disks"
         head={['Disk', 'Size', 'Pool', 'Where', 'State', ...(may ? ['Change'] : [])]}
