@@ -187,9 +187,18 @@ await t.test(
     );
     t.same(await barriers(page), []);
     t.equal(await sideScroll(page), 0);
-    await screenshot(page, 'console-serial-light');
+    await pictures('console-serial');
   },
 );
+
+/** By day and by night. */
+async function pictures(name: string): Promise<void> {
+  for (const colorScheme of ['light', 'dark'] as const) {
+    await page.emulateMedia({ colorScheme });
+    await screenshot(page, `${name}-${colorScheme}`);
+  }
+  await page.emulateMedia({ colorScheme: 'light' });
+}
 
 await t.test('the screen is drawn, and lives on through Ctrl-Alt-Del', async (t) => {
   await page.goto(`${l.url}/vms/${vm.id}/screen`);
@@ -203,7 +212,7 @@ await t.test('the screen is drawn, and lives on through Ctrl-Alt-Del', async (t)
   await page.getByRole('button', { name: 'Ctrl-Alt-Del' }).click();
   t.match(await daemon.virsh('domstate', ids.n1), /running/);
   t.same(await barriers(page), []);
-  await screenshot(page, 'console-screen-light');
+  await pictures('console-screen');
 });
 
 await t.test('after a failover the same tab goes on with the machine at the new owner', async (t) => {

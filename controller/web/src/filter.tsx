@@ -72,6 +72,7 @@ export function FilterBar(p: {
               data={f.options}
               value={q.get(f.name)?.split(',') ?? []}
               onChange={(v) => set(f.name, v.join(','))}
+              miw={140}
               maw={260}
             />
           )
