@@ -75,6 +75,7 @@ for (const [i, name] of names.entries()) {
     memoryMiB: 512 + 256 * (i % 3),
     tags: [i % 2 === 0 ? 'office' : 'engineering'],
     nics: [{ network: lan.id }],
+    power: 'running',
     ha: { enabled: true },
   });
   await armed(r, name, `n${((i + 1) % 3) + 1}`);
