@@ -28,6 +28,7 @@ import { FencePrograms } from './fence/fence-programs.js';
 import { Seeds } from './guest/seed.js';
 import { historyApp } from './history/http.js';
 import { historyDir, HistoryKeeper } from './history/keep.js';
+import { auditApp } from './http/audit.js';
 import { createAgentHttp } from './http/server.js';
 import { KeeperLink } from './keeper-link.js';
 import { keeperSocket } from './keeper/protocol.js';
@@ -63,6 +64,7 @@ import { DriveList } from './lvm/drives.js';
 import { Lvm } from './lvm/lvm.js';
 import { Volumes } from './pool/volumes.js';
 import { poolHasNode } from '../core/domain/pool.js';
+import { auditLetterBytesMax } from '../core/wire/audit.js';
 import { exportsApp } from './export/http.js';
 import { MqttRadio } from './radio/mqtt-radio.js';
 import { BootSlots } from './slots/slots.js';
@@ -487,6 +489,7 @@ export async function runAgent(
       },
       { path: '/v1/journal', app: journalApp(node, ownership), allow: 'node', bodyBytesMax: 0 },
       { path: '/v1/history', app: historyApp(history), allow: 'node', bodyBytesMax: 0 },
+      { path: '/v1/audit', app: auditApp(log), allow: 'node', bodyBytesMax: auditLetterBytesMax },
       { path: '/v1/images', app: images, allow: 'node', bodyBytesMax: null },
       {
         path: '/v1/lockstep',

@@ -1,4 +1,4 @@
-import { Agent, get } from 'node:https';
+import { Agent, request } from 'node:https';
 import type { IncomingMessage } from 'node:http';
 import { clientTlsOptions, type TlsMaterial } from '../agent/pki/tls.js';
 import { errorFromRecord, FlotillaError } from '../core/domain/error.js';
@@ -32,11 +32,27 @@ export class HttpsAsk implements AgentAsk {
     this.agent.destroy();
   }
 
-  async get(node: AgentAddress, path: string, signal: AbortSignal): Promise<unknown> {
+  get(node: AgentAddress, path: string, signal: AbortSignal): Promise<unknown> {
+    return this.ask(node, path, null, signal);
+  }
+
+  /** Sends it that JSON. @returns as {@link get} does @throws FlotillaError of the node, `node-unreachable` */
+  post(node: AgentAddress, path: string, body: unknown, signal: AbortSignal): Promise<unknown> {
+    return this.ask(node, path, JSON.stringify(body), signal);
+  }
+
+  private async ask(
+    node: AgentAddress,
+    path: string,
+    body: string | null,
+    signal: AbortSignal,
+  ): Promise<unknown> {
     try {
       const res = await new Promise<IncomingMessage>((resolve, reject) => {
-        const req = get(
+        const req = request(
           {
+            method: body === null ? 'GET' : 'POST',
+            ...(body === null ? {} : { headers: { 'content-type': 'application/json' } }),
             host: node.address,
             port: this.o.port,
             // The certificate must be that node's, whatever answers at its address.
@@ -49,6 +65,7 @@ export class HttpsAsk implements AgentAsk {
           resolve,
         );
         req.on('error', reject);
+        req.end(body ?? undefined);
       });
       const parts: Buffer[] = [];
       let bytes = 0;
@@ -57,9 +74,9 @@ export class HttpsAsk implements AgentAsk {
         if (bytes > answerBytesMax) throw new Error('its answer is too long');
         parts.push(part as Buffer);
       }
-      const body: unknown = JSON.parse(Buffer.concat(parts).toString('utf8'));
-      if (res.statusCode === 200) return body;
-      const p = problemSchema.safeParse(body);
+      const answer: unknown = JSON.parse(Buffer.concat(parts).toString('utf8'));
+      if (res.statusCode === 200) return answer;
+      const p = problemSchema.safeParse(answer);
       if (p.success) throw errorFromRecord({ ...p.data, details: p.data.details });
       throw new Error(`it answered with status ${res.statusCode}`);
     } catch (cause) {

@@ -6,8 +6,9 @@ import type { TlsMaterial } from '../agent/pki/tls.js';
 import { MqttRadio } from '../agent/radio/mqtt-radio.js';
 import { errorRecord } from '../core/domain/error.js';
 import { HttpsAsk } from './agent-ask.js';
+import { AuditCopies } from './audit-copies.js';
 import { controllerApp, isMember } from './api/app.js';
-import { HttpsUploads } from './api/uploads.js';
+import { HttpsUploads, type AgentAddress } from './api/uploads.js';
 import { readClusterFile, type ClusterFile, type ControllerConfig } from './config.js';
 import { HttpsConsoles } from './console-dial.js';
 import { Consoles } from './consoles.js';
@@ -53,12 +54,18 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
     agents: new HttpsConsoles({ tls: () => tls, port: config.agentPort }),
   });
   const pending = new NetworkPendingNodes({ clock, log, port: config.agentPort });
+  const audit = new AuditCopies({
+    log,
+    clock,
+    others: () => heardOthers(view, cluster.node),
+    send: async (node, letter, until) => void (await ask.post(node, '/v1/audit', letter, until)),
+  });
   const app = controllerApp({
     view,
     ledger,
     clock,
     chance: systemChance,
-    log,
+    log: audit.log,
     uploads,
     ask,
     consoles,
@@ -94,6 +101,7 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
   consoles.stop();
   await server.stop();
   uploads.close();
+  await audit.stop();
   ask.close();
   pending.stop();
   await radio.stop();
@@ -121,6 +129,17 @@ export async function runController(config: ControllerConfig, log: Log, signal: 
     ledger.setTls(now);
     log.info('the renewed certificate, the CA or the list of revoked ones is used');
   }
+}
+
+/** Nodes but this one whose agents are heard, in the order of their names. */
+function heardOthers(view: View, me: string): AgentAddress[] {
+  const nodes = [...view.ledger.tables.node.values()]
+    .map((k) => k.value)
+    .filter((n) => n.id !== me && n.witness !== true);
+  return nodes
+    .filter((n) => !['silent', 'never-heard'].includes(view.presenceOf(n.id)))
+    .flatMap(({ id, addresses: [address] }) => (address === undefined ? [] : [{ id, address }]))
+    .sort((a, b) => (a.id < b.id ? -1 : 1));
 }
 
 /** Waits until the node has founded a cluster or joined one. */

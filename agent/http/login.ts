@@ -164,7 +164,7 @@ export function loginApp(o: LoginOptions): Hono<AuthEnv> {
     const token = parseApiToken(field('token'));
     const answer = token === null ? null : await o.verifyToken(token);
     if (token === null || answer?.ok !== true) {
-      limit.failed(address, o.nowMs());
+      limit.count(address, o.nowMs());
       o.onRefused('token');
       return refuse(badToken(answer?.ok === false ? answer.code : 'token-unknown'));
     }

@@ -1,6 +1,6 @@
 /**
- * Counts failed tries by address. Tokens have 256 random bits, so nobody guesses one: this keeps a fool's loop from
- * costing CPU. Memory is bounded; when it is full the address that was quiet longest is forgotten.
+ * Counts tries by address or caller: failed logins, requests. Tokens have 256 random bits, so nobody guesses one: this
+ * keeps a fool's loop from costing CPU. Memory is bounded; when it is full the one that was quiet longest is forgotten.
  */
 export class TryLimit {
   readonly #triesMax: number;
@@ -8,7 +8,7 @@ export class TryLimit {
   readonly #addressesMax: number;
   readonly #tries = new Map<string, { count: number; endsMs: number }>();
 
-  /** @param o.triesMax - failures allowed within a window */
+  /** @param o.triesMax - tries allowed within a window */
   constructor(o: { triesMax: number; windowMs: number; addressesMax: number }) {
     this.#triesMax = o.triesMax;
     this.#windowMs = o.windowMs;
@@ -21,7 +21,7 @@ export class TryLimit {
     return t === undefined || t.endsMs <= nowMs || t.count < this.#triesMax ? 0 : t.endsMs - nowMs;
   }
 
-  failed(address: string, nowMs: number): void {
+  count(address: string, nowMs: number): void {
     const had = this.#tries.get(address);
     this.#tries.delete(address);
     const fresh = had === undefined || had.endsMs <= nowMs;

@@ -208,7 +208,7 @@ export class BreakGlass {
     }
     const account = this.list?.accounts.find((a) => a.name === name) ?? null;
     const refuse = (): FlotillaError => {
-      this.#names.failed(name, clock.nowMs());
+      this.#names.count(name, clock.nowMs());
       log.warn('audit', {
         who: account === null ? 'somebody' : name,
         what: 'login at the node',

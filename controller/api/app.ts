@@ -62,6 +62,7 @@ import { pendingHandlers } from './pending.js';
 import { LoginDesk } from './login-desk.js';
 import { poolHandlers } from './pools.js';
 import { powerHandlers, wakeForRoom } from './power.js';
+import { requestLimit } from './request-limit.js';
 import { ruleHandlers } from './rules.js';
 import { snapshotHandlers } from './snapshots.js';
 import { tokenHandlers } from './tokens.js';
@@ -161,7 +162,7 @@ export function controllerApp(options: ApiOptions): OpenAPIHono<Env> {
   app.get('/assets/:name', (c) => fileResponse(deps.web, `assets/${c.req.param('name')}`, c) ?? c.notFound());
   app.get('/icon.svg', (c) => fileResponse(deps.web, 'icon.svg', c) ?? c.notFound());
 
-  app.use(`${apiRoot}/*`, auth, loggedIn, sameSite);
+  app.use(`${apiRoot}/*`, auth, requestLimit(deps.clock), loggedIn, sameSite);
   const images = new Images(deps);
   streams(app, deps, images);
   const limited = (maxSize: number) =>

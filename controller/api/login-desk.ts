@@ -186,7 +186,7 @@ export class LoginDesk {
       return await act();
     } catch (error) {
       if (error instanceof FlotillaError && ['login-refused', 'provider-untrusted'].includes(error.code)) {
-        this.addresses.failed(from, nowMs);
+        this.addresses.count(from, nowMs);
         this.tell({ who: 'somebody', what: 'sign-on', from, result: error.code, why: error.message });
       }
       throw error;
@@ -240,8 +240,8 @@ export class LoginDesk {
 
   private refused({ user, from }: Pick<LoginAsk, 'user' | 'from'>): FlotillaError {
     const nowMs = this.deps.clock.nowMs();
-    this.addresses.failed(from, nowMs);
-    this.names.failed(nameKey(user), nowMs);
+    this.addresses.count(from, nowMs);
+    this.names.count(nameKey(user), nowMs);
     // The name is told only where it is one: people type passwords into the wrong field.
     const who = this.deps.view.find('user', user) === null ? 'somebody' : nameKey(user);
     this.tell({ who, what: 'login', from, result: 'login-refused' });

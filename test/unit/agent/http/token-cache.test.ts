@@ -85,12 +85,12 @@ await t.test('a token is taken apart, or is none', async (t) => {
 
 await t.test('failed tries are bounded in time and memory', async (t) => {
   const limit = new TryLimit({ triesMax: 2, windowMs: 1_000, addressesMax: 3 });
-  limit.failed('a', 0);
+  limit.count('a', 0);
   t.equal(limit.waitMs('a', 0), 0);
-  limit.failed('a', 100);
+  limit.count('a', 100);
   t.equal(limit.waitMs('a', 100), 900);
   t.equal(limit.waitMs('b', 100), 0);
   t.equal(limit.waitMs('a', 1_000), 0);
-  for (const who of ['b', 'c', 'd', 'e']) limit.failed(who, 100);
+  for (const who of ['b', 'c', 'd', 'e']) limit.count(who, 100);
   t.equal(limit.size, 3);
 });
