@@ -210,6 +210,14 @@ function partBlockers(n: ClusterNode, owner: ClusterNode | undefined): Blocker[]
       `runs VMs by ${n.accel === 'kvm' ? 'KVM' : 'emulation'}, ${owner.id} does not`,
       'Choose a node of the same kind.',
     );
+  // A twin has its owner's processor as it is, with all that a guest found there.
+  else if (n.accel === 'kvm' && owner?.cpuModel !== undefined && n.cpuModel !== undefined)
+    if (n.cpuModel !== owner.cpuModel)
+      no(
+        'other-cpu',
+        `has another processor (${n.cpuModel}) than ${owner.id} (${owner.cpuModel})`,
+        'Choose a node with the same processor.',
+      );
   return out;
 }
 

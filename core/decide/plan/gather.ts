@@ -19,6 +19,8 @@ export interface ClusterNode extends PlacementNode {
   /** Null: it has not said. */
   readonly accel: Accel | null;
   readonly qemu: string | null;
+  /** Its processors' name. Absent: it has not said. */
+  readonly cpuModel?: string | undefined;
   readonly keeper: NodeKeeper | null;
   /** Why no machine can be in lockstep there; empty: one can. Absent: it has no part for that, or has not said. */
   readonly lockstep?: string | undefined;
@@ -96,6 +98,7 @@ export function clusterNode(
     live,
     accel: state?.accel ?? null,
     qemu: state?.qemu ?? null,
+    cpuModel: state?.facts?.cpuModel,
     keeper: state?.keeper ?? null,
     lockstep: state?.lockstep,
     netMiBps: mbit > 0 ? (mbit * 1e6) / 8 / MiB : netMiBps,

@@ -49,6 +49,19 @@ const spec: VmSpec = {
 };
 const own: VmOwn = { ...firstOwn('n1', null), state: 'running' };
 
+const facts: NonNullable<NodeState['facts']> = {
+  cpuModel: '',
+  cpuCores: 4,
+  cpuMHz: 3_000,
+  memoryBytes: 4 * GiB,
+  drives: [],
+  nics: [],
+  temperatureC: null,
+  uuid: null,
+  os: 'Debian 13',
+  kernel: '6.12',
+};
+
 interface NodeOptions {
   readonly state?: Partial<NodeState>;
   readonly rack?: string | null;
@@ -200,6 +213,21 @@ await t.test('what speaks against each node', async (t) => {
   t.equal(why({}, { rules: [apart], others: [other('db', 'n2', 100)] }), 'rule');
   t.match(checkLockstep(view({ n1: {} })), { to: null, nodes: [], blockers: [] });
   t.equal(lockstepText(checkLockstep(view({ n1: {} }))), 'there is no other node');
+});
+
+await t.test('by KVM a twin has the processor of its owner', (t) => {
+  const kvm = (cpuModel: string | null, accel: 'kvm' | 'tcg' = 'kvm'): NodeOptions => ({
+    state: { accel, facts: cpuModel === null ? null : { ...facts, cpuModel } },
+  });
+  const why = (n1: NodeOptions, n2: NodeOptions): string =>
+    checkLockstep(view({ n1, n2 }))
+      .nodes.flatMap((x) => x.blockers.map((b) => b.text))
+      .join();
+  t.equal(why(kvm('EPYC 7'), kvm('EPYC 7')), '');
+  t.equal(why(kvm('EPYC 7'), kvm('Xeon 5')), 'has another processor (Xeon 5) than n1 (EPYC 7)');
+  t.equal(why(kvm('EPYC 7', 'tcg'), kvm('Xeon 5', 'tcg')), '', 'emulated ones are all alike');
+  t.equal(why(kvm(null), kvm('Xeon 5')), '', 'not known yet');
+  t.end();
 });
 
 await t.test('another rack first', async (t) => {
