@@ -274,8 +274,9 @@ export class LockstepMachine {
   async merged(): Promise<void> {
     if (!this.#state.merging) return;
     while (this.active) {
-      const jobs = await this.qmp().ask('query-block-jobs');
-      if (Array.isArray(jobs) && jobs.length === 0) break;
+      // QEMU's own job, which it lists nowhere: the layers leave the chain of nodes when it is done.
+      const nodes = (await this.qmp().ask('query-named-block-nodes', { flat: true })) as { drv: string }[];
+      if (!nodes.some((n) => n.drv === 'qcow2')) break;
       await sleep(lookMs);
     }
     const { active, hidden } = this.overlays;
