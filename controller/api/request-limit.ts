@@ -5,8 +5,8 @@ import { problemResponse } from '../../agent/http/problem.js';
 import { TryLimit } from '../../agent/http/try-limit.js';
 
 const windowMs = 10_000;
-/** Ten times what a page with everything open, or a script of many VMs, asks for; half of what a controller can answer. */
-const callerMax = 6_000;
+/** Far beyond what a page with everything open, or a script of many VMs, asks for; half of what a controller can answer. */
+const callerMax = 10_000;
 /** Who is nobody is only ever refused, and need not be refused often. */
 const strangerMax = 600;
 /** Callers remembered: more than there are users, tokens and nodes. */
