@@ -5,11 +5,10 @@ import { migratePolicyDefault } from '../../core/domain/migration.js';
 import { opAfter, type Op } from '../../core/domain/op.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
-import type { Compare, Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
-import { askCancel, OpRota, sameOp } from './op-rota.js';
+import { OpRota, sameOp } from './op-rota.js';
 import { outlookOf } from './outlook.js';
-import { beginVmOp } from './vm-acts.js';
+import { beginActs, type VmOpAsk } from './vm-acts.js';
 
 /** Does the same with many VMs, some at a time. Any agent can: what is left to do is in the ledger. */
 export class BulkDesk {
@@ -51,15 +50,8 @@ export class BulkDesk {
   }
 
   private async commit(k: Kept<Op>, step: BulkStep, s: Snapshot): Promise<void> {
-    const vms = new Map(step.vms.map((x) => [x.vm, x]));
-    const compare: Compare[] = [];
-    const writes: Write[] = [];
-    for (const a of step.acts) {
-      const made = this.begin(a, k.value, s, compare, writes);
-      const line = a.do === 'cancel' ? undefined : vms.get(a.vm);
-      if (made !== null && line !== undefined) vms.set(line.vm, { ...line, op: made });
-    }
-    const next = opAfter(k.value, { vms: [...vms.values()] }, step);
+    const { vms, compare, writes } = beginActs(this.env, s, step, (a: VmBulkAct) => askOf(a, k.value));
+    const next = opAfter(k.value, { vms }, step);
     if (writes.length === 0 && sameOp(k.value, next)) return;
     if (!(await this.rota.write(k, s, next, compare, writes)) || step.end === null) return;
     const { name } = k.value.subject;
@@ -70,28 +62,16 @@ export class BulkDesk {
       next.error?.message ?? next.step,
     );
   }
-
-  private begin(a: BulkAct, op: Op, s: Snapshot, compare: Compare[], writes: Write[]): string | null {
-    if (a.do === 'cancel') {
-      askCancel(s.ops.get(a.op), compare, writes);
-      return null;
-    }
-    const action = a.do;
-    return beginVmOp(
-      this.env,
-      s,
-      {
-        kind: `vm.${action}`,
-        vm: a.vm,
-        askedBy: op.askedBy,
-        args:
-          action === 'migrate'
-            ? { from: a.from, to: a.to, policy: migratePolicyDefault, for: op.id }
-            : { for: op.id },
-        spec: (spec) => (action === 'migrate' ? null : withPower(spec, action)),
-      },
-      compare,
-      writes,
-    );
-  }
 }
+
+type VmBulkAct = Exclude<BulkAct, { readonly do: 'cancel' }>;
+
+const askOf = (a: VmBulkAct, op: Op): VmOpAsk => ({
+  kind: `vm.${a.do}`,
+  askedBy: op.askedBy,
+  args:
+    a.do === 'migrate'
+      ? { from: a.from, to: a.to, policy: migratePolicyDefault, for: op.id }
+      : { for: op.id },
+  spec: (spec) => (a.do === 'migrate' ? null : withPower(spec, a.do)),
+});

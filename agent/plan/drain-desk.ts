@@ -6,11 +6,10 @@ import { opAfter, type Op } from '../../core/domain/op.js';
 import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import { announce } from '../announce.js';
 import type { AgentEnv } from '../env.js';
-import type { Compare, Write } from '../ledger/ledger.js';
 import type { Kept, Snapshot } from '../snapshot.js';
-import { askCancel, OpRota, sameOp } from './op-rota.js';
+import { OpRota, sameOp } from './op-rota.js';
 import { outlookOf } from './outlook.js';
-import { beginVmOp } from './vm-acts.js';
+import { beginActs, type VmOpAsk } from './vm-acts.js';
 
 /** Empties nodes and fills them again; the node that is emptied comes first, as it knows best. */
 export class DrainDesk {
@@ -56,16 +55,9 @@ export class DrainDesk {
   }
 
   private async commit(k: Kept<Op>, args: DrainArgs, step: DrainStep, s: Snapshot): Promise<void> {
-    const vms = new Map(step.vms.map((x) => [x.vm, x]));
-    const compare: Compare[] = [];
-    const writes: Write[] = [];
-    for (const a of step.acts) {
-      const made = this.begin(a, k.value, s, compare, writes);
-      const line = a.do === 'cancel' ? undefined : vms.get(a.vm);
-      if (made !== null && line !== undefined) vms.set(line.vm, { ...line, op: made });
-    }
+    const { vms, compare, writes } = beginActs(this.env, s, step, (a: VmDrainAct) => askOf(a, k.value));
     const { end } = step;
-    const next = opAfter(k.value, { vms: [...vms.values()] }, step);
+    const next = opAfter(k.value, { vms }, step);
     if (end?.state === 'done' && args.leave) {
       const node = s.nodes.get(args.node);
       if (node !== undefined) {
@@ -84,30 +76,18 @@ export class DrainDesk {
         next.error?.message ?? next.step,
       );
   }
-
-  /** @returns the operation that the act makes; null: none */
-  private begin(a: DrainAct, op: Op, s: Snapshot, compare: Compare[], writes: Write[]): string | null {
-    if (a.do === 'cancel') {
-      askCancel(s.ops.get(a.op), compare, writes);
-      return null;
-    }
-    return beginVmOp(
-      this.env,
-      s,
-      {
-        kind: `vm.${a.do}`,
-        vm: a.vm,
-        askedBy: `${op.kind} of ${op.subject.name}`,
-        args:
-          a.do === 'migrate'
-            ? { from: a.from, to: a.to, policy: migratePolicyDefault, for: op.id }
-            : a.do === 'relocate'
-              ? { from: a.from, to: a.to, for: op.id }
-              : { for: op.id },
-        spec: (spec) => (a.do === 'stop' || a.do === 'start' ? withPower(spec, a.do) : null),
-      },
-      compare,
-      writes,
-    );
-  }
 }
+
+type VmDrainAct = Exclude<DrainAct, { readonly do: 'cancel' }>;
+
+const askOf = (a: VmDrainAct, op: Op): VmOpAsk => ({
+  kind: `vm.${a.do}`,
+  askedBy: `${op.kind} of ${op.subject.name}`,
+  args:
+    a.do === 'migrate'
+      ? { from: a.from, to: a.to, policy: migratePolicyDefault, for: op.id }
+      : a.do === 'relocate'
+        ? { from: a.from, to: a.to, for: op.id }
+        : { for: op.id },
+  spec: (spec) => (a.do === 'stop' || a.do === 'start' ? withPower(spec, a.do) : null),
+});
