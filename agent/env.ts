@@ -9,6 +9,7 @@ import type { TimingProfile } from '../core/domain/timing.js';
 import type { PairSeen, Replica } from '../core/domain/replica.js';
 import type { SnapshotDisk } from '../core/domain/vm-snapshot.js';
 import type { VmSpec } from '../core/domain/vm.js';
+import type { MachineHere } from '../core/decide/lockstep.js';
 import type { LockstepAnswers, LockstepAsk, LockstepDoor } from '../core/wire/lockstep.js';
 import type { RadioKind, RadioPayload } from '../core/wire/radio.js';
 import type { FenceDevice } from './fence/fence-agent.js';
@@ -406,21 +407,9 @@ export interface Peers {
   ): Promise<LockstepAnswers[K]>;
 }
 
-/** A machine of a lockstep VM as it is on this node. */
-export interface LockstepSeen {
+/** A machine of a lockstep VM as it is on this node; its times are of `env.clock`. */
+export interface LockstepSeen extends MachineHere {
   readonly vm: string;
-  /** Generation of the ownership that it is marked with. */
-  readonly gen: number;
-  /** `alone`: it has no twin, none that counts yet, or none any more. */
-  readonly role: 'alone' | 'primary' | 'twin';
-  /** False: it stands still. A twin that waits for its primary does, too. */
-  readonly running: boolean;
-  /** Counted since this pair began. */
-  readonly checkpoints: number;
-  /** When the last one was seen, on `env.clock`; null: none yet. */
-  readonly lastCheckpointMs: number | null;
-  /** Why the pair is no more, in words: QEMU gave up by itself, or a channel broke. Null: nothing is known of that. */
-  readonly broken: string | null;
 }
 
 export type { LockstepDoor };

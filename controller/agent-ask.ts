@@ -1,5 +1,6 @@
 import { Agent, request } from 'node:https';
 import type { IncomingMessage } from 'node:http';
+import { answerText } from '../agent/http/answer-text.js';
 import { clientTlsOptions, type TlsMaterial } from '../agent/pki/tls.js';
 import { errorFromRecord, FlotillaError } from '../core/domain/error.js';
 import { problemSchema } from '../core/wire/rest.js';
@@ -67,14 +68,7 @@ export class HttpsAsk implements AgentAsk {
         req.on('error', reject);
         req.end(body ?? undefined);
       });
-      const parts: Buffer[] = [];
-      let bytes = 0;
-      for await (const part of res) {
-        bytes += (part as Buffer).length;
-        if (bytes > answerBytesMax) throw new Error('its answer is too long');
-        parts.push(part as Buffer);
-      }
-      const answer: unknown = JSON.parse(Buffer.concat(parts).toString('utf8'));
+      const answer: unknown = JSON.parse(await answerText(res, answerBytesMax));
       if (res.statusCode === 200) return answer;
       const p = problemSchema.safeParse(answer);
       if (p.success) throw errorFromRecord({ ...p.data, details: p.data.details });

@@ -5,6 +5,7 @@ import { readTls } from '../agent/pki/store.js';
 import type { TlsMaterial } from '../agent/pki/tls.js';
 import { MqttRadio } from '../agent/radio/mqtt-radio.js';
 import { errorRecord } from '../core/domain/error.js';
+import { isHeard } from '../core/domain/node.js';
 import { HttpsAsk } from './agent-ask.js';
 import { AuditCopies } from './audit-copies.js';
 import { controllerApp, isMember } from './api/app.js';
@@ -137,7 +138,7 @@ function heardOthers(view: View, me: string): AgentAddress[] {
     .map((k) => k.value)
     .filter((n) => n.id !== me && n.witness !== true);
   return nodes
-    .filter((n) => !['silent', 'never-heard'].includes(view.presenceOf(n.id)))
+    .filter((n) => isHeard(view.presenceOf(n.id)))
     .flatMap(({ id, addresses: [address] }) => (address === undefined ? [] : [{ id, address }]))
     .sort((a, b) => (a.id < b.id ? -1 : 1));
 }

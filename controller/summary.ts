@@ -10,6 +10,7 @@ import type {
 } from '../core/wire/rest.js';
 import type { ClusterMeta } from '../core/domain/cluster.js';
 import type { Policy } from '../core/domain/ha.js';
+import { isHeard } from '../core/domain/node.js';
 
 /** What the summary is made of. */
 export interface SummaryParts {
@@ -159,8 +160,7 @@ function concernsOfHa(p: SummaryParts, say: Say): void {
 
 const plain = (v: VmRow): string => v.ha.text.replace(/^not protected: /, '');
 
-const levelOf = (n: NodeView): Concern['level'] =>
-  n.presence === 'silent' || n.presence === 'never-heard' ? 'error' : 'warning';
+const levelOf = (n: NodeView): Concern['level'] => (isHeard(n.presence) ? 'warning' : 'error');
 
 function concernsOfVms(vms: readonly VmRow[], say: Say): void {
   const unknown = new Map<string, VmRow[]>();

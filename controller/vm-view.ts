@@ -1,5 +1,5 @@
 import type { Disk } from '../core/domain/disk.js';
-import type { NodePresence } from '../core/domain/node.js';
+import { isHeard, type NodePresence } from '../core/domain/node.js';
 import { protectionLevel, type Policy } from '../core/domain/ha.js';
 import type { Op } from '../core/domain/op.js';
 import type { VmOwn, VmPhase, VmSpec, VmState } from '../core/domain/vm.js';
@@ -45,7 +45,7 @@ export function phaseOf(p: VmParts): { phase: VmPhase; reason: string } {
   const { own } = p;
   if (p.ops.some((o) => o.kind === 'vm.delete' && open(o))) return { phase: 'deleting', reason: '' };
   if (own === null) return { phase: 'unknown', reason: 'its owner record is missing or cannot be read' };
-  if (p.presence === 'silent' || p.presence === 'never-heard') {
+  if (!isHeard(p.presence)) {
     const how = p.presence === 'silent' ? 'is silent' : 'was never heard';
     return { phase: 'unknown', reason: `its owner ${own.owner} ${how}` };
   }

@@ -1,9 +1,9 @@
 import https from 'node:https';
-import type { IncomingMessage } from 'node:http';
 import { FlotillaError, type ErrorCode, errorStatus } from '../../core/domain/error.js';
 import { parse } from '../../core/domain/schema.js';
 import { lockstepAnswerSchemas, type LockstepAsk } from '../../core/wire/lockstep.js';
 import type { Peers } from '../env.js';
+import { answerText } from '../http/answer-text.js';
 import type { TlsMaterial } from '../pki/tls.js';
 
 /** An answer is a few words; what is longer is none of ours, bytes. */
@@ -78,23 +78,16 @@ export class LockstepPeers {
           servername: to.node,
           headers: { 'content-type': 'application/json', 'content-length': body.length },
         },
-        (res) => void read(res).then((text) => resolve({ status: res.statusCode ?? 0, text }), reject),
+        (res) =>
+          void answerText(res, answerMax).then(
+            (text) => resolve({ status: res.statusCode ?? 0, text }),
+            reject,
+          ),
       );
       req.on('error', reject);
       req.end(body);
     });
   }
-}
-
-async function read(res: IncomingMessage): Promise<string> {
-  const parts: Buffer[] = [];
-  let bytes = 0;
-  for await (const part of res as AsyncIterable<Buffer>) {
-    bytes += part.length;
-    if (bytes > answerMax) throw new Error('the answer is too long');
-    parts.push(part);
-  }
-  return Buffer.concat(parts).toString('utf8');
 }
 
 const away = (node: string, why: string, cause?: unknown): FlotillaError =>

@@ -1,5 +1,6 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { historySchema, mergedHistory, type History, type HistorySpan } from '../../core/domain/history.js';
+import { isHeard } from '../../core/domain/node.js';
 import { parse } from '../../core/domain/schema.js';
 import type { HistoryView } from '../../core/wire/rest.js';
 import type { ApiDeps, Some } from './context.js';
@@ -38,7 +39,7 @@ async function gathered(
     nodes.map(async (id): Promise<History | null> => {
       const address = deps.view.ledger.tables.node.get(id)?.value.addresses[0];
       try {
-        if (address === undefined || ['silent', 'never-heard'].includes(deps.view.presenceOf(id)))
+        if (address === undefined || !isHeard(deps.view.presenceOf(id)))
           throw new FlotillaError('node-unreachable', `Node ${id} is silent`, { hint: '' });
         const path = `/v1/history/${subject}?span=${span}`;
         return parse(historySchema, await deps.ask.get({ id, address }, path, signal), `Node ${id}'s answer`);

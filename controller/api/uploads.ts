@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
+import { answerText } from '../../agent/http/answer-text.js';
 import { clientTlsOptions, type TlsMaterial } from '../../agent/pki/tls.js';
 import { errorFromRecord, FlotillaError } from '../../core/domain/error.js';
 import { errorRecordSchema } from '../../core/domain/op.js';
@@ -180,13 +181,5 @@ function refusalOf(node: AgentAddress, res: IncomingMessage, answer: unknown): F
   return unreachableBy(node, new Error(`it answered with status ${res.statusCode}`));
 }
 
-async function readJson(res: IncomingMessage): Promise<unknown> {
-  const parts: Buffer[] = [];
-  let bytes = 0;
-  for await (const part of res) {
-    bytes += (part as Buffer).length;
-    if (bytes > answerBytesMax) throw new Error('the answer is too long');
-    parts.push(part as Buffer);
-  }
-  return JSON.parse(Buffer.concat(parts).toString('utf8'));
-}
+const readJson = async (res: IncomingMessage): Promise<unknown> =>
+  JSON.parse(await answerText(res, answerBytesMax)) as unknown;

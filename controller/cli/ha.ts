@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { failoverSteps, failoverTotalMs, fenceText } from '../../core/domain/failover-words.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { failoverTimelineSchema, policySchema, type FailoverTimeline } from '../../core/domain/ha.js';
-import type { NodeKeeper } from '../../core/domain/node.js';
+import { isHeard, type NodeKeeper } from '../../core/domain/node.js';
 import type {
   HaFailover,
   HaNode,
@@ -22,7 +22,7 @@ const when = (wallMs: number): string => new Date(wallMs).toISOString().slice(0,
 const keeperWord = (
   n: Pick<HaNode, 'presence'> & { readonly keeper: Pick<NodeKeeper, 'mode'> | null },
 ): string => {
-  if (n.presence === 'silent' || n.presence === 'never-heard') return 'not heard';
+  if (!isHeard(n.presence)) return 'not heard';
   const words: Record<NodeKeeper['mode'], string> = { run: 'runs', ice: 'has frozen its VMs', thaw: 'thaws' };
   return n.keeper === null ? 'does not answer' : words[n.keeper.mode];
 };

@@ -25,11 +25,17 @@ export const againMs = (tries: number): number => Math.min(300_000, 5_000 * 2 **
 
 /** A machine of such a VM as it is on this node. */
 export interface MachineHere {
+  /** Generation of the ownership that it is marked with. */
   readonly gen: number;
+  /** `alone`: it has no twin, none that counts yet, or none any more. */
   readonly role: 'alone' | 'primary' | 'twin';
+  /** False: it stands still. A twin that waits for its primary does, too. */
   readonly running: boolean;
+  /** Counted since this pair began. */
   readonly checkpoints: number;
+  /** When the last one was seen, monotonic ms; null: none yet. */
   readonly lastCheckpointMs: number | null;
+  /** Why the pair is no more, in words: QEMU gave up by itself, or a channel broke. Null: nothing is known of that. */
   readonly broken: string | null;
 }
 

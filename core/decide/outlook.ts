@@ -3,7 +3,7 @@ import type { Disk } from '../domain/disk.js';
 import { protectionLevel, type Policy } from '../domain/ha.js';
 import type { Image } from '../domain/image.js';
 import type { Network } from '../domain/network.js';
-import type { NodePresence, NodeRecord, NodeState } from '../domain/node.js';
+import { isHeard, type NodePresence, type NodeRecord, type NodeState } from '../domain/node.js';
 import { opFinished, type Op } from '../domain/op.js';
 import type { Pool } from '../domain/pool.js';
 import type { Rule } from '../domain/rule.js';
@@ -114,7 +114,7 @@ export class Outlook {
   /** What a VM does, as its owner says; `unknown` where that one is not heard. */
   phase(id: string, own: VmOwn): VmPhase {
     const presence = this.h.node(own.owner)?.presence ?? 'never-heard';
-    if (presence === 'silent' || presence === 'never-heard') return 'unknown';
+    if (!isHeard(presence)) return 'unknown';
     return this.h.vm(id, own.owner)?.phase ?? 'unknown';
   }
 

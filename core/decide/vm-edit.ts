@@ -7,7 +7,7 @@ import type { Network } from '../domain/network.js';
 import { thinPieceBytes, type Pool } from '../domain/pool.js';
 import type { ServiceClass } from '../domain/service-class.js';
 import { formatSize } from '../domain/units.js';
-import type { VmAction, VmNic, VmPhase, VmSpec } from '../domain/vm.js';
+import type { VmNic, VmPhase, VmPowerAction, VmSpec } from '../domain/vm.js';
 import { unique } from '../wire/ledger-keys.js';
 import type { VmCreate, VmPatch } from '../wire/rest.js';
 import { createByClass, editByClass, settingsAsked } from './service-class.js';
@@ -562,12 +562,6 @@ function makeCdroms(
   });
   return { cdroms, images };
 }
-
-/** What is done with a VM's machine. */
-export type VmPowerAction = Extract<
-  VmAction,
-  'start' | 'stop' | 'force-stop' | 'reboot' | 'reset' | 'pause' | 'resume'
->;
 
 /** The spec after an action; null where the action leaves it. */
 export function withPower(spec: VmSpec, action: VmPowerAction): VmSpec | null {

@@ -1,28 +1,19 @@
 import { z } from 'zod';
 import { idSchema, nodeIdSchema } from './schema.js';
+import { vmPowerActionSchema } from './vm.js';
 
 /** VMs of one operation on many, at most: what its record can hold. */
 export const bulkVmsMax = 250;
 /** Of them under way at the same time, at most. */
 export const bulkAtOnceMax = 16;
 
-export const bulkActionSchema = z.enum([
-  'start',
-  'stop',
-  'force-stop',
-  'reboot',
-  'reset',
-  'pause',
-  'resume',
-  'migrate',
-]);
+export const bulkActionSchema = z.enum([...vmPowerActionSchema.options, 'migrate']);
 export type BulkAction = z.output<typeof bulkActionSchema>;
 
 /** So many at the same time where nobody says: live migrations share a wire, and each takes longer for it. */
 export const bulkAtOnce = (action: BulkAction): number => (action === 'migrate' ? 2 : 4);
 
 export const bulkStateSchema = z.enum(['waiting', 'running', 'done', 'failed', 'cancelled']);
-export type BulkState = z.output<typeof bulkStateSchema>;
 
 /** Longer ones are cut: all of them must go into one record. */
 export const bulkTextMax = 120;

@@ -196,6 +196,9 @@ export type NodeState = z.output<typeof nodeStateSchema>;
 /** How fresh what we know of a node is. Colours pages; decides nothing. */
 export type NodePresence = 'here' | 'suspect' | 'silent' | 'never-heard';
 
+/** Whether what was heard of it last still counts. */
+export const isHeard = (p: NodePresence): boolean => p === 'here' || p === 'suspect';
+
 /** Silence after which a node is suspected, ms. @see gossip-consensus: 3.5 s gave no false alarm at 2 s stalls. */
 export const suspectAfterMs = 3_500;
 /** Silence after which its numbers are shown as old, ms. */

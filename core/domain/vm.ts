@@ -304,19 +304,20 @@ export const vmStateSchema = z.object({
 });
 export type VmState = z.output<typeof vmStateSchema>;
 
+/** What is done with a VM's machine where it is. */
+export const vmPowerActionSchema = z.enum([
+  'start',
+  'stop',
+  'force-stop',
+  'reboot',
+  'reset',
+  'pause',
+  'resume',
+]);
+export type VmPowerAction = z.output<typeof vmPowerActionSchema>;
+
 /** What can be asked of a VM. */
-export type VmAction =
-  | 'start'
-  | 'stop'
-  | 'force-stop'
-  | 'reboot'
-  | 'reset'
-  | 'pause'
-  | 'resume'
-  | 'migrate'
-  | 'console'
-  | 'edit'
-  | 'delete';
+export type VmAction = VmPowerAction | 'migrate' | 'console' | 'edit' | 'delete';
 
 /**
  * Which action is allowed in which phase: the one table that API, GUI and agent ask.

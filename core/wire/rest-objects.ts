@@ -491,17 +491,6 @@ export const vmPatchSchema = z
   .meta({ id: 'VmPatch' });
 export type VmPatch = z.output<typeof vmPatchSchema>;
 
-/** Actions by POST; `edit` and `delete` have their own methods. */
-export const vmActionSchema = z.enum([
-  'start',
-  'stop',
-  'force-stop',
-  'reboot',
-  'reset',
-  'pause',
-  'resume',
-] as const);
-
 /** The image to update to: one of `images/build image`, in the catalogue. */
 export const nodeUpdateSchema = z.strictObject({ image: refSchema }).meta({ id: 'NodeUpdate' });
 

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { admitSchema, admittedSchema, pendingViewSchema } from './adopt.js';
 import { opKindSchema } from '../domain/op.js';
 import { idSchema, nodeIdSchema } from '../domain/schema.js';
-import { powerSchema, vmPhaseSchema } from '../domain/vm.js';
+import { powerSchema, vmPhaseSchema, vmPowerActionSchema } from '../domain/vm.js';
 import {
   refSchema,
   pageQuery,
@@ -24,7 +24,6 @@ import {
   clusterViewSchema,
   vmCreateSchema,
   vmPatchSchema,
-  vmActionSchema,
   nodePatchSchema,
   nodeUpdateSchema,
   imageCreateSchema,
@@ -426,7 +425,7 @@ export const rest = {
     path: '/vms/{vm}/actions/{action}',
     tag: 'vms',
     summary: 'Start, stop, force-stop, reboot, reset, pause or resume a VM',
-    params: z.strictObject({ vm: refSchema, action: vmActionSchema }),
+    params: z.strictObject({ vm: refSchema, action: vmPowerActionSchema }),
     status: 202,
     response: vmChangeSchema,
     idempotent: true,

@@ -1,13 +1,8 @@
 import t from 'tap';
 import { formatSize, formatSpan, parseSeconds, parseSize } from '../../../../core/domain/units.js';
-import {
-  refSchema,
-  rest,
-  vmActionSchema,
-  vmPatchSchema,
-  type RestRoute,
-} from '../../../../core/wire/rest.js';
+import { refSchema, rest, vmPatchSchema, type RestRoute } from '../../../../core/wire/rest.js';
 import { opKindSchema } from '../../../../core/domain/op.js';
+import { vmPowerActionSchema } from '../../../../core/domain/vm.js';
 
 void t.test('the table: each path once per method, parameters declared, bodies strict', (t) => {
   const seen = new Set<string>();
@@ -21,7 +16,7 @@ void t.test('the table: each path once per method, parameters declared, bodies s
     if (r.body !== undefined)
       t.notOk(r.body.safeParse({ surely: 'unknown' }).success, `${name} refuses unknown fields`);
   }
-  for (const a of vmActionSchema.options) t.ok(opKindSchema.safeParse(`vm.${a}`).success, a);
+  for (const a of vmPowerActionSchema.options) t.ok(opKindSchema.safeParse(`vm.${a}`).success, a);
   t.notOk(vmPatchSchema.safeParse({}).success);
   t.end();
 });
