@@ -1,33 +1,29 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
-import { Asker, Load } from './client.js';
-import { guestAddress, inOwnNetwork, makePair, type Pair, type PairNode } from './pair.js';
+import { Load } from './client.js';
+import {
+  guestAddress,
+  inOwnNetwork,
+  joinTwin,
+  makePair,
+  startGuest,
+  until,
+  type Pair,
+  type PairNode,
+} from './pair.js';
 
 inOwnNetwork(fileURLToPath(import.meta.url));
 
 /** Two QEMUs, a guest under TCG, on a machine that may be ten times slower than this one. */
 const limitMs = 600_000;
 
-async function until(what: string, done: () => Promise<boolean>): Promise<void> {
-  const untilMs = performance.now() + limitMs;
-  while (!(await done())) {
-    if (performance.now() > untilMs) throw new Error(`it does not come: ${what}`);
-    await sleep(50);
-  }
-}
-
 let gen = 1;
 /** Gives the VM on `owner` a twin on `twin`, and waits for so many checkpoints. */
 async function protect(pair: Pair, owner: PairNode, twin: PairNode, checkpoints: number): Promise<void> {
-  const { vm } = pair;
-  const door = await twin.lockstep.bear({ vm, xml: pair.xml(twin, gen), gen: ++gen, address: twin.address });
-  await owner.lockstep.join(vm, door, {
-    progress: () => undefined,
-    signal: new AbortController().signal,
-  });
+  await joinTwin(pair, owner, twin, ++gen);
   await until(
     'checkpoints',
+    limitMs,
     async () => ((await twin.lockstep.observe())[0]?.checkpoints ?? 0) >= checkpoints,
   );
 }
@@ -36,15 +32,8 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
   const pair = await makePair();
   t.teardown(() => pair.end());
   const { a, b, vm } = pair;
-  await a.hypervisor.define(pair.xml(a, gen));
-  await a.hypervisor.start(vm);
+  await startGuest(pair, a, gen, limitMs);
   t.match(await a.hypervisor.state(vm), { state: 'running' });
-  await until('the guest', () =>
-    Asker.open(guestAddress).then(
-      (asker) => (asker.close(), true),
-      () => false,
-    ),
-  );
   const load = new Load(guestAddress);
   await load.start();
 
@@ -58,7 +47,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
     await a.lockstep.goAlone(vm, ++gen);
     t.match(await a.lockstep.observe(), [{ role: 'alone', running: true, gen, broken: null }]);
     const before = load.counts;
-    await until('answers', async () => load.counts > before + 10);
+    await until('answers', limitMs, () => load.counts > before + 10);
     t.same(load.wrong, []);
   });
 
@@ -71,7 +60,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
     t.match(await b.lockstep.observe(), [{ role: 'alone', running: true, gen, broken: null }]);
     t.match(await b.hypervisor.list(), [{ uuid: vm, active: true }]);
     const before = load.counts;
-    await until('answers', async () => load.counts > before + 10);
+    await until('answers', limitMs, () => load.counts > before + 10);
     t.same(load.wrong, []);
   });
 
@@ -85,7 +74,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
     await a2.lockstep.end(vm);
     await b2.lockstep.goAlone(vm, ++gen);
     const before = load.counts;
-    await until('answers', async () => load.counts > before + 10);
+    await until('answers', limitMs, () => load.counts > before + 10);
   });
 
   const account = await load.stop();

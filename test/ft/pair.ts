@@ -11,6 +11,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { QemuLockstep } from '../../agent/lockstep/lockstep.js';
 import { LockstepHypervisor } from '../../agent/lockstep/lockstep-hypervisor.js';
 import type { LockstepNode } from '../../agent/lockstep/machine.js';
@@ -18,7 +19,7 @@ import { LockstepMachines } from '../../agent/lockstep/machines.js';
 import { makeCa, makeCsr, signNode, type Ca } from '../../agent/pki/certificates.js';
 import { runTool } from '../../agent/pool/tool.js';
 import { systemClock } from '../../agent/system.js';
-import { servePort } from './client.js';
+import { Asker, servePort } from './client.js';
 import { domainXml } from '../../agent/vm/domain-xml.js';
 
 const build = path.resolve(import.meta.dirname, '../../..');
@@ -155,6 +156,41 @@ export async function makePair(o: { cpus?: number; memoryMiB?: number } = {}): P
       rmSync(dir, { recursive: true, force: true });
     },
   };
+}
+
+export async function until(
+  what: string,
+  limitMs: number,
+  done: () => Promise<boolean> | boolean,
+): Promise<void> {
+  const endMs = performance.now() + limitMs;
+  while (!(await done())) {
+    if (performance.now() > endMs) throw new Error(`it does not come: ${what}`);
+    await sleep(5);
+  }
+}
+
+/** The VM is started, on that node, and its guest answers. */
+export async function startGuest(pair: Pair, at: PairNode, gen: number, limitMs: number): Promise<void> {
+  await at.hypervisor.define(pair.xml(at, gen));
+  await at.hypervisor.start(pair.vm);
+  await until('the guest', limitMs, () =>
+    Asker.open(guestAddress).then(
+      (asker) => (asker.close(), true),
+      () => false,
+    ),
+  );
+}
+
+/** Gives the VM on `owner` a twin on `twin`. @returns how long its guest stood still, ms */
+export async function joinTwin(pair: Pair, owner: PairNode, twin: PairNode, gen: number): Promise<number> {
+  const { vm } = pair;
+  const door = await twin.lockstep.bear({ vm, xml: pair.xml(twin, gen - 1), gen, address: twin.address });
+  const { pausedMs } = await owner.lockstep.join(vm, door, {
+    progress: () => undefined,
+    signal: new AbortController().signal,
+  });
+  return pausedMs;
 }
 
 async function node(dir: string, net: string, name: 'a' | 'b', ca: Ca): Promise<PairNode> {

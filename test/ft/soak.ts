@@ -1,8 +1,17 @@
 import { appendFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { Load, Asker } from './client.js';
-import { guestAddress, inOwnNetwork, makePair, type Pair, type PairNode } from './pair.js';
+import { Load } from './client.js';
+import {
+  guestAddress,
+  inOwnNetwork,
+  joinTwin,
+  makePair,
+  startGuest,
+  until,
+  type Pair,
+  type PairNode,
+} from './pair.js';
 
 /**
  * The same pair over and over: `soak TWINS [OWNERS] [FROZEN] [SILENT] [LOG]`. So many deaths of its twin, of its owner, of twins that
@@ -31,23 +40,14 @@ function say(line: object): void {
   if (log !== '') appendFileSync(log, `${text}\n`);
 }
 
-async function until(what: string, done: () => Promise<boolean> | boolean): Promise<void> {
-  const endMs = performance.now() + limitMs;
-  while (!(await done())) {
-    if (performance.now() > endMs) throw new Error(`it does not come: ${what}`);
-    await sleep(5);
-  }
-}
-
 let gen = 1;
 async function protect(pair: Pair, owner: PairNode, twin: PairNode): Promise<number> {
-  const { vm } = pair;
-  const door = await twin.lockstep.bear({ vm, xml: pair.xml(twin, gen), gen: ++gen, address: twin.address });
-  const { pausedMs } = await owner.lockstep.join(vm, door, {
-    progress: () => undefined,
-    signal: new AbortController().signal,
-  });
-  await until('checkpoints', () => (twin.machines.get(vm)?.seen().checkpoints ?? 0) >= checkpoints);
+  const pausedMs = await joinTwin(pair, owner, twin, ++gen);
+  await until(
+    'checkpoints',
+    limitMs,
+    () => (twin.machines.get(pair.vm)?.seen().checkpoints ?? 0) >= checkpoints,
+  );
   return pausedMs;
 }
 
@@ -56,14 +56,7 @@ let code = 1;
 try {
   const { vm } = pair;
   let { a: owner, b: twin } = pair;
-  await owner.hypervisor.define(pair.xml(owner, gen));
-  await owner.hypervisor.start(vm);
-  await until('the guest', () =>
-    Asker.open(guestAddress).then(
-      (asker) => (asker.close(), true),
-      () => false,
-    ),
-  );
+  await startGuest(pair, owner, gen, limitMs);
   const load = new Load(guestAddress);
   await load.start();
   for (let n = 1; Object.values(left).some((x) => x > 0); n++) {
@@ -98,6 +91,7 @@ try {
     const { counts, writes } = load;
     await until(
       'answers',
+      limitMs,
       () => load.wrong.length > 0 || (load.counts > counts + 5 && load.writes > writes + 1),
     );
     say({

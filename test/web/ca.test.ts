@@ -1,26 +1,15 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import t from 'tap';
 import { certificateSha256 } from '../../agent/pki/bundle.js';
 import type { Op } from '../../core/domain/op.js';
 import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { CaView } from '../../core/wire/rest.js';
-import { readWebFiles } from '../../controller/web-files.js';
 import { waitFor } from '../lab/harness.js';
-import { lab } from '../unit/controller/cli-rig.js';
-import { haRig } from '../unit/controller/ha-rig.js';
-import { password, person } from '../unit/controller/people.js';
-import { barriers, looks, openBrowser, openContext } from './browser.js';
+import { person } from '../unit/controller/people.js';
+import { barriers, looks, openContext } from './browser.js';
+import { logInAs, openStage } from './stage.js';
 
 /** The CA in the page: replaced, waited for, gone on with without a node that is off, taken back. */
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
-const l = await lab(() => haRig(web));
-const { r } = l;
-const browser = await openBrowser();
-t.teardown(async () => {
-  await browser.close();
-  await l.stop();
-});
+const { l, r, browser } = await openStage(t);
 const [wide] = looks;
 const caNow = async (): Promise<CaView> => {
   await r.view.ledger.refresh();
@@ -33,11 +22,7 @@ await t.test('an admin replaces the CA and takes it back; the page says whom it 
   const context = await openContext(browser, wide);
   t.teardown(() => context.close());
   const page = await context.newPage();
-  await page.goto(l.url);
-  await page.getByLabel('Name').fill('anna');
-  await page.getByLabel('Password').fill(password('anna'));
-  await page.getByRole('button', { name: 'Log in' }).click();
-  await page.getByRole('link', { name: 'anna', exact: true }).waitFor();
+  await logInAs(page, l, 'anna');
   await page.goto(`${l.url}/tokens`);
   const content = page.locator('#content');
   const { ca } = await caNow();

@@ -1,13 +1,10 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
 import t from 'tap';
 import { ConsoleDoor } from '../../agent/consoles/door.js';
 import { createAgentHttp } from '../../agent/http/server.js';
 import { domainXml } from '../../agent/vm/domain-xml.js';
 import { HttpsConsoles } from '../../controller/console-dial.js';
-import { readWebFiles } from '../../controller/web-files.js';
 import type { VmView } from '../../core/wire/rest.js';
 import { cannotRun, LabDaemon } from '../lab/libvirt/daemon.js';
 import { bootDisk } from '../lab/libvirt/guest.js';
@@ -17,6 +14,7 @@ import { lab } from '../unit/controller/cli-rig.js';
 import { armed, haRig, made } from '../unit/controller/ha-rig.js';
 import { GiB } from '../unit/controller/rig.js';
 import { barriers, looks, openBrowser, openContext, screenshot, sideScroll } from './browser.js';
+import { builtPage } from './stage.js';
 
 /*
  * Chromium, a real controller, the agent's own server and door over mutual TLS, and machines of real libvirt and QEMU
@@ -30,7 +28,7 @@ if (why !== false) {
 t.setTimeout(600_000);
 
 const daemon = await LabDaemon.start('n1');
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
+const web = await builtPage();
 const l = await lab(() => haRig(web));
 const { r } = l;
 const tls = await (await new TestCa(t.testdir({}), 'ca').make()).certificate('n1');

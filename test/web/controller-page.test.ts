@@ -1,26 +1,16 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
 import t from 'tap';
-import { readWebFiles } from '../../controller/web-files.js';
 import { bulkArgs } from '../../core/domain/bulk.js';
 import { historyOf, type HistoryPoint } from '../../core/domain/history.js';
 import type { OpView } from '../../core/wire/rest.js';
-import { lab } from '../unit/controller/cli-rig.js';
-import { armed, haRig, keeper, lost, made } from '../unit/controller/ha-rig.js';
+import { armed, keeper, lost, made } from '../unit/controller/ha-rig.js';
 import { GiB } from '../unit/controller/rig.js';
 import { person } from '../unit/controller/people.js';
-import { barriers, looks, openBrowser, openContext, screenshot, sideScroll, type Look } from './browser.js';
+import { barriers, looks, openContext, screenshot, sideScroll, type Look } from './browser.js';
+import { logInByToken, openStage } from './stage.js';
 
 /** The page against a real controller on a ledger in memory, with agents that end what is asked. */
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
-const l = await lab(() => haRig(web));
-const { r } = l;
-const browser = await openBrowser();
-t.teardown(async () => {
-  await browser.close();
-  await l.stop();
-});
+const { l, r, browser } = await openStage(t);
 const disks = [{ name: 'root', sizeBytes: GiB, pool: 'shared' }];
 const vm = (name: string, node: string) => made(r, { name, disks, node, ha: { enabled: true } });
 const [wide] = looks;
@@ -123,10 +113,7 @@ async function open(
     if (m.type() === 'error') complaints.push(`${m.text()} ${m.location().url}`);
   });
   page.on('pageerror', (e) => complaints.push(e.message));
-  await page.goto(l.url);
-  await page.getByLabel('API token').fill(r.token);
-  await page.getByRole('button', { name: 'Log in' }).click();
-  await page.getByRole('status').first().waitFor();
+  await logInByToken(page, l);
   return { page, complaints };
 }
 

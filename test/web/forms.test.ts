@@ -1,29 +1,15 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import t from 'tap';
-import { readWebFiles } from '../../controller/web-files.js';
-import { lab } from '../unit/controller/cli-rig.js';
-import { haRig } from '../unit/controller/ha-rig.js';
-import { password, person } from '../unit/controller/people.js';
-import { looks, openBrowser, openContext } from './browser.js';
+import { person } from '../unit/controller/people.js';
+import { looks, openContext } from './browser.js';
+import { logInAs, openStage } from './stage.js';
 
 /** Forms behind a button: what is asked for is made and the form closes; what is refused is said in it. */
 
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
-const l = await lab(() => haRig(web));
-const browser = await openBrowser();
-t.teardown(async () => {
-  await browser.close();
-  await l.stop();
-});
+const { l, browser } = await openStage(t);
 await person(l.r, 'anna', 'admin');
 const context = await openContext(browser, looks[0]);
 const page = await context.newPage();
-await page.goto(l.url);
-await page.getByLabel('Name').fill('anna');
-await page.getByLabel('Password').fill(password('anna'));
-await page.getByRole('button', { name: 'Log in' }).click();
-await page.getByRole('link', { name: 'anna', exact: true }).waitFor();
+await logInAs(page, l, 'anna');
 const dialog = page.getByRole('dialog');
 const open = async (at: string, button: string): Promise<void> => {
   await page.goto(`${l.url}/${at}`);

@@ -1,27 +1,18 @@
 import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import t from 'tap';
-import { readWebFiles } from '../../controller/web-files.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
 import { manifestOf, tarOf } from '../unit/agent/ovf/make.js';
-import { lab } from '../unit/controller/cli-rig.js';
-import { haRig } from '../unit/controller/ha-rig.js';
 import { fixture } from '../unit/core/ovf/read.js';
-import { barriers, looks, openBrowser, openContext, screenshot, sideScroll } from './browser.js';
+import { barriers, looks, openContext, screenshot, sideScroll } from './browser.js';
+import { complaintsOf, logInByToken, openStage } from './stage.js';
 
 /** The import wizard: a package chosen in a browser becomes a vApp, step by step. */
 
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
-const l = await lab(() => haRig(web));
-const { r, dir } = l;
+const { l, r, browser } = await openStage(t);
+const { dir } = l;
 r.agents.deploys = true;
-const browser = await openBrowser();
-t.teardown(async () => {
-  await browser.close();
-  await l.stop();
-});
 for (const [i, name] of ['front', 'inner'].entries())
   await r.call('POST', '/api/v1/networks', {
     name,
@@ -61,15 +52,8 @@ await t.test('a package is chosen, looked into, mapped, filled in, accepted and 
   t.teardown(() => context.close());
   const page = await context.newPage();
   page.setDefaultTimeout(120_000);
-  const complaints: string[] = [];
-  page.on('console', (m) => {
-    if (m.type() === 'error' && !m.text().includes('status of 4')) complaints.push(m.text());
-  });
-  page.on('pageerror', (e) => complaints.push(e.message));
-  await page.goto(l.url);
-  await page.getByLabel('API token').fill(r.token);
-  await page.getByRole('button', { name: 'Log in' }).click();
-  await page.getByRole('status').first().waitFor();
+  const complaints = complaintsOf(page);
+  await logInByToken(page, l);
   await page.goto(`${l.url}/vapps`);
   const content = page.locator('#content');
   await content.getByRole('link', { name: 'Import a package' }).click();

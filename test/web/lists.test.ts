@@ -1,18 +1,16 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
 import t from 'tap';
-import { readWebFiles } from '../../controller/web-files.js';
 import { queuedOp, type Op } from '../../core/domain/op.js';
 import { inject } from '../../scripts/lib/bench/api-list.js';
 import { lab } from '../unit/controller/cli-rig.js';
 import { haRig } from '../unit/controller/ha-rig.js';
 import { barriers, looks, openBrowser, openContext, screenshot, sideScroll } from './browser.js';
+import { builtPage, logInByToken } from './stage.js';
 
 /** A cluster of 16 nodes with 400 VMs: lists, what of them is kept, what runs as a tree, and all of it by the keyboard. */
 
 const vmCount = 400;
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
+const web = await builtPage();
 const l = await lab(() =>
   haRig(
     web,
@@ -36,10 +34,7 @@ const page: Page = await context.newPage();
 page.setDefaultTimeout(60_000);
 const complaints: string[] = [];
 page.on('pageerror', (e) => complaints.push(e.message));
-await page.goto(l.url);
-await page.getByLabel('API token').fill(r.token);
-await page.getByRole('button', { name: 'Log in' }).click();
-await page.getByRole('status').first().waitFor();
+await logInByToken(page, l);
 const content = page.locator('#content');
 const search = page.getByRole('search');
 const saved = page.getByRole('dialog', { name: 'Saved filters' });

@@ -1,22 +1,13 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import t from 'tap';
-import { readWebFiles } from '../../controller/web-files.js';
-import { lab } from '../unit/controller/cli-rig.js';
-import { allLockstep, armed, haRig, made, paired, vmOf } from '../unit/controller/ha-rig.js';
-import { password, person } from '../unit/controller/people.js';
+import { allLockstep, armed, made, paired, vmOf } from '../unit/controller/ha-rig.js';
+import { person } from '../unit/controller/people.js';
 import { GiB } from '../unit/controller/rig.js';
-import { barriers, looks, openBrowser, openContext, screenshot, sideScroll } from './browser.js';
+import { barriers, looks, openContext, screenshot, sideScroll } from './browser.js';
+import { logInAs, openStage } from './stage.js';
 
 /** Protection of a VM on its page: what each level loses and costs, what is in the way, and both machines of a pair. */
 
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
-const l = await lab(() => haRig(web));
-const browser = await openBrowser();
-t.teardown(async () => {
-  await browser.close();
-  await l.stop();
-});
+const { l, browser } = await openStage(t);
 allLockstep(l.r);
 const disks = [{ name: 'root', sizeBytes: GiB, pool: 'local', format: 'raw' }];
 const vm = await made(l.r, { name: 'web', disks, node: 'n1', cpus: 4, power: 'running' });
@@ -28,11 +19,7 @@ async function open(t: { teardown(end: () => Promise<void>): void }, name: strin
   const context = await openContext(browser, looks[0]);
   t.teardown(() => context.close());
   const page = await context.newPage();
-  await page.goto(l.url);
-  await page.getByLabel('Name').fill(name);
-  await page.getByLabel('Password').fill(password(name));
-  await page.getByRole('button', { name: 'Log in' }).click();
-  await page.getByRole('link', { name, exact: true }).waitFor();
+  await logInAs(page, l, name);
   await page.goto(`${l.url}/vms/${vm.id}/protection`);
   const level = (title: string) => page.getByRole('region', { name: `Protection ${title}` });
   return { page, level };

@@ -1,10 +1,8 @@
 import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { mkdir } from 'node:fs/promises';
 import type { Page } from 'playwright-core';
 import { historyOf, type HistoryPoint } from '../../core/domain/history.js';
 import type { NodeDrive } from '../../core/domain/node.js';
-import { readWebFiles } from '../../controller/web-files.js';
 import { lab } from '../unit/controller/cli-rig.js';
 import { queuedOp } from '../../core/domain/op.js';
 import type { OpView } from '../../core/wire/rest.js';
@@ -12,6 +10,7 @@ import { armed, haRig, lost, made } from '../unit/controller/ha-rig.js';
 import { password, person } from '../unit/controller/people.js';
 import { GiB } from '../unit/controller/rig.js';
 import { looks, openBrowser, openContext } from './browser.js';
+import { builtPage } from './stage.js';
 
 /**
  * Makes the pictures of the controller's page that the documents show, by day and by night, of a small company's cluster:
@@ -22,7 +21,7 @@ const only = process.argv.slice(2);
 /** A loaded machine draws slowly, ms. */
 const limitMs = 60_000;
 
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
+const web = await builtPage();
 const l = await lab(() => haRig(web));
 const { r } = l;
 const post = async (at: string, body: object): Promise<{ id: string }> => {

@@ -1,23 +1,13 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
 import t from 'tap';
-import { readWebFiles } from '../../controller/web-files.js';
-import { lab } from '../unit/controller/cli-rig.js';
 import { FakeProvider } from '../unit/controller/fake-provider.js';
-import { haRig } from '../unit/controller/ha-rig.js';
-import { barriers, looks, openBrowser, openContext, screenshot, sideScroll } from './browser.js';
+import { barriers, looks, openContext, screenshot, sideScroll } from './browser.js';
+import { openStage } from './stage.js';
 
 /** A provider of identities is set up in the page, and somebody comes by it: what cookies do on the way only a browser shows. */
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
-const l = await lab(() => haRig(web));
+const { l, browser } = await openStage(t);
 const p = await FakeProvider.start();
-const browser = await openBrowser();
-t.teardown(async () => {
-  await browser.close();
-  await l.stop();
-  await p.stop();
-});
+t.teardown(() => p.stop());
 
 async function fresh(look: (typeof looks)[number] = looks[0]): Promise<Page> {
   const context = await openContext(browser, look);

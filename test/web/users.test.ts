@@ -1,24 +1,14 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Page } from 'playwright-core';
 import t from 'tap';
 import { totpAt } from '../../agent/pki/totp.js';
-import { readWebFiles } from '../../controller/web-files.js';
-import { lab } from '../unit/controller/cli-rig.js';
-import { haRig, made } from '../unit/controller/ha-rig.js';
+import { made } from '../unit/controller/ha-rig.js';
 import { password, person } from '../unit/controller/people.js';
 import { GiB } from '../unit/controller/rig.js';
-import { barriers, looks, openBrowser, openContext, screenshot } from './browser.js';
+import { barriers, looks, openContext, screenshot } from './browser.js';
+import { logInAs, openStage } from './stage.js';
 
 /** People in the page: who sees what, users, the second factor. */
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
-const l = await lab(() => haRig(web));
-const { r } = l;
-const browser = await openBrowser();
-t.teardown(async () => {
-  await browser.close();
-  await l.stop();
-});
+const { l, r, browser } = await openStage(t);
 const [wide] = looks;
 const db = await made(r, {
   name: 'db',
@@ -38,12 +28,7 @@ async function openAs(
   const context = await openContext(browser, wide);
   t.teardown(() => context.close());
   const page = await context.newPage();
-  await page.goto(l.url);
-  await page.getByLabel('Name').fill(name);
-  await page.getByLabel('Password').fill(password(name));
-  await page.getByLabel('Code').fill(code);
-  await page.getByRole('button', { name: 'Log in' }).click();
-  await page.getByRole('link', { name, exact: true }).waitFor();
+  await logInAs(page, l, name, code);
   return page;
 }
 

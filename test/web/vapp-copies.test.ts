@@ -1,25 +1,14 @@
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import t from 'tap';
 import type { Op } from '../../core/domain/op.js';
 import type { Vapp } from '../../core/domain/vapp.js';
-import { readWebFiles } from '../../controller/web-files.js';
 import { ledger as kinds } from '../../core/wire/ledger-keys.js';
-import { lab } from '../unit/controller/cli-rig.js';
-import { haRig } from '../unit/controller/ha-rig.js';
 import { finishTemplate, namedOf, recordsOf, wholeVapp } from '../unit/controller/vapp-rig.js';
-import { barriers, looks, openBrowser, openContext, sideScroll } from './browser.js';
+import { barriers, looks, openContext, sideScroll } from './browser.js';
+import { complaintsOf, logInByToken, openStage } from './stage.js';
 
 /** A vApp is cloned, a template deployed, and a vApp suspended, by a browser: looked at first, refused in place, then made. */
 
-const web = await readWebFiles(pathToFileURL(path.resolve('build/dist/flotilla-web.mjs')));
-const l = await lab(() => haRig(web));
-const { r } = l;
-const browser = await openBrowser();
-t.teardown(async () => {
-  await browser.close();
-  await l.stop();
-});
+const { l, r, browser } = await openStage(t);
 const vm = { memory: '128M', disks: [{ name: 'root', pool: 'shared', size: '1G' }] };
 const shop = await wholeVapp(r, {
   document: {
@@ -53,15 +42,8 @@ const [wide] = looks;
 const context = await openContext(browser, wide);
 const page = await context.newPage();
 page.setDefaultTimeout(120_000);
-const complaints: string[] = [];
-page.on('console', (m) => {
-  if (m.type() === 'error' && !m.text().includes('status of 4')) complaints.push(m.text());
-});
-page.on('pageerror', (e) => complaints.push(e.message));
-await page.goto(l.url);
-await page.getByLabel('API token').fill(r.token);
-await page.getByRole('button', { name: 'Log in' }).click();
-await page.getByRole('status').first().waitFor();
+const complaints = complaintsOf(page);
+await logInByToken(page, l);
 const dialog = page.getByRole('dialog');
 const vapp = (name: string): Vapp | undefined => namedOf<Vapp>(r, kinds.vapp.prefix, name);
 

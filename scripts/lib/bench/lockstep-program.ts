@@ -1,7 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Asker, Load } from '../../../test/ft/client.js';
-import { guestAddress, inOwnNetwork, makePair, type PairNode } from '../../../test/ft/pair.js';
+import {
+  guestAddress,
+  inOwnNetwork,
+  joinTwin,
+  makePair,
+  startGuest,
+  type PairNode,
+} from '../../../test/ft/pair.js';
 import { median, percentile, report, say } from './report.js';
 
 /**
@@ -65,6 +72,8 @@ const targets: Readonly<Record<string, number>> = {
   bulk: 0.05,
   spin: 0.2,
 };
+/** A guest's boot on an emulated CPU that others have, too, ms. */
+const bootMs = 600_000;
 /** Times of one phase, by load. */
 type Phase = Map<string, Fared>;
 
@@ -84,16 +93,7 @@ try {
   let { a: owner, b: twin } = pair;
   let gen = 1;
   const pauses: number[] = [];
-  const protect = async (): Promise<void> => {
-    const door = await twin.lockstep.bear({
-      vm,
-      xml: pair.xml(twin, gen),
-      gen: ++gen,
-      address: twin.address,
-    });
-    const o = { progress: () => undefined, signal: new AbortController().signal };
-    pauses.push((await owner.lockstep.join(vm, door, o)).pausedMs);
-  };
+  const protect = async (): Promise<void> => void pauses.push(await joinTwin(pair, owner, twin, ++gen));
   const ownerDies = async (): Promise<void> => {
     await owner.lockstep.end(vm);
     await twin.lockstep.shut(vm);
@@ -101,15 +101,8 @@ try {
     await owner.hypervisor.undefine(vm);
     [owner, twin] = [twin, owner] as [PairNode, PairNode];
   };
-  await owner.hypervisor.define(pair.xml(owner, gen));
-  await owner.hypervisor.start(vm);
   say('the guest boots');
-  for (let up = false; !up; await sleep(200)) {
-    up = await Asker.open(guestAddress).then(
-      (a) => (a.close(), true),
-      () => false,
-    );
-  }
+  await startGuest(pair, owner, gen, bootMs);
   const alone = await phase('alone');
   await protect();
   const inLockstep = await phase('in lockstep');

@@ -70,6 +70,19 @@ interface NodeOptions {
   readonly silent?: boolean;
 }
 
+/** A VM of that node which starts on n2 when it fails. */
+const onStandby = (owner: string): { readonly spec: VmSpec; readonly own: VmOwn } => ({
+  spec: {
+    ...spec,
+    id: 'ha',
+    name: 'ha',
+    memoryMiB: 2800,
+    disks: [],
+    ha: { ...vmHaDefault, enabled: true },
+  },
+  own: { ...firstOwn(owner, null), standby: 'n2' },
+});
+
 /** Nodes of 4 GiB, of which one can do all, and the VM with others. */
 function view(
   nodes: Record<string, NodeOptions>,
@@ -270,17 +283,7 @@ await t.test('its memory is counted twice: of nodes, and of what may fail', asyn
     'where no node has the room it is promised nowhere',
   );
   // n2 stands by for "ha" of n3; with the twin it could not start it.
-  const ha = {
-    spec: {
-      ...spec,
-      id: 'ha',
-      name: 'ha',
-      memoryMiB: 2800,
-      disks: [],
-      ha: { ...vmHaDefault, enabled: true },
-    },
-    own: { ...firstOwn('n3', null), standby: 'n2' },
-  };
+  const ha = onStandby('n3');
   const admits = (o: VmOwn) => {
     const v = view(three, { own: o });
     const reach = { ok: true as const, pools: [], copied: false };
@@ -296,17 +299,7 @@ await t.test('its memory is counted twice: of nodes, and of what may fail', asyn
 });
 
 await t.test('a twin that would break a promise is refused, or told of where that is allowed', async (t) => {
-  const ha = {
-    spec: {
-      ...spec,
-      id: 'ha',
-      name: 'ha',
-      memoryMiB: 2800,
-      disks: [],
-      ha: { ...vmHaDefault, enabled: true },
-    },
-    own: { ...firstOwn('n1', null), standby: 'n2' },
-  };
+  const ha = onStandby('n1');
   const at = (admission: LockstepView['admission']) => {
     const v = view({ n1: { state: { memoryBytes: 16 * GiB } }, n2: {} }, { admission, own });
     const reach = { ok: true as const, pools: [], copied: false };
