@@ -405,6 +405,11 @@ export interface Peers {
     ask: Extract<LockstepAsk, { do: K }>,
     signal: AbortSignal,
   ): Promise<LockstepAnswers[K]>;
+  /**
+   * Whether anything at that address answers a connection, be it with a refusal: its kernel lives, whatever became of its agent.
+   * False: nothing did until `signal`.
+   */
+  knock(to: { readonly node: string; readonly address: string }, signal: AbortSignal): Promise<boolean>;
 }
 
 /** A machine of a lockstep VM as it is on this node; its times are of `env.clock`. */

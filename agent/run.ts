@@ -217,7 +217,11 @@ export async function runAgent(
     journal: ownership,
     timing,
     radio,
-    peers: { libvirt: (address) => tlsPeer(address, tls), lockstep: lockstepPeers.ask },
+    peers: {
+      libvirt: (address) => tlsPeer(address, tls),
+      lockstep: lockstepPeers.ask,
+      knock: lockstepPeers.knock,
+    },
     hypervisor,
     volumes,
     exports,
@@ -594,7 +598,11 @@ export async function runAgent(
           log,
           fetchCaKeys: (addresses) => fetchCaKeysFromAll(config, addresses),
         });
-        voters = new VoterLoop({ config, store, members, live: keeper, seat, clock, log });
+        const pairs = (): { owner: string; twin: string | null }[] =>
+          [...(loop.view().snapshot?.owns.values() ?? [])].flatMap(({ value: { owner, lockstep } }) =>
+            lockstep === undefined || lockstep === null ? [] : { owner, twin: lockstep.twin },
+          );
+        voters = new VoterLoop({ config, store, members, live: keeper, seat, pairs, clock, log });
         voters.start();
         return;
       } catch (e) {

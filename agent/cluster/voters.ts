@@ -17,12 +17,14 @@ export const lostAfterMs = 10 * 60_000;
 export interface VoterLoopDeps {
   readonly config: AgentConfig;
   readonly store: RecordStore;
-  readonly members: Pick<LedgerMembers, 'list' | 'addLearner' | 'promote' | 'remove'>;
+  readonly members: Pick<LedgerMembers, 'list' | 'addLearner' | 'promote' | 'remove' | 'status' | 'handOver'>;
   readonly live: Liveness & {
     /** The lease to bind what must end with this node to; null while it has none that counts. */
     lease(): string | null;
   };
   readonly seat: VoterSeat;
+  /** Owners, and nodes of twins, of machines that are or are to be in lockstep. */
+  pairs(): readonly { readonly owner: string; readonly twin: string | null }[];
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -79,7 +81,7 @@ export class VoterLoop {
         return settled !== null;
       }
       const step = await this.#decide(members);
-      await this.#act(step);
+      await this.#act(step, members);
       this.#last = { text: step.why, ok: step.do !== 'nothing' || step.why === '' };
       return settled !== null || step.do !== 'nothing';
     } catch (error) {
@@ -114,8 +116,13 @@ export class VoterLoop {
       return { do: 'nothing', why: `the record ${nodes.unreadable[0]?.key} cannot be read` };
     }
     const alive = new Set(lives.entries.map((e) => kinds.live.idOf(e.key)));
+    const pairs = this.#d.pairs();
     const view = nodes.items.map(({ value: n }) => ({
       ...n,
+      lockstep: {
+        owns: pairs.filter((p) => p.owner === n.id).length,
+        twins: pairs.filter((p) => p.twin === n.id).length,
+      },
       alive: alive.has(n.id),
       peerUrl: peerUrl(n.addresses[0] ?? '', config.ports),
     }));
@@ -130,10 +137,20 @@ export class VoterLoop {
       nodes: view,
       members: members.map((m) => ({ id: m.id, peerUrl: m.peerUrls[0] ?? '', learner: m.learner })),
       lost,
+      leader: pairs.length === 0 ? null : await this.#leader(members),
     });
   }
 
-  async #act(step: VoterStep): Promise<void> {
+  /** As the first member says that answers. */
+  async #leader(members: readonly Member[]): Promise<string | null> {
+    for (const [url] of members.filter((m) => !m.learner).map((m) => m.clientUrls)) {
+      const is = url === undefined ? null : await this.#d.members.status(url).catch(() => null);
+      if (typeof is?.leader === 'string') return is.leader;
+    }
+    return null;
+  }
+
+  async #act(step: VoterStep, all: readonly Member[]): Promise<void> {
     const { members, store, log } = this.#d;
     if (step.do === 'nothing') return;
     if (this.#d.live.compare() === null)
@@ -150,6 +167,13 @@ export class VoterLoop {
       case 'remove':
         await members.remove(step.member);
         break;
+      case 'hand-over': {
+        const leader = await this.#leader(all);
+        const url = all.find((m) => m.id === leader)?.clientUrls[0];
+        if (url === undefined || leader === step.member) return;
+        await members.handOver(url, step.member);
+        break;
+      }
       case 'record':
         await store.change(kinds.node, step.node, (old) =>
           old === null ? null : { ...old, voter: step.voter },

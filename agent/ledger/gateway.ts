@@ -52,6 +52,8 @@ export interface GatewayOptions {
   readonly endpoints: readonly string[];
   readonly tls: TlsMaterial | null;
   readonly deadlineMs?: number;
+  /** So long after the first endpoint was left, and then this often, it is tried again, ms. */
+  readonly homeMs?: number;
   /** Allows `http://` endpoints. For tests: without TLS anybody on the network writes the ledger. */
   readonly insecureForTests?: boolean;
 }
@@ -92,6 +94,11 @@ const refusedBeforehand = [
 /** gRPC codes that mean the request itself was judged: InvalidArgument, NotFound, AlreadyExists, PermissionDenied, ResourceExhausted, FailedPrecondition, OutOfRange, Unimplemented, Unauthenticated. */
 const judgedCodes: ReadonlySet<number> = new Set([3, 5, 6, 7, 8, 9, 11, 12, 16]);
 
+/**
+ * An election makes every member refuse for a moment, the one of the own node too. Whoever stays with another node's then
+ * waits for a connection when that node dies, ms.
+ */
+const homeMs = 5_000;
 /** How long {@link Gateway.prefer} looks for a member that answers, and how far the first of the list is ahead, ms. */
 const preferMs = 700;
 const headStartMs = 100;
@@ -107,6 +114,8 @@ export class Gateway {
   #streamAgent: http.Agent;
   #tls: TlsMaterial | null;
   readonly #deadlineMs: number;
+  readonly #homeMs: number;
+  #homeDueMs = 0;
   readonly #insecure: boolean;
   #closed = false;
   /** Sockets whose handshake is over: only what went to one of these can have been seen by a member. */
@@ -116,6 +125,7 @@ export class Gateway {
     this.#insecure = o.insecureForTests === true;
     this.#tls = o.tls;
     this.#deadlineMs = o.deadlineMs ?? callDeadlineMs;
+    this.#homeMs = o.homeMs ?? homeMs;
     this.#endpoints = this.#check(o.endpoints);
     [this.#agent, this.#streamAgent] = this.#agents();
   }
@@ -154,7 +164,9 @@ export class Gateway {
 
   /** Moves on from an endpoint that misbehaves, unless somebody already did. */
   leave(endpoint: string): void {
-    if (this.current === endpoint) this.#current = (this.#current + 1) % this.#endpoints.length;
+    if (this.current !== endpoint) return;
+    this.#current = (this.#current + 1) % this.#endpoints.length;
+    this.#homeDueMs = performance.now() + this.#homeMs;
   }
 
   /**
@@ -175,6 +187,18 @@ export class Gateway {
     if (found !== null && this.current === first) this.#current = this.#endpoints.indexOf(found);
   }
 
+  /** Goes back to the first of the list when it answers again. Never waits. */
+  #goHome(): void {
+    const [first] = this.#endpoints;
+    if (first === undefined || this.current === first || performance.now() < this.#homeDueMs) return;
+    this.#homeDueMs = performance.now() + this.#homeMs;
+    const o = { kind: 'read', endpoint: first, deadlineMs: preferMs } as const;
+    void this.call('/v3/kv/range', { key: 'AA==' }, o).then(
+      () => (this.#current = Math.max(0, this.#endpoints.indexOf(first))),
+      () => undefined,
+    );
+  }
+
   /**
    * One unary call.
    *
@@ -187,6 +211,7 @@ export class Gateway {
     const deadlineMs = o.deadlineMs ?? this.#deadlineMs;
     const endMs = performance.now() + deadlineMs;
     const tries = o.endpoint === undefined ? this.#endpoints.length : 1;
+    if (o.endpoint === undefined) this.#goHome();
     let last = new AttemptError('no endpoint is known', { outcome: 'not-sent' });
     for (let i = 0; i < tries; i++) {
       const endpoint = o.endpoint ?? this.current;

@@ -118,6 +118,17 @@ export class LedgerMembers {
     await this.#change('/v3/cluster/member/remove', { ID: memberId }, z.unknown(), `removing ${memberId}`);
   }
 
+  /** Makes another voter the leader, in a few ms. @param endpoint - of the one that leads now: no other can. @throws FlotillaError */
+  async handOver(endpoint: string, memberId: string): Promise<void> {
+    await this.#change(
+      '/v3/maintenance/transfer-leadership',
+      { targetID: memberId },
+      z.unknown(),
+      `making ${memberId} the leader`,
+      endpoint,
+    );
+  }
+
   /** How one member is; it answers this without a leader too. */
   async status(endpoint: string): Promise<MemberStatus> {
     const s = await this.#ask('/v3/maintenance/status', {}, statusSchema, `status of ${endpoint}`, {
@@ -239,9 +250,15 @@ export class LedgerMembers {
     body: unknown,
     schema: S,
     what: string,
+    endpoint?: string,
   ): Promise<z.output<S>> {
     try {
-      const answer = await this.#gateway.call(path, body, { kind: 'write', deadlineMs: memberDeadlineMs });
+      const at = endpoint === undefined ? {} : { endpoint };
+      const answer = await this.#gateway.call(path, body, {
+        kind: 'write',
+        deadlineMs: memberDeadlineMs,
+        ...at,
+      });
       return readAnswer(schema, answer, what);
     } catch (error) {
       const text =

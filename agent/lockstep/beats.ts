@@ -4,6 +4,11 @@ import type { AgentEnv } from '../env.js';
 
 /** A beat without an answer is given up after this, ms: the next one may get through. */
 const beatTimeoutMs = 600;
+/** A node that was not heard for so long is knocked at, on each network and with each look; a knock without an answer ends after, ms. */
+const knockAfterMs = 150;
+const knockMs = 120;
+/** So many knocks in vain since it was heard last, and the silence counts. */
+const knocksInVain = 2;
 /** Addresses of a node that are asked: the management network and the one for storage. */
 const networksMax = 2;
 
@@ -19,6 +24,12 @@ interface Ear {
   word: LockstepWord | null;
 }
 
+/** What is known of a whole node. */
+interface Door {
+  lifeMs: number;
+  inVain: number;
+}
+
 /**
  * Whether the other node of a pair lives, as its agent says itself: the twin's node asks the owner's, on each network, five
  * times a second; each hears of the other so. Says nothing of who may go on.
@@ -28,6 +39,7 @@ export class Beats {
   private readonly words: (peer: string) => readonly Word[];
   private readonly wake: () => void;
   private readonly ears = new Map<string, Ear>();
+  private readonly doors = new Map<string, Door>();
   private readonly asking = new Map<string, AbortController>();
 
   /** @param words - what this node says now of the machines that it shares with that node */
@@ -67,7 +79,36 @@ export class Beats {
     const ear = this.ear(node, vm, nowMs);
     const age = (ms: number | undefined): number => nowMs - (ms ?? ear.sinceMs);
     const last = Math.max(ear.sinceMs, ...ear.heardMs.values());
-    return { silentMs: age(last), channelSilentMs: age(ear.heardMs.get(0)), word: ear.word };
+    const door = this.doors.get(node);
+    const goneMs =
+      door === undefined || door.inVain < knocksInVain ? 0 : age(Math.max(ear.sinceMs, door.lifeMs));
+    return { silentMs: age(last), channelSilentMs: age(ear.heardMs.get(0)), goneMs, word: ear.word };
+  }
+
+  /** Knocks at those of these nodes that have not been heard for a moment. Never waits. */
+  knock(peers: ReadonlyMap<string, readonly string[]>): void {
+    const now = this.env.clock.nowMs();
+    for (const node of this.doors.keys()) if (!peers.has(node)) this.doors.delete(node);
+    for (const [node, addresses] of peers) {
+      const door = this.doors.get(node) ?? { lifeMs: now, inVain: 0 };
+      this.doors.set(node, door);
+      if (now - door.lifeMs < knockAfterMs) continue;
+      void Promise.all(
+        addresses
+          .slice(0, networksMax)
+          .map((address) =>
+            this.within(knockMs, (signal) => this.env.peers.knock({ node, address }, signal)),
+          ),
+      ).then((answered) => {
+        if (answered.some(Boolean)) this.lives(node);
+        else if (door.lifeMs < now) door.inVain++;
+      });
+    }
+  }
+
+  private lives(node: string): void {
+    const door = this.doors.get(node);
+    if (door !== undefined) Object.assign(door, { lifeMs: this.env.clock.nowMs(), inVain: 0 });
   }
 
   /** That pair is over, or another one begins. */
@@ -90,6 +131,7 @@ export class Beats {
 
   private note(node: string, via: number, words: readonly Word[]): void {
     const now = this.env.clock.nowMs();
+    this.lives(node);
     let news = false;
     for (const { vm, word } of words) {
       // Only of pairs that are listened for: what others say cannot fill the memory.
@@ -111,21 +153,30 @@ export class Beats {
     while (!end.aborted) {
       const beganMs = clock.nowMs();
       const words = [...this.words(to.node)];
-      const limit = new AbortController();
-      const timer = new AbortController();
-      void clock.sleep(beatTimeoutMs, timer.signal).then(
-        () => limit.abort(new Error(`no answer within ${beatTimeoutMs} ms`)),
-        () => undefined,
-      );
       try {
-        const answer = await peers.lockstep(to, { do: 'beat', via, words }, limit.signal);
+        const answer = await this.within(beatTimeoutMs, (signal) =>
+          peers.lockstep(to, { do: 'beat', via, words }, signal),
+        );
         this.note(to.node, via, answer.words);
       } catch {
         // Silence says it.
       }
-      timer.abort();
       const restMs = beganMs + beatEveryMs - clock.nowMs();
       if (!end.aborted) await clock.sleep(Math.max(restMs, 1), end).catch(() => undefined);
+    }
+  }
+
+  private async within<T>(ms: number, ask: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const limit = new AbortController();
+    const timer = new AbortController();
+    void this.env.clock.sleep(ms, timer.signal).then(
+      () => limit.abort(new Error(`no answer within ${ms} ms`)),
+      () => undefined,
+    );
+    try {
+      return await ask(limit.signal);
+    } finally {
+      timer.abort();
     }
   }
 }

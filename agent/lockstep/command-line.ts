@@ -141,6 +141,8 @@ export function commandLine(p: MachinePlan): string[] {
       `ide-cd,bus=ide.${i},id=cd${i}${file === null ? '' : `,drive=${node}`}${boot(node)}`,
     );
   });
+  // A guest with the driver says so when it panics; what it does then is its own affair.
+  args.push('-device', 'pvpanic-pci,addr=0x4', '-action', 'panic=none');
   if (twin !== null) args.push('-incoming', 'defer');
   return args;
 }

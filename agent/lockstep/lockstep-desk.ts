@@ -5,6 +5,7 @@ import {
   ownPairing,
   ownProtected,
   ownTaken,
+  panickedText,
   twinComesMs,
   wantsTwin,
   type LockstepDecision,
@@ -317,6 +318,7 @@ export class LockstepDesk {
     if (now - this.seenMs > seenMsMax) return true;
     const ids = new Set(this.seen.keys());
     const peers = new Map<string, readonly string[]>();
+    const doors = new Map<string, readonly string[]>();
     for (const [id, { value: own }] of s.owns) {
       const pair = own.lockstep ?? null;
       if (pair !== null && (own.owner === env.node || pair.twin === env.node)) ids.add(id);
@@ -325,10 +327,14 @@ export class LockstepDesk {
       const own = s.owns.get(id)?.value;
       if (own === undefined || !s.specs.has(id)) continue; // an absence is no proof
       const asks = own.owner !== env.node && (own.lockstep?.twin === env.node || this.seen.has(id));
-      if (asks) peers.set(own.owner, s.nodes.get(own.owner)?.value.addresses ?? []);
+      const other = own.owner === env.node ? (own.lockstep?.twin ?? null) : own.owner;
+      const addresses = s.nodes.get(other ?? '')?.value.addresses ?? [];
+      if (asks) peers.set(own.owner, addresses);
+      if (other !== null) doors.set(other, addresses);
       this.judge(id, s, now);
     }
     this.beats.ask(peers);
+    this.beats.knock(doors);
     this.wipe(s, now);
     return ids.size > 0;
   }
@@ -379,7 +385,7 @@ export class LockstepDesk {
       Object.assign(m, { pair: key, sinceMs: now });
     }
     const other = mine ? (pair?.twin ?? null) : own.owner;
-    const none: PeerHeard = { silentMs: 0, channelSilentMs: 0, word: null };
+    const none: PeerHeard = { silentMs: 0, channelSilentMs: 0, goneMs: 0, word: null };
     const keeper = env.keeper.state();
     const runsVms = (node: string): boolean => s.nodes.get(node)?.value.desired === 'active';
     const domain = this.domains.get(id);
@@ -472,10 +478,17 @@ export class LockstepDesk {
       case 'part': {
         // The ledger first: from here on the twin cannot become the owner, whatever it does.
         const next = ownAlone(own);
+        const beganMs = env.clock.nowMs();
+        const quietMs = Math.round(beganMs - (this.seen.get(s.id)?.lastCheckpointMs ?? beganMs));
         await p.ownership.swap(s, next);
+        const swapMs = Math.round(env.clock.nowMs() - beganMs);
         const lost = wantsTwin({ spec: s.spec.value, ends: env.clock.nowMs() < m.apartUntilMs });
         if (lost) this.rest(m, step.why);
         await lockstep.goAlone(s.id, next.gen);
+        env.log.info(
+          `VM "${name}": last checkpoint ${quietMs} ms before; ledger after ${swapMs} ms, alone after ${Math.round(env.clock.nowMs() - beganMs)} ms`,
+          { vm: s.id },
+        );
         announce(env, lost ? 'warning' : 'info', name, `goes on without its twin: ${step.why}`);
         return p.ownership.mark(s, next.gen);
       }
@@ -507,6 +520,12 @@ export class LockstepDesk {
         this.shutHere.delete(s.id);
         return void env.log.info(`the twin of VM "${name}" ends: ${step.why}`, { vm: s.id });
     }
+  }
+
+  /** A twin that is the owner's machine by the ledger, and whose guest is not whole. */
+  private async endPanicked(s: Subject): Promise<void> {
+    announce(this.env, 'error', s.spec.value.name, `its twin ends: ${panickedText}`);
+    await this.lockstep.end(s.id);
   }
 
   private rest(m: Memory, why: string): void {
@@ -581,11 +600,20 @@ export class LockstepDesk {
       compare.push({ key, modRevision: k.modRevision });
       writes.push({ put: key, value: writeRecord(kinds.disk, { ...disk, node: env.node }) });
     }
+    const beganMs = env.clock.nowMs();
+    const spent = (): number => Math.round(env.clock.nowMs() - beganMs);
+    const quietMs = Math.round(beganMs - (this.seen.get(s.id)?.lastCheckpointMs ?? beganMs));
     await lockstep.shut(s.id);
     this.shutHere.add(s.id);
+    const shutMs = spent();
     await p.ownership.swap(s, next, { compare, writes });
-    await lockstep.takeOver(s.id, next.gen);
+    const swapMs = spent();
+    await (this.seen.get(s.id)?.panicked === true ? this.endPanicked(s) : lockstep.takeOver(s.id, next.gen));
     this.shutHere.delete(s.id);
+    env.log.info(
+      `VM "${s.spec.value.name}": last checkpoint ${quietMs} ms before; channels shut after ${shutMs} ms, owner after ${swapMs} ms, runs after ${spent()} ms`,
+      { vm: s.id },
+    );
     announce(env, 'warning', s.spec.value.name, `goes on on ${env.node}, where its twin was: ${why}`);
   }
 

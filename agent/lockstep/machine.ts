@@ -21,6 +21,12 @@ const startMs = 60_000;
 const lookMs = 20;
 /** An agent that begins anew waits so long for each that is there. */
 const resumeMs = 3_000;
+/**
+ * So long after its start a machine on emulated CPUs gets no twin, ms. QEMU's translated code is not thrown away when a
+ * checkpoint puts other code in its place: a twin made while a guest loads its drivers runs what was there before (measured:
+ * 8 of 12 panicked). @see docs/lockstep.md
+ */
+const settleMs = 30_000;
 /** A monitor that was lost while its QEMU lives is tried again so often. */
 const againMs = 200;
 const toolMs = 30_000;
@@ -83,6 +89,9 @@ export class LockstepMachine {
   #checkpoints = 0;
   #lastMs: number | null = null;
   #broken: string | null = null;
+  #panicked = false;
+  /** Monotonic ms from which on a twin may be made. */
+  #settlesMs = Infinity;
   #off: ShutOffReason = 'unknown';
   #ending: ShutOffReason | null = null;
   /** The guest is to start anew when it has shut down. */
@@ -155,6 +164,9 @@ export class LockstepMachine {
       lastCheckpointMs: this.#lastMs,
       // Of a pair that is over nothing is left to say.
       broken: this.#state.inPair ? this.#broken : null,
+      panicked: this.#state.inPair && this.#panicked,
+      // The guest of one that was a twin began long before it.
+      settled: this.#state.wasTwin || this.#n.clock.nowMs() >= this.#settlesMs,
     };
   }
 
@@ -173,10 +185,11 @@ export class LockstepMachine {
     await makeTap(n.run, this.tap, nic.mac);
     if (twin !== null) await this.#makeOverlays();
     const qmp = path.join(this.runDir, 'qmp.sock');
+    const accel = await n.accel();
     const words = commandLine({
       vm: this.vm,
       hardware: this.hardware,
-      accel: await n.accel(),
+      accel,
       tap: this.tap,
       qmp,
       ...n.sockets.paths(this.vm),
@@ -187,6 +200,8 @@ export class LockstepMachine {
     this.#checkpoints = 0;
     this.#lastMs = null;
     this.#broken = null;
+    this.#panicked = false;
+    this.#settlesMs = n.clock.nowMs() + (accel === 'kvm' ? 0 : settleMs);
     this.#ending = null;
     this.#goes = false;
     this.rebooting = false;
@@ -224,6 +239,8 @@ export class LockstepMachine {
       return false;
     }
     this.#running = { pid, startTicks };
+    // When it began, the agent before this one knew.
+    this.#settlesMs = this.#n.clock.nowMs() + ((await this.#n.accel()) === 'kvm' ? 0 : settleMs);
     const connected = this.#connect(startMs).catch((e: unknown) => {
       this.#n.log.warn(`VM ${this.vm}: ${errorRecord(e).message}`);
       void this.#look();
@@ -238,6 +255,7 @@ export class LockstepMachine {
       this.#checkpoints = 0;
       this.#lastMs = null;
       this.#broken = null;
+      this.#panicked = false;
     }
     this.#state = { ...this.#state, ...change };
     await this.#save();
@@ -375,6 +393,10 @@ export class LockstepMachine {
       case 'SHUTDOWN':
         if (e.data['guest'] === true) this.#shutDown();
         return;
+      case 'GUEST_PANICKED':
+        this.#panicked = true;
+        this.#n.log.warn(`the guest of VM ${this.vm} has panicked`, { role: this.#state.role });
+        return this.#onChange(null);
       case 'RESET':
         return this.#onChange({ event: 'reboot' });
     }

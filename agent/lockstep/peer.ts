@@ -1,4 +1,5 @@
 import https from 'node:https';
+import { connect } from 'node:net';
 import { FlotillaError, type ErrorCode, errorStatus } from '../../core/domain/error.js';
 import { parse } from '../../core/domain/schema.js';
 import { lockstepAnswerSchemas, type LockstepAsk } from '../../core/wire/lockstep.js';
@@ -37,6 +38,23 @@ export class LockstepPeers {
     }
     return parse(lockstepAnswerSchemas[ask.do], answer, `the answer of ${to.node}`) as never;
   };
+
+  readonly knock: Peers['knock'] = (to, signal) =>
+    new Promise((resolve) => {
+      const socket = connect({ host: to.address, port: this.port });
+      const done = (answers: boolean): void => {
+        signal.removeEventListener('abort', away);
+        socket.destroy();
+        resolve(answers);
+      };
+      const away = (): void => done(false);
+      socket.once('connect', () => done(true));
+      socket.once('error', (e: NodeJS.ErrnoException) =>
+        done(['ECONNREFUSED', 'ECONNRESET'].includes(e.code ?? '')),
+      );
+      if (signal.aborted) away();
+      else signal.addEventListener('abort', away, { once: true });
+    });
 
   stop(): void {
     this.agent?.agent.destroy();

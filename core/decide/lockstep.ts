@@ -12,6 +12,12 @@ export const ownerQuietMs = checkpointEveryMs + 400;
 /** The same of a twin; shorter, so that the owner goes on where only the way between the two is cut. */
 export const twinSilentMs = 500;
 export const twinQuietMs = checkpointEveryMs + 300;
+/**
+ * Nothing on any of its networks answers any more, not even its kernel, and no checkpoint comes: then its node is gone, after ms.
+ * Each time it is asked anew: a packet or two that are lost do not look so. Longer for the twin: where both live, its owner goes on.
+ */
+export const ownerGoneMs = 450;
+export const twinGoneMs = 350;
 /** QEMU itself lost the owner: then this silence is enough, ms. One whose QEMU alone died says so itself. */
 export const brokenSilentMs = 300;
 /** Both agents live and say that all is well, and yet there is no checkpoint for so long: the owner goes on alone, ms. */
@@ -37,6 +43,10 @@ export interface MachineHere {
   readonly lastCheckpointMs: number | null;
   /** Why the pair is no more, in words: QEMU gave up by itself, or a channel broke. Null: nothing is known of that. */
   readonly broken: string | null;
+  /** Its guest has panicked since this pair began. Of a twin: it is not whole, whatever the next checkpoint makes of it. */
+  readonly panicked: boolean;
+  /** False: its guest began so lately that a twin made now might not stay whole. */
+  readonly settled: boolean;
 }
 
 /** The other node of the pair, as this one hears it. Ages are of now, and of this node's own stalls nothing counts. */
@@ -45,6 +55,8 @@ export interface PeerHeard {
   readonly silentMs: number;
   /** Since the last one on the network that carries the pair. */
   readonly channelSilentMs: number;
+  /** Since anything of its node answered: a beat, or its kernel to a connection. Only where that was tried in vain several times. */
+  readonly goneMs: number;
   /** What it said last; null: nothing yet. */
   readonly word: LockstepWord | null;
 }
@@ -127,7 +139,8 @@ function decideOwner(v: LockstepView, nowMs: number): LockstepDecision {
   if (pair === null || here === null || !v.live) return say(none);
   if (pair.state === 'alone') {
     if (here.role === 'primary' || here.broken !== null) return say({ do: 'go-alone' });
-    if (!wantsTwin(v) || !here.running || v.frozen || v.joining || nowMs < v.restUntilMs) return say(none);
+    if (!wantsTwin(v) || !here.running || !here.settled || v.frozen || v.joining) return say(none);
+    if (nowMs < v.restUntilMs) return say(none);
     return say({ do: 'pair' });
   }
   if (!wantsTwin(v)) return say({ do: 'part', why: 'it is to have none' });
@@ -161,6 +174,7 @@ function lostTwin(v: LockstepView, here: MachineHere, nowMs: number): string | n
   if (here.role === 'alone') return 'the machine here is in no pair';
   const quietMs = nowMs - (here.lastCheckpointMs ?? -Infinity);
   if (nowMs < v.deafUntilMs) return null;
+  if (Math.min(peer.goneMs, quietMs) >= twinGoneMs) return 'its node is gone';
   const heard = peer.silentMs < twinSilentMs;
   if (heard && peer.word !== null && peer.word !== 'well') return `its node says that it is ${peer.word}`;
   if (quietMs < twinQuietMs) return null;
@@ -171,12 +185,13 @@ function lostTwin(v: LockstepView, here: MachineHere, nowMs: number): string | n
 function decideTwin(v: LockstepView, here: MachineHere, nowMs: number): LockstepDecision {
   const { own } = v;
   const pair = own.lockstep ?? null;
-  const word: LockstepWord = here.broken === null ? 'well' : 'broken';
+  const word: LockstepWord = here.panicked ? 'lost' : here.broken === null ? 'well' : 'broken';
   const say = (step: LockstepStep): LockstepDecision => ({ step, word });
   // What was read is older than the twin.
   if (own.gen < here.gen) return say(none);
   if (own.owner === v.me) {
     const mine = isOwnersTwin(pair, here) && own.state === 'running';
+    if (mine && here.panicked) return say({ do: 'end', why: panickedText });
     return say(mine ? { do: 'take-over' } : { do: 'end', why: 'its VM goes on without it' });
   }
   if (pair?.twin !== v.me || pair.pair !== here.gen || own.state !== 'running')
@@ -186,6 +201,9 @@ function decideTwin(v: LockstepView, here: MachineHere, nowMs: number): Lockstep
   const lost = lostOwner(v, here, nowMs);
   return say(lost === null || !v.live ? none : { do: 'take', why: lost });
 }
+
+/** Its disk has all that was acknowledged; what its twin's guest did after the last checkpoint goes with the twin. */
+export const panickedText = 'its guest has panicked: the VM is started from its disk';
 
 /** The ledger gave the VM to this node for this very machine. */
 const isOwnersTwin = (pair: OwnLockstep | null, here: MachineHere): boolean =>
@@ -201,6 +219,7 @@ function lostOwner(v: LockstepView, here: MachineHere, nowMs: number): string | 
   if (heard && peer.word === 'lost') return `${owner} says that its machine is gone or stands still`;
   if (heard && peer.word === 'over') return null;
   const quietMs = nowMs - (here.lastCheckpointMs ?? -Infinity);
+  if (Math.min(peer.goneMs, quietMs) >= ownerGoneMs) return `${owner} is gone`;
   const silent = peer.silentMs >= (here.broken === null ? ownerSilentMs : brokenSilentMs);
   if (silent && (here.broken !== null || quietMs >= ownerQuietMs)) return `${owner} is silent`;
   return quietMs >= stuckForTwinMs ? `${owner} makes no checkpoints` : null;

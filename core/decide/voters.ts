@@ -15,6 +15,8 @@ export interface VoterNode {
   readonly rack: string | null;
   /** Where its etcd speaks to the others: how a member is known to be this node's. */
   readonly peerUrl: string;
+  /** Machines in lockstep there: its death makes the ledger write at once. */
+  readonly lockstep: { readonly owns: number; readonly twins: number };
 }
 
 /** A member of etcd's cluster. */
@@ -29,12 +31,15 @@ export interface VoterView {
   readonly members: readonly VoterMember[];
   /** Members, by id, that this leader has seen without a living node for longer than it waits. */
   readonly lost: ReadonlySet<string>;
+  /** Id of the member that leads the others; null: not known, or not asked. */
+  readonly leader: string | null;
 }
 
 export type VoterStep =
   | { readonly do: 'add-learner'; readonly node: string; readonly peerUrl: string; readonly why: string }
   | { readonly do: 'promote'; readonly node: string; readonly member: string; readonly why: string }
   | { readonly do: 'remove'; readonly member: string; readonly node: string | null; readonly why: string }
+  | { readonly do: 'hand-over'; readonly node: string; readonly member: string; readonly why: string }
   | { readonly do: 'record'; readonly node: string; readonly voter: boolean; readonly why: string }
   | { readonly do: 'nothing'; readonly why: string };
 
@@ -138,9 +143,28 @@ export function decideVoters(v: VoterView): VoterStep {
       return { do: 'add-learner', node: better.id, peerUrl: better.peerUrl, why };
     }
   }
+  const leader = handOver(v);
+  if (leader !== null) return leader;
   if (missing > 0)
     return { do: 'nothing', why: `${missing} more voters are wanted; no node can become one now` };
   return { do: 'nothing', why: '' };
+}
+
+/**
+ * The ledger elects for more than a second when its leader's node dies, and a machine in lockstep on that node waits for it
+ * with all its clients. So the leader is to be where no such machine is; else where only twins are.
+ */
+function handOver(v: VoterView): VoterStep | null {
+  const memberOf = new Map(v.members.filter((m) => !m.learner).map((m) => [m.peerUrl, m]));
+  const from = v.nodes.find((n) => memberOf.get(n.peerUrl)?.id === v.leader);
+  if (from === undefined) return null;
+  const rank = (n: VoterNode): number => (n.lockstep.owns > 0 ? 2 : n.lockstep.twins > 0 ? 1 : 0);
+  const [to] = byName(v.nodes)
+    .filter((n) => n.alive && n.desired === 'active' && memberOf.has(n.peerUrl))
+    .sort((a, b) => rank(a) - rank(b));
+  const member = to && memberOf.get(to.peerUrl);
+  if (!to || !member || rank(to) >= rank(from)) return null;
+  return { do: 'hand-over', node: to.id, member: member.id, why: `${from.id} has machines in lockstep` };
 }
 
 function remove(m: VoterMember, node: VoterNode | null, why: string): VoterStep {

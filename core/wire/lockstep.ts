@@ -5,7 +5,7 @@ import { ipv4Schema, idSchema } from '../domain/schema.js';
 
 /**
  * How one side of a pair is, by its own agent. `well`: it runs. `broken`: it lives, and has lost the other one. `lost`: it is gone,
- * frozen, or does not answer. `over`: it ended in order, and the ledger is about to say so. `yours`: the twin shall go on in its place.
+ * frozen, does not answer, or its guest has panicked. `over`: it ended in order, and the ledger is about to say so. `yours`: the twin shall go on in its place.
  */
 export const lockstepWordSchema = z.enum(['well', 'broken', 'lost', 'over', 'yours']);
 export type LockstepWord = z.output<typeof lockstepWordSchema>;

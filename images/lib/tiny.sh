@@ -1,7 +1,7 @@
 # A kernel and a busybox: for tests that want many VMs, or one in a few seconds.
 
 TINY_SIZE_MB=48
-TINY_MODULES='virtio_net virtio_blk ahci sr_mod isofs virtio_rng button evdev'
+TINY_MODULES='virtio_net virtio_blk ahci sr_mod isofs virtio_rng button evdev pvpanic_pci'
 TINY_CMDLINE='console=ttyS0,115200 no_timer_check panic=5 net.ifnames=0 mitigations=off audit=0 lsm=landlock quiet'
 
 build_tiny() {

@@ -53,6 +53,20 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
 
   await protect(pair, a, b, 20);
 
+  await t.test('the guest of its twin panics, and not its own', async (t) => {
+    await b.machines.get(vm)?.qmp().ask('inject-nmi');
+    await until('it is known', limitMs, async () => (await b.lockstep.observe())[0]?.panicked === true);
+    t.match(await a.lockstep.observe(), [{ role: 'primary', panicked: false }]);
+    await b.lockstep.end(vm);
+    await a.lockstep.goAlone(vm, ++gen);
+    const before = load.counts;
+    await until('answers', limitMs, () => load.counts > before + 10);
+    t.same(load.wrong, []);
+  });
+
+  await protect(pair, a, b, 20);
+  t.match(await b.lockstep.observe(), [{ panicked: false }], 'another twin, and whole');
+
   await t.test('the owner dies', async (t) => {
     await a.lockstep.end(vm);
     await b.lockstep.shut(vm);

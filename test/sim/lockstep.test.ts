@@ -120,6 +120,31 @@ await t.test('the agents of both nodes die at each act of making a twin', async 
   t.pass('it got one each time');
 });
 
+await t.test('the guest of its twin panics: it goes on alone, and gets another one', async (t) => {
+  const { w, vm, twin } = await protectedVm(5);
+  const pair = w.own(vm)?.lockstep?.pair;
+  w.lockstep?.panics(twin, vm);
+  await w.until('it lets go of it', () => w.own(vm)?.lockstep?.pair !== pair);
+  t.same(w.runsOn(vm), ['n1']);
+  await w.until('it is protected again', () => isProtected(w, vm));
+  t.equal(w.node('n1').host.libvirt.starts.length, 1);
+  sound(t, w);
+});
+
+await t.test('its owner is lost as well: it is started from the disk of its twin', async (t) => {
+  for (const lossFirst of [false, true]) {
+    const { w, vm, twin } = await protectedVm(6);
+    if (lossFirst) w.node('n1').powerLoss();
+    w.lockstep?.panics(twin, vm);
+    if (!lossFirst) w.node('n1').powerLoss();
+    await w.until('its twin owns it', () => w.own(vm)?.owner === twin);
+    await w.until('it runs there', () => w.runsOn(vm)[0] === twin, 60_000);
+    t.equal(w.node(twin).host.libvirt.starts.length, 1, 'started, not gone on with');
+    await w.until('it is protected again', () => isProtected(w, vm));
+    sound(t, w);
+  }
+});
+
 await t.test('both agents are killed while it is protected: nothing happens', async (t) => {
   const { w, vm, twin } = await protectedVm(4);
   const gen = w.own(vm)?.gen;

@@ -634,6 +634,7 @@ export class SimNode {
         lockstep: () => {
           throw new Error('this simulation has one node');
         },
+        knock: async () => false,
       },
       hypervisor: die(
         fakeHypervisor(this.host),

@@ -1,8 +1,10 @@
 import t from 'tap';
-import { lockstepDrill } from '../drill.js';
+import { allHarms, lockstepDrill, type HarmName } from '../drill.js';
 
-/** Twenty deaths of each side: hours under emulation. */
+/** Twenty deaths of each side, and three of each other kind of trouble between: most of an hour under emulation. */
+
+const deaths: HarmName[] = ['its node dies', 'the node of its twin dies'];
 
 await t.test('a VM in lockstep lives on through twenty deaths of its node and twenty of its twin', (t) =>
-  lockstepDrill(t, 20),
+  lockstepDrill(t, Array.from({ length: 20 }, (_, i) => (i % 7 === 0 ? allHarms : deaths)).flat()),
 );

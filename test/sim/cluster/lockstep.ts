@@ -33,6 +33,7 @@ interface Half {
   checkpoints: number;
   lastMs: number | null;
   broken: string | null;
+  panicked: boolean;
   gone: boolean;
 }
 
@@ -105,6 +106,13 @@ export class SimLockstep {
     if (this.#get(node, vm) !== null)
       this.#p.report('P3', `${node} wipes files of VM ${vm} that a machine uses`);
     this.files.get(vm)?.delete(node);
+  }
+
+  /** Its guest panics there, and not on the other node. */
+  panics(node: string, vm: string): void {
+    const h = this.#get(node, vm);
+    if (h !== null) h.panicked = true;
+    this.#p.changed();
   }
 
   /** Its guest runs there, and nothing of it is let out. */
@@ -211,6 +219,7 @@ export class SimLockstep {
           const h = this.#get(node, vm);
           if (h === null) throw failed('there is no twin');
           if (!h.twin) return;
+          if (h.panicked) p.report('lockstep', `the twin of VM ${vm} on ${node} goes on, and has panicked`);
           if (this.takeOverFault !== null) throw failed(this.takeOverFault);
           if (p.own(vm)?.owner !== node)
             p.report('safety 11', `the twin of VM ${vm} on ${node} goes on, which does not own it`);
@@ -256,7 +265,15 @@ export class SimLockstep {
 
   #new(node: string, twin: boolean, gen: number, xml: string): Half {
     const { boots } = this.#p.host(node);
-    const none = { mate: null, copying: false, shut: false, checkpoints: 0, lastMs: null, broken: null };
+    const none = {
+      mate: null,
+      copying: false,
+      shut: false,
+      checkpoints: 0,
+      lastMs: null,
+      broken: null,
+      panicked: false,
+    };
     return { node, boots, gen, twin, xml, gone: false, ...none };
   }
 
@@ -288,6 +305,8 @@ export class SimLockstep {
       checkpoints: h.checkpoints,
       lastCheckpointMs: h.lastMs === null ? null : h.lastMs + host.zeroMs,
       broken: h.broken,
+      panicked: h.panicked,
+      settled: true,
     };
   }
 

@@ -45,6 +45,7 @@ export interface NodeParts {
   /** Machines with twins; null: the cluster has none. */
   readonly lockstep: SimLockstep | null;
   /** The agent of another node, as this one reaches it. */
+  knock(from: string, to: string, address: string, signal: AbortSignal): Promise<boolean>;
   askPeer(from: string, to: string, address: string, ask: LockstepAsk, signal: AbortSignal): Promise<unknown>;
   readonly agentTiming: TimingProfile;
   readonly keeperTiming: TimingProfile;
@@ -327,6 +328,10 @@ export class ClusterNode {
           ask: (to: { node: string; address: string }, ask: LockstepAsk, signal: AbortSignal) =>
             this.#p.askPeer(this.id, to.node, to.address, ask, signal),
         }).ask as Peers['lockstep'],
+        knock: process.guard({
+          ask: (to: { node: string; address: string }, signal: AbortSignal) =>
+            this.#p.knock(this.id, to.node, to.address, signal),
+        }).ask,
       },
       ...(this.#p.lockstep === null
         ? {}

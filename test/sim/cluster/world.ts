@@ -197,6 +197,7 @@ export class World {
         copies: this.copies,
         lockstep: this.lockstep,
         askPeer: (from, to, address, ask, signal) => this.#askPeer(from, to, address, ask, signal),
+        knock: (from, to, address, signal) => this.#knock(from, to, address, signal),
         agentTiming: { ...production, ...o.agentTiming },
         keeperTiming: { ...production, ...o.keeperTiming },
         power: (n, on) => {
@@ -283,13 +284,11 @@ export class World {
     ask: LockstepAsk,
     signal: AbortSignal,
   ): Promise<unknown> {
-    const net = address.startsWith('10.9.') ? 'storage' : 'management';
     const silence = new Promise<never>((_, reject) => {
       signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
     });
     const way = async (a: string, b: string): Promise<void> => {
-      await new Promise<void>((resolve) => this.time.after(2, resolve));
-      if (!this.net.reaches(a, b, net) || this.node(b).host.stalled) await silence;
+      if (!(await this.#way(a, b, address))) await silence;
     };
     const answer = (async () => {
       await way(from, to);
@@ -300,6 +299,27 @@ export class World {
     answer.catch(() => undefined);
     silence.catch(() => undefined);
     return Promise.race([answer, silence]);
+  }
+
+  /** A packet, on the network of that address. @returns whether it comes to somebody who lives */
+  async #way(a: string, b: string, address: string): Promise<boolean> {
+    const net = address.startsWith('10.9.') ? 'storage' : 'management';
+    await new Promise<void>((resolve) => this.time.after(2, resolve));
+    return this.net.reaches(a, b, net) && !this.node(b).host.stalled;
+  }
+
+  /** The kernel of a node answers, whatever its programs do. */
+  async #knock(from: string, to: string, address: string, signal: AbortSignal): Promise<boolean> {
+    if (
+      (await this.#way(from, to, address)) &&
+      this.node(to).host.powered &&
+      (await this.#way(to, from, address))
+    )
+      return true;
+    return new Promise((resolve) => {
+      if (signal.aborted) resolve(false);
+      else signal.addEventListener('abort', () => resolve(false), { once: true });
+    });
   }
 
   /** Every node on, every program started. */

@@ -74,6 +74,7 @@ class TestNode {
   members!: LedgerMembers;
   live!: KeeperOnEtcd;
   loop!: VoterLoop;
+  pairs: { owner: string; twin: string }[] = [];
   #server: https.Server | null = null;
 
   constructor(dir: string, name: string, address: string, ports: object) {
@@ -135,6 +136,7 @@ class TestNode {
       members: this.members,
       live: this.live,
       seat,
+      pairs: () => this.pairs,
       clock: systemClock,
       log,
     });
@@ -215,6 +217,22 @@ await t.test(
     t.equal(nodes.filter((n) => n.loop.state.leads).length, 1, 'one leads');
   },
 );
+
+await t.test('the ledger is led from where no machine in lockstep is', async (t) => {
+  const leads = async (): Promise<string> => {
+    const [any] = n1.ledger.gateway.endpoints;
+    const { leader } = await n1.members.status(any ?? '');
+    return (await n1.members.list()).find((m) => m.id === leader)?.name ?? '';
+  };
+  for (const other of ['n2', 'n3', 'n1']) {
+    const [owner, twin] = ['n1', 'n2', 'n3'].filter((n) => n !== other);
+    for (const n of nodes) n.pairs = [{ owner: owner ?? '', twin: twin ?? '' }];
+    await until(`${other} to lead`, async () => (await leads()) === other, 60_000);
+  }
+  for (const n of nodes) n.pairs = [];
+  const log = nodes.flatMap((n) => n.log.lines).filter((l) => l.includes('could not be tended'));
+  t.same(log, []);
+});
 
 await t.test('a token made and used at another voter, with the founder dead', async (t) => {
   await n1.stop();

@@ -275,3 +275,26 @@ await t.test('calls go first to a member that answers, the first of the list whe
   t.equal(await to(deaf, well), well?.endpoint);
   t.equal(await to(deaf), deaf?.endpoint, 'where none answers all stays as it is');
 });
+
+await t.test('the own member is gone back to when it answers again', async (t) => {
+  let leads = true;
+  const noLeader = json(503, { error: 'etcdserver: no leader', code: 14, message: 'etcdserver: no leader' });
+  const own = await new FakeMember((q, s) => (leads ? found : noLeader)(q, s)).start(t);
+  const other = await new FakeMember(found).start(t);
+  const g = new Gateway({
+    endpoints: [own.endpoint, other.endpoint],
+    tls: null,
+    insecureForTests: true,
+    homeMs: 50,
+  });
+  t.teardown(() => g.close());
+  const read = async (): Promise<unknown> => g.call('/v3/kv/range', { key: 'AA==' }, { kind: 'read' });
+  leads = false;
+  await read();
+  t.equal(g.current, other.endpoint);
+  const tried = own.calls;
+  await until('it is tried, in vain', async () => (await read(), own.calls > tried + 1));
+  t.equal(g.current, other.endpoint);
+  leads = true;
+  await until('it is back', async () => (await read(), g.current === own.endpoint));
+});

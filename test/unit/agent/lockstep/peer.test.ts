@@ -4,6 +4,7 @@ import { LockstepPeers } from '../../../../agent/lockstep/peer.js';
 import { createAgentHttp } from '../../../../agent/http/server.js';
 import { FlotillaError } from '../../../../core/domain/error.js';
 import type { LockstepAsk } from '../../../../core/wire/lockstep.js';
+import { freePort } from '../radio/broker.js';
 import { TestCa } from '../radio/test-pki.js';
 
 const ca = await new TestCa(t.testdir({}), 'ca').make();
@@ -96,4 +97,17 @@ await t.test('who does not answer is given up', async (t) => {
   const asking = peers.ask(to, beat, limit.signal);
   limit.abort(new Error('too late'));
   await t.rejects(asking, { code: 'node-unreachable' });
+});
+
+await t.test('a knock tells a kernel that answers from one that does not', async (t) => {
+  const within = (): AbortSignal => AbortSignal.timeout(300);
+  t.equal(await peers.knock(to, within()), true);
+  const nobody = new LockstepPeers({ port: await freePort(), tls: () => n2 });
+  t.equal(await nobody.knock(to, within()), true, 'its agent is dead, and it is not');
+  t.equal(
+    await peers.knock({ node: 'n9', address: '255.255.255.255' }, within()),
+    false,
+    'nobody can have it',
+  );
+  t.equal(await peers.knock(to, AbortSignal.abort()), false);
 });

@@ -6,10 +6,12 @@ import {
   ownPairing,
   ownProtected,
   ownTaken,
+  ownerGoneMs,
   ownerQuietMs,
   ownerSilentMs,
   stuckForTwinMs,
   stuckMs,
+  twinGoneMs,
   twinQuietMs,
   twinSilentMs,
   type LockstepView,
@@ -34,6 +36,8 @@ const primary: MachineHere = {
   checkpoints: 7,
   lastCheckpointMs: now - 100,
   broken: null,
+  panicked: false,
+  settled: true,
 };
 const twin: MachineHere = { ...primary, role: 'twin', gen: pair };
 const quiet = (m: MachineHere, ms: number): MachineHere => ({ ...m, lastCheckpointMs: now - ms });
@@ -50,12 +54,17 @@ const owner: LockstepView = {
   here: primary,
   ended: 'lost',
   joining: false,
-  peer: { silentMs: 100, channelSilentMs: 100, word: 'well' },
+  peer: { silentMs: 100, channelSilentMs: 100, goneMs: 0, word: 'well' },
   deafUntilMs: -Infinity,
   restUntilMs: -Infinity,
 };
 const second: LockstepView = { ...owner, me: 'n2', here: twin };
-const silent = (ms: number): LockstepView['peer'] => ({ silentMs: ms, channelSilentMs: ms, word: 'well' });
+const silent = (ms: number): LockstepView['peer'] => ({
+  silentMs: ms,
+  channelSilentMs: ms,
+  goneMs: 0,
+  word: 'well',
+});
 
 const does = (v: LockstepView): string => decideLockstep(v, now).step.do;
 const why = (v: LockstepView): string => {
@@ -109,6 +118,7 @@ await t.test('an owner gets a twin only when it runs, wants one, may write, and 
     { spec: { power: 'paused' as const, ha } },
     { spec: { power: 'running' as const, ha: { ...ha, lockstep: false } } },
     { here: { ...v.here, running: false } },
+    { here: { ...v.here, settled: false } },
     { here: null },
     { own: born },
   ])
@@ -142,10 +152,19 @@ await t.test('an owner parts from a twin that is lost, and from no other', async
     'it stood still itself',
   );
   t.equal(
-    does({ ...still, peer: { silentMs: 100, channelSilentMs: 60_000, word: 'well' } }),
+    does({ ...still, peer: { ...owner.peer, channelSilentMs: 60_000 } }),
     'part',
     'the network that carries the pair is cut',
   );
+  const gone = {
+    ...owner,
+    here: quiet(primary, twinGoneMs),
+    peer: { ...silent(twinGoneMs), goneMs: twinGoneMs },
+  };
+  t.match(why(gone), /is gone/);
+  t.equal(does({ ...gone, here: quiet(primary, twinGoneMs - 1) }), 'none', 'a checkpoint came meanwhile');
+  t.equal(does({ ...gone, peer: { ...gone.peer, goneMs: 0 } }), 'none', 'its kernel answers');
+  t.equal(does({ ...gone, deafUntilMs: now + 1 }), 'none');
   t.match(why({ ...owner, here: quiet(primary, stuckMs) }), /no checkpoints/);
   for (const word of ['lost', 'broken'] as const)
     t.equal(does({ ...owner, peer: { ...owner.peer, word } }), 'part', word);
@@ -168,6 +187,7 @@ await t.test('what an owner says of itself', async (t) => {
   t.equal(word({ ...owner, here: { ...primary, broken: 'x' } }), 'broken');
   t.equal(word({ ...second, here: null }), 'lost', 'named as twin, and nothing is there');
   t.equal(word({ ...second, here: { ...twin, broken: 'x' } }), 'broken');
+  t.equal(word({ ...second, here: { ...twin, panicked: true } }), 'lost', 'its owner lets go of it');
 });
 
 await t.test('a twin goes on when its owner is lost, and not before', async (t) => {
@@ -182,6 +202,15 @@ await t.test('a twin goes on when its owner is lost, and not before', async (t) 
   t.equal(does({ ...still, live: false }), 'none', 'it could not become the owner');
   t.equal(does({ ...still, deafUntilMs: now + 1 }), 'none');
   t.equal(does({ ...still, peer: { ...still.peer, silentMs: 100 } }), 'none', 'heard on the other network');
+  const gone = {
+    ...second,
+    here: quiet(twin, ownerGoneMs),
+    peer: { ...silent(ownerGoneMs), goneMs: ownerGoneMs },
+  };
+  t.match(why(gone), /is gone/);
+  t.equal(does({ ...gone, here: quiet(twin, ownerGoneMs - 1) }), 'none', 'a checkpoint came meanwhile');
+  t.equal(does({ ...gone, peer: { ...gone.peer, goneMs: ownerGoneMs - 1 } }), 'none');
+  t.equal(does({ ...gone, live: false }), 'none');
   t.equal(does({ ...second, here: { ...twin, broken: 'x' } }), 'none', 'the owner lives and decides');
   t.equal(
     does({ ...second, here: { ...twin, broken: 'x' }, peer: silent(400) }),
@@ -216,6 +245,11 @@ await t.test('a twin that is nobody’s ends; one that became the owner goes on'
   t.equal(does({ ...second, own: preparing, here: { ...twin, broken: 'x' } }), 'end');
   const taken = ownTaken(whole, 'n2');
   t.equal(does({ ...second, own: taken }), 'take-over');
+  t.equal(
+    does({ ...second, own: taken, here: { ...twin, panicked: true } }),
+    'end',
+    'its disk is whole, it is not',
+  );
   t.equal(
     does({ ...second, own: { ...taken, ...lockstepAfter(taken, true) } }),
     'end',

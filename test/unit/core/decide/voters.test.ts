@@ -18,6 +18,7 @@ const node = (id: string, o: Partial<VoterNode> = {}): VoterNode => ({
   witness: false,
   rack: null,
   peerUrl: url(id),
+  lockstep: { owns: 0, twins: 0 },
   ...o,
 });
 const member = (id: string, learner = false): VoterMember => ({ id: `m-${id}`, peerUrl: url(id), learner });
@@ -28,6 +29,7 @@ class Model {
   nodes: VoterNode[];
   members: VoterMember[];
   lost: ReadonlySet<string> = none;
+  leader: string | null = null;
 
   constructor(nodes: VoterNode[], members: VoterMember[]) {
     this.nodes = nodes;
@@ -50,6 +52,9 @@ class Model {
         return;
       case 'remove':
         this.members = this.members.filter((m) => m.id !== s.member);
+        return;
+      case 'hand-over':
+        this.leader = s.member;
         return;
       case 'record':
         this.nodes = this.nodes.map((n) => (n.id === s.node ? { ...n, voter: s.voter } : n));
@@ -95,6 +100,38 @@ void t.test('the third node brings two more voters, one after the other, in orde
     'promote n2',
     'record n2 true',
   ]);
+});
+
+void t.test('the leader is where no machine in lockstep is, else where only twins are', async (t) => {
+  const led = (leader: string, ...pairs: [string, string][]): string[] => {
+    const of = (id: string): Partial<VoterNode> => ({
+      voter: true,
+      lockstep: {
+        owns: pairs.filter((p) => p[0] === id).length,
+        twins: pairs.filter((p) => p[1] === id).length,
+      },
+    });
+    const all = ['n1', 'n2', 'n3'];
+    const m = new Model(
+      all.map((id) => node(id, of(id))),
+      all.map((id) => member(id)),
+    );
+    m.leader = `m-${leader}`;
+    return m.settle();
+  };
+  t.same(led('n1'), []);
+  t.same(led('n1', ['n1', 'n2']), ['hand-over n3']);
+  t.same(led('n2', ['n1', 'n2']), ['hand-over n3'], "its twin's death makes the ledger write, too");
+  t.same(led('n3', ['n1', 'n2']), []);
+  t.same(led('n1', ['n1', 'n2'], ['n1', 'n3']), ['hand-over n2']);
+  t.same(led('n2', ['n1', 'n2'], ['n1', 'n3']), [], 'no place is better');
+  t.same(led('n1', ['n1', 'n2'], ['n2', 'n3'], ['n3', 'n1']), [], 'there is one everywhere');
+  const m = new Model(
+    [node('n1', { voter: true, lockstep: { owns: 1, twins: 0 } }), node('n2', { voter: true, alive: false })],
+    [member('n1'), member('n2')],
+  );
+  m.leader = 'm-n1';
+  t.not(m.next().do, 'hand-over', 'who is gone cannot lead');
 });
 
 void t.test('two nodes keep one voter', async (t) => {
