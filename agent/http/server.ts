@@ -118,7 +118,10 @@ export function createAgentHttp(o: AgentHttpOptions): AgentHttp {
       peers = new PeerSockets(s);
       s.maxConnections = connectionsMax;
       s.setTimeout(idleTimeoutMs);
-      s.on('tlsClientError', () => onRefused('tls'));
+      // Who goes again without a word only wanted to know whether this machine lives.
+      s.on('tlsClientError', (e: NodeJS.ErrnoException) => {
+        if (e.code !== 'ECONNRESET') onRefused('tls');
+      });
       if (o.upgrade !== undefined)
         s.on('upgrade', (req: IncomingMessage, socket: Socket, head: Buffer) =>
           o.upgrade?.(req, socket, head),

@@ -4,8 +4,9 @@ import type { AgentEnv } from '../env.js';
 
 /** A beat without an answer is given up after this, ms: the next one may get through. */
 const beatTimeoutMs = 600;
-/** A node that was not heard for so long is knocked at, on each network and with each look; a knock without an answer ends after, ms. */
-const knockAfterMs = 150;
+/** A node that was not heard for a little longer than beats are apart is knocked at, on each network and with each look. ms. */
+const knockAfterMs = beatEveryMs + 20;
+/** A knock without an answer is in vain after this, ms. */
 const knockMs = 120;
 /** So many knocks in vain since it was heard last, and the silence counts. */
 const knocksInVain = 2;

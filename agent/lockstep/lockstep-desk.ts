@@ -264,6 +264,8 @@ export class LockstepDesk {
       return say('unprotected', `not protected: its twin on ${pair.twin ?? ''} is being made${share}`);
     }
     if (protectionLevel(spec.ha) !== 'lockstep') return say('unprotected', 'not protected: it gets no twin');
+    if (this.seen.get(spec.id)?.settled === false)
+      return say('unprotected', 'not protected: emulated, it gets its twin half a minute after its start');
     return say('unprotected', `not protected: it has no twin${m?.why ? `: ${m.why}` : ' yet'}`);
   }
 

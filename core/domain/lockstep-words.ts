@@ -59,6 +59,7 @@ export function levelWords(
           `Its guest stands still once for about ${formatSpan(standstillMs(vm.memoryMiB, linkMiBps))} each time a twin is made.`,
           'Its disk is written on both nodes, by raw files of its full size.',
           'No guest agent: its addresses are as handed out, and what its file systems hold is not known.',
+          'On nodes without KVM it is for trying out: the twin may run code that its guest has replaced, and panic; it is then made anew.',
           'While it runs: no migration, no snapshots, no move of its disk; balancing leaves it where it is.',
         ],
       };

@@ -136,8 +136,9 @@ export class Load {
   async stop(): Promise<Account> {
     this.#stop = true;
     await this.#all;
-    const totals = [...this.#totals];
-    const missing = Math.max(...totals) - Math.min(...totals) + 1 - totals.length;
+    let [least, most] = [Infinity, -Infinity];
+    for (const n of this.#totals) [least, most] = [Math.min(least, n), Math.max(most, n)];
+    const missing = this.#totals.size === 0 ? 0 : most - least + 1 - this.#totals.size;
     if (missing !== 0) this.#wrong.push(`the common counter left ${missing} out`);
     const reader = await Asker.open(this.#address);
     for (const [, n] of this.#written) {

@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import t from 'tap';
 import { lockstepApp, lockstepBodyMax } from '../../../../agent/lockstep/http.js';
 import { LockstepPeers } from '../../../../agent/lockstep/peer.js';
@@ -110,4 +112,9 @@ await t.test('a knock tells a kernel that answers from one that does not', async
     'nobody can have it',
   );
   t.equal(await peers.knock(to, AbortSignal.abort()), false);
+  // It is no attempt at anything; who speaks and is not understood is.
+  const other = connect(server.port, '127.0.0.1', () => other.end('knock'));
+  other.resume();
+  await once(other, 'close');
+  t.same(server.refused(), { tls: 1 });
 });
