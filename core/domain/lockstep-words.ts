@@ -52,10 +52,10 @@ export function levelWords(
         title: 'Lockstep (FT)',
         experimental: true,
         loses:
-          'Nothing: its twin goes on with memory, connections and disk. Clients wait for a second or a few, longer on busy nodes. Then it is unprotected until it has another twin.',
+          'Nothing: its twin goes on with memory, connections and disk. Clients wait for about a second, longer on busy nodes. Then it is unprotected until it has another twin.',
         costs: [
           `Memory and CPUs twice: another ${memory} and ${vm.cpus} ${vm.cpus === 1 ? 'CPU' : 'CPUs'} on a second node.`,
-          'What it sends leaves when both machines say the same, or after a checkpoint of about 50 ms. Measured, without KVM: a plain service answers a third to a half as often; one whose answers hang on scheduling a twentieth; synced writes a quarter; bulk a tenth; computing alone a half.',
+          'What it sends leaves when both machines say the same, or after a checkpoint of about 50 ms. Measured, without KVM: a plain service answers a quarter as often; one whose answers hang on scheduling a fortieth to a hundredth; synced writes a fourteenth; bulk a sixth; computing alone as before.',
           `Its guest stands still once for about ${formatSpan(standstillMs(vm.memoryMiB, linkMiBps))} each time a twin is made.`,
           'Its disk is written on both nodes, by raw files of its full size.',
           'No guest agent: its addresses are as handed out, and what its file systems hold is not known.',
