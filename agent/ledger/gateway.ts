@@ -52,8 +52,6 @@ export interface GatewayOptions {
   readonly endpoints: readonly string[];
   readonly tls: TlsMaterial | null;
   readonly deadlineMs?: number;
-  /** So long after the first endpoint was left, and then this often, it is tried again, ms. */
-  readonly homeMs?: number;
   /** Allows `http://` endpoints. For tests: without TLS anybody on the network writes the ledger. */
   readonly insecureForTests?: boolean;
 }
@@ -94,11 +92,8 @@ const refusedBeforehand = [
 /** gRPC codes that mean the request itself was judged: InvalidArgument, NotFound, AlreadyExists, PermissionDenied, ResourceExhausted, FailedPrecondition, OutOfRange, Unimplemented, Unauthenticated. */
 const judgedCodes: ReadonlySet<number> = new Set([3, 5, 6, 7, 8, 9, 11, 12, 16]);
 
-/**
- * An election makes every member refuse for a moment, the one of the own node too. Whoever stays with another node's then
- * waits for a connection when that node dies, ms.
- */
-const homeMs = 5_000;
+/** An election makes the own member refuse for a moment, too. Whoever stays with another node's waits when that dies, ms. */
+const homeMs = 2_000;
 /** How long {@link Gateway.prefer} looks for a member that answers, and how far the first of the list is ahead, ms. */
 const preferMs = 700;
 const headStartMs = 100;
@@ -114,7 +109,6 @@ export class Gateway {
   #streamAgent: http.Agent;
   #tls: TlsMaterial | null;
   readonly #deadlineMs: number;
-  readonly #homeMs: number;
   #homeDueMs = 0;
   readonly #insecure: boolean;
   #closed = false;
@@ -125,7 +119,6 @@ export class Gateway {
     this.#insecure = o.insecureForTests === true;
     this.#tls = o.tls;
     this.#deadlineMs = o.deadlineMs ?? callDeadlineMs;
-    this.#homeMs = o.homeMs ?? homeMs;
     this.#endpoints = this.#check(o.endpoints);
     [this.#agent, this.#streamAgent] = this.#agents();
   }
@@ -166,7 +159,7 @@ export class Gateway {
   leave(endpoint: string): void {
     if (this.current !== endpoint) return;
     this.#current = (this.#current + 1) % this.#endpoints.length;
-    this.#homeDueMs = performance.now() + this.#homeMs;
+    this.#homeDueMs = performance.now() + homeMs;
   }
 
   /**
@@ -191,9 +184,12 @@ export class Gateway {
   #goHome(): void {
     const [first] = this.#endpoints;
     if (first === undefined || this.current === first || performance.now() < this.#homeDueMs) return;
-    this.#homeDueMs = performance.now() + this.#homeMs;
-    const o = { kind: 'read', endpoint: first, deadlineMs: preferMs } as const;
-    void this.call('/v3/kv/range', { key: 'AA==' }, o).then(
+    this.#homeDueMs = performance.now() + homeMs;
+    void this.call(
+      '/v3/kv/range',
+      { key: 'AA==' },
+      { kind: 'read', endpoint: first, deadlineMs: preferMs },
+    ).then(
       () => (this.#current = Math.max(0, this.#endpoints.indexOf(first))),
       () => undefined,
     );

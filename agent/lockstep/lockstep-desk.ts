@@ -479,9 +479,9 @@ export class LockstepDesk {
       }
       case 'part': {
         // The ledger first: from here on the twin cannot become the owner, whatever it does.
-        const next = ownAlone(own);
         const beganMs = env.clock.nowMs();
         const quietMs = Math.round(beganMs - (this.seen.get(s.id)?.lastCheckpointMs ?? beganMs));
+        const next = ownAlone(own);
         await p.ownership.swap(s, next);
         const swapMs = Math.round(env.clock.nowMs() - beganMs);
         const lost = wantsTwin({ spec: s.spec.value, ends: env.clock.nowMs() < m.apartUntilMs });

@@ -281,12 +281,7 @@ await t.test('the own member is gone back to when it answers again', async (t) =
   const noLeader = json(503, { error: 'etcdserver: no leader', code: 14, message: 'etcdserver: no leader' });
   const own = await new FakeMember((q, s) => (leads ? found : noLeader)(q, s)).start(t);
   const other = await new FakeMember(found).start(t);
-  const g = new Gateway({
-    endpoints: [own.endpoint, other.endpoint],
-    tls: null,
-    insecureForTests: true,
-    homeMs: 50,
-  });
+  const g = new Gateway({ endpoints: [own.endpoint, other.endpoint], tls: null, insecureForTests: true });
   t.teardown(() => g.close());
   const read = async (): Promise<unknown> => g.call('/v3/kv/range', { key: 'AA==' }, { kind: 'read' });
   leads = false;
