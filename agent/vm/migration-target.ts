@@ -1,7 +1,10 @@
 import { seedSpec } from '../vapp/seed-spec.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import type { MigrateArgs, MigrateReady } from '../../core/domain/migration.js';
+import type { Network } from '../../core/domain/network.js';
 import type { Op } from '../../core/domain/op.js';
+import type { Pool } from '../../core/domain/pool.js';
+import type { VmSpec } from '../../core/domain/vm.js';
 import type { AgentEnv } from '../env.js';
 import { LibvirtError } from '../libvirt/hypervisor.js';
 import type { OpBook } from '../op-book.js';
@@ -64,26 +67,35 @@ export class MigrationTarget {
     // What an earlier stay has left: the copy brings its own definition.
     if (s.domain !== null) await this.forget(s.id);
     const networks = new Map([...s.snapshot.networks].map(([id, k]) => [id, k.value]));
-    for (const nic of spec.nics) {
-      const network = networks.get(nic.network);
-      if (network !== undefined) await env.bridges.ensure(network);
-    }
-    for (const pool of sharedPools(s)) {
-      const use = await env.volumes.probe(pool);
-      if (!use.ok)
-        throw new FlotillaError(
-          'pool-unavailable',
-          `${env.node} cannot use the pool "${pool.name}": ${use.text}`,
-          {
-            hint: 'Mend the pool on that node, or choose another node.',
-          },
-        );
-    }
-    if (spec.cloudInit !== null) await env.seeds.make(await seedSpec(env.ledger, s.snapshot, spec), networks);
-    await this.discs(s);
-    await env.sockets.prepare(s.id);
+    // None of it needs another one, and somebody waits for all. Each has ended when it is tried again.
+    const made = await Promise.allSettled([
+      this.cables(spec, networks),
+      ...sharedPools(s).map((pool) => this.usable(pool)),
+      spec.cloudInit === null
+        ? null
+        : seedSpec(env.ledger, s.snapshot, spec).then((seed) => env.seeds.make(seed, networks)),
+      this.discs(s),
+      env.sockets.prepare(s.id),
+    ]);
+    for (const m of made) if (m.status === 'rejected') throw m.reason;
     const waitMs = s.own.value.fence.armed ? (await this.own.arm(s)).waitMs : null;
     return { live: String(live), waitMs };
+  }
+
+  private async cables(spec: VmSpec, networks: ReadonlyMap<string, Network>): Promise<void> {
+    for (const nic of spec.nics) {
+      const network = networks.get(nic.network);
+      if (network !== undefined) await this.env.bridges.ensure(network);
+    }
+  }
+
+  private async usable(pool: Pool): Promise<void> {
+    const { node, volumes } = this.env;
+    const use = await volumes.probe(pool);
+    if (!use.ok)
+      throw new FlotillaError('pool-unavailable', `${node} cannot use the pool "${pool.name}": ${use.text}`, {
+        hint: 'Mend the pool on that node, or choose another node.',
+      });
   }
 
   private async discs(s: Subject): Promise<void> {
