@@ -244,7 +244,7 @@ export class Rack {
         return void res.writeHead(200, { 'content-length': bytes.length }).end(bytes);
       }
       const text = readFileSync(file, 'utf8');
-      res.end(text.replace('flotilla.state=auto', `flotilla.state=auto ${words} ${this.netWords}`));
+      res.end(text.replaceAll('flotilla.state=auto', `flotilla.state=auto ${words} ${this.netWords}`));
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     this.#http = server;
