@@ -24,7 +24,7 @@ const resumeMs = 3_000;
 /**
  * So long after its start a machine on emulated CPUs gets no twin, ms. QEMU's translated code is not thrown away when a
  * checkpoint puts other code in its place: a twin made while a guest loads its drivers runs what was there before (measured:
- * 8 of 12 panicked). @see docs/lockstep.md
+ * 7 of 12 panicked). @see docs/lockstep.md
  */
 const settleMs = 30_000;
 /** A monitor that was lost while its QEMU lives is tried again so often. */
