@@ -168,9 +168,8 @@ export class VoterLoop {
         await members.remove(step.member);
         break;
       case 'hand-over': {
-        const leader = await this.#leader(all);
-        const url = all.find((m) => m.id === leader)?.clientUrls[0];
-        if (url === undefined || leader === step.member) return;
+        const url = all.find((m) => m.id === step.leader)?.clientUrls[0];
+        if (url === undefined) return;
         await members.handOver(url, step.member);
         break;
       }

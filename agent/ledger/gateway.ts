@@ -171,7 +171,7 @@ export class Gateway {
     const others = this.#endpoints.filter((e) => e !== first);
     const answers = async (endpoint: string, afterMs = 0): Promise<string> => {
       if (afterMs > 0) await sleep(afterMs);
-      await this.call('/v3/kv/range', { key: 'AA==' }, { kind: 'read', endpoint, deadlineMs: preferMs });
+      await this.#asks(endpoint);
       return endpoint;
     };
     const found = await Promise.any([answers(first), ...others.map((e) => answers(e, headStartMs))]).catch(
@@ -180,16 +180,17 @@ export class Gateway {
     if (found !== null && this.current === first) this.#current = this.#endpoints.indexOf(found);
   }
 
+  /** A small read of one member: whether it answers, and has a leader. */
+  #asks(endpoint: string): Promise<unknown> {
+    return this.call('/v3/kv/range', { key: 'AA==' }, { kind: 'read', endpoint, deadlineMs: preferMs });
+  }
+
   /** Goes back to the first of the list when it answers again. Never waits. */
   #goHome(): void {
     const [first] = this.#endpoints;
     if (first === undefined || this.current === first || performance.now() < this.#homeDueMs) return;
     this.#homeDueMs = performance.now() + homeMs;
-    void this.call(
-      '/v3/kv/range',
-      { key: 'AA==' },
-      { kind: 'read', endpoint: first, deadlineMs: preferMs },
-    ).then(
+    void this.#asks(first).then(
       () => (this.#current = Math.max(0, this.#endpoints.indexOf(first))),
       () => undefined,
     );

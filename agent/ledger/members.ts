@@ -125,7 +125,7 @@ export class LedgerMembers {
       { targetID: memberId },
       z.unknown(),
       `making ${memberId} the leader`,
-      endpoint,
+      { endpoint },
     );
   }
 
@@ -250,14 +250,13 @@ export class LedgerMembers {
     body: unknown,
     schema: S,
     what: string,
-    endpoint?: string,
+    o: { endpoint?: string } = {},
   ): Promise<z.output<S>> {
     try {
-      const at = endpoint === undefined ? {} : { endpoint };
       const answer = await this.#gateway.call(path, body, {
         kind: 'write',
         deadlineMs: memberDeadlineMs,
-        ...at,
+        ...o,
       });
       return readAnswer(schema, answer, what);
     } catch (error) {

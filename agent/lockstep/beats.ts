@@ -1,10 +1,11 @@
 import { beatEveryMs, type PeerHeard } from '../../core/decide/lockstep.js';
 import type { LockstepAnswers, LockstepWord } from '../../core/wire/lockstep.js';
 import type { AgentEnv } from '../env.js';
+import { within } from './within.js';
 
 /** A beat without an answer is given up after this, ms: the next one may get through. */
 const beatTimeoutMs = 600;
-/** A node that was not heard for a little longer than beats are apart is knocked at, on each network and with each look. ms. */
+/** A node that was not heard for so long, a little more than beats are apart, is knocked at with each look, on each network, ms. */
 const knockAfterMs = beatEveryMs + 20;
 /** A knock without an answer is in vain after this, ms. */
 const knockMs = 120;
@@ -25,7 +26,7 @@ interface Ear {
   word: LockstepWord | null;
 }
 
-/** What is known of a whole node. */
+/** A whole node: when anything of it answered last, and how often it was knocked at in vain since. */
 interface Door {
   lifeMs: number;
   inVain: number;
@@ -33,7 +34,7 @@ interface Door {
 
 /**
  * Whether the other node of a pair lives, as its agent says itself: the twin's node asks the owner's, on each network, five
- * times a second; each hears of the other so. Says nothing of who may go on.
+ * times a second; each hears of the other so. Where nothing is heard, its kernel is asked. Says nothing of who may go on.
  */
 export class Beats {
   private readonly env: AgentEnv;
@@ -87,19 +88,18 @@ export class Beats {
   }
 
   /** Knocks at those of these nodes that have not been heard for a moment. Never waits. */
-  knock(peers: ReadonlyMap<string, readonly string[]>): void {
-    const now = this.env.clock.nowMs();
-    for (const node of this.doors.keys()) if (!peers.has(node)) this.doors.delete(node);
-    for (const [node, addresses] of peers) {
+  knock(nodes: ReadonlyMap<string, readonly string[]>): void {
+    const { clock, peers } = this.env;
+    const now = clock.nowMs();
+    for (const node of this.doors.keys()) if (!nodes.has(node)) this.doors.delete(node);
+    for (const [node, addresses] of nodes) {
       const door = this.doors.get(node) ?? { lifeMs: now, inVain: 0 };
       this.doors.set(node, door);
       if (now - door.lifeMs < knockAfterMs) continue;
       void Promise.all(
         addresses
           .slice(0, networksMax)
-          .map((address) =>
-            this.within(knockMs, (signal) => this.env.peers.knock({ node, address }, signal)),
-          ),
+          .map((address) => within(clock, knockMs, (signal) => peers.knock({ node, address }, signal))),
       ).then((answered) => {
         if (answered.some(Boolean)) this.lives(node);
         else if (door.lifeMs < now) door.inVain++;
@@ -155,7 +155,7 @@ export class Beats {
       const beganMs = clock.nowMs();
       const words = [...this.words(to.node)];
       try {
-        const answer = await this.within(beatTimeoutMs, (signal) =>
+        const answer = await within(clock, beatTimeoutMs, (signal) =>
           peers.lockstep(to, { do: 'beat', via, words }, signal),
         );
         this.note(to.node, via, answer.words);
@@ -164,20 +164,6 @@ export class Beats {
       }
       const restMs = beganMs + beatEveryMs - clock.nowMs();
       if (!end.aborted) await clock.sleep(Math.max(restMs, 1), end).catch(() => undefined);
-    }
-  }
-
-  private async within<T>(ms: number, ask: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const limit = new AbortController();
-    const timer = new AbortController();
-    void this.env.clock.sleep(ms, timer.signal).then(
-      () => limit.abort(new Error(`no answer within ${ms} ms`)),
-      () => undefined,
-    );
-    try {
-      return await ask(limit.signal);
-    } finally {
-      timer.abort();
     }
   }
 }

@@ -31,6 +31,7 @@ import { staleView, type Ownership, type Subject } from '../vm/ownership.js';
 import type { Turns } from '../vm/turns.js';
 import { Beats, type Word } from './beats.js';
 import { Cradle } from './cradle.js';
+import { cancelled, within } from './within.js';
 
 /** Machines are looked at so often while there is a pair, ms. */
 const lookMs = 100;
@@ -329,7 +330,7 @@ export class LockstepDesk {
       const own = s.owns.get(id)?.value;
       if (own === undefined || !s.specs.has(id)) continue; // an absence is no proof
       const asks = own.owner !== env.node && (own.lockstep?.twin === env.node || this.seen.has(id));
-      const other = own.owner === env.node ? (own.lockstep?.twin ?? null) : own.owner;
+      const other = this.otherSide(own);
       const addresses = s.nodes.get(other ?? '')?.value.addresses ?? [];
       if (asks) peers.set(own.owner, addresses);
       if (other !== null) doors.set(other, addresses);
@@ -373,12 +374,15 @@ export class LockstepDesk {
     this.perform(id, d.step, s, m);
   }
 
+  private otherSide(own: VmOwn): string | null {
+    return own.owner === this.env.node ? (own.lockstep?.twin ?? null) : own.owner;
+  }
+
   private view(id: string, s: Snapshot, now: number): LockstepView {
     const { env } = this;
     const own = (s.owns.get(id) as { readonly value: VmOwn }).value;
     const spec = (s.specs.get(id) as { readonly value: VmSpec }).value;
     const pair = own.lockstep ?? null;
-    const mine = own.owner === env.node;
     const m = this.memoryOf(id, now);
     const key = pair?.pair ?? null;
     if (m.pair !== key) {
@@ -386,7 +390,7 @@ export class LockstepDesk {
       this.beats.forget(id);
       Object.assign(m, { pair: key, sinceMs: now });
     }
-    const other = mine ? (pair?.twin ?? null) : own.owner;
+    const other = this.otherSide(own);
     const none: PeerHeard = { silentMs: 0, channelSilentMs: 0, goneMs: 0, word: null };
     const keeper = env.keeper.state();
     const runsVms = (node: string): boolean => s.nodes.get(node)?.value.desired === 'active';
@@ -479,16 +483,15 @@ export class LockstepDesk {
       }
       case 'part': {
         // The ledger first: from here on the twin cannot become the owner, whatever it does.
-        const beganMs = env.clock.nowMs();
-        const quietMs = Math.round(beganMs - (this.seen.get(s.id)?.lastCheckpointMs ?? beganMs));
+        const { quietMs, spent } = this.stopwatch(s.id);
         const next = ownAlone(own);
         await p.ownership.swap(s, next);
-        const swapMs = Math.round(env.clock.nowMs() - beganMs);
+        const swapMs = spent();
         const lost = wantsTwin({ spec: s.spec.value, ends: env.clock.nowMs() < m.apartUntilMs });
         if (lost) this.rest(m, step.why);
         await lockstep.goAlone(s.id, next.gen);
         env.log.info(
-          `VM "${name}": last checkpoint ${quietMs} ms before; ledger after ${swapMs} ms, alone after ${Math.round(env.clock.nowMs() - beganMs)} ms`,
+          `VM "${name}": last checkpoint ${quietMs} ms before; ledger after ${swapMs} ms, alone after ${spent()} ms`,
           { vm: s.id },
         );
         announce(env, lost ? 'warning' : 'info', name, `goes on without its twin: ${step.why}`);
@@ -524,10 +527,14 @@ export class LockstepDesk {
     }
   }
 
-  /** A twin that is the owner's machine by the ledger, and whose guest is not whole. */
-  private async endPanicked(s: Subject): Promise<void> {
-    announce(this.env, 'error', s.spec.value.name, `its twin ends: ${panickedText}`);
-    await this.lockstep.end(s.id);
+  /** What clients waited for, for those who look: since when there was no checkpoint, and how long things take from now on, ms. */
+  private stopwatch(id: string): { readonly quietMs: number; readonly spent: () => number } {
+    const { clock } = this.env;
+    const beganMs = clock.nowMs();
+    return {
+      quietMs: Math.round(beganMs - (this.seen.get(id)?.lastCheckpointMs ?? beganMs)),
+      spent: () => Math.round(clock.nowMs() - beganMs),
+    };
   }
 
   private rest(m: Memory, why: string): void {
@@ -564,8 +571,12 @@ export class LockstepDesk {
     try {
       const address = s.snapshot.nodes.get(node)?.value.addresses[0] ?? '';
       const xml = await env.hypervisor.xml(s.id);
-      const door = await this.within(bearMs, j.abort.signal, (signal) =>
-        env.peers.lockstep({ node, address }, { do: 'bear', vm: s.id, pair: j.pair, xml }, signal),
+      const door = await within(
+        env.clock,
+        bearMs,
+        (signal) =>
+          env.peers.lockstep({ node, address }, { do: 'bear', vm: s.id, pair: j.pair, xml }, signal),
+        j.abort.signal,
       );
       j.abort.signal.throwIfAborted();
       // It listens only now: nothing that it says before counts, nor its silence.
@@ -602,39 +613,22 @@ export class LockstepDesk {
       compare.push({ key, modRevision: k.modRevision });
       writes.push({ put: key, value: writeRecord(kinds.disk, { ...disk, node: env.node }) });
     }
-    const beganMs = env.clock.nowMs();
-    const spent = (): number => Math.round(env.clock.nowMs() - beganMs);
-    const quietMs = Math.round(beganMs - (this.seen.get(s.id)?.lastCheckpointMs ?? beganMs));
+    const { quietMs, spent } = this.stopwatch(s.id);
     await lockstep.shut(s.id);
     this.shutHere.add(s.id);
     const shutMs = spent();
     await p.ownership.swap(s, next, { compare, writes });
     const swapMs = spent();
-    await (this.seen.get(s.id)?.panicked === true ? this.endPanicked(s) : lockstep.takeOver(s.id, next.gen));
+    // It ends with the next look, as it would where this agent dies here.
+    if (this.seen.get(s.id)?.panicked === true)
+      return announce(env, 'error', s.spec.value.name, `its twin ends: ${panickedText}`);
+    await lockstep.takeOver(s.id, next.gen);
     this.shutHere.delete(s.id);
     env.log.info(
       `VM "${s.spec.value.name}": last checkpoint ${quietMs} ms before; channels shut after ${shutMs} ms, owner after ${swapMs} ms, runs after ${spent()} ms`,
       { vm: s.id },
     );
     announce(env, 'warning', s.spec.value.name, `goes on on ${env.node}, where its twin was: ${why}`);
-  }
-
-  /** A question that is given up after so long. */
-  private async within<T>(
-    ms: number,
-    signal: AbortSignal,
-    act: (signal: AbortSignal) => Promise<T>,
-  ): Promise<T> {
-    const [limit, timer] = [new AbortController(), new AbortController()];
-    void this.env.clock.sleep(ms, timer.signal).then(
-      () => limit.abort(cancelled(`no answer within ${ms / 1000} s`)),
-      () => undefined,
-    );
-    try {
-      return await act(AbortSignal.any([signal, limit.signal]));
-    } finally {
-      timer.abort();
-    }
   }
 
   /** Asks nodes to wipe what is left on them. Never waits. */
@@ -666,8 +660,11 @@ export class LockstepDesk {
   private async wipeAt(to: { readonly node: string; readonly address: string }, s: Subject): Promise<void> {
     const { env, p } = this;
     try {
-      await this.within(bearMs, this.stopping.signal, (signal) =>
-        env.peers.lockstep(to, { do: 'wipe', vm: s.id }, signal),
+      await within(
+        env.clock,
+        bearMs,
+        (signal) => env.peers.lockstep(to, { do: 'wipe', vm: s.id }, signal),
+        this.stopping.signal,
       );
       if (!p.turns.begin(s.id)) return;
       try {
@@ -687,6 +684,3 @@ export class LockstepDesk {
     }
   }
 }
-
-const cancelled = (why: string): FlotillaError =>
-  new FlotillaError('cancelled', why, { hint: 'Another twin is tried by itself.' });

@@ -26,7 +26,7 @@ const resumeMs = 3_000;
  * checkpoint puts other code in its place: a twin made while a guest loads its drivers runs what was there before (measured:
  * 7 of 12 panicked). @see docs/lockstep.md
  */
-const settleMs = 30_000;
+const settleMs = (accel: Accel): number => (accel === 'kvm' ? 0 : 30_000);
 /** A monitor that was lost while its QEMU lives is tried again so often. */
 const againMs = 200;
 const toolMs = 30_000;
@@ -201,7 +201,7 @@ export class LockstepMachine {
     this.#lastMs = null;
     this.#broken = null;
     this.#panicked = false;
-    this.#settlesMs = n.clock.nowMs() + (accel === 'kvm' ? 0 : settleMs);
+    this.#settlesMs = n.clock.nowMs() + settleMs(accel);
     this.#ending = null;
     this.#goes = false;
     this.rebooting = false;
@@ -240,7 +240,7 @@ export class LockstepMachine {
     }
     this.#running = { pid, startTicks };
     // When it began, the agent before this one knew.
-    this.#settlesMs = this.#n.clock.nowMs() + ((await this.#n.accel()) === 'kvm' ? 0 : settleMs);
+    this.#settlesMs = this.#n.clock.nowMs() + settleMs(await this.#n.accel());
     const connected = this.#connect(startMs).catch((e: unknown) => {
       this.#n.log.warn(`VM ${this.vm}: ${errorRecord(e).message}`);
       void this.#look();

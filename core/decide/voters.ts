@@ -39,7 +39,14 @@ export type VoterStep =
   | { readonly do: 'add-learner'; readonly node: string; readonly peerUrl: string; readonly why: string }
   | { readonly do: 'promote'; readonly node: string; readonly member: string; readonly why: string }
   | { readonly do: 'remove'; readonly member: string; readonly node: string | null; readonly why: string }
-  | { readonly do: 'hand-over'; readonly node: string; readonly member: string; readonly why: string }
+  /** By the member that leads now, of `leader`: to `member`, of `node`. */
+  | {
+      readonly do: 'hand-over';
+      readonly node: string;
+      readonly member: string;
+      readonly leader: string;
+      readonly why: string;
+    }
   | { readonly do: 'record'; readonly node: string; readonly voter: boolean; readonly why: string }
   | { readonly do: 'nothing'; readonly why: string };
 
@@ -143,8 +150,8 @@ export function decideVoters(v: VoterView): VoterStep {
       return { do: 'add-learner', node: better.id, peerUrl: better.peerUrl, why };
     }
   }
-  const leader = handOver(v);
-  if (leader !== null) return leader;
+  const led = handOver(v);
+  if (led !== null) return led;
   if (missing > 0)
     return { do: 'nothing', why: `${missing} more voters are wanted; no node can become one now` };
   return { do: 'nothing', why: '' };
@@ -156,15 +163,17 @@ export function decideVoters(v: VoterView): VoterStep {
  */
 function handOver(v: VoterView): VoterStep | null {
   const memberOf = new Map(v.members.filter((m) => !m.learner).map((m) => [m.peerUrl, m]));
-  const from = v.nodes.find((n) => memberOf.get(n.peerUrl)?.id === v.leader);
-  if (from === undefined) return null;
+  const { leader } = v;
+  const from = v.nodes.find((n) => memberOf.get(n.peerUrl)?.id === leader);
+  if (from === undefined || leader === null) return null;
   const rank = (n: VoterNode): number => (n.lockstep.owns > 0 ? 2 : n.lockstep.twins > 0 ? 1 : 0);
   const [to] = byName(v.nodes)
     .filter((n) => n.alive && n.desired === 'active' && memberOf.has(n.peerUrl))
     .sort((a, b) => rank(a) - rank(b));
   const member = to && memberOf.get(to.peerUrl);
   if (!to || !member || rank(to) >= rank(from)) return null;
-  return { do: 'hand-over', node: to.id, member: member.id, why: `${from.id} has machines in lockstep` };
+  const why = `${from.id} has machines in lockstep`;
+  return { do: 'hand-over', node: to.id, member: member.id, leader, why };
 }
 
 function remove(m: VoterMember, node: VoterNode | null, why: string): VoterStep {

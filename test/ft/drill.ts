@@ -88,12 +88,12 @@ interface Harm {
 const harms = {
   'its node dies': {
     do: (lab, owner) => lab.kill(owner),
-    mend: (d, owner) => d.back(owner),
+    mend: (d, owner) => d.lab.boot(owner),
     then: 'twin',
   },
   'the node of its twin dies': {
     do: (lab, _, twin) => lab.kill(twin),
-    mend: (d, _, twin) => d.back(twin),
+    mend: (d, _, twin) => d.lab.boot(twin),
     then: 'owner',
   },
   'its node stands still': {

@@ -1,16 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { Load } from './client.js';
-import {
-  guestAddress,
-  inOwnNetwork,
-  joinTwin,
-  makePair,
-  startGuest,
-  until,
-  type Pair,
-  type PairNode,
-} from './pair.js';
+import { guestAddress, inOwnNetwork, makePair, protect, startGuest, until } from './pair.js';
 
 inOwnNetwork(fileURLToPath(import.meta.url));
 
@@ -18,15 +9,7 @@ inOwnNetwork(fileURLToPath(import.meta.url));
 const limitMs = 600_000;
 
 let gen = 1;
-/** Gives the VM on `owner` a twin on `twin`, and waits for so many checkpoints. */
-async function protect(pair: Pair, owner: PairNode, twin: PairNode, checkpoints: number): Promise<void> {
-  await joinTwin(pair, owner, twin, ++gen);
-  await until(
-    'checkpoints',
-    limitMs,
-    async () => ((await twin.lockstep.observe())[0]?.checkpoints ?? 0) >= checkpoints,
-  );
-}
+const checkpoints = 20;
 
 await t.test('a VM in lockstep loses nothing by the death of its node or of its twin', async (t) => {
   const pair = await makePair();
@@ -37,7 +20,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
   const load = new Load(guestAddress);
   await load.start();
 
-  await protect(pair, a, b, 20);
+  await protect(pair, { owner: a, twin: b, gen: ++gen, checkpoints, limitMs });
   t.match(await a.lockstep.observe(), [{ role: 'primary', running: true, broken: null, gen: 1 }]);
   t.match(await b.lockstep.observe(), [{ role: 'twin', running: true, broken: null, gen }]);
   t.same(await b.hypervisor.list(), [], 'a twin is no VM of its node');
@@ -51,7 +34,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
     t.same(load.wrong, []);
   });
 
-  await protect(pair, a, b, 20);
+  await protect(pair, { owner: a, twin: b, gen: ++gen, checkpoints, limitMs });
 
   await t.test('the guest of its twin panics, and not its own', async (t) => {
     await b.machines.get(vm)?.qmp().ask('inject-nmi');
@@ -64,7 +47,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
     t.same(load.wrong, []);
   });
 
-  await protect(pair, a, b, 20);
+  await protect(pair, { owner: a, twin: b, gen: ++gen, checkpoints, limitMs });
   t.match(await b.lockstep.observe(), [{ panicked: false }], 'another twin, and whole');
 
   await t.test('the owner dies', async (t) => {
@@ -80,7 +63,7 @@ await t.test('a VM in lockstep loses nothing by the death of its node or of its 
 
   await t.test('an agent that begins anew takes up what runs, and a twin dies', async (t) => {
     await a.hypervisor.undefine(vm);
-    await protect(pair, b, a, 20);
+    await protect(pair, { owner: b, twin: a, gen: ++gen, checkpoints, limitMs });
     const b2 = await b.again();
     const a2 = await a.again();
     t.match(await b2.lockstep.observe(), [{ role: 'primary', running: true, gen: gen - 1 }]);

@@ -193,6 +193,17 @@ export async function joinTwin(pair: Pair, owner: PairNode, twin: PairNode, gen:
   return pausedMs;
 }
 
+/** {@link joinTwin}, and waits until the pair has made so many checkpoints. @returns how long its guest stood still, ms */
+export async function protect(
+  pair: Pair,
+  o: { owner: PairNode; twin: PairNode; gen: number; checkpoints: number; limitMs: number },
+): Promise<number> {
+  const pausedMs = await joinTwin(pair, o.owner, o.twin, o.gen);
+  const made = (): number => o.twin.machines.get(pair.vm)?.seen().checkpoints ?? 0;
+  await until('checkpoints', o.limitMs, () => made() >= o.checkpoints);
+  return pausedMs;
+}
+
 async function node(dir: string, net: string, name: 'a' | 'b', ca: Ca): Promise<PairNode> {
   const home = path.join(dir, name);
   const address = name === 'a' ? '10.9.0.1' : '10.9.0.2';

@@ -2,16 +2,7 @@ import { appendFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Load } from './client.js';
-import {
-  guestAddress,
-  inOwnNetwork,
-  joinTwin,
-  makePair,
-  startGuest,
-  until,
-  type Pair,
-  type PairNode,
-} from './pair.js';
+import { guestAddress, inOwnNetwork, makePair, protect, startGuest, until } from './pair.js';
 
 /**
  * The same pair over and over: `soak TWINS [OWNERS] [FROZEN] [SILENT] [LOG]`. So many deaths of its twin, of its owner, of twins that
@@ -41,16 +32,6 @@ function say(line: object): void {
 }
 
 let gen = 1;
-async function protect(pair: Pair, owner: PairNode, twin: PairNode): Promise<number> {
-  const pausedMs = await joinTwin(pair, owner, twin, ++gen);
-  await until(
-    'checkpoints',
-    limitMs,
-    () => (twin.machines.get(pair.vm)?.seen().checkpoints ?? 0) >= checkpoints,
-  );
-  return pausedMs;
-}
-
 const pair = await makePair();
 let code = 1;
 try {
@@ -65,7 +46,7 @@ try {
       .filter((k) => left[k] > 0)
       .reduce((a, b) => (left[b] / total[b] > left[a] / total[a] ? b : a));
     left[kind]--;
-    const pausedMs = await protect(pair, owner, twin);
+    const pausedMs = await protect(pair, { owner, twin, gen: ++gen, checkpoints, limitMs });
     load.gap();
     const { pid } = twin.machines.get(vm) ?? {};
     const atMs = performance.now();
