@@ -105,6 +105,7 @@ await step('BIOS from CD, UEFI from a stick: heard, and admitted by their finger
     limitMs: bootLimitMs,
     everyMs: 1_000,
   });
+  rack.note('voters', 'm1 m2');
 });
 
 await step('a VM runs; m3 is added meanwhile, over the network, and carries one', ['m1'], async (t) => {
