@@ -26,7 +26,7 @@ const usage = `scripts/lab VERB …
   nodes                     names of running nodes
   ps                        what is up        fab COMMAND…      run on the fabric, where all addresses are reachable
   nft ARGS…                 the fabric's traffic rules
-LAB_ID, LAB_NET, LAB_GUEST_NET, LAB_DISK, LAB_ROOT: docs/lab.md`;
+LAB_ID, LAB_NET, LAB_GUEST_NET, LAB_STORAGE_NET, LAB_DISK, LAB_ROOT: docs/lab.md`;
 
 const config = configFrom(process.env);
 const cgroup = cgroupOf(config);

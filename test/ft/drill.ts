@@ -83,6 +83,8 @@ interface Harm {
   mend(d: Drills, owner: string, twin: string): Promise<unknown>;
   /** Who owns it then; null: one of the two. */
   readonly then: 'owner' | 'twin' | null;
+  /** It costs no twin: the pair is the same one afterwards. */
+  readonly stays?: true;
 }
 
 const harms = {
@@ -107,14 +109,39 @@ const harms = {
     then: 'owner',
   },
   'all between the two is dropped': {
-    do: (lab, owner, twin) => lab.cut(owner, twin),
+    do: async (lab, ...two) => {
+      await lab.cut(...two);
+      await lab.cut(...two, 'storage');
+    },
     mend: (d) => d.lab.heal(),
     then: null,
   },
+  'the management network between the two is dropped': {
+    do: (lab, ...two) => lab.cut(...two),
+    mend: (d) => d.lab.heal(),
+    then: 'owner',
+  },
+  'the storage network between the two is dropped': {
+    do: (lab, ...two) => lab.cut(...two, 'storage'),
+    mend: (d) => d.lab.heal(),
+    then: 'owner',
+    stays: true,
+  },
+  'its node loses the management network': {
+    do: (lab, owner) => lab.cut(owner),
+    mend: (d) => d.lab.heal(),
+    then: 'twin',
+  },
+  'the node of its twin loses the management network': {
+    do: (lab, _, twin) => lab.cut(twin),
+    mend: (d) => d.lab.heal(),
+    then: 'owner',
+  },
   'both agents are killed': {
-    do: (lab, ...nodes) => Promise.all(nodes.map((n) => lab.sh(n, 'systemctl kill -s KILL flotilla-agent'))),
+    do: (lab, ...two) => Promise.all(two.map((n) => lab.sh(n, 'systemctl kill -s KILL flotilla-agent'))),
     mend: () => Promise.resolve(),
     then: 'owner',
+    stays: true,
   },
 } as const satisfies Record<string, Harm>;
 export type HarmName = keyof typeof harms;
@@ -125,7 +152,9 @@ export const allHarms = Object.keys(harms) as HarmName[];
  * the end, and no controller while it happens.
  */
 export async function lockstepDrill(t: Test, what: readonly HarmName[]): Promise<void> {
-  const d = await Drills.up({ id: 'fllock', net: '10.87.0', guestNet: '10.87.100' });
+  const d = await Drills.up({
+    ...{ id: 'fllock', net: '10.87.0', guestNet: '10.87.100', storageNet: '10.87.200' },
+  });
   t.teardown(() => d.down());
   const { c, lab } = d;
   await c.must('POST', 'pools', { name: 'local', kind: 'local', path: '/var/lib/flotilla/pools/local' });
@@ -167,7 +196,9 @@ export async function lockstepDrill(t: Test, what: readonly HarmName[]): Promise
       const twin = await d.untilProtected(vm, protectMs);
       const owner = await d.ownerOf(vm);
       const third = d.nodes.find((n) => n !== owner && n !== twin) ?? '';
+      const pair = async (): Promise<unknown> => (await d.own(vm, third)).lockstep?.pair;
       await checkpoints(d, owner, 20);
+      const before = await pair();
       await load.goesOn();
       await Promise.all(d.nodes.map((n) => lab.sh(n, 'systemctl stop flotilla-controller')));
       await harm.do(lab, owner, twin);
@@ -185,6 +216,7 @@ export async function lockstepDrill(t: Test, what: readonly HarmName[]): Promise
       t.comment(`at ${at}; ${now}: ${(await lab.sh(now, words)).trim()}`);
       await harm.mend(d, owner, twin);
       await d.allThere();
+      if (harm.stays) t.equal(await pair(), before, 'the same pair');
       t.pass(`${i + 1}: ${name}, ${gapMs} ms`);
     } catch (e) {
       t.comment(await d.words());

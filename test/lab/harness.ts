@@ -86,6 +86,8 @@ export interface LabOptions {
   /** First three numbers of the nodes' network. Labs do not see each other, so two may have the same. */
   readonly net?: string;
   readonly guestNet?: string;
+  /** Of a lab: nodes have a storage network, too. Machines have one always. */
+  readonly storageNet?: string;
   /** Timing profile of the nodes where `LAB_TIMING` does not say; without it `lab`. */
   readonly timing?: Timing;
   /** Nodes in containers (`scripts/lab`), or emulated machines (`scripts/metal`). */
@@ -108,7 +110,10 @@ export class Lab {
   /** The directory that all nodes see as /srv/shared. */
   readonly share: string;
 
+  readonly #storage: { readonly LAB_STORAGE_NET?: string };
+
   constructor(o: LabOptions) {
+    this.#storage = o.storageNet === undefined ? {} : { LAB_STORAGE_NET: o.storageNet };
     this.kind = o.kind ?? 'lab';
     patient = patience[this.kind];
     this.id = o.id;
@@ -125,6 +130,7 @@ export class Lab {
       LAB_ID: this.id,
       LAB_NET: this.net,
       LAB_GUEST_NET: this.guestNet,
+      ...this.#storage,
       LAB_TIMING: this.timing,
     };
     return run(process.execPath, [path.resolve(`scripts/${this.kind}.mjs`), ...args], { env });

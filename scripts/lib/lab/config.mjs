@@ -51,6 +51,10 @@ export function configFrom(env, kind = 'lab') {
     /** The same of the guests' network: eth1 of each node, the fabric .254. */
     guestNet,
     networks: networksOf(kind, net, guestNet, env),
+    /** The same of the storage network; empty: the lab has none. */
+    get storageNet() {
+      return this.networks.find((each) => each.name === 'storage')?.net ?? '';
+    },
     /** Timing profile of the nodes, and after which silence their watchdogs bite. */
     timing,
     watchdogSeconds: watchdogSeconds[timing],
@@ -87,16 +91,13 @@ function networksOf(kind, net, guestNet, env) {
     { name: 'management', bridge: 'br0', port: 'p', net, apart: false },
     { name: 'guests', bridge: 'br1', port: 'q', net: guestNet, apart: false },
   ];
-  if (kind === 'lab') return lab;
+  const given = env.LAB_STORAGE_NET ?? { lab: '', metal: '10.79.200' }[kind];
+  const net2 = given === '' ? '' : prefix('LAB_STORAGE_NET', given);
+  const storage = { name: 'storage', bridge: 'br2', port: 's', net: net2, apart: false };
+  if (kind === 'lab') return net2 === '' ? lab : [...lab, storage];
   return [
     ...lab,
-    {
-      name: 'storage',
-      bridge: 'br2',
-      port: 's',
-      net: prefix('LAB_STORAGE_NET', env.LAB_STORAGE_NET ?? '10.79.200'),
-      apart: false,
-    },
+    storage,
     // For `exec`, which no cut may touch.
     { name: 'service', bridge: 'br3', port: 'x', net: '192.0.2', apart: true },
   ];

@@ -1,5 +1,5 @@
 // The cables: a bridge per network in a network namespace of their own, so nothing of it is on the machine's own network.
-// br0 carries the nodes (eth0), br1 the guests (eth1), and with emulated machines br2 storage (eth2). A node in a container
+// br0 carries the nodes (eth0), br1 the guests (eth1), br2 storage (eth2) where there is such a network. A node in a container
 // has a namespace of its own; that and the cables outlive its power loss, with the same MAC and address, as in a rack.
 import { existsSync } from 'node:fs';
 import { LabError, numberOf } from './config.mjs';
@@ -49,7 +49,9 @@ export function fabricOf(config) {
       await ip('link', 'set', port, 'master', network.bridge);
       await run('ip', ['-n', own, 'link', 'set', device, 'up']);
     }
-    await run('ip', ['-n', own, 'addr', 'add', `${config.net}.${numberOf(node)}/24`, 'dev', 'eth0']);
+    for (const { device, network } of cables(node))
+      if (network.net === config.net || (config.kind === 'lab' && network.net === config.storageNet))
+        await run('ip', ['-n', own, 'addr', 'add', `${network.net}.${numberOf(node)}/24`, 'dev', device]);
   }
 
   /** Sockets that an emulated machine's cards are plugged into. @param {string} node */

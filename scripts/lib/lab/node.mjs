@@ -84,6 +84,7 @@ export function nodesOf(config, cgroup, fabric) {
       path.join(config.dir, 'share'),
       config.net,
       config.timing,
+      config.kind === 'lab' ? config.storageNet : '',
     ];
     const command = ['unshare', '-m', '--propagation', 'private', nodeScript, ...args];
     const child = spawn(powerScript, [process.execPath, labProgram, node, ...command], {

@@ -1,9 +1,9 @@
 #!/bin/bash
 # Becomes one node of the lab. Runs in a mount namespace of its own, so that cgroup2, the node's disk and the merged
 # root exist only there and vanish with the last process: the machine's own mount table never sees them.
-#   node.sh DIR NODE ROOT NETNS CGROUP SHARE NET TIMING
+#   node.sh DIR NODE ROOT NETNS CGROUP SHARE NET TIMING STORAGE
 set -euo pipefail
-dir=$1 node=$2 root=$3 netns=$4 cgroup=$5 share=$6 net=$7 timing=$8
+dir=$1 node=$2 root=$3 netns=$4 cgroup=$5 share=$6 net=$7 timing=$8 storage=${9:-}
 
 umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -21,7 +21,8 @@ echo "$node" >"$etc/hostname"
 } >"$etc/hosts"
 mkdir -p "$etc/flotilla"
 [ -s "$etc/flotilla/agent.json" ] || cat >"$etc/flotilla/agent.json" <<JSON
-{ "name": "$node", "address": "$net.${node#n}", "stateDir": "/var/lib/flotilla", "timing": "$timing" }
+{ "name": "$node", "address": "$net.${node#n}",${storage:+ "storageAddress": "$storage.${node#n}",}
+  "stateDir": "/var/lib/flotilla", "timing": "$timing" }
 JSON
 # A node whose power is cut in its first half minute must still know who it is.
 sync "$etc/flotilla/agent.json" "$etc/flotilla"

@@ -53,10 +53,9 @@ export function machinesOf(config, fabric, metal) {
   /** @param {string} node */
   async function disks(node) {
     const dir = dirOf(node);
-    const storage = config.networks.find((each) => each.name === 'storage')?.net ?? '';
     if (!existsSync(path.join(dir, 'state.img'))) {
       const made = path.join(dir, 'state.new');
-      const words = [made, config.disk, node, config.net, service, storage, config.timing];
+      const words = [made, config.disk, node, config.net, service, config.storageNet, config.timing];
       await run(stateScript, [...words, String(config.watchdogSeconds), execProgram]);
       await run('mv', [made, path.join(dir, 'state.img')]);
     }
