@@ -15,15 +15,16 @@ import {
 } from '../../core/decide/lockstep.js';
 import type { VmStep } from '../../core/decide/vm-view.js';
 import { lockstepText, type LockstepCheck } from '../../core/decide/lockstep-check.js';
-import { isReplicated } from '../../core/domain/disk.js';
+import { liesApart } from '../../core/domain/disk.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import { protectionLevel } from '../../core/domain/ha.js';
-import { opFinished } from '../../core/domain/op.js';
+import { protectionLevel, type FailoverTimeline } from '../../core/domain/ha.js';
+import { opFinished, type Op } from '../../core/domain/op.js';
 import type { VmOwn, VmProtection, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { LockstepAnswers, LockstepAsk } from '../../core/wire/lockstep.js';
 import { announce } from '../announce.js';
 import type { AgentEnv, Lockstep, LockstepSeen } from '../env.js';
+import { failoverOp } from '../ha/failover-op.js';
 import type { Compare, Write } from '../ledger/ledger.js';
 import type { Snapshot } from '../snapshot.js';
 import type { Observed } from '../vm/domains.js';
@@ -501,7 +502,7 @@ export class LockstepDesk {
         await p.ownership.confirm(s);
         return lockstep.goAlone(s.id, own.gen);
       case 'take':
-        await this.take(s, step.why);
+        await this.take(s, step);
         m.restUntilMs = env.clock.nowMs() + lostNodeMs;
         return;
       case 'take-over':
@@ -599,7 +600,10 @@ export class LockstepDesk {
   }
 
   /** The order is what safety rests on: nothing of the owner's leaves any more, the ledger, then this machine. */
-  private async take(s: Subject, why: string): Promise<void> {
+  private async take(
+    s: Subject,
+    { why, handed }: Extract<LockstepStep, { readonly do: 'take' }>,
+  ): Promise<void> {
     const { env, lockstep, p } = this;
     const own = s.own.value;
     const next: VmOwn = { ...ownTaken(own, env.node), fence: { armed: false, waitMs: 0 } };
@@ -608,7 +612,7 @@ export class LockstepDesk {
     for (const k of s.snapshot.disks.values()) {
       const { value: disk } = k;
       const pool = s.snapshot.pools.get(disk.pool)?.value;
-      if (disk.vm !== s.id || pool?.kind !== 'local' || isReplicated(disk)) continue;
+      if (disk.vm !== s.id || pool === undefined || !liesApart(disk, pool)) continue;
       const key = kinds.disk.key(disk.id);
       compare.push({ key, modRevision: k.modRevision });
       writes.push({ put: key, value: writeRecord(kinds.disk, { ...disk, node: env.node }) });
@@ -629,6 +633,27 @@ export class LockstepDesk {
       { vm: s.id },
     );
     announce(env, 'warning', s.spec.value.name, `goes on on ${env.node}, where its twin was: ${why}`);
+    if (!handed) await this.noteFailover(s, { owned: quietMs + swapMs, running: quietMs + spent() });
+  }
+
+  /** For people: who asks what happened to the VM finds it beside other failovers. Nothing waits for it. */
+  private async noteFailover(s: Subject, phasesMs: FailoverTimeline['phasesMs']): Promise<void> {
+    const { env } = this;
+    const from = s.own.value.owner;
+    const wallMs = env.clock.wallMs();
+    const begun = failoverOp(env, s, {
+      askedBy: `twin on ${env.node}`,
+      step: `went on in lockstep, taken over from ${from}`,
+      args: { from, to: env.node, fence: 'twin', atMs: wallMs - (phasesMs.running ?? 0), phasesMs },
+    });
+    const op: Op = { ...begun, state: 'done', progress: 1 };
+    const key = kinds.op.key(op.id);
+    await env.ledger
+      .txn([{ key, modRevision: 0n }], [{ put: key, value: writeRecord(kinds.op, op) }])
+      .then(() => env.radio.say('op', op, op.id))
+      .catch((e: unknown) =>
+        env.log.warn(`VM "${s.spec.value.name}": its failover is not noted: ${errorRecord(e).message}`),
+      );
   }
 
   /** Asks nodes to wipe what is left on them. Never waits. */

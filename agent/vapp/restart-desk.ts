@@ -33,7 +33,8 @@ export class RestartDesk {
     const coming = new Set<string>();
     for (const { value: o } of s.ops.values()) {
       if (o.subject.kind === 'vapp' && !opFinished(o)) open.add(o.subject.id);
-      if (o.kind !== 'vm.failover') continue;
+      // What went on in lockstep did not begin anew: nothing has to be restarted with it.
+      if (o.kind !== 'vm.failover' || timelineOf(o)?.fence === 'twin') continue;
       const id = s.specs.get(o.subject.id)?.value.vapp?.id;
       if (id === undefined || (s.vapps.get(id)?.value.failover ?? 'members') === 'members') continue;
       if (this.brought(o)) due.set(id, [...(due.get(id) ?? []), o]);

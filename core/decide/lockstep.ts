@@ -18,6 +18,8 @@ export const twinQuietMs = checkpointEveryMs + 300;
  */
 export const ownerGoneMs = 450;
 export const twinGoneMs = 350;
+/** An owner that lost its twin, and could not say so in the ledger so long after the last checkpoint, lets the twin try, ms. */
+export const cannotPartMs = twinQuietMs + 600;
 /** QEMU itself lost the owner: then this silence is enough, ms. One whose QEMU alone died says so itself. */
 export const brokenSilentMs = 300;
 /** Both agents live and say that all is well, and yet there is no checkpoint for so long: the owner goes on alone, ms. */
@@ -97,8 +99,11 @@ export type LockstepStep =
   | { readonly do: 'part'; readonly why: string }
   /** The ledger has said so already: it goes on alone. */
   | { readonly do: 'go-alone' }
-  /** The channels are shut, then the ledger is to name this node as owner, then the twin goes on here. */
-  | { readonly do: 'take'; readonly why: string }
+  /**
+   * The channels are shut, then the ledger is to name this node as owner, then the twin goes on here. `handed`: the owner
+   * wants it so, and nothing has failed.
+   */
+  | { readonly do: 'take'; readonly why: string; readonly handed: boolean }
   /** The ledger names this node already. */
   | { readonly do: 'take-over' }
   /** A twin that is nobody's. */
@@ -134,7 +139,7 @@ function decideOwner(v: LockstepView, nowMs: number): LockstepDecision {
     // Named as twin, and has none: the owner must know.
     return { step: none, word: 'lost' };
   }
-  const word = wordOfOwner(v);
+  const word = wordOfOwner(v, nowMs);
   const say = (step: LockstepStep): LockstepDecision => ({ step, word });
   if (pair === null || here === null || !v.live) return say(none);
   if (pair.state === 'alone') {
@@ -156,7 +161,7 @@ function decideOwner(v: LockstepView, nowMs: number): LockstepDecision {
   return say(lost === null ? none : { do: 'part', why: lost });
 }
 
-function wordOfOwner(v: LockstepView): LockstepWord {
+function wordOfOwner(v: LockstepView, nowMs: number): LockstepWord {
   const { here, own } = v;
   if (here === null) return v.ended === 'in-order' ? 'over' : 'lost';
   if (v.frozen) return 'lost';
@@ -164,6 +169,9 @@ function wordOfOwner(v: LockstepView): LockstepWord {
   // It stands still for nobody: what is to be paused has let its twin go before.
   if (!here.running) return 'lost';
   if (v.leaves) return 'yours';
+  // What it sends is held until the ledger has one of the two go on, and it may be this node that does not reach it.
+  if (nowMs - (here.lastCheckpointMs ?? -Infinity) >= cannotPartMs && lostTwin(v, here, nowMs) !== null)
+    return 'lost';
   return here.broken === null ? 'well' : 'broken';
 }
 
@@ -199,7 +207,7 @@ function decideTwin(v: LockstepView, here: MachineHere, nowMs: number): Lockstep
   if (pair.state !== 'protected')
     return say(here.broken === null ? none : { do: 'end', why: `it lost ${own.owner} before it was whole` });
   const lost = lostOwner(v, here, nowMs);
-  return say(lost === null || !v.live ? none : { do: 'take', why: lost });
+  return say(lost === null || !v.live ? none : { do: 'take', ...lost });
 }
 
 /** Its disk has all that was acknowledged; what its twin's guest did after the last checkpoint goes with the twin. */
@@ -210,19 +218,24 @@ const isOwnersTwin = (pair: OwnLockstep | null, here: MachineHere): boolean =>
   pair?.state === 'alone' && pair.twin === null && pair.pair === here.gen;
 
 /** Why the twin has to go on in the owner's place; null: it need not. */
-function lostOwner(v: LockstepView, here: MachineHere, nowMs: number): string | null {
+function lostOwner(
+  v: LockstepView,
+  here: MachineHere,
+  nowMs: number,
+): { readonly why: string; readonly handed: boolean } | null {
   const { owner } = v.own;
   const { peer } = v;
+  const lost = (why: string) => ({ why, handed: false });
   if (nowMs < v.deafUntilMs) return null;
   const heard = peer.silentMs < ownerSilentMs;
-  if (heard && peer.word === 'yours') return `${owner} hands it over`;
-  if (heard && peer.word === 'lost') return `${owner} says that its machine is gone or stands still`;
+  if (heard && peer.word === 'yours') return { why: `${owner} hands it over`, handed: true };
+  if (heard && peer.word === 'lost') return lost(`${owner} says that its machine is gone or stands still`);
   if (heard && peer.word === 'over') return null;
   const quietMs = nowMs - (here.lastCheckpointMs ?? -Infinity);
-  if (Math.min(peer.goneMs, quietMs) >= ownerGoneMs) return `${owner} is gone`;
+  if (Math.min(peer.goneMs, quietMs) >= ownerGoneMs) return lost(`${owner} is gone`);
   const silent = peer.silentMs >= (here.broken === null ? ownerSilentMs : brokenSilentMs);
-  if (silent && (here.broken !== null || quietMs >= ownerQuietMs)) return `${owner} is silent`;
-  return quietMs >= stuckForTwinMs ? `${owner} makes no checkpoints` : null;
+  if (silent && (here.broken !== null || quietMs >= ownerQuietMs)) return lost(`${owner} is silent`);
+  return quietMs >= stuckForTwinMs ? lost(`${owner} makes no checkpoints`) : null;
 }
 
 /* ---- what is written ---------------------------------------------------------------------------------- */

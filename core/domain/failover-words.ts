@@ -15,6 +15,7 @@ const fenceWords: Record<FailoverTimeline['fence'], string> = {
   bmc: 'its BMC says that it is off',
   person: 'a person confirmed that it is off',
   owner: 'it gave the VM over, being unable to start it',
+  twin: 'its twin in lockstep went on',
 };
 
 /** Why a failover could end its wait. */

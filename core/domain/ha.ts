@@ -166,9 +166,15 @@ export type FailoverPhase = (typeof failoverPhases)[number];
 export const failoverTimelineSchema = z.object({
   from: nodeIdSchema,
   to: nodeIdSchema,
-  /** Why the wait could end: its own time, or proof; `owner`: it gave the VM over itself, being unable to start it. */
-  fence: z.enum(['waited', 'bmc', 'person', 'owner']),
-  /** Wall clock of `last-beat` (or of `lease-gone` where no beat was heard; of an owner's first failure): for people. */
+  /**
+   * Why the wait could end: its own time, or proof; `owner`: it gave the VM over itself, being unable to start it; `twin`: none
+   * was needed, the VM went on with its twin in lockstep.
+   */
+  fence: z.enum(['waited', 'bmc', 'person', 'owner', 'twin']),
+  /**
+   * Wall clock of `last-beat` (or of `lease-gone` where no beat was heard; of an owner's first failure; of a pair's last
+   * checkpoint): for people.
+   */
   atMs: wallMsSchema,
   phasesMs: z.partialRecord(z.enum(failoverPhases), z.number()),
 });

@@ -19,6 +19,8 @@ function sound(t: Test, w: World): void {
   w.end();
 }
 
+const failovers = (w: World) => w.ops().filter((o) => o.kind === 'vm.failover');
+
 /** How long nobody let anything of the VM out, ms, until `holds`. */
 async function gap(w: World, vm: string, holds: () => boolean): Promise<number> {
   const fromMs = w.time.nowMs;
@@ -47,6 +49,13 @@ await t.test('its node loses its power: the twin goes on, and gets a twin of its
   t.same(w.runsOn(vm), [twin]);
   await w.until('it is protected again', () => isProtected(w, vm));
   t.equal(w.node(twin).host.libvirt.starts.length, 0, 'it was never started anew');
+  const [op, ...more] = failovers(w);
+  t.match(
+    op,
+    { state: 'done', args: { from: 'n1', to: twin, fence: 'twin' } },
+    'people find it among failovers',
+  );
+  t.same(more, []);
   w.node('n1').powerOn();
   await w.until('n1 has wiped what was left', () => w.own(vm)?.left?.length === 0);
   t.notOk(w.lockstep?.files.get(vm)?.has('n1'));
@@ -227,6 +236,7 @@ await t.test('a node that is to be emptied hands over; one with a twin lets it g
   w.desired('n1', 'maintenance');
   const ms = await gap(w, vm, () => w.own(vm)?.owner === twin);
   t.comment(`goes on after ${ms} ms`);
+  t.same(failovers(w), [], 'handed over, not failed over');
   await w.until('it is protected again', () => isProtected(w, vm));
   const next = w.own(vm)?.lockstep?.twin ?? '';
   t.not(next, 'n1');

@@ -1,5 +1,6 @@
 import t from 'tap';
 import {
+  cannotPartMs,
   decideLockstep,
   lockstepAfter,
   ownAlone,
@@ -185,6 +186,19 @@ await t.test('what an owner says of itself', async (t) => {
   t.equal(word({ ...owner, frozen: true }), 'lost');
   t.equal(word({ ...owner, here: { ...primary, running: false } }), 'lost');
   t.equal(word({ ...owner, here: { ...primary, broken: 'x' } }), 'broken');
+  // Its ledger is away: a twin that it hears by the storage network may reach it.
+  const cannot = {
+    ...owner,
+    here: quiet(primary, cannotPartMs),
+    peer: { ...silent(cannotPartMs), silentMs: 100 },
+  };
+  t.equal(word(cannot), 'lost');
+  t.equal(word({ ...cannot, here: quiet(primary, cannotPartMs - 1) }), 'well', 'it is at it');
+  t.equal(
+    word({ ...cannot, peer: { ...cannot.peer, channelSilentMs: 100 } }),
+    'well',
+    'its twin is not lost',
+  );
   t.equal(word({ ...second, here: null }), 'lost', 'named as twin, and nothing is there');
   t.equal(word({ ...second, here: { ...twin, broken: 'x' } }), 'broken');
   t.equal(word({ ...second, here: { ...twin, panicked: true } }), 'lost', 'its owner lets go of it');
@@ -208,6 +222,7 @@ await t.test('a twin goes on when its owner is lost, and not before', async (t) 
     peer: { ...silent(ownerGoneMs), goneMs: ownerGoneMs },
   };
   t.match(why(gone), /is gone/);
+  t.match(decideLockstep(gone, now).step, { do: 'take', handed: false });
   t.equal(does({ ...gone, here: quiet(twin, ownerGoneMs - 1) }), 'none', 'a checkpoint came meanwhile');
   t.equal(does({ ...gone, peer: { ...gone.peer, goneMs: ownerGoneMs - 1 } }), 'none');
   t.equal(does({ ...gone, live: false }), 'none');
@@ -224,6 +239,8 @@ await t.test('a twin goes on when its owner is lost, and not before', async (t) 
     ['broken', 'none'],
   ] as const)
     t.equal(does({ ...second, peer: { ...second.peer, word } }), step, word);
+  const yours = { ...second, peer: { ...second.peer, word: 'yours' as const } };
+  t.match(decideLockstep(yours, now).step, { do: 'take', handed: true });
   t.equal(does({ ...second, here: quiet(twin, stuckForTwinMs) }), 'take');
   t.equal(does({ ...still, own: preparing }), 'none', 'it is not whole');
 });
