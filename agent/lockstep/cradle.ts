@@ -1,4 +1,4 @@
-import { isReplicated } from '../../core/domain/disk.js';
+import { liesApart } from '../../core/domain/disk.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import type { LockstepAnswers, LockstepAsk } from '../../core/wire/lockstep.js';
@@ -64,8 +64,8 @@ export class Cradle {
       for (const { value: disk } of s.disks.values()) {
         const pool = s.pools.get(disk.pool)?.value;
         if (disk.vm !== ask.vm || pool === undefined) continue;
-        const others = pool.kind === 'local' && disk.node !== null && disk.node !== env.node;
-        if (others && !isReplicated(disk)) await env.volumes.removeDisk(disk, pool);
+        if (liesApart(disk, pool) && disk.node !== null && disk.node !== env.node)
+          await env.volumes.removeDisk(disk, pool);
       }
       return {};
     });
@@ -125,13 +125,20 @@ export class Cradle {
     for (const d of hardware.disks) {
       const disk = own.find((x) => pathOf(x, s, env.volumes) === d.path);
       const pool = disk && s.pools.get(disk.pool)?.value;
-      if (disk === undefined || pool?.kind !== 'local' || isReplicated(disk))
+      if (disk === undefined || pool === undefined || !liesApart(disk, pool) || disk.node === env.node)
         throw stranger(spec, `the disk ${d.path}`);
-      await env.volumes.makeDisk({ ...disk, node: env.node, source: { kind: 'blank' } }, pool, null, {
+      // What an earlier one left may have another size.
+      await env.volumes.removeDisk(disk, pool);
+      const blank = {
+        ...disk,
+        node: env.node,
+        sizeBytes: disk.madeBytes,
+        source: { kind: 'blank' },
+      } as const;
+      await env.volumes.makeDisk(blank, pool, null, {
         signal: AbortSignal.timeout(makeMs),
         progress: () => undefined,
       });
-      await env.volumes.fitDisk(disk, pool, disk.madeBytes);
     }
     if (hardware.seed !== seed) throw stranger(spec, `the seed ${hardware.seed ?? ''}`);
     if (hardware.cdroms.some((c) => c !== null)) throw stranger(spec, 'an image in a CD drive');
@@ -147,7 +154,7 @@ export class Cradle {
 /** A machine of before ends within this, ms, and it is looked so often. */
 const goneMs = 10_000;
 const goneLookMs = 200;
-/** An empty file is made within this, ms. */
+/** An empty file or volume is made within this, ms. */
 const makeMs = 60_000;
 
 const refused = (spec: VmSpec, why: string): FlotillaError =>
@@ -158,6 +165,6 @@ const stranger = (spec: VmSpec, what: string): FlotillaError =>
     'bad-input',
     `VM "${spec.name}": its machine uses ${what}, which is not of this VM here`,
     {
-      hint: 'Only disks on local pools, and networks of the cluster, can be in lockstep.',
+      hint: 'Only disks that lie on one node, and networks of the cluster, can be in lockstep.',
     },
   );

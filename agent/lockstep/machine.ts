@@ -1,4 +1,4 @@
-import { mkdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
@@ -65,6 +65,9 @@ const stateSchema = z.object({
   merging: z.boolean(),
 });
 type State = z.output<typeof stateSchema>;
+
+/** Of `qemu-img info`. */
+const sizeSchema = z.object({ 'virtual-size': z.number().int().positive() });
 
 /** The change of a machine that its listeners hear: a bell, or one of libvirt's own words. */
 export type MachineChange = LifecycleChange | { readonly event: 'reboot' } | null;
@@ -314,13 +317,20 @@ export class LockstepMachine {
 
   async #makeOverlays(): Promise<void> {
     const { disk } = diskAndNic(this.hardware);
-    const { size } = await stat(disk.path);
+    const size = await this.#sizeOf(disk.path);
     for (const file of Object.values(this.overlays)) {
       await rm(file, { force: true });
       await this.#n.run(this.#n.qemuImg, ['create', '-q', '-f', 'qcow2', file, String(size)], {
         deadlineMs: toolMs,
       });
     }
+  }
+
+  /** Bytes of a raw file, or of a device, of which a file system knows none. */
+  async #sizeOf(disk: string): Promise<number> {
+    const info = ['info', '--output=json', '-f', 'raw', disk];
+    const { stdout } = await this.#n.run(this.#n.qemuImg, info, { deadlineMs: toolMs });
+    return sizeSchema.parse(JSON.parse(stdout))['virtual-size'];
   }
 
   async #save(): Promise<void> {

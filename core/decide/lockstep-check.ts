@@ -1,4 +1,4 @@
-import { isReplicated, isLinked, type Disk } from '../domain/disk.js';
+import { isReplicated, isLinked, liesApart, type Disk } from '../domain/disk.js';
 import type { AdmissionMode } from '../domain/ha.js';
 import type { Pool } from '../domain/pool.js';
 import { isDetached, type VmOwn, type VmSpec } from '../domain/vm.js';
@@ -117,7 +117,7 @@ export function shapeBlockers(
       'its guest has a virtual watchdog that resets it, on each side at its own time',
       'Have nothing done when it hangs: --on-hang nothing.',
     );
-  if (spec.disks.length === 0) no('no-disk', 'it has no disk', 'Give it one on a local pool.');
+  if (spec.disks.length === 0) no('no-disk', 'it has no disk', 'Give it one on a local or thin pool.');
   if (spec.disks.length > disksMax)
     no(
       'disks',
@@ -158,11 +158,13 @@ function diskBlockers(
   const how = isReplicated(disk)
     ? 'two copies by the storage itself'
     : `the ${pool.kind} pool "${pool.name}"`;
-  if (pool.kind !== 'local' || isReplicated(disk))
+  if (!liesApart(disk, pool))
     no(
       'pool',
       `${name} is on ${how}: each of both machines writes to a disk of its own`,
-      'Move it to a local pool, with one copy: flotilla vm move-disk.',
+      isReplicated(disk)
+        ? 'Leave it one copy: flotilla vm move-disk, with --replicas 1.'
+        : 'Move it to a local or thin pool, with one copy: flotilla vm move-disk.',
     );
   if (disk.format !== 'raw')
     no(

@@ -41,6 +41,12 @@ export const replicasSchema = z.union([z.literal(1), z.literal(2)]);
 
 export const isReplicated = (disk: { readonly replicas?: 1 | 2 | undefined }): boolean => disk.replicas === 2;
 
+/** Whether it lies on one node, and nobody else has or reaches it: each of two machines in lockstep has one of its own. */
+export const liesApart = (
+  disk: { readonly replicas?: 1 | 2 | undefined },
+  pool: { readonly kind: 'local' | 'shared' | 'thin' },
+): boolean => pool.kind !== 'shared' && !isReplicated(disk);
+
 /** A VM's disk. Its file is `disks/<id>.<format>` in its pool. */
 export const diskSchema = z.object({
   id: idSchema,

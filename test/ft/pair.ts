@@ -119,7 +119,7 @@ export async function makePair(o: { cpus?: number; memoryMiB?: number } = {}): P
   const [a, b] = nodes as [PairNode, PairNode];
   const seed = makeSeed(dir);
   execFileSync('qemu-img', ['convert', '-O', 'raw', path.join(build, 'images/tiny.qcow2'), a.disk]);
-  execFileSync('truncate', ['-s', String(diskBytes), a.disk, b.disk]);
+  execFileSync('truncate', ['-s', String(diskBytes), a.disk]);
   return {
     vm,
     a,
@@ -153,9 +153,16 @@ export async function makePair(o: { cpus?: number; memoryMiB?: number } = {}): P
     async end() {
       // Agents may have begun anew meanwhile: the last of each knows what runs.
       for (const machines of begun.splice(0)) for (const m of machines.all()) await m.end('destroyed');
+      execFileSync('losetup', ['--detach', b.disk]);
       rmSync(dir, { recursive: true, force: true });
     },
   };
+}
+
+/** A disk that is no file, as volumes of a thin pool are none. */
+function deviceOf(file: string): string {
+  execFileSync('truncate', ['-s', String(diskBytes), file]);
+  return execFileSync('losetup', ['--find', '--show', file], { encoding: 'utf8' }).trim();
 }
 
 export async function until(
@@ -241,7 +248,8 @@ async function node(dir: string, net: string, name: 'a' | 'b', ca: Ca): Promise<
     log: { info: log, warn: log, error: log },
     run: (file, args, more) => runTool(file, file === 'ip' ? ['-n', ns, ...args] : args, more),
   };
-  return begin(o, name, address, path.join(home, 'disk.raw'));
+  const disk = path.join(home, 'disk.raw');
+  return begin(o, name, address, name === 'a' ? disk : deviceOf(disk));
 }
 
 function makeKey(file: string): void {

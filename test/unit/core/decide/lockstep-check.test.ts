@@ -194,6 +194,13 @@ await t.test('all blockers are told, not just the first', async (t) => {
   );
 });
 
+await t.test('its disk lies on one node: a file or a thin volume, never one of two copies', async (t) => {
+  const thin: Pool = { ...pool, kind: 'thin', drives: [], path: '/dev/flotilla-p' };
+  t.match(checkLockstep(view(three, { pool: () => thin })), { to: 'n2', blockers: [] });
+  const two = checkLockstep(view(three, { disks: [{ ...disk, node: null, replicas: 2 }], pool: () => thin }));
+  t.match(two.blockers, [{ code: 'pool', text: /two copies/, hint: /--replicas 1/ }]);
+});
+
 await t.test('its own node must have the part for it', async (t) => {
   const c = checkLockstep(view({ n1: { state: { lockstep: 'QEMU 11.1 is missing' } }, n2: {} }));
   t.match(c, { to: null, blockers: [{ code: 'no-lockstep', text: /n1.*QEMU 11.1 is missing/ }] });
