@@ -161,8 +161,10 @@ export class ImageMachine {
 
   /** The fingerprint on its console once it waits, hex. */
   async pending(): Promise<string> {
-    await this.shows(/PENDING: waits to be admitted/);
-    const [, grouped = ''] = await this.shows(/fingerprint +((?:[0-9a-f]{4} ){15}[0-9a-f]{4})/);
+    // Of the last screen: it may have had another key before.
+    const [, grouped = ''] = await this.shows(
+      /PENDING: waits to be admitted(?![^]*PENDING: waits)[^]*?fingerprint +((?:[0-9a-f]{4} ){15}[0-9a-f]{4})/,
+    );
     return grouped.replaceAll(' ', '');
   }
 }

@@ -209,7 +209,7 @@ export class Rack {
     else await c.foundBefore();
     this.note('founded', 'yes');
     await c.controllerOn('n1');
-    await c.untilHere(1);
+    if (voters === undefined) await c.untilHere(1);
   }
 
   async #makeIso(): Promise<void> {
