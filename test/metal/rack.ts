@@ -23,7 +23,11 @@ const placesMax = 6;
 /** What every machine is told: that it is emulated, and may be slow. */
 const words = 'flotilla.timing=emulated';
 
-export type Place = Pick<MachineOptions, 'firmware' | 'medium'> & { readonly netboot?: boolean };
+export type Place = Pick<MachineOptions, 'firmware' | 'medium'> & {
+  readonly netboot?: boolean;
+  /** It has the drive of another place, which is off for good. */
+  readonly driveOf?: string;
+};
 
 /** What is known of the rack besides what its drives hold, so that a later run goes on where this one was ended. */
 interface Notes {
@@ -337,11 +341,11 @@ export class Rack {
   }
 
   /** A machine in a place; its blank drive is made at the first time. */
-  async machine(name: string, place: Place): Promise<ImageMachine> {
+  async machine(name: string, { driveOf = name, ...place }: Place): Promise<ImageMachine> {
     const known = this.machines.get(name);
     if (known !== undefined) return known;
     const dir = path.join(this.dir, name);
-    const drive = path.join(dir, 'drive.img');
+    const drive = path.join(this.dir, driveOf, 'drive.img');
     mkdirSync(dir, { recursive: true });
     if (!existsSync(drive)) await run('truncate', ['-s', '8G', drive]);
     const n = placeOf(name);

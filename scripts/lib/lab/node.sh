@@ -20,9 +20,10 @@ echo "$node" >"$etc/hostname"
   for k in 1 2 3 4 5 6 7 8 9; do echo "$net.$k n$k"; done
 } >"$etc/hosts"
 mkdir -p "$etc/flotilla"
+more=
+[ -z "$storage" ] || more='"storageAddress": "'$storage.${node#n}'", '
 [ -s "$etc/flotilla/agent.json" ] || cat >"$etc/flotilla/agent.json" <<JSON
-{ "name": "$node", "address": "$net.${node#n}",${storage:+ "storageAddress": "$storage.${node#n}",}
-  "stateDir": "/var/lib/flotilla", "timing": "$timing" }
+{ "name": "$node", "address": "$net.${node#n}", $more"stateDir": "/var/lib/flotilla", "timing": "$timing" }
 JSON
 # A node whose power is cut in its first half minute must still know who it is.
 sync "$etc/flotilla/agent.json" "$etc/flotilla"

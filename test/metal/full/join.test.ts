@@ -6,7 +6,7 @@ import t, { type Test } from 'tap';
 import type { Op } from '../../../core/domain/op.js';
 import { bareImage } from '../../lab/witness.js';
 import { waitFor } from '../../lab/harness.js';
-import { bootLimitMs, imageDir } from '../image-machine.js';
+import { bootLimitMs, imageDir, type ImageMachine } from '../image-machine.js';
 import { Rack } from '../rack.js';
 
 /**
@@ -281,21 +281,44 @@ await step('with a new key it may be a node again', ['m1'], async (t) => {
   await rack.untilHere('m4');
 });
 
-await step('a network that cuts a node off is taken back by itself', ['m1'], async (t) => {
-  const m1 = rack.machines.get('m1');
-  if (m1 === undefined) throw new Error('there is no machine m1');
-  m1.type('n');
+/** Gives a machine an address at its console; whether it keeps it is asked then. */
+async function giveAddress(machine: ImageMachine, address: string): Promise<void> {
+  machine.type('n');
   for (const [question, answer] of [
     [/card, or cards of a bond \[\w+\]: $/, ''],
     [/VLAN, 1 to 4094, or none \[none\]: $/, ''],
-    [/address: dhcp, or like \S+ \[dhcp\]: $/, '10.9.9.9/24'],
+    [/address: dhcp, or like \S+ \[dhcp\]: $/, `${address}/24`],
     [/gateway, or none \[none\]: $/, ''],
     [/name server, or none \[none\]: $/, ''],
   ] as const) {
-    await m1.shows(question);
-    m1.type(`${answer}\n`);
+    await machine.shows(question);
+    machine.type(`${answer}\n`);
   }
-  await m1.shows(/keep them\? yes or no \[no\]: $/);
+  await machine.shows(/keep them\? yes or no \[no\]: $/);
+}
+
+await step('its drive in another machine, with other cards, is the same node', ['m1'], async (t) => {
+  const before = (await rack.nodes()).find((n) => n.id === rack.nodeOf('m3'))?.record;
+  const m5 = await rack.machine('m5', { firmware: 'bios', medium: 'none', driveOf: 'm3' });
+  await m5.on(fromDrive);
+  await m5.shows(/FLOTILLA {2}node-120003/);
+  await m5.shows(/> $/);
+  await giveAddress(m5, rack.address('m3'));
+  m5.type('yes\n');
+  await m5.shows(/kept/);
+  m5.type('\n');
+  await rack.untilHere('m3');
+  const after = (await rack.nodes()).find((n) => n.id === rack.nodeOf('m3'))?.record;
+  t.equal(after?.fingerprint, before?.fingerprint);
+  const { body } = await c.get<{ items: { id: string; name: string }[] }>('vms');
+  const second = body.items.find((v) => v.name === 'second')?.id ?? '';
+  await waitFor('its VM runs there again', () => rack.heard(second).size > 0, { limitMs: bootLimitMs });
+});
+
+await step('a network that cuts a node off is taken back by itself', ['m1'], async (t) => {
+  const m1 = rack.machines.get('m1');
+  if (m1 === undefined) throw new Error('there is no machine m1');
+  await giveAddress(m1, '10.9.9.9');
   t.match(m1.console, /UP +10\.9\.9\.9\/24/i);
   // Nobody is there to say that it is right.
   await waitFor('the former network is back', () => rack.health('m1'), { limitMs: bootLimitMs });
