@@ -198,6 +198,7 @@ export class AgentLoop {
             ownership,
             turns: this.turns,
             choose: (spec, own, s) => outlookOf(s, env.radio.heard()).lockstep(spec, own),
+            ran: (id) => this.timelines.mark(id, 'running'),
             wake: () => this.wake(),
           });
     this.vms = new VmDesk(env, {

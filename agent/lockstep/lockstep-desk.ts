@@ -17,7 +17,7 @@ import type { VmStep } from '../../core/decide/vm-view.js';
 import { lockstepText, type LockstepCheck } from '../../core/decide/lockstep-check.js';
 import { liesApart } from '../../core/domain/disk.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import { protectionLevel, type FailoverTimeline } from '../../core/domain/ha.js';
+import { protectionLevel } from '../../core/domain/ha.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
 import type { VmOwn, VmProtection, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, writeRecord } from '../../core/wire/ledger-keys.js';
@@ -78,6 +78,8 @@ export interface LockstepParts {
   readonly turns: Turns;
   /** A node for its twin. */
   choose(spec: VmSpec, own: VmOwn, s: Snapshot): LockstepCheck;
+  /** A VM that was failed over runs here from now on. */
+  ran(vmId: string): void;
   wake(): void;
 }
 
@@ -519,6 +521,7 @@ export class LockstepDesk {
           return lockstep.end(s.id);
         }
         await lockstep.takeOver(s.id, own.gen);
+        p.ran(s.id);
         m.takeOverFails = 0;
         return void announce(env, 'warning', name, `its twin goes on on ${env.node}`);
       case 'end':
@@ -621,39 +624,38 @@ export class LockstepDesk {
     await lockstep.shut(s.id);
     this.shutHere.add(s.id);
     const shutMs = spent();
+    const op = handed ? null : this.failover(s, why, quietMs + shutMs);
+    if (op !== null) writes.push({ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) });
     await p.ownership.swap(s, next, { compare, writes });
+    if (op !== null) env.radio.say('op', op, op.id);
     const swapMs = spent();
     // It ends with the next look, as it would where this agent dies here.
     if (this.seen.get(s.id)?.panicked === true)
       return announce(env, 'error', s.spec.value.name, `its twin ends: ${panickedText}`);
     await lockstep.takeOver(s.id, next.gen);
+    p.ran(s.id);
     this.shutHere.delete(s.id);
     env.log.info(
       `VM "${s.spec.value.name}": last checkpoint ${quietMs} ms before; channels shut after ${shutMs} ms, owner after ${swapMs} ms, runs after ${spent()} ms`,
       { vm: s.id },
     );
     announce(env, 'warning', s.spec.value.name, `goes on on ${env.node}, where its twin was: ${why}`);
-    if (!handed) await this.noteFailover(s, { owned: quietMs + swapMs, running: quietMs + spent() });
   }
 
-  /** For people: who asks what happened to the VM finds it beside other failovers. Nothing waits for it. */
-  private async noteFailover(s: Subject, phasesMs: FailoverTimeline['phasesMs']): Promise<void> {
-    const { env } = this;
-    const from = s.own.value.owner;
-    const wallMs = env.clock.wallMs();
-    const begun = failoverOp(env, s, {
-      askedBy: `twin on ${env.node}`,
-      step: `went on in lockstep, taken over from ${from}`,
-      args: { from, to: env.node, fence: 'twin', atMs: wallMs - (phasesMs.running ?? 0), phasesMs },
+  /** For people, who find it beside other failovers. It ends when the machine runs here, however it comes to that. */
+  private failover(s: Subject, why: string, ownedMs: number): Op {
+    const { clock, node } = this.env;
+    return failoverOp(this.env, s, {
+      askedBy: `twin on ${node}`,
+      step: `its twin goes on: ${why}`.slice(0, 200),
+      args: {
+        from: s.own.value.owner,
+        to: node,
+        fence: 'twin',
+        atMs: Math.max(0, clock.wallMs() - ownedMs),
+        phasesMs: { owned: ownedMs },
+      },
     });
-    const op: Op = { ...begun, state: 'done', progress: 1 };
-    const key = kinds.op.key(op.id);
-    await env.ledger
-      .txn([{ key, modRevision: 0n }], [{ put: key, value: writeRecord(kinds.op, op) }])
-      .then(() => env.radio.say('op', op, op.id))
-      .catch((e: unknown) =>
-        env.log.warn(`VM "${s.spec.value.name}": its failover is not noted: ${errorRecord(e).message}`),
-      );
   }
 
   /** Asks nodes to wipe what is left on them. Never waits. */

@@ -66,20 +66,24 @@ export class MigrationTarget {
       });
     // What an earlier stay has left: the copy brings its own definition.
     if (s.domain !== null) await this.forget(s.id);
+    // Half an hour, where an image has to be fetched: nothing is armed for that long.
+    await this.discs(s);
     const networks = new Map([...s.snapshot.networks].map(([id, k]) => [id, k.value]));
     // None of it needs another one, and somebody waits for all. Each has ended when it is tried again.
-    const made = await Promise.allSettled([
+    const [armed, ...made] = await Promise.allSettled([
+      s.own.value.fence.armed ? this.own.arm(s) : null,
       this.cables(spec, networks),
       ...sharedPools(s).map((pool) => this.usable(pool)),
       spec.cloudInit === null
         ? null
         : seedSpec(env.ledger, s.snapshot, spec).then((seed) => env.seeds.make(seed, networks)),
-      this.discs(s),
       env.sockets.prepare(s.id),
     ]);
-    for (const m of made) if (m.status === 'rejected') throw m.reason;
-    const waitMs = s.own.value.fence.armed ? (await this.own.arm(s)).waitMs : null;
-    return { live: String(live), waitMs };
+    for (const m of [armed, ...made]) if (m.status === 'rejected') throw m.reason;
+    return {
+      live: String(live),
+      waitMs: armed.status === 'fulfilled' ? (armed.value?.waitMs ?? null) : null,
+    };
   }
 
   private async cables(spec: VmSpec, networks: ReadonlyMap<string, Network>): Promise<void> {

@@ -1,4 +1,5 @@
 import { movedDisk, placeText } from '../../core/decide/disk-move.js';
+import { checkDiskStands, checkNothingLeft } from '../../core/decide/lockstep.js';
 import { refusals } from '../../core/decide/plan/fit.js';
 import { shapeBlockers } from '../../core/decide/lockstep-check.js';
 import { checkReach, checkShape } from '../../core/decide/vm-ha-edit.js';
@@ -64,10 +65,8 @@ export class DiskMoves {
         { pool, format: body.format, replicas: body.replicas },
         { id: chance.uuid(), owner: own.value.owner },
       );
-      if (own.value.lockstep && own.value.state !== 'stopped')
-        throw new FlotillaError('wrong-state', `${who} is in lockstep: its disk moves while it is off`, {
-          hint: 'Stop it first, or take it out of lockstep.',
-        });
+      checkDiskStands(who, own.value);
+      checkNothingLeft(who, own.value, (n) => view.ledger.tables.node.has(n));
       const after = mine.map((k) => (k.value.id === from.id ? to : k.value));
       const disks = spec.value.disks.map((d) => (d.disk === from.id ? { ...d, disk: to.id } : d));
       if (spec.value.ha.lockstep === true)

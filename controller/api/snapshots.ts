@@ -1,4 +1,5 @@
 import { isReplicated } from '../../core/domain/disk.js';
+import { checkNothingLeft } from '../../core/decide/lockstep.js';
 import { newSnapshot, revertTo, snapshotBytes, type SnapshotSubject } from '../../core/decide/vm-snapshot.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { opFinished, type Op } from '../../core/domain/op.js';
@@ -85,6 +86,8 @@ export class Snapshots {
       const to = await this.find(r, ask.params.snapshot);
       // Said now what would be said when it is done.
       revertTo(r.subject, to.value, { newId: () => deps.chance.uuid() });
+      const { spec, own } = r.subject;
+      checkNothingLeft(`VM "${spec.name}"`, own, (n) => deps.view.ledger.tables.node.has(n));
       const first = ask.body.snapshotBefore
         ? this.make(r, ids.snapshot, {
             note: `Before going back to ${to.value.name}`,

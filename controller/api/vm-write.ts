@@ -1,4 +1,5 @@
 import { bundleMemoryMiB, reservedMiB, reservedSpec, type Made } from '../../core/decide/bundle.js';
+import { checkDiskStands, checkNothingLeft } from '../../core/decide/lockstep.js';
 import { lockstepText } from '../../core/decide/lockstep-check.js';
 import { macFrom } from '../../core/decide/mac.js';
 import { refusals, type PlacementRequest } from '../../core/decide/plan/fit.js';
@@ -192,6 +193,10 @@ export class VmWrites {
           ? (await this.reckonable()).get(own.value.owner)
           : undefined;
       this.checkBundle(spec.value, edit.spec);
+      const who = `VM "${spec.value.name}"`;
+      if (patch.growDisks !== undefined) checkDiskStands(who, own.value);
+      if (patch.removeDisks !== undefined)
+        checkNothingLeft(who, own.value, (n) => view.ledger.tables.node.has(n));
       this.checkOwnerHasRoom(own.value.owner, spec.value, edit, patch, diskKept);
       const warnings = this.admitLevel(spec.value, own.value, edit, patch, diskKept);
       const op = newOp(deps, {

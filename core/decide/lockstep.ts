@@ -1,3 +1,4 @@
+import { FlotillaError } from '../domain/error.js';
 import { protectionLevel } from '../domain/ha.js';
 import type { OwnLockstep, VmOwn, VmSpec } from '../domain/vm.js';
 import type { LockstepWord } from '../wire/lockstep.js';
@@ -236,6 +237,34 @@ function lostOwner(
   const silent = peer.silentMs >= (here.broken === null ? ownerSilentMs : brokenSilentMs);
   if (silent && (here.broken !== null || quietMs >= ownerQuietMs)) return lost(`${owner} is silent`);
   return quietMs >= stuckForTwinMs ? lost(`${owner} makes no checkpoints`) : null;
+}
+
+/* ---- what waits ---------------------------------------------------------------------------------------- */
+
+/** @throws FlotillaError `wrong-state`: a machine in lockstep runs, whose disk can be neither moved nor grown */
+export function checkDiskStands(who: string, own: VmOwn): void {
+  if (own.lockstep && own.state !== 'stopped')
+    throw new FlotillaError(
+      'wrong-state',
+      `${who} is in lockstep: its disk is moved or grown while it is off`,
+      {
+        hint: 'Stop it first. Taken out of lockstep it is that from its next start on.',
+      },
+    );
+}
+
+/**
+ * What twins have left on other nodes is wiped by the records of its disks: they stay until then.
+ *
+ * @param there - whether that node is one of the cluster
+ * @throws FlotillaError `wrong-state`
+ */
+export function checkNothingLeft(who: string, own: VmOwn, there: (node: string) => boolean): void {
+  const left = (own.left ?? []).filter(there);
+  if (left.length > 0)
+    throw new FlotillaError('wrong-state', `${who} has left files of its disk on ${left.join(', ')}`, {
+      hint: 'They are wiped as soon as that node is back: ask again then. Without it, remove that node.',
+    });
 }
 
 /* ---- what is written ---------------------------------------------------------------------------------- */

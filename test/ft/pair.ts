@@ -152,9 +152,12 @@ export async function makePair(o: { cpus?: number; memoryMiB?: number } = {}): P
       }),
     async end() {
       // Agents may have begun anew meanwhile: the last of each knows what runs.
-      for (const machines of begun.splice(0)) for (const m of machines.all()) await m.end('destroyed');
-      execFileSync('losetup', ['--detach', b.disk]);
-      rmSync(dir, { recursive: true, force: true });
+      try {
+        for (const machines of begun.splice(0)) for (const m of machines.all()) await m.end('destroyed');
+      } finally {
+        spawnSync('losetup', ['--detach', b.disk]);
+        rmSync(dir, { recursive: true, force: true });
+      }
     },
   };
 }

@@ -28,6 +28,8 @@ export interface MachineOptions {
   readonly cards?: readonly { readonly socket: string; readonly mac: string }[];
   /** Whether it starts from the first of these cards when it has nothing else: by iPXE. */
   readonly netboot?: boolean;
+  /** Its firmware tries its drives before a CD. */
+  readonly drivesFirst?: boolean;
   readonly memoryMiB?: number;
   /** Of the image; else the one in build/. */
   readonly iso?: string;
@@ -50,7 +52,10 @@ export class ImageMachine {
   }
 
   async on(o: Partial<MachineOptions> = {}): Promise<void> {
-    const { dir, firmware, medium, drives, cards, netboot, memoryMiB, iso } = { ...this.#o, ...o };
+    const { dir, firmware, medium, drives, cards, netboot, drivesFirst, memoryMiB, iso } = {
+      ...this.#o,
+      ...o,
+    };
     const root = realpathSync(path.join(build, 'root'));
     const share = (file: string) => path.join(root, 'usr/share', file);
     this.#port = await freePort();
@@ -68,7 +73,7 @@ export class ImageMachine {
       ...(medium === 'cd'
         ? [
             ...['-drive', `id=cd,file=${image},if=none,format=raw,media=cdrom,readonly=on`],
-            ...['-device', 'ide-cd,drive=cd,bus=ide.1,bootindex=1'],
+            ...['-device', `ide-cd,drive=cd,bus=ide.1,bootindex=${drivesFirst === true ? 8 : 1}`],
           ]
         : []),
       ...(medium === 'usb'
