@@ -164,8 +164,8 @@ void t.test('its owner is gone: the twin goes on, or nobody does', async (t) => 
   t.match((await vmOf(r, 'web')).ha, { state: 'unprotected', text: /comes back with n1/ });
 });
 
-void t.test('no snapshot and no move of its disk while it runs in lockstep', async (t) => {
-  const { r } = await lockstepRig();
+void t.test('no snapshot, no move and no growing of its disk while it runs in lockstep', async (t) => {
+  const { r, patch } = await lockstepRig();
   t.teardown(() => r.stop());
   await made(r, { name: 'web', disks: raw, node: 'n1', ha: lockstep });
   const move = (body: unknown) => r.call('POST', '/api/v1/vms/web/disks/root/move', body);
@@ -175,9 +175,21 @@ void t.test('no snapshot and no move of its disk while it runs in lockstep', asy
   });
   t.match(await move({ pool: 'shared' }), { status: 422, body: { message: /the shared pool "shared"/ } });
   await paired(r, 'web', 'n2');
-  t.match(await move({ pool: 'shared' }), { status: 409, body: { message: /moves while it is off/ } });
+  const stands = { status: 409, body: { code: 'wrong-state', message: /is moved or grown while it is off/ } };
+  t.match(await move({ pool: 'shared' }), stands);
+  t.match(await patch('web', { growDisks: [{ disk: 'root', sizeBytes: 2 * GiB }] }), stands);
   t.match(await r.call('POST', '/api/v1/vms/web/snapshots', {}), {
     status: 409,
     body: { code: 'wrong-state', message: /it is in lockstep/ },
+  });
+  const { id, own } = await vmOf(r, 'web');
+  const off = { ...own, state: 'stopped', lockstep: null, left: ['n2', 'n9'] };
+  r.memory.poke(`/flotilla/vm/${id}/own`, JSON.stringify(off));
+  await r.view.ledger.refresh();
+  r.view.fold();
+  // n9 is no node any more.
+  t.match(await move({ format: 'qcow2' }), {
+    status: 409,
+    body: { code: 'wrong-state', message: /has left files of its disk on n2$/ },
   });
 });
