@@ -57,10 +57,10 @@ export function levelWords(
           `Memory and CPUs twice: another ${memory} and ${vm.cpus} ${vm.cpus === 1 ? 'CPU' : 'CPUs'} on a second node.`,
           'What it sends leaves when both machines say the same, or after a checkpoint of about 50 ms. Measured, without KVM: a plain service answers a quarter as often; one whose answers hang on scheduling a fortieth to a hundredth; synced writes a fourteenth; bulk a sixth; computing alone as before.',
           `Its guest stands still once for about ${formatSpan(standstillMs(vm.memoryMiB, linkMiBps))} each time a twin is made.`,
-          'Its disk is written on both nodes, by raw files of its full size.',
+          'Its disk is written on both nodes: a raw file or a thin volume on each, its twin’s of the full size.',
           'No guest agent: its addresses are as handed out, and what its file systems hold is not known.',
           'On nodes without KVM it is for trying out: the twin may run code that its guest has replaced, and panic; it is then made anew.',
-          'While it runs: no migration, no snapshots, no move of its disk; balancing leaves it where it is.',
+          'While it runs: no migration, no snapshots, no move or growing of its disk; balancing leaves it where it is.',
         ],
       };
   }
