@@ -79,11 +79,9 @@ export class MigrationTarget {
         : seedSpec(env.ledger, s.snapshot, spec).then((seed) => env.seeds.make(seed, networks)),
       env.sockets.prepare(s.id),
     ]);
-    for (const m of [armed, ...made]) if (m.status === 'rejected') throw m.reason;
-    return {
-      live: String(live),
-      waitMs: armed.status === 'fulfilled' ? (armed.value?.waitMs ?? null) : null,
-    };
+    if (armed.status === 'rejected') throw armed.reason;
+    for (const m of made) if (m.status === 'rejected') throw m.reason;
+    return { live: String(live), waitMs: armed.value?.waitMs ?? null };
   }
 
   private async cables(spec: VmSpec, networks: ReadonlyMap<string, Network>): Promise<void> {

@@ -66,7 +66,7 @@ export class DiskMoves {
         { id: chance.uuid(), owner: own.value.owner },
       );
       checkDiskStands(who, own.value);
-      checkNothingLeft(who, own.value, (n) => view.ledger.tables.node.has(n));
+      checkNothingLeft(who, own.value, view.ledger.tables.node);
       const after = mine.map((k) => (k.value.id === from.id ? to : k.value));
       const disks = spec.value.disks.map((d) => (d.disk === from.id ? { ...d, disk: to.id } : d));
       if (spec.value.ha.lockstep === true)

@@ -87,7 +87,7 @@ export class Snapshots {
       // Said now what would be said when it is done.
       revertTo(r.subject, to.value, { newId: () => deps.chance.uuid() });
       const { spec, own } = r.subject;
-      checkNothingLeft(`VM "${spec.name}"`, own, (n) => deps.view.ledger.tables.node.has(n));
+      checkNothingLeft(`VM "${spec.name}"`, own, deps.view.ledger.tables.node);
       const first = ask.body.snapshotBefore
         ? this.make(r, ids.snapshot, {
             note: `Before going back to ${to.value.name}`,

@@ -195,8 +195,7 @@ export class VmWrites {
       this.checkBundle(spec.value, edit.spec);
       const who = `VM "${spec.value.name}"`;
       if (patch.growDisks !== undefined) checkDiskStands(who, own.value);
-      if (patch.removeDisks !== undefined)
-        checkNothingLeft(who, own.value, (n) => view.ledger.tables.node.has(n));
+      if (patch.removeDisks !== undefined) checkNothingLeft(who, own.value, view.ledger.tables.node);
       this.checkOwnerHasRoom(own.value.owner, spec.value, edit, patch, diskKept);
       const warnings = this.admitLevel(spec.value, own.value, edit, patch, diskKept);
       const op = newOp(deps, {

@@ -256,11 +256,11 @@ export function checkDiskStands(who: string, own: VmOwn): void {
 /**
  * What twins have left on other nodes is wiped by the records of its disks: they stay until then.
  *
- * @param there - whether that node is one of the cluster
+ * @param nodes - of the cluster: of one that was removed nothing is waited for
  * @throws FlotillaError `wrong-state`
  */
-export function checkNothingLeft(who: string, own: VmOwn, there: (node: string) => boolean): void {
-  const left = (own.left ?? []).filter(there);
+export function checkNothingLeft(who: string, own: VmOwn, nodes: { has(node: string): boolean }): void {
+  const left = (own.left ?? []).filter((n) => nodes.has(n));
   if (left.length > 0)
     throw new FlotillaError('wrong-state', `${who} has left files of its disk on ${left.join(', ')}`, {
       hint: 'They are wiped as soon as that node is back: ask again then. Without it, remove that node.',

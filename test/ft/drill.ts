@@ -152,9 +152,8 @@ export const allHarms = Object.keys(harms) as HarmName[];
  * the end, and no controller while it happens.
  */
 export async function lockstepDrill(t: Test, what: readonly HarmName[]): Promise<void> {
-  const d = await Drills.up({
-    ...{ id: 'fllock', net: '10.87.0', guestNet: '10.87.100', storageNet: '10.87.200' },
-  });
+  const nets = { net: '10.87.0', guestNet: '10.87.100', storageNet: '10.87.200' };
+  const d = await Drills.up({ id: 'fllock', ...nets });
   t.teardown(() => d.down());
   const { c, lab } = d;
   await c.must('POST', 'pools', { name: 'local', kind: 'local', path: '/var/lib/flotilla/pools/local' });
@@ -219,8 +218,7 @@ export async function lockstepDrill(t: Test, what: readonly HarmName[]): Promise
       if (harm.stays) t.equal(await pair(), before, 'the same pair');
       t.pass(`${i + 1}: ${name}, ${gapMs} ms`);
     } catch (e) {
-      t.comment(await d.words());
-      await d.keepRecords();
+      await d.tell(t);
       throw e;
     }
   }

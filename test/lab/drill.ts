@@ -359,6 +359,12 @@ export class Drills {
     return (await Promise.all(texts)).join('\n');
   }
 
+  /** Tells a drill that failed what the nodes said last, and where all that they said is kept. */
+  async tell(t: { comment(text: string): void }): Promise<void> {
+    t.comment(await this.words().catch(String));
+    t.comment(`all of it: ${await this.keepRecords().catch(String)}`);
+  }
+
   /** Keeps the whole journals and consoles of all nodes that are on, below `build/test/failed`. @returns where */
   async keepRecords(): Promise<string> {
     const dir = path.resolve('build/test/failed', `${this.lab.id}-${new Date().toISOString()}`);

@@ -62,8 +62,7 @@ export class Scenes {
       try {
         await act(t);
       } catch (e) {
-        t.comment(await d.words().catch(String));
-        t.comment(`all of it: ${await d.keepRecords().catch(String)}`);
+        await d.tell(t);
         await d.lab.heal();
         await d.lab.must('boot', ...d.nodes);
         await d.allThere();

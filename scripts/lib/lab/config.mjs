@@ -92,9 +92,9 @@ function networksOf(kind, net, guestNet, env) {
     { name: 'guests', bridge: 'br1', port: 'q', net: guestNet, apart: false },
   ];
   const given = env.LAB_STORAGE_NET ?? { lab: '', metal: '10.79.200' }[kind];
-  const net2 = given === '' ? '' : prefix('LAB_STORAGE_NET', given);
-  const storage = { name: 'storage', bridge: 'br2', port: 's', net: net2, apart: false };
-  if (kind === 'lab') return net2 === '' ? lab : [...lab, storage];
+  const storageNet = given === '' ? '' : prefix('LAB_STORAGE_NET', given);
+  const storage = { name: 'storage', bridge: 'br2', port: 's', net: storageNet, apart: false };
+  if (kind === 'lab') return storageNet === '' ? lab : [...lab, storage];
   return [
     ...lab,
     storage,

@@ -58,8 +58,7 @@ const scene = (name: string, act: (t: Test) => Promise<void>, sameBoot = true) =
       if (boot !== null) t.equal(d.bootOf(vm), boot, 'the same boot');
     } catch (e) {
       red = true;
-      t.comment(await d.words().catch(String));
-      t.comment(`all of it: ${await d.keepRecords().catch(String)}`);
+      await d.tell(t);
       throw e;
     } finally {
       t.comment(`${Math.round((Date.now() - began) / 1000)} s`);

@@ -38,8 +38,7 @@ for (const round of [1, 2]) {
       await d.allThere();
       t.same(d.violations(), []);
     } catch (e) {
-      t.comment(await d.words().catch(String));
-      t.comment(await d.keepRecords().catch(String));
+      await d.tell(t);
       throw e;
     }
   });
