@@ -207,7 +207,7 @@ export class AgentLoop {
         this.ops,
         ownership,
         (id, phase) => this.timelines.mark(id, phase),
-        (id) => this.migrations.tookIn(id),
+        this.migrations,
       ),
       ops: this.ops,
       maker: this.maker,

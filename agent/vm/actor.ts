@@ -43,6 +43,14 @@ const isoDeadlineMs = 30 * 60_000;
 /** The same from a node that is gone: only whether a copy is here already, which a pool tells within this. */
 const isoGoneMs = 5_000;
 
+/** Who is told of a VM that a migration brought. */
+export interface Arrivals {
+  /** Its guest goes on here. */
+  wentOn(vmId: string): void;
+  /** Its machine is marked as this node's: nothing is left to do for it. */
+  tookIn(s: Subject): void;
+}
+
 /**
  * Does the steps that {@link decideVm} chose. Each is written so that a crash at any line leaves something the
  * next pass understands: ledger first where it permits, ledger last where it reports.
@@ -52,24 +60,24 @@ export class VmActor {
   private readonly ops: OpBook;
   private readonly own: Ownership;
   private readonly onPhase: (vmId: string, phase: FailoverPhase) => void;
-  private readonly onTakenIn: (vmId: string) => void;
+  private readonly arrivals: Arrivals;
 
   /**
    * @param onPhase - told how far a start is: what a failover's timeline is made of
-   * @param onTakenIn - told when a VM that migrated here has gone on
+   * @param arrivals - told of VMs that migrate here
    */
   constructor(
     env: AgentEnv,
     ops: OpBook,
     own: Ownership,
     onPhase: (vmId: string, phase: FailoverPhase) => void = () => undefined,
-    onTakenIn: (vmId: string) => void = () => undefined,
+    arrivals: Arrivals = { wentOn: () => undefined, tookIn: () => undefined },
   ) {
     this.env = env;
     this.ops = ops;
     this.own = own;
     this.onPhase = onPhase;
-    this.onTakenIn = onTakenIn;
+    this.arrivals = arrivals;
   }
 
   /**
@@ -357,10 +365,11 @@ export class VmActor {
     await journal;
     if (fence.armed && !(await env.keeper.holds(s.id))) throw staleView(s);
     if (s.domain?.state === 'paused' && !paused) await env.hypervisor.resume(s.id);
-    this.onTakenIn(s.id);
+    this.arrivals.wentOn(s.id);
     // The source stands still by its own doing and holds no lock: its guest need not wait for the pool's drives.
     if (fence.armed) await this.own.leaveTakeover(s, gen);
     await this.own.mark(s, gen);
+    this.arrivals.tookIn(s);
   }
 
   /**

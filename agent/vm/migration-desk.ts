@@ -9,6 +9,7 @@ import type { AgentEnv } from '../env.js';
 import type { OpBook } from '../op-book.js';
 import type { ReplicaDesk } from '../replica/replica-desk.js';
 import { keptNow, type Kept, type Snapshot } from '../snapshot.js';
+import type { Arrivals } from './actor.js';
 import type { Observed } from './domains.js';
 import { MigrationSource } from './migration-source.js';
 import { MigrationTarget } from './migration-target.js';
@@ -16,7 +17,7 @@ import type { Ownership, Subject } from './ownership.js';
 import type { Turns } from './turns.js';
 
 /** Live migrations that this node has a part in: as source, as target, and to write how they ended. */
-export class MigrationDesk {
+export class MigrationDesk implements Arrivals {
   private readonly env: AgentEnv;
   private readonly ops: OpBook;
   private readonly wake: () => void;
@@ -26,7 +27,7 @@ export class MigrationDesk {
   private readonly known = new Map<string, number>();
   /** When it was first read that a VM was handed over to this node, and when its guest had gone on, by VM. */
   private readonly handed = new Map<string, number>();
-  private readonly wentOn = new Map<string, number>();
+  private readonly goingOn = new Map<string, number>();
   /** Ops whose end is being written. */
   private readonly writing = new Set<string>();
   /** VMs that are being sent here, with the ledger's epoch then. */
@@ -53,9 +54,19 @@ export class MigrationDesk {
     this.target = new MigrationTarget(env, ops, own, wake);
   }
 
-  /** A VM that was handed over to this node has gone on. */
-  tookIn(vmId: string): void {
-    this.wentOn.set(vmId, this.env.clock.nowMs());
+  wentOn(vmId: string): void {
+    this.goingOn.set(vmId, this.env.clock.nowMs());
+  }
+
+  /** Whoever asked for it waits for its end: so that is not left to the next pass. */
+  tookIn(s: Subject): void {
+    const k = s.snapshot.ops.get(s.own.value.migration?.op ?? '');
+    const { domain } = s;
+    if (k === undefined || opFinished(k.value) || !domain?.mark) return;
+    this.one(k, s.snapshot, this.env.clock.nowMs(), {
+      ...domain,
+      mark: { ...domain.mark, incoming: false },
+    });
   }
 
   /**
@@ -93,7 +104,7 @@ export class MigrationDesk {
   look(s: Snapshot, atMs: number, domains: ReadonlyMap<string, Observed>): void {
     const open = [...s.ops.values()].filter((k) => k.value.kind === 'vm.migrate' && !opFinished(k.value));
     for (const id of this.known.keys()) if (!open.some((k) => k.value.id === id)) this.known.delete(id);
-    for (const map of [this.handed, this.wentOn])
+    for (const map of [this.handed, this.goingOn])
       for (const vm of map.keys()) if (!open.some((k) => k.value.subject.id === vm)) map.delete(vm);
     this.awaited.clear();
     for (const k of open) this.one(k, s, atMs, domains.get(k.value.subject.id) ?? null);
@@ -149,7 +160,7 @@ export class MigrationDesk {
   private result({ id, own }: Subject): MigrateResult {
     const said = own.value.migration?.['stood'] as { pauseMs?: number | null; totalMs?: number } | undefined;
     const handed = this.handed.get(id);
-    const wentOn = this.wentOn.get(id);
+    const wentOn = this.goingOn.get(id);
     const here = handed === undefined || wentOn === undefined ? null : Math.max(0, wentOn - handed);
     const there = said?.pauseMs ?? null;
     return {

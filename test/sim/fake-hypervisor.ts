@@ -78,6 +78,8 @@ export class FakeHost {
   readonly jobs = new Map<string, () => void>();
   /** Sending a machine takes so long, ms. */
   migrateMs = 3_000;
+  /** A machine that has been sent ends within, ms. */
+  endMs = 5;
   /** Called when a copy is whole, and nobody here hears of it; null: it is heard of. */
   loseFinish: (() => void) | null = null;
   /** A frozen machine sends nothing. */

@@ -117,7 +117,7 @@ export function fakeMigration(
     }
     const decided = await decision(o, alive, host);
     host.jobs.delete(uuid);
-    await host.wait(5);
+    await host.wait(host.endMs);
     if (!alive() || decided === 'leave' || same() === null) throw failed('nobody decides');
     if (decided === 'stay') {
       host.goOn(uuid);

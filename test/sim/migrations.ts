@@ -123,7 +123,10 @@ export async function migrations(copies: boolean): Promise<void> {
       const op = w.migrate(vm, 'n2');
       await w.until('it is sent', () => w.own(vm)?.state === 'migrating', 30_000);
       w.node('n2').host.libvirt.lookMs = 400;
+      await w.until('its guest goes on', () => w.runsOn(vm)[0] === 'n2', 90_000);
+      const wentOnMs = w.time.nowMs;
       await w.until('the op ends', () => opFinished(w.op(op)), 90_000);
+      t.ok(w.time.nowMs - wentOnMs < 300, `whoever waits for it is told after ${w.time.nowMs - wentOnMs} ms`);
       t.equal(w.op(op).state, 'done', JSON.stringify(w.op(op)));
       const pauseMs = migrateArgs(w.op(op))?.result?.pauseMs ?? 1e9;
       t.ok(pauseMs < 200, `${pauseMs} ms`);
@@ -135,6 +138,23 @@ export async function migrations(copies: boolean): Promise<void> {
       w.end();
     },
   );
+
+  await t.test('asked back while its machine is still ending there: it waits for that', async (t) => {
+    const { w, vm } = await cluster(copies);
+    w.node('n1').host.libvirt.endMs = 3_000;
+    const there = w.migrate(vm, 'n2');
+    await w.until('it is there', () => opFinished(w.op(there)), 90_000);
+    t.equal(w.op(there).state, 'done', JSON.stringify(w.op(there)));
+    t.equal(w.node('n1').host.libvirt.domains.get(vm)?.active, true, 'it has not ended yet');
+    const back = w.migrate(vm, 'n1');
+    await w.until('it is back', () => opFinished(w.op(back)), 90_000);
+    t.equal(w.op(back).state, 'done', JSON.stringify(w.op(back)));
+    t.same(w.runsOn(vm), ['n1']);
+    await w.pass(15_000);
+    w.checks.atRest();
+    t.same(w.checks.violations, []);
+    w.end();
+  });
 
   for (const who of ['n1', 'n2'] as const) {
     await t.test(
