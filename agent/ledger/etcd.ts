@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { TlsMaterial } from '../pki/tls.js';
 import { b64, txnJson } from './etcd-json.js';
-import { AttemptError, Gateway, type GatewayOptions } from './gateway.js';
+import { AttemptError, callDeadlineMs, Gateway, type CallOptions, type GatewayOptions } from './gateway.js';
 import type { Compare, Ledger, LedgerEntry, Listing, TxnResult, Write } from './ledger.js';
 import { checkTxn, prefixEnd } from './ledger.js';
 import { Watcher } from './watch.js';
@@ -75,6 +75,13 @@ function entry(kv: z.output<typeof kvSchema>): LedgerEntry {
 }
 
 /**
+ * A call that failed as all who are there were late gives the next ones twice the time, four times at most; each that succeeds
+ * takes a tenth of it back. What is given up in its handshake, or for a late answer, costs the next call a new handshake: a
+ * node with too little CPU did nothing else, and never got one to its end.
+ */
+const patience = { max: 4, more: 2, less: 0.9 } as const;
+
+/**
  * The ledger on etcd 3.4 or 3.5, through its JSON gateway.
  *
  * A read is tried at every endpoint within its deadline. A transaction goes to another endpoint only while it is
@@ -84,20 +91,13 @@ function entry(kv: z.output<typeof kvSchema>): LedgerEntry {
 export class EtcdLedger implements Ledger {
   readonly gateway: Gateway;
   readonly #watcher: Watcher;
-  readonly #deadlineMs: number | undefined;
-  readonly #shared: boolean;
+  readonly #deadlineMs: number;
+  #patience = 1;
 
-  constructor(o: GatewayOptions, shared?: { gateway: Gateway; watcher: Watcher }) {
-    this.gateway = shared?.gateway ?? new Gateway(o);
-    this.#watcher = shared?.watcher ?? new Watcher(this.gateway);
-    this.#deadlineMs = o.deadlineMs;
-    this.#shared = shared !== undefined;
-  }
-
-  /** The same connections with another deadline per call: the lease's renewal must be done within its period. */
-  withDeadline(deadlineMs: number): EtcdLedger {
-    const o = { endpoints: this.gateway.endpoints, tls: null, deadlineMs };
-    return new EtcdLedger(o, { gateway: this.gateway, watcher: this.#watcher });
+  constructor(o: GatewayOptions) {
+    this.gateway = new Gateway(o);
+    this.#watcher = new Watcher(this.gateway);
+    this.#deadlineMs = o.deadlineMs ?? callDeadlineMs;
   }
 
   setEndpoints(endpoints: readonly string[]): void {
@@ -133,10 +133,10 @@ export class EtcdLedger implements Ledger {
     for (;;) {
       const page = readAnswer(
         rangeSchema,
-        await this.gateway.call(
+        await this.#call(
           '/v3/kv/range',
           { key: from, range_end, limit: String(pageKeys), ...(revision === undefined ? {} : { revision }) },
-          { kind: 'read', bodyMs: pageBodyMs, ...this.#deadline() },
+          { kind: 'read', bodyMs: pageBodyMs },
         ),
         `listing ${prefix}`,
       );
@@ -150,7 +150,7 @@ export class EtcdLedger implements Ledger {
 
   async #range(body: Record<string, string>, what: string) {
     try {
-      return readAnswer(rangeSchema, await this.#call('/v3/kv/range', body, 'read'), what);
+      return readAnswer(rangeSchema, await this.#call('/v3/kv/range', body, { kind: 'read' }), what);
     } catch (error) {
       throw judged(error, what);
     }
@@ -160,7 +160,11 @@ export class EtcdLedger implements Ledger {
     checkTxn(compare, writes);
     const body = txnJson(compare, writes);
     try {
-      const r = readAnswer(txnSchema, await this.#call('/v3/kv/txn', body, 'write'), 'a transaction');
+      const r = readAnswer(
+        txnSchema,
+        await this.#call('/v3/kv/txn', body, { kind: 'write' }),
+        'a transaction',
+      );
       return { done: r.succeeded, revision: BigInt(r.header.revision) };
     } catch (error) {
       throw judged(error, 'a transaction');
@@ -174,7 +178,7 @@ export class EtcdLedger implements Ledger {
   /** Granting twice by a repeated call leaves a lease that nobody renews: it ends by itself. */
   async grantLease(ttlS: number): Promise<string> {
     try {
-      const answer = await this.#call('/v3/lease/grant', { TTL: String(ttlS) }, 'read');
+      const answer = await this.#call('/v3/lease/grant', { TTL: String(ttlS) }, { kind: 'read' });
       return readAnswer(grantSchema, answer, 'granting a lease').ID;
     } catch (error) {
       throw judged(error, 'a lease');
@@ -183,7 +187,7 @@ export class EtcdLedger implements Ledger {
 
   async keepAlive(lease: string): Promise<number> {
     try {
-      const answer = await this.#call('/v3/lease/keepalive', { ID: lease }, 'read');
+      const answer = await this.#call('/v3/lease/keepalive', { ID: lease }, { kind: 'read' });
       return Number(readAnswer(keepAliveSchema, answer, 'renewing a lease').result.TTL);
     } catch (error) {
       if (error instanceof AttemptError && error.grpcCode === 5) return 0;
@@ -193,25 +197,29 @@ export class EtcdLedger implements Ledger {
 
   async revokeLease(lease: string): Promise<void> {
     try {
-      await this.#call('/v3/lease/revoke', { ID: lease }, 'read');
+      await this.#call('/v3/lease/revoke', { ID: lease }, { kind: 'read' });
     } catch (error) {
       if (error instanceof AttemptError && error.grpcCode === 5) return;
       throw judged(error, 'revoking a lease');
     }
   }
 
-  /** Ends watches and connections; a view made by {@link withDeadline} ends nothing. */
+  /** Ends watches and connections. */
   async close(): Promise<void> {
-    if (this.#shared) return;
     this.#watcher.close();
     this.gateway.close();
   }
 
-  #call(path: string, body: unknown, kind: 'read' | 'write'): Promise<unknown> {
-    return this.gateway.call(path, body, { kind, ...this.#deadline() });
-  }
-
-  #deadline(): { deadlineMs?: number } {
-    return this.#deadlineMs === undefined ? {} : { deadlineMs: this.#deadlineMs };
+  async #call(path: string, body: unknown, o: CallOptions): Promise<unknown> {
+    const deadlineMs = this.#deadlineMs * this.#patience;
+    try {
+      const answer = await this.gateway.call(path, body, { ...o, deadlineMs });
+      this.#patience = Math.max(1, this.#patience * patience.less);
+      return answer;
+    } catch (e) {
+      const late = e instanceof FlotillaError && e.cause instanceof AttemptError && e.cause.late;
+      if (late) this.#patience = Math.min(patience.max, this.#patience * patience.more);
+      throw e;
+    }
   }
 }

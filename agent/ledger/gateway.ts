@@ -39,11 +39,14 @@ export class AttemptError extends Error {
   readonly outcome: CallOutcome;
   /** The gRPC status code of etcd's answer; null where there was no answer. */
   readonly grpcCode: number | null;
+  /** A machine is there, and its handshake or answer took too long. */
+  readonly late: boolean;
 
-  constructor(message: string, o: { outcome: CallOutcome; grpcCode?: number | null; cause?: unknown }) {
+  constructor(message: string, o: Partial<AttemptError> & Pick<AttemptError, 'outcome'>) {
     super(message, o.cause === undefined ? undefined : { cause: o.cause });
     this.outcome = o.outcome;
     this.grpcCode = o.grpcCode ?? null;
+    this.late = o.late ?? false;
   }
 }
 
@@ -144,9 +147,7 @@ export class Gateway {
     this.#tls = tls;
     const old = [this.#agent, this.#streamAgent];
     [this.#agent, this.#streamAgent] = this.#agents();
-    for (const a of old) {
-      for (const s of Object.values(a.freeSockets).flat()) s?.destroy();
-    }
+    for (const a of old) for (const s of Object.values(a.freeSockets).flat()) s?.destroy();
   }
 
   close(): void {
@@ -168,15 +169,11 @@ export class Gateway {
    */
   async prefer(): Promise<void> {
     const { current: first } = this;
-    const others = this.#endpoints.filter((e) => e !== first);
-    const answers = async (endpoint: string, afterMs = 0): Promise<string> => {
-      if (afterMs > 0) await sleep(afterMs);
-      await this.#asks(endpoint);
-      return endpoint;
-    };
-    const found = await Promise.any([answers(first), ...others.map((e) => answers(e, headStartMs))]).catch(
-      () => null,
-    );
+    const asked = this.#endpoints.map(async (endpoint) => {
+      await sleep(endpoint === first ? 0 : headStartMs);
+      return this.#asks(endpoint).then(() => endpoint);
+    });
+    const found = await Promise.any(asked).catch(() => null);
     if (found !== null && this.current === first) this.#current = this.#endpoints.indexOf(found);
   }
 
@@ -302,28 +299,31 @@ export class Gateway {
     o: { connectMs: number; answerMs: number; totalMs: number; leader: boolean },
   ): Promise<unknown> {
     return new Promise((resolve, reject) => {
-      let connected = false;
-      let answered = false;
+      let [reached, connected, answered, over] = [false, false, false, false];
       const headers = { 'Content-Length': Buffer.byteLength(text), ...(o.leader ? needsLeader : {}) };
       const req = this.#request(endpoint, path, this.#agent, headers);
       const fail = (message: string, cause?: unknown) => {
+        over = true;
         for (const timer of timers) clearTimeout(timer);
         req.destroy();
         const outcome: CallOutcome = connected ? 'unknown' : 'not-sent';
-        reject(new AttemptError(`${endpoint}: ${message}`, { outcome, cause }));
+        const late = reached && !answered && cause === undefined;
+        reject(new AttemptError(`${endpoint}: ${message}`, { outcome, late, cause }));
+      };
+      // What came while this program itself stood still is read before it is called late.
+      const within = (ms: number, what: string, came: () => boolean) => {
+        const judge = (): void => void (over || came() || fail(`no ${what} within ${Math.round(ms)} ms`));
+        return setTimeout(() => setImmediate(judge), ms);
       };
       const timers = [
-        setTimeout(() => {
-          if (!connected) fail(`no connection within ${Math.round(o.connectMs)} ms`);
-        }, o.connectMs),
-        setTimeout(() => {
-          if (!answered) fail(`no answer within ${Math.round(o.answerMs)} ms`);
-        }, o.answerMs),
-        setTimeout(() => fail(`no whole answer within ${Math.round(o.totalMs)} ms`), o.totalMs),
+        within(o.connectMs, 'connection', () => connected),
+        within(o.answerMs, 'answer', () => answered),
+        within(o.totalMs, 'whole answer', () => over),
       ];
       req.on('socket', (socket) => {
-        if (this.#ready.has(socket)) connected = true;
+        if (this.#ready.has(socket)) reached = connected = true;
         else {
+          socket.once('connect', () => (reached = true));
           socket.once(this.#insecure ? 'connect' : 'secureConnect', () => {
             this.#ready.add(socket);
             connected = true;
@@ -346,6 +346,7 @@ export class Gateway {
           if (!res.complete) fail('answer cut off');
         });
         res.on('end', () => {
+          over = true;
           for (const timer of timers) clearTimeout(timer);
           try {
             resolve(readAnswer(endpoint, res.statusCode ?? 0, Buffer.concat(chunks).toString('utf8')));

@@ -1,5 +1,7 @@
+import { once } from 'node:events';
 import http from 'node:http';
 import net, { type AddressInfo } from 'node:net';
+import { Worker } from 'node:worker_threads';
 import t from 'tap';
 import { EtcdLedger } from '../../../../agent/ledger/etcd.js';
 import { Gateway } from '../../../../agent/ledger/gateway.js';
@@ -161,6 +163,44 @@ void t.test('after the deadline every call has ended, whatever the members do', 
     ended(ledger.revokeLease('1')),
   ]);
   t.same(new Set(codes), new Set(['ledger-unavailable']));
+});
+
+void t.test('an answer that has come while this program stood still is not late', async (t) => {
+  const member = await new FakeMember(found).start(t);
+  // In another process, as this one stands still.
+  const thread = new Worker(
+    `const http = require('node:http');
+     const s = http.createServer((q, r) => q.resume().on('end', () => setTimeout(() => r.end('{"header":{"revision":"7"},"kvs":[]}'), 50)));
+     s.listen(0, '127.0.0.1', () => require('node:worker_threads').parentPort.postMessage(s.address().port));`,
+    { eval: true },
+  );
+  t.teardown(() => thread.terminate());
+  const [port] = (await once(thread, 'message')) as [number];
+  const ledger = client(t, [`http://127.0.0.1:${port}`, member.endpoint], 300);
+  t.equal(await ledger.get('/flotilla/x'), null);
+  const reading = ledger.get('/flotilla/x');
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  // After that come the timers, and only then what sockets have.
+  await new Promise(setImmediate);
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 600);
+  t.equal(await reading, null);
+  t.equal(member.calls, 0, 'nobody else was asked');
+});
+
+void t.test('who is there and late is given more time; who is not there is not', async (t) => {
+  let lateMs = 500;
+  const late = await new FakeMember((q, r) => void setTimeout(() => found(q, r), lateMs)).start(t);
+  const ledger = client(t, [late.endpoint], 200);
+  const read = (): Promise<unknown> => ledger.get('/flotilla/x');
+  await t.rejects(read(), { code: 'ledger-unavailable' });
+  await t.rejects(read(), { code: 'ledger-unavailable' });
+  t.equal(await read(), null, 'the third time it is waited for');
+  lateMs = 0;
+  for (let i = 0; i < 20; i++) await read();
+  lateMs = 500;
+  await t.rejects(read(), { code: 'ledger-unavailable' }, 'and no longer than before when it is quick again');
+  const nobody = client(t, [await deadEndpoint()], 200);
+  for (let i = 0; i < 3; i++) await t.rejects(nobody.get('/flotilla/x'), { code: 'ledger-unavailable' });
 });
 
 void t.test('a lease that is gone is zero; a member that fails is not', async (t) => {
