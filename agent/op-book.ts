@@ -12,6 +12,8 @@ const progressWriteMs = 5_000;
 export class OpBook {
   private readonly env: AgentEnv;
   private readonly written = new Map<string, number>();
+  /** Ops that this agent has ended: a reading from before still says that they run. */
+  private readonly ended = new Set<string>();
 
   constructor(env: AgentEnv) {
     this.env = env;
@@ -44,19 +46,21 @@ export class OpBook {
     return op;
   }
 
+  /** It has ended, whatever age the reading has that it comes from. */
+  hasEnded(op: Op): boolean {
+    return opFinished(op) || this.ended.has(op.id);
+  }
+
   async finish(
     kept: Kept<Op>,
     state: 'done' | 'cancelled',
     step: string,
     patch: Partial<Op> = {},
   ): Promise<void> {
-    if (opFinished(kept.value)) return;
-    await this.change(kept, {
-      ...patch,
-      state,
-      step: step.slice(0, 200),
-      progress: state === 'done' ? 1 : kept.value.progress,
-    });
+    if (this.hasEnded(kept.value)) return;
+    const progress = state === 'done' ? 1 : kept.value.progress;
+    if ((await this.change(kept, { ...patch, state, step: step.slice(0, 200), progress })) === null) return;
+    this.ended.add(kept.value.id);
     this.written.delete(kept.value.id);
     this.env.log.info(`op ${kept.value.kind} ${state}`, {
       op: kept.value.id,
@@ -66,10 +70,12 @@ export class OpBook {
   }
 
   async fail(kept: Kept<Op>, error: unknown): Promise<void> {
-    if (opFinished(kept.value)) return;
+    if (this.hasEnded(kept.value)) return;
     const cancelled = error instanceof FlotillaError && error.code === 'cancelled';
     const record: ErrorRecord = errorRecord(error);
-    await this.change(kept, { state: cancelled ? 'cancelled' : 'failed', error: record });
+    const state = cancelled ? 'cancelled' : 'failed';
+    if ((await this.change(kept, { state, error: record })) === null) return;
+    this.ended.add(kept.value.id);
     this.written.delete(kept.value.id);
     this.env.log.warn(`op ${kept.value.kind} ${cancelled ? 'cancelled' : 'failed'}: ${record.message}`, {
       op: kept.value.id,
@@ -125,6 +131,7 @@ export class OpBook {
 
   /** Drops the oldest finished ops beyond the bound. Every agent may do it; the same keys are named by all. */
   async trim(snapshot: Snapshot): Promise<void> {
+    for (const id of this.ended) if (!snapshot.ops.has(id)) this.ended.delete(id);
     const finished = [...snapshot.ops.values()].filter((k) => opFinished(k.value));
     const over = finished.length - opsKeptMax;
     if (over <= 0) return;

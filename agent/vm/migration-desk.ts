@@ -62,7 +62,7 @@ export class MigrationDesk implements Arrivals {
   tookIn(s: Subject): void {
     const k = s.snapshot.ops.get(s.own.value.migration?.op ?? '');
     const { domain } = s;
-    if (k === undefined || opFinished(k.value) || !domain?.mark) return;
+    if (k === undefined || !domain?.mark) return;
     this.one(k, s.snapshot, this.env.clock.nowMs(), {
       ...domain,
       mark: { ...domain.mark, incoming: false },
@@ -178,7 +178,7 @@ export class MigrationDesk implements Arrivals {
     act: (k: Kept<Op>) => Promise<void>,
   ): void {
     const { id } = k.value;
-    if (this.writing.has(id)) return;
+    if (this.writing.has(id) || this.ops.hasEnded(k.value)) return;
     this.writing.add(id);
     void act(k)
       .then(() => announce(this.env, level, name, `migration: ${text}`))

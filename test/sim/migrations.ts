@@ -127,6 +127,8 @@ export async function migrations(copies: boolean): Promise<void> {
       const wentOnMs = w.time.nowMs;
       await w.until('the op ends', () => opFinished(w.op(op)), 90_000);
       t.ok(w.time.nowMs - wentOnMs < 300, `whoever waits for it is told after ${w.time.nowMs - wentOnMs} ms`);
+      await w.pass(5_000);
+      t.equal(w.lines.filter((l) => l.includes('migration: runs on n2')).length, 1, 'and once');
       t.equal(w.op(op).state, 'done', JSON.stringify(w.op(op)));
       const pauseMs = migrateArgs(w.op(op))?.result?.pauseMs ?? 1e9;
       t.ok(pauseMs < 200, `${pauseMs} ms`);

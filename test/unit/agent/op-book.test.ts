@@ -61,3 +61,33 @@ void t.test('what was for a node to do ends when that is in the cluster no more'
   t.same(states, ['failed', 'queued', 'queued', 'done', 'queued', 'queued']);
   t.same(said, [ops[0]?.id]);
 });
+
+void t.test('what was ended is not ended again by a reading from before', async (t) => {
+  const clock = new FakeClock();
+  const memory = new MemoryLedger(clock);
+  const said: string[] = [];
+  const book = new OpBook({
+    clock,
+    ledger: memory.client('n1'),
+    radio: { say: () => undefined },
+    log: { info: (text: string) => void said.push(text), warn: (text: string) => void said.push(text) },
+  } as unknown as AgentEnv);
+  const kept = (o: Op): Kept<Op> => {
+    memory.poke(kinds.op.key(o.id), writeRecord(kinds.op, o));
+    return { value: o, modRevision: memory.peek(kinds.op.key(o.id))?.modRevision ?? 0n };
+  };
+  const old = kept(op(1, null));
+  await book.finish(old, 'done', 'runs');
+  await book.finish(old, 'done', 'runs');
+  await book.fail(old, new Error('late'));
+  t.same(said, ['op vm.snapshot done']);
+  t.ok(book.hasEnded(old.value));
+  // One that somebody else changed meanwhile was not ended: the next reading says how it stands.
+  const changed = kept(op(2, null));
+  kept({ ...changed.value, step: 'another one' });
+  await book.finish(changed, 'done', 'runs');
+  t.notOk(book.hasEnded(changed.value));
+  t.equal(said.length, 1);
+  await book.trim({ ops: new Map() } as unknown as Snapshot);
+  t.notOk(book.hasEnded(old.value), 'forgotten with its op');
+});
