@@ -176,28 +176,28 @@ void t.test('an answer that has come while this program stood still is not late'
   );
   t.teardown(() => thread.terminate());
   const [port] = (await once(thread, 'message')) as [number];
-  const ledger = client(t, [`http://127.0.0.1:${port}`, member.endpoint], 300);
+  const ledger = client(t, [`http://127.0.0.1:${port}`, member.endpoint], 2_000);
   t.equal(await ledger.get('/flotilla/x'), null);
   const reading = ledger.get('/flotilla/x');
   await new Promise((resolve) => setTimeout(resolve, 20));
   // After that come the timers, and only then what sockets have.
   await new Promise(setImmediate);
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 600);
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_500);
   t.equal(await reading, null);
   t.equal(member.calls, 0, 'nobody else was asked');
 });
 
 void t.test('who is there and late is given more time; who is not there is not', async (t) => {
-  let lateMs = 500;
+  let lateMs = 1_200;
   const late = await new FakeMember((q, r) => void setTimeout(() => found(q, r), lateMs)).start(t);
-  const ledger = client(t, [late.endpoint], 200);
+  const ledger = client(t, [late.endpoint], 500);
   const read = (): Promise<unknown> => ledger.get('/flotilla/x');
   await t.rejects(read(), { code: 'ledger-unavailable' });
   await t.rejects(read(), { code: 'ledger-unavailable' });
   t.equal(await read(), null, 'the third time it is waited for');
   lateMs = 0;
   for (let i = 0; i < 20; i++) await read();
-  lateMs = 500;
+  lateMs = 1_200;
   await t.rejects(read(), { code: 'ledger-unavailable' }, 'and no longer than before when it is quick again');
   const nobody = client(t, [await deadEndpoint()], 200);
   for (let i = 0; i < 3; i++) await t.rejects(nobody.get('/flotilla/x'), { code: 'ledger-unavailable' });
