@@ -65,6 +65,7 @@ import { Lvm } from './lvm/lvm.js';
 import { Volumes } from './pool/volumes.js';
 import { poolHasNode } from '../core/domain/pool.js';
 import { auditLetterBytesMax } from '../core/wire/audit.js';
+import { ledger as kinds } from '../core/wire/ledger-keys.js';
 import { exportsApp } from './export/http.js';
 import { MqttRadio } from './radio/mqtt-radio.js';
 import { BootSlots } from './slots/slots.js';
@@ -80,7 +81,7 @@ import { HoldFile } from './local/holds.js';
 import { statusPage } from './status/page.js';
 import type { StatusView } from './status/view.js';
 import { Screen } from './screen.js';
-import type { Snapshot } from './snapshot.js';
+import { keptOrNow, type Snapshot } from './snapshot.js';
 import { ConsoleSockets, systemClock as clock, systemRandom as random } from './system.js';
 import { version } from './version.js';
 
@@ -355,9 +356,9 @@ export async function runAgent(
     volumes,
     image: async (id) => {
       const s = loop.view().snapshot;
-      const image = s?.images.get(id)?.value;
-      const pool = image && s?.pools.get(image.pool)?.value;
-      return image === undefined || pool === undefined ? null : { image, pool };
+      const image = await keptOrNow(s?.images, ledger, kinds.image, id);
+      const pool = image && (await keptOrNow(s?.pools, ledger, kinds.pool, image.value.pool));
+      return image === null || pool === null ? null : { image: image.value, pool: pool.value };
     },
   });
   const exported = exportsApp(async (op) =>

@@ -51,6 +51,16 @@ export async function keptNow<S extends z.ZodType>(
   return e === null ? null : { value: readRecord(kind, e.key, e.value), modRevision: e.modRevision };
 }
 
+/** One that was made since the last reading is read now: whoever has made it may ask for it at once. @throws as {@link keptNow} */
+export async function keptOrNow<S extends z.ZodType>(
+  read: ReadonlyMap<string, Kept<z.output<S>>> | undefined,
+  ledger: Pick<Ledger, 'get'>,
+  kind: Pick<RecordKind<S>, 'key' | 'schema'>,
+  id: string,
+): Promise<Kept<z.output<S>> | null> {
+  return read?.get(id) ?? keptNow(ledger, kind, id);
+}
+
 /** Everything the ledger holds, at one revision. */
 export interface Snapshot {
   readonly revision: bigint;

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import t from 'tap';
-import { Snapshots } from '../../../agent/snapshot.js';
+import { keptOrNow, Snapshots } from '../../../agent/snapshot.js';
 import type { Listing } from '../../../agent/ledger/ledger.js';
-import { ledger as kinds, ledgerRoot, metaKey } from '../../../core/wire/ledger-keys.js';
+import { ledger as kinds, ledgerRoot, metaKey, writeRecord } from '../../../core/wire/ledger-keys.js';
 import { MemoryLedger } from '../../sim/memory-ledger.js';
 import { FakeClock } from './ledger/fake-clock.js';
 
@@ -34,7 +34,7 @@ function setup() {
     asked.push(prefix);
     return client.list(prefix);
   };
-  return { memory, client, asked, meta, snapshots: new Snapshots({ list }) };
+  return { memory, client, asked, meta, node, snapshots: new Snapshots({ list }) };
 }
 const poolKey = kinds.pool.key(randomUUID());
 
@@ -97,4 +97,15 @@ await t.test('a failure is told, and the next reading is a whole one or a proven
   await t.rejects(snapshots.read(), /away/);
   fails = false;
   t.equal(await snapshots.read(), first);
+});
+
+void t.test('a record that is newer than the last reading is there; what is in neither is not', async (t) => {
+  const { memory, client, node } = setup();
+  const read = new Map([['n1', { value: { ...node, rack: 'as read' }, modRevision: 1n }]]);
+  memory.poke(kinds.node.key('n2'), writeRecord(kinds.node, { ...node, id: 'n2' }));
+  const of = (id: string) => keptOrNow(read, client, kinds.node, id);
+  t.equal((await of('n1'))?.value.rack, 'as read', 'what was read is not read again');
+  t.equal((await of('n2'))?.value.id, 'n2');
+  t.equal(await of('n3'), null);
+  t.equal((await keptOrNow(undefined, client, kinds.node, 'n1'))?.value.id, 'n1', 'before the first reading');
 });
