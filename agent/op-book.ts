@@ -57,11 +57,8 @@ export class OpBook {
     step: string,
     patch: Partial<Op> = {},
   ): Promise<void> {
-    if (this.hasEnded(kept.value)) return;
     const progress = state === 'done' ? 1 : kept.value.progress;
-    if ((await this.change(kept, { ...patch, state, step: step.slice(0, 200), progress })) === null) return;
-    this.ended.add(kept.value.id);
-    this.written.delete(kept.value.id);
+    if (!(await this.end(kept, { ...patch, state, step: step.slice(0, 200), progress }))) return;
     this.env.log.info(`op ${kept.value.kind} ${state}`, {
       op: kept.value.id,
       subject: kept.value.subject.name,
@@ -70,18 +67,23 @@ export class OpBook {
   }
 
   async fail(kept: Kept<Op>, error: unknown): Promise<void> {
-    if (this.hasEnded(kept.value)) return;
     const cancelled = error instanceof FlotillaError && error.code === 'cancelled';
     const record: ErrorRecord = errorRecord(error);
     const state = cancelled ? 'cancelled' : 'failed';
-    if ((await this.change(kept, { state, error: record })) === null) return;
-    this.ended.add(kept.value.id);
-    this.written.delete(kept.value.id);
-    this.env.log.warn(`op ${kept.value.kind} ${cancelled ? 'cancelled' : 'failed'}: ${record.message}`, {
+    if (!(await this.end(kept, { state, error: record }))) return;
+    this.env.log.warn(`op ${kept.value.kind} ${state}: ${record.message}`, {
       op: kept.value.id,
       subject: kept.value.subject.name,
       code: record.code,
     });
+  }
+
+  /** @returns whether this was its end: false where it had ended, or somebody changed it meanwhile */
+  private async end(kept: Kept<Op>, patch: Partial<Op>): Promise<boolean> {
+    if (this.hasEnded(kept.value) || (await this.change(kept, patch)) === null) return false;
+    this.ended.add(kept.value.id);
+    this.written.delete(kept.value.id);
+    return true;
   }
 
   /** Says progress on the radio at once, and writes it to the ledger now and then. */

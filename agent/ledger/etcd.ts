@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { FlotillaError } from '../../core/domain/error.js';
 import type { TlsMaterial } from '../pki/tls.js';
 import { b64, txnJson } from './etcd-json.js';
-import { AttemptError, callDeadlineMs, Gateway, type CallOptions, type GatewayOptions } from './gateway.js';
+import { AttemptError, Gateway, type CallOptions, type GatewayOptions } from './gateway.js';
 import type { Compare, Ledger, LedgerEntry, Listing, TxnResult, Write } from './ledger.js';
 import { checkTxn, prefixEnd } from './ledger.js';
 import { Watcher } from './watch.js';
@@ -91,13 +91,11 @@ const patience = { max: 4, more: 2, less: 0.9 } as const;
 export class EtcdLedger implements Ledger {
   readonly gateway: Gateway;
   readonly #watcher: Watcher;
-  readonly #deadlineMs: number;
   #patience = 1;
 
   constructor(o: GatewayOptions) {
     this.gateway = new Gateway(o);
     this.#watcher = new Watcher(this.gateway);
-    this.#deadlineMs = o.deadlineMs ?? callDeadlineMs;
   }
 
   setEndpoints(endpoints: readonly string[]): void {
@@ -211,7 +209,7 @@ export class EtcdLedger implements Ledger {
   }
 
   async #call(path: string, body: unknown, o: CallOptions): Promise<unknown> {
-    const deadlineMs = this.#deadlineMs * this.#patience;
+    const deadlineMs = this.gateway.deadlineMs * this.#patience;
     try {
       const answer = await this.gateway.call(path, body, { ...o, deadlineMs });
       this.#patience = Math.max(1, this.#patience * patience.less);

@@ -111,7 +111,8 @@ export class Gateway {
   #agent: http.Agent;
   #streamAgent: http.Agent;
   #tls: TlsMaterial | null;
-  readonly #deadlineMs: number;
+  /** Of a call that names none, ms. */
+  readonly deadlineMs: number;
   #homeDueMs = 0;
   readonly #insecure: boolean;
   #closed = false;
@@ -121,7 +122,7 @@ export class Gateway {
   constructor(o: GatewayOptions) {
     this.#insecure = o.insecureForTests === true;
     this.#tls = o.tls;
-    this.#deadlineMs = o.deadlineMs ?? callDeadlineMs;
+    this.deadlineMs = o.deadlineMs ?? callDeadlineMs;
     this.#endpoints = this.#check(o.endpoints);
     [this.#agent, this.#streamAgent] = this.#agents();
   }
@@ -202,7 +203,7 @@ export class Gateway {
    */
   async call(path: string, body: unknown, o: CallOptions): Promise<unknown> {
     const text = JSON.stringify(body);
-    const deadlineMs = o.deadlineMs ?? this.#deadlineMs;
+    const deadlineMs = o.deadlineMs ?? this.deadlineMs;
     const endMs = performance.now() + deadlineMs;
     const tries = o.endpoint === undefined ? this.#endpoints.length : 1;
     if (o.endpoint === undefined) this.#goHome();
@@ -237,7 +238,7 @@ export class Gateway {
   async stream(path: string, body: unknown, o: { openMs?: number } = {}): Promise<OpenStream> {
     const endpoint = this.current;
     const req = this.#request(endpoint, path, this.#streamAgent, needsLeader);
-    const openMs = o.openMs ?? this.#deadlineMs;
+    const openMs = o.openMs ?? this.deadlineMs;
     return await new Promise<OpenStream>((resolve, reject) => {
       const fail = (message: string, cause?: unknown) => {
         req.destroy();

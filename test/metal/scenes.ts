@@ -238,6 +238,7 @@ export class Scenes {
       for (const to of [this.other(home), home]) {
         const end = await d.c.opEnd((await this.migrate(to)).op);
         if (end.state !== 'done') throw new Error(`to ${to}: ${JSON.stringify(end)}`);
+        t.equal(end.error, null);
         t.comment(JSON.stringify(migrateArgs(end)?.result));
         t.equal(await d.ownerOf(Scenes.vm), to);
         await d.goesOn(Scenes.vm);
