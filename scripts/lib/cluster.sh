@@ -14,17 +14,6 @@ STATE=/var/lib/flotilla
 in_node() { local node=$1; shift; scripts/lab exec "$node" "$@"; }
 nodes() { seq -f 'n%g' "$NODES"; }
 
-# together COMMAND..: all at once; fails when one of them did, after all have ended.
-together() {
-  local command pid pids=() bad=0
-  for command in "$@"; do
-    $command &
-    pids+=($!)
-  done
-  for pid in "${pids[@]}"; do wait "$pid" || bad=1; done
-  [ "$bad" = 0 ] || fail 'a step failed; its words are above' 'what was done is kept: run the same again'
-}
-
 # await SECONDS WHAT COMMAND..: until the command succeeds.
 await() {
   local limit=$1 text=$2 end=$((SECONDS + $1))

