@@ -245,6 +245,11 @@ export interface Replication {
     readonly pairs: ReadonlyMap<string, PairSeen>;
     readonly unreadable: readonly string[];
   }>;
+  /**
+   * Tells whenever a pair of this node is not what it was, first when it has begun to; not how much is still to be copied.
+   * Ends with the signal, and when no more can be told.
+   */
+  watch(changed: () => void, signal: AbortSignal): Promise<void>;
   /** Makes the volume below a copy that holds nothing yet. What was in it is lost. */
   make(replica: Replica, volume: number): Promise<void>;
   /**

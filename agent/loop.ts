@@ -247,6 +247,7 @@ export class AgentLoop {
     this.maker.stop();
     this.moves.stop();
     this.images.stop();
+    this.replicas.stop();
     this.exports.stop();
     this.vmSnapshots.stop();
     this.updates?.stop();

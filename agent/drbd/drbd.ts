@@ -3,7 +3,7 @@ import { FlotillaError } from '../../core/domain/error.js';
 import type { Replica } from '../../core/domain/replica.js';
 import type { Clock, Replication, ReplicationUse } from '../env.js';
 import { readIfThere } from '../pki/store.js';
-import { runTool, type Tool } from '../pool/tool.js';
+import { followTool, runTool, type Teller, type Tool } from '../pool/tool.js';
 import { resourceConfig, resourceName } from './config.js';
 import { parseDump, type Dump } from './events.js';
 
@@ -15,6 +15,7 @@ export interface DrbdOptions {
   /** What the kernel asks when a peer is lost. */
   readonly handler?: string;
   readonly run?: Tool;
+  readonly follow?: Teller;
   readonly module?: string;
 }
 
@@ -50,8 +51,15 @@ export class Drbd implements Replication {
   }
 
   async observe(): Promise<Dump> {
-    const r = await this.#run('drbdsetup', ['events2', '--now', '--statistics'], { deadlineMs: commandMs });
+    const r = await this.#run('drbdsetup', ['events2', '--now', '--statistics'], {
+      deadlineMs: commandMs,
+      brief: true,
+    });
     return parseDump(r.stdout);
+  }
+
+  watch(changed: () => void, signal: AbortSignal): Promise<void> {
+    return (this.#o.follow ?? followTool)('drbdsetup', ['events2'], changed, signal);
   }
 
   async make(replica: Replica, volume: number): Promise<void> {

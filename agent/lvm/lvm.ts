@@ -42,6 +42,7 @@ export class Lvm {
     const report = (tool: string, fields: string, ...more: string[]): Promise<ToolResult> =>
       this.#run(tool, ['--reportformat', 'json', '--units', 'b', '--nosuffix', ...more, '-o', fields], {
         deadlineMs: readMs,
+        brief: true,
       });
     const vgs = await report('vgs', columns.vg);
     const lvs = await report('lvs', columns.lv);
@@ -56,6 +57,7 @@ export class Lvm {
   async devices(): Promise<readonly BlockDevice[]> {
     const r = await this.#run('lsblk', ['--json', '--bytes', '--paths', '--output', deviceColumns], {
       deadlineMs: readMs,
+      brief: true,
     });
     return readDevices(r.stdout);
   }

@@ -22,6 +22,11 @@ export interface ToolOptions {
   readonly codes?: readonly number[];
   readonly env?: Readonly<Record<string, string>>;
   /**
+   * Reads in milliseconds what the kernel or LVM knows, and is run often: at the agent's own priority, since the programs that
+   * would lower it cost more than it does.
+   */
+  readonly brief?: true;
+  /**
    * Never killed, neither by the deadline nor with the agent: it holds devices still in between (LVM, DRBD), and what is
    * killed there leaves a guest's disk standing. After the deadline it is only no longer waited for.
    */
@@ -99,6 +104,26 @@ export const runTool: Tool = async (file, args, o) => {
   }
 };
 
+/** Runs a program that goes on telling until it is ended; tests put another in its place. */
+export interface Teller {
+  (file: string, args: readonly string[], told: () => void, signal: AbortSignal): Promise<void>;
+}
+
+/** As {@link runTool}, of a program that nobody waits for. @returns when it has ended, however it did */
+export const followTool: Teller = async (file, args, told, signal) => {
+  const child = execa('setpriv', ['--pdeathsig', 'KILL', '--', file, ...args], {
+    env: { LC_ALL: 'C' },
+    stdin: 'ignore',
+    stderr: 'ignore',
+    buffer: false,
+    reject: false,
+    cancelSignal: signal,
+    forceKillAfterDelay: 500,
+  });
+  child.stdout.on('data', told);
+  await child;
+};
+
 /** What stands before the command. Without root only the limits can be had. */
 function prefix(o: ToolOptions): string[] {
   if (o.finish === true) return [];
@@ -111,7 +136,7 @@ function prefix(o: ToolOptions): string[] {
   words.push('--');
   if (o.jail) words.push('prlimit', `--as=${o.jail.memoryBytes}`, `--cpu=${o.jail.cpuS}`, '--core=0', '--');
   // The agent is the last that may be killed when memory runs out; its tools are among the first.
-  words.push('choom', '-n', '500', '--', 'nice', '-n', '10');
+  if (o.brief !== true) words.push('choom', '-n', '500', '--', 'nice', '-n', '10');
   return words;
 }
 

@@ -35,8 +35,12 @@ import type { Observed } from '../vm/domains.js';
 import type { Turns } from '../vm/turns.js';
 import { SyncRate } from './sync-rate.js';
 
-/** The pairs of this node are looked at so often while it has any, ms: a program is run for it. */
+/** The pairs of this node are looked at so often while one of them is not well, or nobody tells of changes, ms: a program is run for it. */
 const lookMs = 1_000;
+/** And so often where all are well, and every change is told, ms. */
+const calmLookMs = 10_000;
+/** Who told of changes and has ended is begun again after this long, ms. */
+const watchAgainMs = 5_000;
 /** A node that could not hold copies is asked again after this long, ms: modules come with packages. */
 const usableAgainMs = 60_000;
 /** A failed step is tried again after this long, doubled up to the last number, ms. */
@@ -72,11 +76,22 @@ export class ReplicaDesk {
   /** When the reading of {@link pairs} began. */
   private lookedMs = -Infinity;
   private looking = false;
+  /** Something may have changed since a reading began last. */
+  private due = true;
+  /** Readings and acts, counted in the order in which the ones began and the others ended. */
+  private count = 0;
+  /** The reading of {@link pairs} in that count. */
+  private looked = 0;
+  private readonly stopping = new AbortController();
+  private watching = false;
+  /** Whether every change is told. */
+  private told = false;
+  private watchedMs = -Infinity;
   private lookFault: string | null = null;
   private use: { readonly text: string | null; readonly atMs: number } = { text: null, atMs: -Infinity };
   private asking = false;
-  /** What was done last with each VM's pair ended then: an older reading says nothing. */
-  private readonly actedMs = new Map<string, number>();
+  /** What was done last with each VM's pair, in the same count: an older reading says nothing. */
+  private readonly acts = new Map<string, number>();
   private readonly openedMs = new Map<string, number>();
   /** What each pair was made from last, while this agent lives. */
   private readonly made = new Map<string, string>();
@@ -123,13 +138,19 @@ export class ReplicaDesk {
     this.tendUse(replication);
     const mine = [...s.replicas].filter(([, k]) => hasCopy(k.value, node) || isFormer(k.value, node));
     const known = new Set(mine.map(([id]) => id));
-    for (const map of [this.actedMs, this.openedMs, this.made, this.troubles, this.connectMs])
+    for (const map of [this.acts, this.openedMs, this.made, this.troubles, this.connectMs])
       for (const id of map.keys()) if (!known.has(id)) map.delete(id);
     for (const set of [this.oneWriter, this.second]) for (const id of set) if (!known.has(id)) set.delete(id);
     if (mine.length === 0 || this.use.text !== '') return null;
-    if (clock.nowMs() - this.lookedMs >= lookMs) void this.observe(replication);
+    this.tendWatch(replication);
+    const everyMs = this.told && mine.every(([id]) => isCalm(this.pairs?.get(id))) ? calmLookMs : lookMs;
+    if (this.due || clock.nowMs() - this.lookedMs >= everyMs) void this.observe(replication);
     if (this.pairs !== null) for (const [id, k] of mine) this.one(id, k, s, domains);
-    return lookMs;
+    return everyMs;
+  }
+
+  stop(): void {
+    this.stopping.abort();
   }
 
   /** Why the disks of that VM cannot be used now, in words; null: they can, or it has no copies. */
@@ -292,9 +313,30 @@ export class ReplicaDesk {
   }
 
   private acted(vm: string): void {
-    this.actedMs.set(vm, this.env.clock.nowMs());
-    this.lookedMs = -Infinity;
+    this.acts.set(vm, ++this.count);
+    this.due = true;
     this.wake();
+  }
+
+  private tendWatch(replication: Replication): void {
+    const { clock } = this.env;
+    const { signal } = this.stopping;
+    if (this.watching || signal.aborted || clock.nowMs() - this.watchedMs < watchAgainMs) return;
+    this.watching = true;
+    const changed = (): void => {
+      this.told = true;
+      this.due = true;
+      this.wake();
+    };
+    void replication
+      .watch(changed, signal)
+      .catch((e: unknown) => this.env.log.warn(`changes of copies are not told: ${errorRecord(e).message}`))
+      .finally(() => {
+        this.watching = false;
+        this.told = false;
+        this.watchedMs = clock.nowMs();
+        this.wake();
+      });
   }
 
   private tendUse(replication: Replication): void {
@@ -315,7 +357,9 @@ export class ReplicaDesk {
   private async observe(replication: Replication): Promise<void> {
     if (this.looking) return;
     this.looking = true;
+    this.due = false;
     const began = this.env.clock.nowMs();
+    const looked = ++this.count;
     try {
       const { pairs, unreadable } = await replication.observe();
       this.pairs = pairs;
@@ -329,6 +373,7 @@ export class ReplicaDesk {
       this.lookFault = `the copies of disks here cannot be seen: ${errorRecord(e).message}`;
     } finally {
       this.lookedMs = began;
+      this.looked = looked;
       this.looking = false;
       this.wake();
     }
@@ -340,7 +385,7 @@ export class ReplicaDesk {
     const own = s.owns.get(vm)?.value ?? null;
     if (own?.state === 'migrating') this.oneWriter.delete(vm);
     if (own?.owner === this.env.node) this.second.delete(vm);
-    if (this.lookedMs <= (this.actedMs.get(vm) ?? -Infinity)) return;
+    if (this.looked < (this.acts.get(vm) ?? 0)) return;
     if ((this.troubles.get(vm)?.untilMs ?? -Infinity) > now) return;
     const pair = this.pairs?.get(vm) ?? null;
     if (!hasCopy(k.value, env.node)) {
@@ -718,6 +763,10 @@ const unlike = (name: string, why: string): FlotillaError =>
   new FlotillaError('wrong-state', `VM "${name}" stays where it is: ${why}`, {
     hint: 'See how its copies stand: flotilla vm show. Ask again when they are in sync.',
   });
+
+/** Nothing is to be done for it, and nothing under way whose end would not be told. */
+const isCalm = (pair: PairSeen | undefined): boolean =>
+  pair !== undefined && pair.connection === 'Connected' && !pair.suspended && pairSame(pair);
 
 /** A disk of which only its volume is left. */
 const goneDisk = (id: string, vm: string, pool: string): Disk => ({

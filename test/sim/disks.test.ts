@@ -163,6 +163,45 @@ await t.test('disks with two copies are added, grown and removed while the VM ru
   await n.stop();
 });
 
+await t.test(
+  'copies that are well are looked at seldom, and at once when the kernel tells of a change',
+  async (t) => {
+    const n = new SimNode();
+    const pairs = new FakePairs(n.clock);
+    n.pairs = pairs;
+    n.peerDesk('n2', pairs);
+    n.boot();
+    t.teardown(() => n.stop());
+    const vm = n.createVm();
+    await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+    const inSync = (): boolean => n.own(vm.id)?.sync === 'ok';
+    addDisk(n, vm.id, 2, n.thinId);
+    await n.until('its pair', () => paths(n, vm.id).includes('/dev/drbd1000') && inSync());
+    const looksIn = async (ms: number): Promise<number> => {
+      const before = pairs.looks.get('n1') ?? 0;
+      await n.clock.advance(ms);
+      return (pairs.looks.get('n1') ?? 0) - before;
+    };
+    await n.clock.advance(20_000);
+    const calm = await looksIn(60_000);
+    t.ok(calm >= 5 && calm <= 8, `${calm} times in a minute`);
+
+    const fell = n.clock.nowMs();
+    pairs.fallBehind(vm.id, 0);
+    await n.until('the ledger says so', () => !inSync());
+    t.ok(n.clock.nowMs() - fell < 1_000, `after ${n.clock.nowMs() - fell} ms`);
+    await n.until('the same again', inSync);
+
+    pairs.mute = true;
+    await n.clock.advance(20_000);
+    const blind = await looksIn(60_000);
+    t.ok(blind > 50, `${blind} times in a minute where nobody tells`);
+    pairs.mute = false;
+    await n.clock.advance(20_000);
+    t.ok((await looksIn(60_000)) < 10, 'and seldom again');
+  },
+);
+
 await t.test('the agent dies at each act of that', async (t) => {
   const whole = await copies(null);
   await whole.n.stop();

@@ -19,11 +19,34 @@ interface Volume {
   sizeBytes: number;
 }
 
+/** A kernel that tells what has changed, of one that is asked. */
+export async function watchPairs(
+  look: Replication['observe'],
+  clock: Pick<Clock, 'sleep'>,
+  changed: () => void,
+  ended: () => boolean,
+): Promise<void> {
+  let was = '';
+  while (!ended()) {
+    const { pairs } = await look();
+    const now = JSON.stringify([...pairs.values()], (key, value: unknown) =>
+      key === 'behindBytes' || key === 'sizeBytes' ? undefined : value,
+    );
+    if (now !== was) changed();
+    was = now;
+    await clock.sleep(250);
+  }
+}
+
 /** The kernels' DRBD of two nodes that never lose each other, with the volumes below: for what is done with disks. */
 export class FakePairs {
   /** What there is below, by node and disk. */
   readonly below = new Map<string, number>();
   readonly log: string[] = [];
+  /** How often each node has asked how its pairs are. */
+  readonly looks = new Map<string, number>();
+  /** Nobody is told of changes any more. */
+  mute = false;
   readonly #clock: Clock;
   readonly #volumes = new Map<string, Volume>();
   /** What each node was told of a VM's pair last. */
@@ -53,6 +76,12 @@ export class FakePairs {
         return this.sizeOf(key.slice(key.indexOf('/') + 1), v.volume) + 4 * 2 ** 20 - 40 * 2 ** 10;
     }
     return null;
+  }
+
+  /** A volume is behind on the other node for a moment. */
+  fallBehind(vm: string, volume: number): void {
+    const v = this.#volumes.get(`${vm}/${volume}`);
+    if (v !== undefined) v.syncUntilMs = this.#clock.nowMs() + syncMs;
   }
 
   primary(node: string, vm: string): boolean {
@@ -105,52 +134,57 @@ export class FakePairs {
     };
     const smallest = (v: ReplicaVolume): number =>
       Math.min(...[...this.below].filter(([key]) => key.endsWith(`/${v.disk}`)).map(([, size]) => size));
-    return {
-      usable: async () => ({ ok: true }),
-      observe: async () => {
-        await this.#clock.sleep(10);
-        const pairs = new Map<string, PairSeen>();
-        for (const [key, mine] of this.#open) {
-          const vm = key.slice(key.indexOf('/') + 1);
-          if (key !== at(vm)) continue;
-          const there = others(vm);
-          pairs.set(vm, {
-            vm,
-            role: this.#primary.has(at(vm)) ? 'Primary' : 'Secondary',
-            peerRole: [...this.#primary].some((p) => p.endsWith(`/${vm}`) && p !== at(vm))
-              ? 'Primary'
-              : 'Secondary',
-            connection: there.length > 0 ? 'Connected' : 'Connecting',
-            suspended: false,
-            volumes: mine.map((v) => {
-              const x = volume(vm, v.volume);
-              const up = there.some((o) => o.volume === v.volume);
-              const syncing = this.#clock.nowMs() < x.syncUntilMs;
-              const state = x.whole ? 'UpToDate' : 'Inconsistent';
-              const primary = this.#primary.has(at(vm));
-              return {
-                volume: v.volume,
-                minor: v.minor,
-                here: this.#closed.has(`${node}/${v.minor}`)
-                  ? 'Diskless'
-                  : syncing && !primary
+    const look = async (): ReturnType<Replication['observe']> => {
+      await this.#clock.sleep(10);
+      const pairs = new Map<string, PairSeen>();
+      for (const [key, mine] of this.#open) {
+        const vm = key.slice(key.indexOf('/') + 1);
+        if (key !== at(vm)) continue;
+        const there = others(vm);
+        pairs.set(vm, {
+          vm,
+          role: this.#primary.has(at(vm)) ? 'Primary' : 'Secondary',
+          peerRole: [...this.#primary].some((p) => p.endsWith(`/${vm}`) && p !== at(vm))
+            ? 'Primary'
+            : 'Secondary',
+          connection: there.length > 0 ? 'Connected' : 'Connecting',
+          suspended: false,
+          volumes: mine.map((v) => {
+            const x = volume(vm, v.volume);
+            const up = there.some((o) => o.volume === v.volume);
+            const syncing = this.#clock.nowMs() < x.syncUntilMs;
+            const state = x.whole ? 'UpToDate' : 'Inconsistent';
+            const primary = this.#primary.has(at(vm));
+            return {
+              volume: v.volume,
+              minor: v.minor,
+              here: this.#closed.has(`${node}/${v.minor}`)
+                ? 'Diskless'
+                : syncing && !primary
+                  ? 'Inconsistent'
+                  : state,
+              there: [...this.#closed].some((k) => k.endsWith(`/${v.minor}`) && !k.startsWith(`${node}/`))
+                ? 'Diskless'
+                : !up
+                  ? 'DUnknown'
+                  : syncing && primary
                     ? 'Inconsistent'
                     : state,
-                there: [...this.#closed].some((k) => k.endsWith(`/${v.minor}`) && !k.startsWith(`${node}/`))
-                  ? 'Diskless'
-                  : !up
-                    ? 'DUnknown'
-                    : syncing && primary
-                      ? 'Inconsistent'
-                      : state,
-                replication: !up ? 'Off' : syncing ? (primary ? 'SyncSource' : 'SyncTarget') : 'Established',
-                sizeBytes: x.sizeBytes,
-                behindBytes: syncing ? 2 ** 20 : 0,
-              };
-            }),
-          });
-        }
-        return { pairs, unreadable: [] };
+              replication: !up ? 'Off' : syncing ? (primary ? 'SyncSource' : 'SyncTarget') : 'Established',
+              sizeBytes: x.sizeBytes,
+              behindBytes: syncing ? 2 ** 20 : 0,
+            };
+          }),
+        });
+      }
+      return { pairs, unreadable: [] };
+    };
+    return {
+      usable: async () => ({ ok: true }),
+      watch: (changed, signal) => watchPairs(look, this.#clock, changed, () => signal.aborted || this.mute),
+      observe: () => {
+        this.looks.set(node, (this.looks.get(node) ?? 0) + 1);
+        return look();
       },
       make: async (r, n) => {
         await this.#clock.sleep(20);

@@ -676,7 +676,14 @@ export class SimNode {
       ),
       ...(this.pairs === null
         ? {}
-        : { replication: die(this.pairs.driver(this.node), pairActs, ['usable', 'observe', 'reconnects']) }),
+        : {
+            replication: die(this.pairs.driver(this.node), pairActs, [
+              'usable',
+              'observe',
+              'watch',
+              'reconnects',
+            ]),
+          }),
       volumes: die(
         this.pairs?.volumes(this.node, fakeVolumes(this.files, this.clock)) ??
           fakeVolumes(this.files, this.clock),

@@ -2,6 +2,7 @@ import { FenceJudge, verdicts, type Verdict } from '../../../agent/drbd/fence-do
 import type { AgentEnv, Replication } from '../../../agent/env.js';
 import { FlotillaError } from '../../../core/domain/error.js';
 import { otherNode, type PairSeen, type Replica } from '../../../core/domain/replica.js';
+import { watchPairs } from '../fake-pairs.js';
 import type { Process, SimTime } from './time.js';
 
 /** The kernels look at their links, and guests write, so often, ms. */
@@ -454,17 +455,19 @@ export class SimCopies {
     };
     const refused = (why: string): FlotillaError =>
       new FlotillaError('replica-refused', 'The copy here may not be written to', { hint: why });
+    const look = async (): ReturnType<Replication['observe']> => {
+      const pairs = new Map<string, PairSeen>();
+      for (const pair of this.#pairs.values()) {
+        const c = pair.copies.get(node);
+        if (c?.open === true) pairs.set(pair.vm, seen(pair, c));
+      }
+      await wait(10);
+      return { pairs, unreadable: [] };
+    };
     const replication: Replication = {
       usable: async () => ({ ok: true }),
-      observe: async () => {
-        const pairs = new Map<string, PairSeen>();
-        for (const pair of this.#pairs.values()) {
-          const c = pair.copies.get(node);
-          if (c?.open === true) pairs.set(pair.vm, seen(pair, c));
-        }
-        await wait(10);
-        return { pairs, unreadable: [] };
-      },
+      watch: (changed, signal) => watchPairs(look, process.clock, changed, () => signal.aborted),
+      observe: look,
       make: async (r) => {
         await wait(50);
         const pair = this.#pair(r.vm);

@@ -129,7 +129,14 @@ void t.test('the driver: files of root alone, no secret in what it says, no othe
         throw new FlotillaError('tool-failed', `${file} failed`, { hint: 'h', cause: fails });
       return { code: 0, stdout: '', stderr: '' };
     },
+    follow: async (file, args, told) => {
+      calls.push([file, ...args]);
+      told();
+    },
   });
+  let told = 0;
+  await drbd.watch(() => told++, new AbortController().signal);
+  t.same([told, calls.splice(0)], [1, [['drbdsetup', 'events2']]]);
   await drbd.adjust(replica);
   const path = join(dir, 'run', `${resourceName(vm)}.res`);
   t.equal(statSync(path).mode & 0o777, 0o600);

@@ -1,6 +1,6 @@
 import os from 'node:os';
 import t from 'tap';
-import { runTool } from '../../../../agent/pool/tool.js';
+import { followTool, runTool } from '../../../../agent/pool/tool.js';
 import { throttledPercent } from '../../../../agent/pool/qemu-img.js';
 import { FlotillaError } from '../../../../core/domain/error.js';
 
@@ -21,6 +21,30 @@ await t.test('tools give way: to other work, and when memory runs out', async (t
   t.equal((await runTool('cat', ['/proc/self/oom_score_adj'], quick)).stdout, '500');
   // Below whatever these tests run at, which need not be 0.
   t.equal((await runTool('nice', [], quick)).stdout, String(Math.min(19, os.getPriority() + 10)));
+});
+
+await t.test('what is brief runs as the agent does', async (t) => {
+  const brief = { ...quick, brief: true } as const;
+  t.equal((await runTool('nice', [], brief)).stdout, String(os.getPriority()));
+  t.equal((await fault(runTool('sleep', ['60'], { brief: true, deadlineMs: 50 })))?.code, 'timeout');
+});
+
+await t.test('a program that goes on telling is heard until it is ended', async (t) => {
+  const stop = new AbortController();
+  let told = 0;
+  await followTool(
+    'sh',
+    ['-c', 'while echo changed; do sleep 0.01; done'],
+    () => {
+      if (++told === 3) stop.abort();
+    },
+    stop.signal,
+  );
+  t.ok(told >= 3);
+  let once = 0;
+  await followTool('echo', ['changed'], () => once++, new AbortController().signal);
+  t.equal(once, 1, 'one that ends by itself, too');
+  await followTool('no-such-tool', [], () => undefined, new AbortController().signal);
 });
 
 await t.test(
