@@ -67,7 +67,11 @@ async function runFile(file, tier) {
   const [program, ...args] = idle ? ['chrt', '--idle', '0', ...node] : node;
   const child = spawn(program, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, TAP_TIMEOUT: String(timeoutS) },
+    env: {
+      ...process.env,
+      TAP_TIMEOUT: String(timeoutS),
+      ...(isFull ? { FULL_PROGRAMS: programs } : {}),
+    },
     detached: true,
   });
   const lines = [];
