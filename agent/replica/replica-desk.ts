@@ -21,6 +21,7 @@ import {
   type PairSeen,
   type Replica,
   type ReplicaVolume,
+  type VolumeSeen,
 } from '../../core/domain/replica.js';
 import type { Disk } from '../../core/domain/disk.js';
 import type { Pool } from '../../core/domain/pool.js';
@@ -39,6 +40,8 @@ import { SyncRate } from './sync-rate.js';
 const lookMs = 1_000;
 /** And so often where all are well, and every change is told, ms. */
 const calmLookMs = 10_000;
+/** What the kernel tells is looked at so often at most, ms: a peer that comes and goes tells several things each time. */
+const toldLookMs = 200;
 /** Who told of changes and has ended is begun again after this long, ms. */
 const watchAgainMs = 5_000;
 /** A node that could not hold copies is asked again after this long, ms: modules come with packages. */
@@ -76,8 +79,10 @@ export class ReplicaDesk {
   /** When the reading of {@link pairs} began. */
   private lookedMs = -Infinity;
   private looking = false;
-  /** Something may have changed since a reading began last. */
+  /** Something was done here since a reading began last. */
   private due = true;
+  /** The kernel told of something since then. */
+  private toldDue = false;
   /** Readings and acts, counted in the order in which the ones began and the others ended. */
   private count = 0;
   /** The reading of {@link pairs} in that count. */
@@ -87,6 +92,7 @@ export class ReplicaDesk {
   /** Whether every change is told. */
   private told = false;
   private watchedMs = -Infinity;
+  private silent = false;
   private lookFault: string | null = null;
   private use: { readonly text: string | null; readonly atMs: number } = { text: null, atMs: -Infinity };
   private asking = false;
@@ -143,7 +149,8 @@ export class ReplicaDesk {
     for (const set of [this.oneWriter, this.second]) for (const id of set) if (!known.has(id)) set.delete(id);
     if (mine.length === 0 || this.use.text !== '') return null;
     this.tendWatch(replication);
-    const everyMs = this.told && mine.every(([id]) => isCalm(this.pairs?.get(id))) ? calmLookMs : lookMs;
+    const calm = mine.every(([id]) => !this.troubles.has(id) && isCalm(this.pairs?.get(id)));
+    const everyMs = this.toldDue ? toldLookMs : this.told && calm ? calmLookMs : lookMs;
     if (this.due || clock.nowMs() - this.lookedMs >= everyMs) void this.observe(replication);
     if (this.pairs !== null) for (const [id, k] of mine) this.one(id, k, s, domains);
     return everyMs;
@@ -295,7 +302,7 @@ export class ReplicaDesk {
       if (disk === undefined) return [];
       const seen = pair?.volumes.find((x) => x.volume === v.volume);
       const bytesPerS = this.rate.of(v.minor);
-      const split = this.split.has(v.minor) && pair?.connection !== 'Connected';
+      const split = this.split.has(v.minor) && !(pair && seen && areTogether(pair, seen));
       return [
         { disk: v.disk, name: disk.name, peer, ...replicaWords(pair, seen, { peer, split, bytesPerS }) },
       ];
@@ -325,13 +332,20 @@ export class ReplicaDesk {
     this.watching = true;
     const changed = (): void => {
       this.told = true;
-      this.due = true;
+      this.silent = false;
+      this.toldDue = true;
       this.wake();
     };
     void replication
       .watch(changed, signal)
-      .catch((e: unknown) => this.env.log.warn(`changes of copies are not told: ${errorRecord(e).message}`))
-      .finally(() => {
+      .then(
+        () => 'it ended',
+        (e: unknown) => errorRecord(e).message,
+      )
+      .then((why) => {
+        // Once, until it tells again: it is begun anew every few seconds.
+        if (!signal.aborted && !this.silent) this.env.log.warn(`no changes of copies are told: ${why}`);
+        this.silent = true;
         this.watching = false;
         this.told = false;
         this.watchedMs = clock.nowMs();
@@ -357,7 +371,7 @@ export class ReplicaDesk {
   private async observe(replication: Replication): Promise<void> {
     if (this.looking) return;
     this.looking = true;
-    this.due = false;
+    this.due = this.toldDue = false;
     const began = this.env.clock.nowMs();
     const looked = ++this.count;
     try {
@@ -367,7 +381,7 @@ export class ReplicaDesk {
       this.lookFault = null;
       this.rate.take(pairs, began);
       for (const p of pairs.values())
-        if (p.connection === 'Connected') for (const v of p.volumes) this.split.delete(v.minor);
+        for (const v of p.volumes) if (areTogether(p, v)) this.split.delete(v.minor);
     } catch (e) {
       this.pairs = null;
       this.lookFault = `the copies of disks here cannot be seen: ${errorRecord(e).message}`;
@@ -525,6 +539,8 @@ export class ReplicaDesk {
       case 'note-sync':
         return this.noteSync(vm, k, s, replication);
       case 'note-behind':
+        // A moment of copying may be over.
+        if ((await this.notSame(vm, s)) === null) return;
         // As if the kernel had asked: the ledger must not call a copy the same that is half of another state.
         if ((await new FenceJudge({ ...env, replication }).once(vm)).ok)
           env.log.warn(`the other copy of the disks of VM ${vm} is behind: it is stale from now on`, { vm });
@@ -763,6 +779,10 @@ const unlike = (name: string, why: string): FlotillaError =>
   new FlotillaError('wrong-state', `VM "${name}" stays where it is: ${why}`, {
     hint: 'See how its copies stand: flotilla vm show. Ask again when they are in sync.',
   });
+
+/** Connected is said while the two still find out whether they fit, too. */
+const areTogether = (pair: PairSeen, v: VolumeSeen): boolean =>
+  pair.connection === 'Connected' && v.replication !== 'Off';
 
 /** Nothing is to be done for it, and nothing under way whose end would not be told. */
 const isCalm = (pair: PairSeen | undefined): boolean =>

@@ -45,6 +45,8 @@ export class FakePairs {
   readonly log: string[] = [];
   /** How often each node has asked how its pairs are. */
   readonly looks = new Map<string, number>();
+  /** The two kernels still find out whether their copies fit. */
+  shakeHands = false;
   /** Nobody is told of changes any more. */
   mute = false;
   readonly #clock: Clock;
@@ -170,7 +172,14 @@ export class FakePairs {
                   : syncing && primary
                     ? 'Inconsistent'
                     : state,
-              replication: !up ? 'Off' : syncing ? (primary ? 'SyncSource' : 'SyncTarget') : 'Established',
+              replication:
+                !up || this.shakeHands
+                  ? 'Off'
+                  : syncing
+                    ? primary
+                      ? 'SyncSource'
+                      : 'SyncTarget'
+                    : 'Established',
               sizeBytes: x.sizeBytes,
               behindBytes: syncing ? 2 ** 20 : 0,
             };
