@@ -10,11 +10,6 @@ import path from 'node:path';
  * file of the models runs two searches at a time by itself.
  */
 const jobs = { unit: 2, sim: 2, models: 1, web: 1, lab: 1, ft: 1, metal: 1 };
-/**
- * These live in a time of their own, so how fast they run changes nothing: they take what the others leave idle, which
- * is a third of a lab's time. Not beside emulated machines, which leave nothing.
- */
-const timeless = ['sim', 'models'];
 /** Longest time one test file may take, s: many times what the slowest takes, as it is there for those that hang. */
 const timeouts = { unit: 300, sim: 900, models: 600, web: 400, lab: 900, ft: 900, metal: 1200 };
 
@@ -61,11 +56,8 @@ async function runFile(file, tier) {
   const name = file.replace(/^build\/js\/test\//, '');
   const began = Date.now();
   const isFull = name.includes('/full/');
-  const idle = beside && timeless.includes(tier);
-  const timeoutS = isFull ? fullTimeout : timeouts[tier] * (idle ? 6 : 1);
-  const node = [process.execPath, '--enable-source-maps', file];
-  const [program, ...args] = idle ? ['chrt', '--idle', '0', ...node] : node;
-  const child = spawn(program, args, {
+  const timeoutS = isFull ? fullTimeout : timeouts[tier];
+  const child = spawn(process.execPath, ['--enable-source-maps', file], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: {
       ...process.env,
@@ -138,8 +130,7 @@ async function runFile(file, tier) {
   return { ok, notOk, lines };
 }
 
-/** All files of a tier. */
-async function runTier(tier) {
+for (const tier of process.argv.slice(2).filter((word) => word !== '--full')) {
   const dir = `build/js/test/${tier}`;
   const list = existsSync(dir) ? files(dir) : [];
   if (tier === 'unit') list.unshift('build/js/test/tidy.test.js');
@@ -169,17 +160,5 @@ async function runTier(tier) {
     `test   tier ${tier}: ${ok} passed, ${notOk} failed, ${seconds} s (all of it: build/test/${tier}.tap)`,
   );
 }
-
-const tiers = process.argv.slice(2).filter((word) => word !== '--full');
-const inTime = tiers.filter((tier) => !timeless.includes(tier));
-/** Whether there are tiers that live in the machine's time. */
-const beside = inTime.length > 0 && !tiers.includes('metal');
-const oneByOne = async (list) => {
-  for (const tier of list) await runTier(tier);
-};
-const others = oneByOne(tiers.filter((tier) => timeless.includes(tier)));
-if (!beside) await others;
-await oneByOne(inTime);
-await others;
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed === 0 ? 0 : 1);

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TimingProfile } from '../../core/domain/timing.js';
 
@@ -111,6 +112,8 @@ export class Lab {
   readonly share: string;
 
   readonly #storage: { readonly LAB_STORAGE_NET?: string };
+  /** Of nodes in containers: what `scripts/lab exec` and `nodes` do, without a program of its own each of the hundreds of times. */
+  #nearby: Promise<Nearby> | null = null;
 
   constructor(o: LabOptions) {
     this.#storage = o.storageNet === undefined ? {} : { LAB_STORAGE_NET: o.storageNet };
@@ -124,16 +127,23 @@ export class Lab {
     this.share = path.join(this.dir, 'share');
   }
 
-  /** `scripts/lab VERB ARGS` or the same of `scripts/metal`, whatever it says. */
-  async call(...args: readonly string[]): Promise<Outcome> {
-    const env = {
+  #parts(): Promise<Nearby> {
+    return (this.#nearby ??= nearby({ ...process.env, ...this.#env() }));
+  }
+
+  #env(): Record<string, string> {
+    return {
       LAB_ID: this.id,
       LAB_NET: this.net,
       LAB_GUEST_NET: this.guestNet,
       ...this.#storage,
       LAB_TIMING: this.timing,
     };
-    return run(process.execPath, [path.resolve(`scripts/${this.kind}.mjs`), ...args], { env });
+  }
+
+  /** `scripts/lab VERB ARGS` or the same of `scripts/metal`, whatever it says. */
+  async call(...args: readonly string[]): Promise<Outcome> {
+    return run(process.execPath, [path.resolve(`scripts/${this.kind}.mjs`), ...args], { env: this.#env() });
   }
 
   /** The same, where anything but success is a failure of the test. @returns what it printed */
@@ -159,6 +169,7 @@ export class Lab {
 
   /** Names of the nodes that are on. */
   async nodes(): Promise<string[]> {
+    if (this.kind === 'lab') return (await this.#parts()).running();
     return (await this.must('nodes')).split('\n').filter((name) => name !== '');
   }
 
@@ -168,7 +179,14 @@ export class Lab {
 
   /** Runs a program in a node. */
   async exec(node: string, ...command: readonly string[]): Promise<Outcome> {
-    return this.call('exec', node, ...command);
+    if (this.kind !== 'lab') return this.call('exec', node, ...command);
+    let words: readonly [string, readonly string[]];
+    try {
+      words = (await this.#parts()).inside(node, command);
+    } catch (e) {
+      return { code: 1, stdout: '', stderr: `lab: ${e instanceof Error ? e.message : String(e)}\n` };
+    }
+    return run(...words);
   }
 
   /** Runs a shell script in a node; anything but success is a failure. @returns what it printed, trimmed */
@@ -239,6 +257,27 @@ export class Lab {
       files: existsSync(this.dir) ? [this.dir] : [],
     };
   }
+}
+
+/** Parts of `scripts/lab`, which need no build. */
+interface Nearby {
+  /** Names of the nodes that are on. */
+  readonly running: () => string[];
+  /** A program and its arguments that run a command in a node. @throws the node is off */
+  readonly inside: (node: string, command: readonly string[]) => readonly [string, readonly string[]];
+}
+
+async function nearby(env: NodeJS.ProcessEnv): Promise<Nearby> {
+  const part = <T>(name: string): Promise<T> =>
+    import(pathToFileURL(path.resolve(`scripts/lib/lab/${name}.mjs`)).href) as Promise<T>;
+  const { configFrom } = await part<{ configFrom: (env: NodeJS.ProcessEnv) => unknown }>('config');
+  const { cgroupOf } = await part<{ cgroupOf: (config: unknown) => Pick<Nearby, 'running'> }>('cgroup');
+  const { fabricOf } = await part<{ fabricOf: (config: unknown) => unknown }>('fabric');
+  const { nodesOf } = await part<{ nodesOf: (...parts: unknown[]) => Pick<Nearby, 'inside'> }>('node');
+  const config = configFrom(env);
+  const cgroup = cgroupOf(config);
+  const { inside } = nodesOf(config, cgroup, fabricOf(config));
+  return { running: () => cgroup.running(), inside };
 }
 
 /** A file of /proc or /sys; empty when what it is about has just ended. */

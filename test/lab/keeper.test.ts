@@ -8,9 +8,9 @@ import { waitFor } from './harness.js';
 
 /** The keeper on real nodes: systemd's unit, the kernel's freezer, a watchdog that bites. */
 
-const c = new LabCluster({ id: 'flkeeper', net: '10.82.0', guestNet: '10.82.100' });
+const c = new LabCluster({ id: 'flkeeper', net: '10.82.0', guestNet: '10.82.100', timing: 'production' });
 const { lab } = c;
-const timing = timingProfiles.lab;
+const timing = timingProfiles[lab.timing];
 t.teardown(() => c.down());
 
 await c.up(3);
@@ -71,7 +71,7 @@ await t.test('small: memory and CPU of the keeper', async (t) => {
     return (Number(user) + Number(system)) / 100;
   };
   const [before, began] = [await cpu(), Date.now()];
-  await waitFor('a minute', () => Date.now() - began > 60_000, { limitMs: 70_000 });
+  await waitFor('many renewals', () => Date.now() - began > 20_000);
   const pct = (((await cpu()) - before) * 100_000) / (Date.now() - began);
   const rss = Number(await lab.sh('n3', `awk '/^Rss/{print $2}' /proc/${pid}/smaps_rollup`)) / 1024;
   t.comment(`${rss.toFixed(1)} MiB resident, ${pct.toFixed(2)} % of a core`);

@@ -1,8 +1,8 @@
 import t from 'tap';
-import { rollingArgs } from '../../core/domain/rolling.js';
-import type { Op } from '../../core/domain/op.js';
-import { Drills } from './drill.js';
-import { waitFor } from './harness.js';
+import { rollingArgs } from '../../../core/domain/rolling.js';
+import type { Op } from '../../../core/domain/op.js';
+import { Drills } from '../drill.js';
+import { waitFor } from '../harness.js';
 
 /** Three real nodes restart one after the other under a VM that runs: its guest notices nothing. */
 

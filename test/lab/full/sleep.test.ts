@@ -1,10 +1,10 @@
 import t from 'tap';
-import type { BmcTest } from '../../core/domain/fencing.js';
-import type { NodeRecord } from '../../core/domain/node.js';
-import type { Op } from '../../core/domain/op.js';
-import { LabBmc } from './bmc.js';
-import { Drills } from './drill.js';
-import { waitFor } from './harness.js';
+import type { BmcTest } from '../../../core/domain/fencing.js';
+import type { NodeRecord } from '../../../core/domain/node.js';
+import type { Op } from '../../../core/domain/op.js';
+import { LabBmc } from '../bmc.js';
+import { Drills } from '../drill.js';
+import { waitFor } from '../harness.js';
 
 /** A node that is not needed is emptied, powered off and powered on by its BMC; a VM that ran on it goes on in the same boot. */
 
