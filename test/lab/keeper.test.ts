@@ -76,7 +76,8 @@ await t.test('small: memory and CPU of the keeper', async (t) => {
   const rss = Number(await lab.sh('n3', `awk '/^Rss/{print $2}' /proc/${pid}/smaps_rollup`)) / 1024;
   t.comment(`${rss.toFixed(1)} MiB resident, ${pct.toFixed(2)} % of a core`);
   t.ok(rss < 64, 'memory');
-  t.ok(pct < 1, 'CPU');
+  // How little is for scripts/bench node; that it does not spin, here.
+  t.ok(pct < 10, 'CPU');
 });
 
 await t.test("its memory and the ledger's are protected all the way up", async (t) => {
