@@ -1,4 +1,4 @@
 import { otherSeeds } from './scenario-seeds.js';
 
-/** Ten other seeds; `full/scenarios-seeds.test.ts` has ten more. */
-await otherSeeds(101, 10);
+/** Five other seeds; `full/scenarios-seeds.test.ts` has fifteen more. */
+await otherSeeds(101, 5);

@@ -117,6 +117,7 @@ await threeTiers({
     return true;
   },
   limitMs: 60 * 60_000,
+  copies: true,
   prepare: (d) =>
     d.c.image('debian', 'shared', readFileSync(path.resolve('build/images/debian-13-guest.qcow2'))),
 });

@@ -1,3 +1,3 @@
 import { otherSeeds } from '../scenario-seeds.js';
 
-await otherSeeds(201, 10);
+await otherSeeds(106, 15);

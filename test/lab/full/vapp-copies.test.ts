@@ -1,0 +1,3 @@
+import { tinyShop } from '../tiny-shop.js';
+
+await tinyShop(true);
