@@ -111,7 +111,8 @@ export interface Teller {
 
 /** As {@link runTool}, of a program that nobody waits for. @returns when it has ended, however it did */
 export const followTool: Teller = async (file, args, told, signal) => {
-  const child = execa('setpriv', ['--pdeathsig', 'KILL', '--', file, ...args], {
+  const [command = file, ...rest] = prefix({ brief: true }).concat(file, args);
+  const child = execa(command, rest, {
     env: { LC_ALL: 'C' },
     stdin: 'ignore',
     stderr: 'ignore',

@@ -785,8 +785,7 @@ const areTogether = (pair: PairSeen, v: VolumeSeen): boolean =>
   pair.connection === 'Connected' && v.replication !== 'Off';
 
 /** Nothing is to be done for it, and nothing under way whose end would not be told. */
-const isCalm = (pair: PairSeen | undefined): boolean =>
-  pair !== undefined && pair.connection === 'Connected' && !pair.suspended && pairSame(pair);
+const isCalm = (pair: PairSeen | undefined): boolean => pair !== undefined && pairSame(pair);
 
 /** A disk of which only its volume is left. */
 const goneDisk = (id: string, vm: string, pool: string): Disk => ({

@@ -11,8 +11,8 @@ export interface ThreeTiers {
   readonly id: string;
   readonly net: string;
   readonly guestNet: string;
-  /** A vApp "shop" of `db`, `app` and `web`, with a property `password` that is secret, and HA. */
-  readonly document: string;
+  /** `db`, `app` and `web` of the vApp "shop", with HA: on the networks `back`, isolated, and `front`; `password` is secret. */
+  readonly members: string;
   /** Where the web tier answers. */
   readonly path: string;
   /** Whether an answer of that vApp has come through all tiers. */
@@ -24,6 +24,20 @@ export interface ThreeTiers {
   /** When the lab is there, and before the first guest. */
   prepare?(d: Drills): Promise<void>;
 }
+
+const documentOf = (members: string): string => `kind: VApp
+name: shop
+properties:
+  greeting: { default: hello }
+  password: { secret: true }
+networks:
+  back: { isolated: true, subnet: 10.9.0.0/24 }
+  front: { network: lan }
+members:
+${members}
+rules:
+  - { kind: apart, must: false, members: [db, app, web] }
+`;
 
 /**
  * Three tiers of real guests from one file, on an isolated network over three nodes: a request goes through all of them,
@@ -39,7 +53,7 @@ export async function threeTiers(o: ThreeTiers): Promise<void> {
     rmSync(dir, { recursive: true, force: true });
   });
   await o.prepare?.(d);
-  writeFileSync(`${dir}/shop.yaml`, o.document);
+  writeFileSync(`${dir}/shop.yaml`, documentOf(o.members));
   writeFileSync(`${dir}/values.yaml`, 'password: tall-trees\n');
 
   const cli = (...args: string[]): Promise<{ code: number; text: string }> =>

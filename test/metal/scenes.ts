@@ -231,16 +231,11 @@ export class Scenes {
         const own = await d.own(Scenes.vm, d.c.founder);
         const third = d.nodes.find((n) => !own.copies.some((c) => c.node === n)) ?? '';
         const boot = d.bootOf(Scenes.vm);
-        const change = async (): Promise<Op> => {
-          const { op } = await d.c.must<{ op: Op }>('POST', `vms/${d.id(Scenes.vm)}/standby`, {
-            node: third,
-            unprotected: true,
-          });
-          return d.c.opEnd(op, 900_000);
-        };
         // Refused where that node was too slow to write to its pool in the last half minute.
         const end = await waitFor(`a change to ${third} is taken`, async () => {
-          const op = await change();
+          const asked = { node: third, unprotected: true };
+          const path = `vms/${d.id(Scenes.vm)}/standby`;
+          const op = await d.c.opEnd((await d.c.must<{ op: Op }>('POST', path, asked)).op, 900_000);
           return /not written to of late/.test(op.error?.message ?? '') ? null : op;
         });
         if (end.state !== 'done') throw new Error(JSON.stringify(end));

@@ -78,16 +78,7 @@ ${program[tier].replaceAll('\n          ', '\n                ').slice(1)}
             - [systemctl, daemon-reload]
             - [systemctl, enable, --now, --no-block, shop.service]`;
 
-const document = `kind: VApp
-name: shop
-properties:
-  greeting: { default: hello }
-  password: { secret: true }
-networks:
-  back: { isolated: true, subnet: 10.9.0.0/24 }
-  front: { network: lan }
-members:
-  db:
+const members = `  db:
     start: { order: 1, wait: tcp, port: 5432, timeoutS: 3600 }
     vm:${vm('db', '{ network: back }')}
   app:
@@ -95,17 +86,14 @@ members:
     vm:${vm('app', '{ network: back }')}
   web:
     start: { order: 3, wait: guest, timeoutS: 3600 }
-    vm:${vm('web', '{ network: front }, { network: back }')}
-rules:
-  - { kind: apart, must: false, members: [db, app, web] }
-`;
+    vm:${vm('web', '{ network: front }, { network: back }')}`;
 
 let visits = 0;
 await threeTiers({
   id: 'fldebi',
   net: '10.68.0',
   guestNet: '10.68.100',
-  document,
+  members,
   path: '/',
   whole: (answer, vapp) => {
     const said = /^<p>hello from (\w+), visit (\d+)<\/p>$/.exec(answer);
