@@ -231,8 +231,7 @@ export class AgentLoop {
     this.unhook.push(
       this.env.ledger.watch(ledgerRoot, () => {
         this.snapshots.changed();
-        this.migrations.rang();
-        this.wake();
+        if (!this.migrations.rang()) this.wake();
       }),
     );
     this.unhook.push(this.env.keeper.onChange(() => this.wake()));

@@ -162,7 +162,11 @@ export class RpcConnection {
       await this.call('connectOpen', { name: this.#options.uri ?? 'qemu:///system', flags: 0 }, left());
       this.#state = 'open';
       this.#counters.connects++;
-    } catch (error) {
+    } catch (e) {
+      // The step that was late had only what the others left of the time.
+      const late = e instanceof LibvirtError && e.code === 'deadline';
+      const message = `the libvirt daemon did not open a connection within ${deadlineMs} ms`;
+      const error = late ? new LibvirtError(message, { code: 'deadline', outcome: 'not-sent' }) : e;
       this.#shut(asLibvirtError(error, 'disconnected', 'not-sent'));
       throw error;
     }

@@ -36,6 +36,9 @@ const PHASE_MS = 60_000;
 /** The end of a QEMU of many GB takes a while; a guest that is to go on goes on at once. */
 const CONFIRM_MS = 120_000;
 
+/** A node under load takes seconds for the TLS of its daemon, and the guest runs on meanwhile. */
+const PEER_OPEN_MS = 20_000;
+
 /** The other daemon is asked so often whether it lives, and given up after so long a silence. */
 const PEER_LOOK_MS = 2_000;
 const PEER_SILENT_MS = 6_000;
@@ -156,7 +159,7 @@ export class Migration implements JobWork<MigrateResult> {
     const phase = { deadlineMs: PHASE_MS };
     const { counters } = this.#link;
     const peer = new RpcConnection({ socketPath: this.#to.uri, connectTo, counters });
-    await peer.connect();
+    await peer.connect(PEER_OPEN_MS);
     const watching = new AbortController();
     try {
       const asked = migrateParams(this.#to, this.#options);

@@ -21,6 +21,7 @@ export class MigrationDesk implements Arrivals {
   private readonly env: AgentEnv;
   private readonly ops: OpBook;
   private readonly wake: () => void;
+  private readonly turns: Turns;
   private readonly source: MigrationSource;
   private readonly target: MigrationTarget;
   /** Since when this agent has known of each, by op, monotonic ms. */
@@ -48,6 +49,7 @@ export class MigrationDesk implements Arrivals {
   ) {
     this.env = env;
     this.ops = ops;
+    this.turns = turns;
     this.wake = wake;
     this.onHanded = onHanded;
     this.source = new MigrationSource(env, ops, own, turns, replicas);
@@ -71,9 +73,11 @@ export class MigrationDesk implements Arrivals {
 
   /**
    * Something was written. Was it that a VM is handed over to this node, its guest stands still until that is known here:
-   * so its record alone is read, and no pass is waited for.
+   * so its record alone is read, and the pass that is due has time until the guest goes on.
+   *
+   * @returns whether it sees to that pass
    */
-  rang(): void {
+  rang(): boolean {
     for (const [id, epoch] of this.awaited) {
       if (this.asked.has(id)) {
         this.asked.set(id, true);
@@ -83,6 +87,7 @@ export class MigrationDesk implements Arrivals {
         .catch((e: unknown) => this.env.log.warn(`what was handed over: ${errorRecord(e).message}`))
         .finally(() => this.asked.delete(id));
     }
+    return this.awaited.size > 0;
   }
 
   private async ask(id: string, epoch: string): Promise<void> {
@@ -92,11 +97,16 @@ export class MigrationDesk implements Arrivals {
       const [own, now] = await Promise.all([keptNow(ledger, kinds.vmOwn, id), ledger.get(epochKey)]).catch(
         () => [null, null],
       );
-      if (own?.value.owner !== node || own.value.migration?.handedOver !== true) continue;
+      const handed = own?.value.owner === node && own.value.migration?.handedOver === true;
       // A pass was quicker, or the ledger is another one: what was seen of its machine may be older than what was done.
-      if (this.handed.has(id) || now?.value !== epoch) break;
-      this.handed.set(id, clock.nowMs());
-      this.onHanded(id, own);
+      const known = this.handed.has(id) || now?.value !== epoch;
+      if (handed && !known) {
+        this.handed.set(id, clock.nowMs());
+        this.onHanded(id, own);
+      }
+      // The end of its turn rings, too.
+      if (!this.turns.taken(id)) this.wake();
+      if (handed && known) break;
     } while (this.asked.get(id) === true && this.awaited.has(id));
   }
 
