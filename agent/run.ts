@@ -259,7 +259,7 @@ export async function runAgent(
     await tokens.update([...s.tokens.values()].map((k) => k.value));
     if (s.meta === null) return;
     if (store !== null && store.epoch !== null && s.meta.value.epoch !== store.epoch) o.onOtherEpoch();
-    revocation.look(s);
+    void revocation.look(s);
     rotation.look(s);
     http.cutStrangers();
     const nodes = [...s.nodes.values()].map((k) => k.value);

@@ -38,6 +38,8 @@ const leaveMs = 10_000;
 const forgottenMax = 40;
 /** What failed is tried again so soon, ms. */
 const againMs = 15_000;
+/** What is on disk is looked at again this long after it was well, as the ledger changes, ms. */
+const lookAgainMs = 60_000;
 
 export interface RevocationDeps {
   readonly config: AgentConfig;
@@ -71,7 +73,7 @@ export class Revocation {
   #fault: string | null = null;
   #running: Promise<void> | null = null;
   #next: Snapshot | null = null;
-  #done: { readonly snapshot: Snapshot; readonly led: boolean } | null = null;
+  #done: { readonly snapshot: Snapshot; readonly led: boolean; readonly atMs: number } | null = null;
   #notBeforeMs = 0;
   /** Since when the list in the ledger does not say what it should; null: it does. */
   #staleSinceMs: number | null = null;
@@ -97,11 +99,12 @@ export class Revocation {
     return this.#fault;
   }
 
-  /** Never waits. A look that comes while one is at work is taken up after it. */
-  look(s: Snapshot): void {
+  /** A look that comes while one is at work is taken up after it. @returns when all are done */
+  async look(s: Snapshot): Promise<void> {
     this.#next = s;
     if (this.#stopped) return;
     this.#running ??= this.#run().finally(() => (this.#running = null));
+    await this.#running;
   }
 
   async stop(): Promise<void> {
@@ -116,7 +119,7 @@ export class Revocation {
         await this.step(s);
         // What another one is to sign is looked at again, until it is overdue.
         const settled = this.#staleSinceMs === null && this.#leaving.size === 0 && this.#waits === null;
-        if (settled && (await this.#said(s))) this.#done = { snapshot: s, led };
+        if (settled && (await this.#said(s))) this.#done = { snapshot: s, led, atMs: this.#d.clock.nowMs() };
         this.#fault = null;
       } catch (error) {
         const { code, message, causes } = errorRecord(error);
@@ -135,8 +138,16 @@ export class Revocation {
     this.#next = null;
     if (s === null || this.#stopped || this.#d.clock.nowMs() < this.#notBeforeMs) return null;
     // Nothing is new, unless it became this node's part to sign.
-    const same = s === this.#done?.snapshot && (this.#done.led || !this.#d.leads());
+    const same = this.#done !== null && this.#wellIn(s, this.#done) && (this.#done.led || !this.#d.leads());
     return same ? null : s;
+  }
+
+  /** A look reads a dozen files and certificates: not each time that some VM has changed. */
+  #wellIn(s: Snapshot, done: { readonly snapshot: Snapshot; readonly atMs: number }): boolean {
+    if (s === done.snapshot) return true;
+    // What others and this node have written meanwhile is not all in the ledger.
+    if (rotates(s) || this.#d.clock.nowMs() - done.atMs >= lookAgainMs) return false;
+    return concerning(s) === concerning(done.snapshot);
   }
 
   /** One round. @throws FlotillaError of what failed; the next round tries again */
@@ -335,3 +346,12 @@ const markOf = (revoked: readonly CertificateRecord[], ca: string): string =>
     revoked.map((c) => c.serial),
     ca,
   );
+
+/** Stands for all of the ledger that is looked at here. */
+const concerning = (s: Snapshot): string =>
+  [
+    ...[s.meta, s.crl, ...s.nodes.values(), ...s.certs.values(), ...s.trusts.values()].map(
+      (k) => k?.modRevision ?? 'none',
+    ),
+    ...s.unreadable,
+  ].join(' ');

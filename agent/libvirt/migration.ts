@@ -30,8 +30,11 @@ const DEADLINE_MS = 3_600_000;
 /** After its deadline a migration is aborted; libvirt needs a few seconds to clean up on both sides. */
 const ABORT_GRACE_MS = 15_000;
 
-/** Each phase but the sending itself: QEMU starts, or is told something. */
+/** QEMU is told something, here or there. */
 const PHASE_MS = 60_000;
+
+/** QEMU starts there: hundreds of GB of huge pages take minutes. That the daemon lives is looked after meanwhile. */
+const PREPARE_MS = 300_000;
 
 /** The end of a QEMU of many GB takes a while; a guest that is to go on goes on at once. */
 const CONFIRM_MS = 120_000;
@@ -41,7 +44,7 @@ const PEER_OPEN_MS = 20_000;
 
 /** The other daemon is asked so often whether it lives, and given up after so long a silence. */
 const PEER_LOOK_MS = 2_000;
-const PEER_SILENT_MS = 6_000;
+const PEER_SILENT_MS = 8_000;
 
 /** Asking for progress must not outlive its use. */
 const ASK_MS = 10_000;
@@ -112,7 +115,9 @@ export class Migration implements JobWork<MigrateResult> {
       if (cancelled.aborted) throw this.#aborted('before it began', 'not-sent');
       const { peer } = this.#to;
       const moving =
-        peer === undefined ? this.#amongDaemons(connection) : this.#driven(connection, peer, deadlineMs);
+        peer === undefined
+          ? this.#amongDaemons(connection)
+          : this.#driven(connection, peer, deadlineMs, cancelled);
       if (mode === 'post-copy') void this.#switchToPostCopy(connection);
       await moving;
       await Promise.race([completed, later(RESULT_WAIT_MS)]);
@@ -152,7 +157,12 @@ export class Migration implements JobWork<MigrateResult> {
    * `confirm` ends it or lets it go on; should this process die in between it stands still, and nobody resumes it but
    * by a decision. The copy is ended by its daemon when this connection breaks before `finish`.
    */
-  async #driven(connection: RpcConnection, connectTo: PeerConnector, deadlineMs: number): Promise<void> {
+  async #driven(
+    connection: RpcConnection,
+    connectTo: PeerConnector,
+    deadlineMs: number,
+    cancelled: AbortSignal,
+  ): Promise<void> {
     const domain = this.#domain;
     const flags = migrateFlags(this.#options) | FLAG.changeProtection;
     const there = migrateFlags(this.#options) & ~(FLAG.abortOnError | FLAG.autoConverge);
@@ -161,6 +171,7 @@ export class Migration implements JobWork<MigrateResult> {
     const peer = new RpcConnection({ socketPath: this.#to.uri, connectTo, counters });
     await peer.connect(PEER_OPEN_MS);
     const watching = new AbortController();
+    void this.#watchPeer(peer, watching.signal);
     try {
       const asked = migrateParams(this.#to, this.#options);
       const begun = await connection.call(
@@ -170,14 +181,15 @@ export class Migration implements JobWork<MigrateResult> {
       );
       const withXml = replaced(asked, 'destination_xml', begun.xml);
       const toPeer = { params: withXml, cookie: copied(begun.cookie), flags: there };
-      const ready = await peer.call('domainMigratePrepare3Params', toPeer, phase);
+      const ready = await peer.call('domainMigratePrepare3Params', toPeer, { deadlineMs: PREPARE_MS });
       const params = ready.uri === null ? withXml : replaced(withXml, 'migrate_uri', ready.uri);
       const named = replaced(params, 'destination_name', this.#options.destName ?? domain.name);
       const finish = (cookie: Uint8Array, cancelled: number) =>
         peer.call('domainMigrateFinish3Params', { params: named, cookie, flags: there, cancelled }, phase);
-      void this.#watchPeer(peer, watching.signal);
       let sent: { cookie: Uint8Array };
       try {
+        // While QEMU started there was nothing that the daemon here would have ended.
+        if (cancelled.aborted) throw this.#aborted('before it was sent', 'not-sent');
         const args = { domain, uri: null, params, cookie: copied(ready.cookie), flags };
         sent = await connection.call('domainMigratePerform3Params', args, {
           deadlineMs: deadlineMs + ABORT_GRACE_MS,
@@ -212,13 +224,17 @@ export class Migration implements JobWork<MigrateResult> {
     }
   }
 
-  /** A daemon that fell silent has lost its power, or the network has: nothing is to wait for TCP to find out. */
+  /**
+   * A daemon that fell silent has lost its power, or the network has: nothing is to wait for TCP to find out. What was asked of
+   * it fails, and what is being sent to it ends.
+   */
   async #watchPeer(peer: RpcConnection, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       try {
         await peer.call('connectGetHostname', undefined, { deadlineMs: PEER_SILENT_MS });
       } catch {
         if (signal.aborted) return;
+        peer.close('the libvirt daemon of the other node does not answer');
         // Again and again: the daemon here may be busy with the very migration.
         await this.abort().catch(() => undefined);
       }

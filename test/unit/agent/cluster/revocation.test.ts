@@ -10,7 +10,7 @@ import { absent, putRecord } from '../../../../agent/ledger/records.js';
 import { certificateInfo, makeCa, makeCsr } from '../../../../agent/pki/certificates.js';
 import { crlMark, makeCrl, readCrl } from '../../../../agent/pki/crl.js';
 import { ensurePrivateKey } from '../../../../agent/pki/keys.js';
-import { pkiPaths, readTls, writePublic } from '../../../../agent/pki/store.js';
+import { pkiPaths, readIfThere, readTls, writePublic } from '../../../../agent/pki/store.js';
 import type { TlsMaterial } from '../../../../agent/pki/tls.js';
 import { Snapshots } from '../../../../agent/snapshot.js';
 import { perKeyMax } from '../../../../core/decide/revocation.js';
@@ -292,4 +292,26 @@ void t.test('the one that is removed leads: another with the key signs before lo
   r.clock.passedMs += 16_000;
   await other.step();
   t.same((await readCrl((await kept()).pem, r.meta.ca)).serials, [await serialOf('n2')]);
+});
+
+void t.test('what is well on disk is not read again each time that some VM changes', async (t) => {
+  const { r, worker, revoke, serialOf } = await rig(t);
+  const { revocation } = worker('n1', { leads: true });
+  const snapshots = new Snapshots(r.client);
+  const used = path.join(r.config.stateDir, 'pki', 'ca.crl.used');
+  /** Something changes. @returns whether it has looked at what is on disk */
+  const looks = async (key: string): Promise<boolean> => {
+    await r.client.txn([], [{ put: key, value: 'of no interest' }]);
+    await rm(used, { force: true });
+    snapshots.changed();
+    await revocation.look(await snapshots.read());
+    return (await readIfThere(used)) !== null;
+  };
+  t.equal(await looks('/flotilla/x/1'), true);
+  t.equal(await looks('/flotilla/x/2'), false);
+  r.clock.passedMs += 60_000;
+  t.equal(await looks('/flotilla/x/3'), true, 'a minute later');
+  t.equal(await looks('/flotilla/x/4'), false);
+  await revoke(await serialOf('n2'));
+  t.equal(await looks('/flotilla/x/5'), true, 'something that it is about');
 });
