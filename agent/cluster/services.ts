@@ -26,13 +26,19 @@ const systemctlTimeoutMs = 120_000;
 /** Where `systemctl enable` puts the links of our units. */
 const wantsDir = '/etc/systemd/system/multi-user.target.wants';
 
+/** What our units say of their slice. */
+const slices: Readonly<Record<Unit, string>> = {
+  'flotilla-etcd': 'flotilla.slice',
+  'flotilla-mosquitto': 'system.slice',
+};
+
 /** Services by systemd. */
 export class SystemdServices implements Services {
-  readonly #slice: string;
+  readonly #cgroups: string;
 
-  /** @param slice - cgroup of the system's services */
-  constructor(slice = '/sys/fs/cgroup/system.slice') {
-    this.#slice = slice;
+  /** @param cgroups - where the kernel shows its cgroups */
+  constructor(cgroups = '/sys/fs/cgroup') {
+    this.#cgroups = cgroups;
   }
 
   async enable(unit: Unit): Promise<void> {
@@ -72,7 +78,7 @@ export class SystemdServices implements Services {
    * asked every few seconds. "No" proves nothing: the unit may be about to start, or the cgroup be elsewhere.
    */
   async #populated(unit: Unit): Promise<boolean> {
-    const file = path.join(this.#slice, `${unit}.service`, 'cgroup.events');
+    const file = path.join(this.#cgroups, slices[unit], `${unit}.service`, 'cgroup.events');
     const text = await readFile(file, 'utf8').catch(() => '');
     return /^populated 1$/m.test(text);
   }

@@ -11,6 +11,11 @@ import type { Tool } from './tool.js';
 /** Space that is never given away, bytes, whatever the pool's reserve: a file system at zero breaks its tenants. */
 const reserveBytesMin = 16 * 1024 * 1024;
 
+/** What `dd` does for a small write that is flushed; where to is to be said. */
+const probe = ['if=/dev/zero', 'bs=512', 'count=1', 'conv=notrunc,fsync', 'status=none'];
+/** $1 the mark's file, $2 where to write, $3 the mark. The shell reads it itself and becomes `dd`: one process, which can be killed. */
+const glance = `IFS= read -r mark <"$1" && [ "$mark" = "$3" ] && exec dd ${probe.join(' ')} of="$2"`;
+
 const identitySchema = z.object({ pool: idSchema, node: z.string().nullable() });
 
 export interface Space {
@@ -85,7 +90,10 @@ export class PoolGuard {
     const bad = (text: string): PoolUse => poolUnwell(pool.id, text);
     if (!poolHasNode(pool, this.#o.worker.node)) return bad('the pool is not on this node');
     try {
-      const problem = (await this.#identify(pool)) ?? (await this.#tryWrite(pool));
+      const quick = await this.#glance(pool);
+      const problem = quick.well
+        ? null
+        : (quick.problem ?? (await this.#identify(pool)) ?? (await this.#tryWrite(pool)));
       if (problem !== null && problem !== 'full') return bad(problem);
       await this.remember(pool);
       const space = await this.#o.files.space(pool.path);
@@ -93,6 +101,32 @@ export class PoolGuard {
     } catch (e) {
       return bad(e instanceof Error ? e.message : String(e));
     }
+  }
+
+  /**
+   * Mark and write by one program, where all is well: pools are looked at every few seconds, and a program costs a busy agent
+   * more than the look. What is not well is then found out step by step, but for a pool that does not answer.
+   */
+  async #glance(pool: Pool): Promise<{ well: boolean; problem?: string }> {
+    const mark = JSON.stringify(this.#markOf(pool));
+    try {
+      const r = await this.#o.run(
+        'sh',
+        ['-c', glance, 'sh', `${pool.path}/${identityName}`, this.#probePath(pool), mark],
+        { deadlineMs: this.#o.probeMs, codes: [1, 2], brief: true },
+      );
+      return { well: r.code === 0 };
+    } catch (e) {
+      return { well: false, problem: silent(pool, this.#o.probeMs, e) };
+    }
+  }
+
+  #markOf(pool: Pool): { pool: string; node: string | null } {
+    return { pool: pool.id, node: pool.kind === 'local' ? this.#o.worker.node : null };
+  }
+
+  #probePath(pool: Pool): string {
+    return `${folderPath(pool, 'incoming')}/.probe.${this.#o.worker.node}`;
   }
 
   /** @returns what is wrong; null: the mark is this pool's */
@@ -152,12 +186,11 @@ export class PoolGuard {
     if (others.length > 0)
       return `${pool.path} is not empty (${others.slice(0, 3).join(', ')}) and has no mark ${identityName}: choose an empty directory`;
     const temp = `${pool.path}/${identityName}.tmp.${worker.node}.${worker.boot}`;
-    const node = pool.kind === 'local' ? worker.node : null;
     await files.remove(temp);
     await files.writeNew(
       temp,
       `${pool.path}/${identityName}`,
-      `${JSON.stringify({ pool: pool.id, node })}\n`,
+      `${JSON.stringify(this.#markOf(pool))}\n`,
     );
     return null;
   }
@@ -174,8 +207,7 @@ export class PoolGuard {
 
   /** A small write, flushed; also makes our folders where the mark is right but they are missing. */
   async #tryWrite(pool: Pool): Promise<string | null> {
-    const path = `${folderPath(pool, 'incoming')}/.probe.${this.#o.worker.node}`;
-    const args = ['if=/dev/zero', `of=${path}`, 'bs=512', 'count=1', 'conv=notrunc,fsync', 'status=none'];
+    const args = [...probe, `of=${this.#probePath(pool)}`];
     const attempt = async (): Promise<string | null> => {
       try {
         const r = await this.#o.run('dd', args, { deadlineMs: this.#o.probeMs, codes: [1] });

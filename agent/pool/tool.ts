@@ -22,8 +22,8 @@ export interface ToolOptions {
   readonly codes?: readonly number[];
   readonly env?: Readonly<Record<string, string>>;
   /**
-   * Reads in milliseconds what the kernel or LVM knows, and is run often: at the agent's own priority, since the programs that
-   * would lower it cost more than it does.
+   * It takes milliseconds and is run often: at the agent's own priority, since the programs that would lower it cost more than
+   * it does.
    */
   readonly brief?: true;
   /**
@@ -70,7 +70,8 @@ export const runTool: Tool = async (file, args, o) => {
     ...(o.finish === true ? {} : { cancelSignal: stop.signal, forceKillAfterDelay: 500 }),
     maxBuffer: outputBytesMax,
     ...(o.input === undefined ? { stdin: 'ignore' as const } : { input: o.input }),
-    cleanup: o.finish !== true,
+    // The kernel ends it with the agent; execa would do so by handlers of signals, set up and taken down for each program.
+    cleanup: false,
   });
   child.stdout.on('data', (data: Buffer) => {
     stall?.refresh();

@@ -46,9 +46,7 @@ const isoGoneMs = 5_000;
 /** Who is told of a VM that a migration brought. */
 export interface Arrivals {
   /** Its guest goes on here. */
-  wentOn(vmId: string): void;
-  /** Its machine is marked as this node's: nothing is left to do for it. */
-  tookIn(s: Subject): void;
+  wentOn(s: Subject): void;
 }
 
 /**
@@ -71,7 +69,7 @@ export class VmActor {
     ops: OpBook,
     own: Ownership,
     onPhase: (vmId: string, phase: FailoverPhase) => void = () => undefined,
-    arrivals: Arrivals = { wentOn: () => undefined, tookIn: () => undefined },
+    arrivals: Arrivals = { wentOn: () => undefined },
   ) {
     this.env = env;
     this.ops = ops;
@@ -365,11 +363,11 @@ export class VmActor {
     await journal;
     if (fence.armed && !(await env.keeper.holds(s.id))) throw staleView(s);
     if (s.domain?.state === 'paused' && !paused) await env.hypervisor.resume(s.id);
-    this.arrivals.wentOn(s.id);
-    // The source stands still by its own doing and holds no lock: its guest need not wait for the pool's drives.
+    this.arrivals.wentOn(s);
+    // The source stands still by its own doing and holds no lock: nobody need wait for the pool's drives. Until the machine has
+    // its mark, the next agent would do all this once more.
     if (fence.armed) await this.own.leaveTakeover(s, gen);
     await this.own.mark(s, gen);
-    this.arrivals.tookIn(s);
   }
 
   /**

@@ -56,12 +56,9 @@ export class MigrationDesk implements Arrivals {
     this.target = new MigrationTarget(env, ops, own, wake);
   }
 
-  wentOn(vmId: string): void {
-    this.goingOn.set(vmId, this.env.clock.nowMs());
-  }
-
   /** Whoever asked for it waits for its end: so that is not left to the next pass. */
-  tookIn(s: Subject): void {
+  wentOn(s: Subject): void {
+    this.goingOn.set(s.id, this.env.clock.nowMs());
     const k = s.snapshot.ops.get(s.own.value.migration?.op ?? '');
     const { domain } = s;
     if (k === undefined || !domain?.mark) return;

@@ -2,10 +2,17 @@ import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import t from 'tap';
 import { SystemdServices } from '../../../../agent/cluster/services.js';
 
+/** Where systemd puts it, by its unit file. */
+function sliceOf(unit: string): string {
+  const text = readFileSync(`systemd/${unit}.service`, 'utf8');
+  return /^Slice=(.+)$/m.exec(text)?.[1] ?? 'system.slice';
+}
+
 /** A cgroup tree, and a systemctl that says what it is told and writes down how it was asked. */
 function setup(t: { testdir(): string; teardown(f: () => void): void }, says: string, code: number) {
   const dir = t.testdir();
-  mkdirSync(`${dir}/slice/flotilla-etcd.service`, { recursive: true });
+  const unit = `${dir}/cgroup/${sliceOf('flotilla-etcd')}/flotilla-etcd.service`;
+  mkdirSync(unit, { recursive: true });
   mkdirSync(`${dir}/bin`);
   writeFileSync(`${dir}/asked`, '');
   writeFileSync(`${dir}/bin/systemctl`, `#!/bin/sh\necho "$*" >>${dir}/asked\necho ${says}\nexit ${code}\n`);
@@ -14,9 +21,9 @@ function setup(t: { testdir(): string; teardown(f: () => void): void }, says: st
   process.env['PATH'] = `${dir}/bin:${before ?? ''}`;
   t.teardown(() => (process.env['PATH'] = before));
   return {
-    services: new SystemdServices(`${dir}/slice`),
+    services: new SystemdServices(`${dir}/cgroup`),
     populated: (yes: 0 | 1) =>
-      writeFileSync(`${dir}/slice/flotilla-etcd.service/cgroup.events`, `populated ${yes}\nfrozen 0\n`),
+      writeFileSync(`${unit}/cgroup.events`, `populated ${yes}\nfrozen 0\n`),
     asked: () => readFileSync(`${dir}/asked`, 'utf8'),
   };
 }

@@ -1,6 +1,8 @@
 import { execFileSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import fs from 'node:fs';
 import t from 'tap';
+import { runTool, type Tool } from '../../../../agent/pool/tool.js';
 import { codeOf, diskOf, faultOf, filesBelow, poolAt, volumesAt, work } from './fixture.js';
 
 await t.test('a new pool gets its mark and folders; the next look finds them', async (t) => {
@@ -14,6 +16,32 @@ await t.test('a new pool gets its mark and folders; the next look finds them', a
     node: 'n1',
   });
   t.match(await volumesAt(dir, { boot: 'boot-2' }).probe(pool), { ok: true });
+});
+
+await t.test('a pool that is well is looked at by one program, which writes to no other one', async (t) => {
+  const dir = t.testdir();
+  const pool = poolAt(`${dir}/pool`, { kind: 'shared' });
+  t.match(await volumesAt(dir).probe(pool), { ok: true });
+  const ran: string[] = [];
+  const run: Tool = (file, args, o) => {
+    ran.push(file);
+    return runTool(file, args, o);
+  };
+  const v = volumesAt(dir, { run });
+  const probe = `${pool.path}/incoming/.probe.n1`;
+  fs.rmSync(probe);
+  t.match(await v.probe(pool), { ok: true });
+  t.strictSame(ran, ['sh']);
+  t.equal(fs.statSync(probe).size, 512);
+  fs.rmSync(probe);
+  const other = { ...pool, id: randomUUID() };
+  t.match(await v.probe(other), { ok: false, text: /belongs to another pool/ });
+  t.equal(fs.existsSync(probe), false);
+  // A mark written differently, and a folder that is missing: found out step by step.
+  fs.writeFileSync(`${pool.path}/.flotilla-pool`, JSON.stringify({ node: null, pool: pool.id }, null, 1));
+  fs.rmdirSync(`${pool.path}/incoming`);
+  t.match(await v.probe(pool), { ok: true, text: '' });
+  t.equal(fs.statSync(probe).size, 512);
 });
 
 await t.test('a directory with anybody’s files in it is not taken', async (t) => {
