@@ -1,19 +1,15 @@
 import { FlotillaError } from '../../core/domain/error.js';
-import { runTool, type Tool, type ToolResult } from '../pool/tool.js';
+import { runTool, type Tool } from '../pool/tool.js';
 import {
   columns,
   deviceColumns,
   readDevices,
-  readDrives,
   readGroups,
   readHealth,
   readSignatures,
-  readVolumes,
   type BlockDevice,
   type DriveHealth,
-  type DriveRow,
-  type GroupRow,
-  type VolumeRow,
+  type Groups,
 } from './report.js';
 
 /** What a volume group says is read at once; a drive that hangs, or a node with far too much to do, holds it up, ms. */
@@ -22,12 +18,6 @@ const readMs = 60_000;
 const headBytes = 1024 * 1024;
 /** Making and enlarging writes metadata only, ms. */
 const changeMs = 60_000;
-
-export interface Groups {
-  readonly groups: readonly GroupRow[];
-  readonly volumes: readonly VolumeRow[];
-  readonly drives: readonly DriveRow[];
-}
 
 /** lvm2, lsblk, wipefs and smartctl as calls. Names reach command lines: the callers make them from ids. */
 export class Lvm {
@@ -39,19 +29,13 @@ export class Lvm {
 
   /** All there is on this node, whoever made it. */
   async look(): Promise<Groups> {
-    const report = (tool: string, fields: string, ...more: string[]): Promise<ToolResult> =>
-      this.#run(tool, ['--reportformat', 'json', '--units', 'b', '--nosuffix', ...more, '-o', fields], {
-        deadlineMs: readMs,
-        brief: true,
-      });
-    const vgs = await report('vgs', columns.vg);
-    const lvs = await report('lvs', columns.lv);
-    const pvs = await report('pvs', columns.pv);
-    return {
-      groups: readGroups(vgs.stdout),
-      volumes: readVolumes(lvs.stdout),
-      drives: readDrives(pvs.stdout),
-    };
+    const asked = Object.entries(columns).flatMap(([of, names]) => ['--configreport', of, '-o', names]);
+    const format = ['--reportformat', 'json', '--units', 'b', '--nosuffix'];
+    const r = await this.#run('lvm', ['fullreport', ...format, ...asked], {
+      deadlineMs: readMs,
+      brief: true,
+    });
+    return readGroups(r.stdout);
   }
 
   async devices(): Promise<readonly BlockDevice[]> {

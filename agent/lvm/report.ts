@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { FlotillaError } from '../../core/domain/error.js';
 
 /*
- * What lvm2 (`--reportformat json --units b --nosuffix`), lsblk, wipefs and smartctl say, as typed values.
+ * What `lvm fullreport` (`--reportformat json --units b --nosuffix`), lsblk, wipefs and smartctl say, as typed values.
  * @see test/fixtures/lvm
  */
 
@@ -26,7 +26,6 @@ const volumeRow = z.object({
   vg_name: z.string(),
   lv_size: bytes,
   pool_lv: z.string(),
-  segtype: z.string(),
   data_percent: percent,
   metadata_percent: percent,
   lv_metadata_size: z.union([z.literal('').transform(() => null), bytes]),
@@ -45,26 +44,45 @@ export type GroupRow = z.output<typeof groupRow>;
 export type VolumeRow = z.output<typeof volumeRow>;
 export type DriveRow = z.output<typeof driveRow>;
 
-/** Columns to ask for, so that question and schema cannot differ. */
-export const columns = {
-  vg: Object.keys(groupRow.shape).join(),
-  lv: Object.keys(volumeRow.shape).join(),
-  pv: Object.keys(driveRow.shape).join(),
-} as const;
-
-const rows = <T extends z.ZodType>(kind: string, row: T) =>
-  z.object({ report: z.array(z.object({ [kind]: z.array(row) })).min(1) });
-
-/** @throws FlotillaError `tool-failed`: not what lvm2 is known to say */
-function read<T extends z.ZodType>(kind: 'vg' | 'lv' | 'pv', row: T, text: string): z.output<T>[] {
-  const r = rows(kind, row).safeParse(json(text));
-  if (!r.success) throw notUnderstood(`${kind}s`, r.error);
-  return r.data.report.flatMap((part) => (part as Record<string, z.output<T>[]>)[kind] ?? []);
+/** All that lvm2 has on a node, at one moment. */
+export interface Groups {
+  readonly groups: readonly GroupRow[];
+  readonly volumes: readonly VolumeRow[];
+  readonly drives: readonly DriveRow[];
 }
 
-export const readGroups = (text: string): GroupRow[] => read('vg', groupRow, text);
-export const readVolumes = (text: string): VolumeRow[] => read('lv', volumeRow, text);
-export const readDrives = (text: string): DriveRow[] => read('pv', driveRow, text);
+const names = (row: z.ZodObject): string => Object.keys(row.shape).join();
+/** Columns to ask for, so that question and schema cannot differ; of segments just something. */
+export const columns = {
+  vg: names(groupRow),
+  lv: names(volumeRow),
+  pv: names(driveRow),
+  pvseg: 'pv_name',
+  seg: 'lv_name',
+} as const;
+
+/** One for each group, and one for the drives without a group. */
+const report = z.object({
+  report: z.array(
+    z.object({
+      vg: z.array(groupRow).default([]),
+      lv: z.array(volumeRow).default([]),
+      pv: z.array(driveRow).default([]),
+    }),
+  ),
+});
+
+/** @throws FlotillaError `tool-failed`: not what lvm2 is known to say */
+export function readGroups(text: string): Groups {
+  const r = report.safeParse(json(text));
+  if (!r.success) throw notUnderstood('lvm', r.error);
+  const parts = r.data.report;
+  return {
+    groups: parts.flatMap((p) => p.vg),
+    volumes: parts.flatMap((p) => p.lv),
+    drives: parts.flatMap((p) => p.pv),
+  };
+}
 
 /** One block device and what is on it. */
 export interface BlockDevice {

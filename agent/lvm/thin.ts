@@ -6,8 +6,8 @@ import { idSchema } from '../../core/domain/schema.js';
 import { formatSize } from '../../core/domain/units.js';
 import type { SnapshotDisk } from '../../core/domain/vm-snapshot.js';
 import type { Turns } from '../pool/turn.js';
-import { driveFault, driveHasData, mayWipe, type Groups, type Lvm } from './lvm.js';
-import type { BlockDevice, VolumeRow } from './report.js';
+import { driveFault, driveHasData, mayWipe, type Lvm } from './lvm.js';
+import type { BlockDevice, Groups, VolumeRow } from './report.js';
 
 const MiB = 1024 * 1024;
 /** The thin pool's own name in its group. */

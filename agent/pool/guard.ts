@@ -187,11 +187,7 @@ export class PoolGuard {
       return `${pool.path} is not empty (${others.slice(0, 3).join(', ')}) and has no mark ${identityName}: choose an empty directory`;
     const temp = `${pool.path}/${identityName}.tmp.${worker.node}.${worker.boot}`;
     await files.remove(temp);
-    await files.writeNew(
-      temp,
-      `${pool.path}/${identityName}`,
-      `${JSON.stringify(this.#markOf(pool))}\n`,
-    );
+    await files.writeNew(temp, `${pool.path}/${identityName}`, `${JSON.stringify(this.#markOf(pool))}\n`);
     return null;
   }
 

@@ -22,8 +22,7 @@ function setup(t: { testdir(): string; teardown(f: () => void): void }, says: st
   t.teardown(() => (process.env['PATH'] = before));
   return {
     services: new SystemdServices(`${dir}/cgroup`),
-    populated: (yes: 0 | 1) =>
-      writeFileSync(`${unit}/cgroup.events`, `populated ${yes}\nfrozen 0\n`),
+    populated: (yes: 0 | 1) => writeFileSync(`${unit}/cgroup.events`, `populated ${yes}\nfrozen 0\n`),
     asked: () => readFileSync(`${dir}/asked`, 'utf8'),
   };
 }

@@ -3,13 +3,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { DriveList } from '../../../../agent/lvm/drives.js';
 import { driveFault, Lvm, mayWipe } from '../../../../agent/lvm/lvm.js';
-import {
-  readDevices,
-  readGroups,
-  readHealth,
-  readSignatures,
-  readVolumes,
-} from '../../../../agent/lvm/report.js';
+import { readDevices, readGroups, readHealth, readSignatures } from '../../../../agent/lvm/report.js';
 import { thinPath, ThinPools } from '../../../../agent/lvm/thin.js';
 import { Turns } from '../../../../agent/pool/turn.js';
 import type { SnapshotDisk } from '../../../../core/domain/vm-snapshot.js';
@@ -59,13 +53,23 @@ void t.test('what the tools said on a node', async (t) => {
   );
   t.match(driveFault(devices[2]!, readSignatures(fixture('wipefs.json'))), 'LVM2_member');
   t.equal(readHealth(fixture('smartctl.json')), null, 'an emulated drive does not say');
-  t.match(
-    readVolumes(fixture('lvs.json')).find((v) => v.lv_name === 'pool'),
-    { segtype: 'thin-pool', data_percent: 0.79, metadata_percent: 10.38, lv_metadata_size: 16 * MiB },
+  const said = readGroups(fixture('fullreport.json'));
+  t.match(said.groups, [{ vg_name: 'vg', vg_extent_size: 4 * MiB, vg_tags: ['x'] }]);
+  t.same(
+    said.drives.map((d) => [d.pv_name, d.vg_name]),
+    [
+      ['/dev/vdc', 'vg'],
+      ['/dev/vdd', ''],
+    ],
   );
-  t.match(readGroups(fixture('vgs.json')), [{ vg_extent_size: 4 * MiB, vg_tags: ['flotilla'] }]);
-  for (const bad of ['', '{}', '{"report":[]}', fixture('lvs.json').replace('"0.79"', '"much"')])
-    t.throws(() => readVolumes(bad), { code: 'tool-failed' });
+  t.match(said.volumes, [
+    { lv_name: 'off', data_percent: null, lv_active: '' },
+    { lv_name: 'pool', data_percent: 0, metadata_percent: 11.04, lv_metadata_size: 4 * MiB },
+    { lv_name: 'r1', pool_lv: 'pool', data_percent: 0, lv_active: 'active' },
+  ]);
+  t.same(readGroups('{"report":[],"log":[]}'), { groups: [], volumes: [], drives: [] }, 'nothing of lvm2');
+  for (const bad of ['', '{}', fixture('fullreport.json').replace('"11.04"', '"much"')])
+    t.throws(() => readGroups(bad), { code: 'tool-failed' });
 });
 
 void t.test('health by the drive’s own account', async (t) => {
@@ -111,8 +115,6 @@ function fakeNode(o: { signatures?: string[]; head?: number } = {}) {
     [...volumes.values()]
       .filter((v) => v.group === g && v.pool === '')
       .reduce((n, v) => n + v.size + 2 * v.metaSize, 0);
-  const report = (kind: string, rows: object[]): string =>
-    JSON.stringify({ report: [{ [kind]: rows }], log: [] });
   const word = (args: readonly string[], key: string): string =>
     args.find((a) => a.startsWith(`--${key}=`))?.split('=')[1] ?? '';
   const bytes = (text: string): number => Number(text.replace('b', ''));
@@ -123,52 +125,42 @@ function fakeNode(o: { signatures?: string[]; head?: number } = {}) {
       return ok(JSON.stringify({ signatures: (o.signatures ?? []).map((type) => ({ type })) }));
     if (file === 'cmp') return { ...ok(), code: o.head ?? 0 };
     if (file === 'smartctl') return ok(fixture('smartctl.json'));
-    if (file === 'vgs')
+    if (file === 'lvm')
       return ok(
-        report(
-          'vg',
-          [...groups].map(([vg_name, g]) => ({
-            vg_name,
-
-            vg_size: String(g.extents * 4 * MiB),
-            vg_free: String(free(vg_name)),
-            vg_extent_size: String(4 * MiB),
-            vg_tags: g.tags,
-          })),
-        ),
-      );
-    if (file === 'pvs')
-      return ok(
-        report(
-          'pv',
-          [...groups].flatMap(([vg_name, g]) =>
-            g.drives.map((pv_name) => ({
+        JSON.stringify({
+          report: [...groups].map(([vg_name, g]) => ({
+            vg: [
+              {
+                vg_name,
+                vg_size: String(g.extents * 4 * MiB),
+                vg_free: String(free(vg_name)),
+                vg_extent_size: String(4 * MiB),
+                vg_tags: g.tags,
+              },
+            ],
+            pv: g.drives.map((pv_name) => ({
               pv_name,
               vg_name,
               pv_size: '1',
               pv_missing: missing ? 'missing' : '',
             })),
-          ),
-        ),
-      );
-    if (file === 'lvs')
-      return ok(
-        report(
-          'lv',
-          [...volumes].map(([lv_name, v]) => ({
-            lv_name,
-            vg_name: v.group,
-            lv_size: String(v.size),
-            pool_lv: v.pool,
-            segtype: v.pool === '' ? 'thin-pool' : 'thin',
-            data_percent: v.pool === '' ? data : '0.00',
-            metadata_percent: v.pool === '' ? metadata : '',
-            lv_metadata_size: v.pool === '' ? String(v.metaSize) : '',
-            lv_tags: v.tags,
-            lv_active: 'active',
-            lv_health_status: '',
+            lv: [...volumes]
+              .filter(([, v]) => v.group === vg_name)
+              .map(([lv_name, v]) => ({
+                lv_name,
+                vg_name,
+                lv_size: String(v.size),
+                pool_lv: v.pool,
+                data_percent: v.pool === '' ? data : '0.00',
+                metadata_percent: v.pool === '' ? metadata : '',
+                lv_metadata_size: v.pool === '' ? String(v.metaSize) : '',
+                lv_tags: v.tags,
+                lv_active: 'active',
+                lv_health_status: '',
+              })),
           })),
-        ),
+          log: [],
+        }),
       );
     calls.push([file, ...args].join(' '));
     const last = args.at(-1) ?? '';
