@@ -13,9 +13,9 @@ export type Victim = (typeof victims)[number];
 export const times = (most: number): number =>
   Math.min(most, Math.max(1, Math.floor(Number(process.env['METAL_TIMES'] ?? most))));
 
-/** Moments of a migration, ms after it was asked for: eight over six seconds, or fewer of these. */
-export const moments = (): number[] => {
-  const n = times(8);
+/** Moments of a migration, ms after it was asked for: eight over six seconds, or `most` of these. */
+export const moments = (most: number): number[] => {
+  const n = times(most);
   return Array.from({ length: n }, (_, i) => Math.round((i * 8) / n) * 800);
 };
 
