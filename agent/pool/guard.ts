@@ -90,10 +90,7 @@ export class PoolGuard {
     const bad = (text: string): PoolUse => poolUnwell(pool.id, text);
     if (!poolHasNode(pool, this.#o.worker.node)) return bad('the pool is not on this node');
     try {
-      const quick = await this.#glance(pool);
-      const problem = quick.well
-        ? null
-        : (quick.problem ?? (await this.#identify(pool)) ?? (await this.#tryWrite(pool)));
+      const problem = await this.#problem(pool);
       if (problem !== null && problem !== 'full') return bad(problem);
       await this.remember(pool);
       const space = await this.#o.files.space(pool.path);
@@ -106,19 +103,19 @@ export class PoolGuard {
   /**
    * Mark and write by one program, where all is well: pools are looked at every few seconds, and a program costs a busy agent
    * more than the look. What is not well is then found out step by step, but for a pool that does not answer.
+   *
+   * @returns what is wrong, `full` for no space; null: nothing
    */
-  async #glance(pool: Pool): Promise<{ well: boolean; problem?: string }> {
+  async #problem(pool: Pool): Promise<string | null> {
     const mark = JSON.stringify(this.#markOf(pool));
+    const args = ['-c', glance, 'sh', `${pool.path}/${identityName}`, this.#probePath(pool), mark];
     try {
-      const r = await this.#o.run(
-        'sh',
-        ['-c', glance, 'sh', `${pool.path}/${identityName}`, this.#probePath(pool), mark],
-        { deadlineMs: this.#o.probeMs, codes: [1, 2], brief: true },
-      );
-      return { well: r.code === 0 };
+      const r = await this.#o.run('sh', args, { deadlineMs: this.#o.probeMs, codes: [1, 2], brief: true });
+      if (r.code === 0) return null;
     } catch (e) {
-      return { well: false, problem: silent(pool, this.#o.probeMs, e) };
+      return silent(pool, this.#o.probeMs, e);
     }
+    return (await this.#identify(pool)) ?? (await this.#tryWrite(pool));
   }
 
   #markOf(pool: Pool): { pool: string; node: string | null } {

@@ -89,22 +89,21 @@ export class MigrationDesk implements Arrivals {
 
   private async ask(id: string, epoch: string): Promise<void> {
     const { ledger, node, clock } = this.env;
-    do {
+    for (;;) {
       this.asked.set(id, false);
       const [own, now] = await Promise.all([keptNow(ledger, kinds.vmOwn, id), ledger.get(epochKey)]).catch(
         () => [null, null],
       );
       const handed = own?.value.owner === node && own.value.migration?.handedOver === true;
-      // A pass was quicker, or the ledger is another one: what was seen of its machine may be older than what was done.
-      const known = this.handed.has(id) || now?.value !== epoch;
-      if (handed && !known) {
+      // Else a pass was quicker, or the ledger is another one: what was seen of its machine may be older than what was done.
+      if (handed && !this.handed.has(id) && now?.value === epoch) {
         this.handed.set(id, clock.nowMs());
         this.onHanded(id, own);
       }
       // The end of its turn rings, too.
       if (!this.turns.taken(id)) this.wake();
-      if (handed && known) break;
-    } while (this.asked.get(id) === true && this.awaited.has(id));
+      if (handed || this.asked.get(id) !== true || !this.awaited.has(id)) return;
+    }
   }
 
   /** Begins what is due. Never waits. @param atMs - monotonic ms at the answer of that reading */
