@@ -2,12 +2,11 @@
 // bridges, with their own disk and power cord. Needs root, and no build: it runs from a bare checkout.
 import { existsSync, mkdirSync, readdirSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { cgroupOf, freeze, thaw } from './lib/lab/cgroup.mjs';
-import { configFrom, LabError, numberOf } from './lib/lab/config.mjs';
-import { fabricOf } from './lib/lab/fabric.mjs';
+import { freeze, thaw } from './lib/lab/cgroup.mjs';
+import { LabError, numberOf } from './lib/lab/config.mjs';
 import { forwardsOf } from './lib/lab/forwards.mjs';
-import { nodesOf } from './lib/lab/node.mjs';
 import { packPrograms, restartPrograms } from './lib/lab/programs.mjs';
+import { rackOf } from './lib/lab/rack.mjs';
 import { foreground, report, run } from './lib/lab/run.mjs';
 import { commonVerbs } from './lib/lab/verbs.mjs';
 
@@ -28,10 +27,7 @@ const usage = `scripts/lab VERB …
   nft ARGS…                 the fabric's traffic rules
 LAB_ID, LAB_NET, LAB_GUEST_NET, LAB_STORAGE_NET, LAB_DISK, LAB_ROOT: docs/lab.md`;
 
-const config = configFrom(process.env);
-const cgroup = cgroupOf(config);
-const fabric = fabricOf(config);
-const nodes = nodesOf(config, cgroup, fabric);
+const { config, cgroup, fabric, containers: nodes, rack } = rackOf(process.env, 'lab');
 const forwards = forwardsOf(config, fabric);
 
 async function bootAll(names) {
@@ -99,7 +95,7 @@ async function ps() {
 const [verb, ...args] = process.argv.slice(2);
 const first = args[0] ?? '';
 const verbs = {
-  ...commonVerbs({ rack: { ...nodes, running: () => cgroup.running() }, config, fabric, forwards, args }),
+  ...commonVerbs({ rack, config, fabric, forwards, args }),
   up: () => up(first),
   down: () => down(first),
   boot: () => bootAll(args),

@@ -11,16 +11,12 @@ import {
 } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
-import { cgroupOf } from './lib/lab/cgroup.mjs';
-import { configFrom, LabError, numberOf } from './lib/lab/config.mjs';
-import { fabricOf } from './lib/lab/fabric.mjs';
+import { LabError, numberOf } from './lib/lab/config.mjs';
 import { forwardsOf } from './lib/lab/forwards.mjs';
-import { nodesOf } from './lib/lab/node.mjs';
 import { packPrograms, restartPrograms } from './lib/lab/programs.mjs';
+import { rackOf } from './lib/lab/rack.mjs';
 import { report, run } from './lib/lab/run.mjs';
 import { commonVerbs } from './lib/lab/verbs.mjs';
-import { metalFrom } from './lib/metal/config.mjs';
-import { machinesOf } from './lib/metal/machine.mjs';
 
 const usage = `scripts/metal VERB …
   up N [M]                  boot machines n1 … nN (those already on stay), and M more nodes in containers, as the lab's:
@@ -44,20 +40,7 @@ const usage = `scripts/metal VERB …
   nft ARGS…                 the fabric's traffic rules
 LAB_ID, LAB_NET, METAL_MEMORY and others: docs/metal.md`;
 
-const config = configFrom(process.env, 'metal');
-const metal = metalFrom(config, process.env);
-const fabric = fabricOf(config);
-const machines = machinesOf(config, fabric, metal);
-const cgroup = cgroupOf(config);
-const containers = nodesOf(config, cgroup, fabric);
-/** How to treat a node: only containers have a uuid of their own beside them. */
-const kindOf = (node) => (existsSync(path.join(config.nodeDir(node), 'uuid')) ? containers : machines);
-const rack = {
-  running: () => [...machines.running(), ...cgroup.running()],
-  power: (node) => kindOf(node).power(node),
-  inside: (node, command) => kindOf(node).inside(node, command),
-  ready: (node) => kindOf(node).ready(node),
-};
+const { config, metal, fabric, cgroup, machines, containers, kindOf, rack } = rackOf(process.env, 'metal');
 const forwards = forwardsOf(config, fabric);
 
 async function bootAll(names, more = []) {

@@ -112,8 +112,8 @@ export class Lab {
   readonly share: string;
 
   readonly #storage: { readonly LAB_STORAGE_NET?: string };
-  /** Of nodes in containers: what `scripts/lab exec` and `nodes` do, without a program of its own each of the hundreds of times. */
-  #nearby: Promise<Nearby> | null = null;
+  /** What `scripts/lab` does to nodes, without a program of its own each of the hundreds of times. */
+  #rack: Promise<Rack> | null = null;
 
   constructor(o: LabOptions) {
     this.#storage = o.storageNet === undefined ? {} : { LAB_STORAGE_NET: o.storageNet };
@@ -127,8 +127,8 @@ export class Lab {
     this.share = path.join(this.dir, 'share');
   }
 
-  #parts(): Promise<Nearby> {
-    return (this.#nearby ??= nearby({ ...process.env, ...this.#env() }));
+  #nodes(): Promise<Rack> {
+    return (this.#rack ??= rackOf({ ...process.env, ...this.#env() }, this.kind));
   }
 
   #env(): Record<string, string> {
@@ -169,8 +169,7 @@ export class Lab {
 
   /** Names of the nodes that are on. */
   async nodes(): Promise<string[]> {
-    if (this.kind === 'lab') return (await this.#parts()).running();
-    return (await this.must('nodes')).split('\n').filter((name) => name !== '');
+    return (await this.#nodes()).running();
   }
 
   address(node: string): string {
@@ -179,10 +178,9 @@ export class Lab {
 
   /** Runs a program in a node. */
   async exec(node: string, ...command: readonly string[]): Promise<Outcome> {
-    if (this.kind !== 'lab') return this.call('exec', node, ...command);
     let words: readonly [string, readonly string[]];
     try {
-      words = (await this.#parts()).inside(node, command);
+      words = (await this.#nodes()).inside(node, command);
     } catch (e) {
       return { code: 1, stdout: '', stderr: `lab: ${e instanceof Error ? e.message : String(e)}\n` };
     }
@@ -191,7 +189,9 @@ export class Lab {
 
   /** Runs a shell script in a node; anything but success is a failure. @returns what it printed, trimmed */
   async sh(node: string, script: string): Promise<string> {
-    return (await this.must('exec', node, 'sh', '-euc', script)).trim();
+    const { code, stdout, stderr } = await this.exec(node, 'sh', '-euc', script);
+    if (code !== 0) throw new Error(`${node}: ${script}: exit ${code}\n${stderr}${stdout}`);
+    return stdout.trim();
   }
 
   async boot(node: string): Promise<void> {
@@ -200,7 +200,7 @@ export class Lab {
 
   /** Cuts the power. */
   async kill(node: string): Promise<void> {
-    await this.must('kill', node);
+    await (await this.#nodes()).power(node);
   }
 
   /** @param words - a node, or two; then a network other than management; then `one-way`: only what the first sends is lost */
@@ -259,25 +259,22 @@ export class Lab {
   }
 }
 
-/** Parts of `scripts/lab`, which need no build. */
-interface Nearby {
+/** Of `scripts/lib/lab/rack.mjs`, which needs no build. */
+interface Rack {
   /** Names of the nodes that are on. */
   readonly running: () => string[];
+  /** Cuts a node's power. @returns when that was, ms of the wall clock; null: it was off */
+  readonly power: (node: string) => Promise<number | null>;
   /** A program and its arguments that run a command in a node. @throws the node is off */
   readonly inside: (node: string, command: readonly string[]) => readonly [string, readonly string[]];
 }
 
-async function nearby(env: NodeJS.ProcessEnv): Promise<Nearby> {
-  const part = <T>(name: string): Promise<T> =>
-    import(pathToFileURL(path.resolve(`scripts/lib/lab/${name}.mjs`)).href) as Promise<T>;
-  const { configFrom } = await part<{ configFrom: (env: NodeJS.ProcessEnv) => unknown }>('config');
-  const { cgroupOf } = await part<{ cgroupOf: (config: unknown) => Pick<Nearby, 'running'> }>('cgroup');
-  const { fabricOf } = await part<{ fabricOf: (config: unknown) => unknown }>('fabric');
-  const { nodesOf } = await part<{ nodesOf: (...parts: unknown[]) => Pick<Nearby, 'inside'> }>('node');
-  const config = configFrom(env);
-  const cgroup = cgroupOf(config);
-  const { inside } = nodesOf(config, cgroup, fabricOf(config));
-  return { running: () => cgroup.running(), inside };
+async function rackOf(env: NodeJS.ProcessEnv, kind: Kind): Promise<Rack> {
+  const file = pathToFileURL(path.resolve('scripts/lib/lab/rack.mjs')).href;
+  const part = (await import(file)) as {
+    rackOf: (env: NodeJS.ProcessEnv, kind: Kind) => { readonly rack: Rack };
+  };
+  return part.rackOf(env, kind).rack;
 }
 
 /** A file of /proc or /sys; empty when what it is about has just ended. */

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { drawnFrom, Scenes, victims } from './scenes.js';
+import { drawnFrom, moments, Scenes, victims } from './scenes.js';
 
 /**
  * A cluster on emulated machines loses power, cables and keepers; its VM is watched from outside. What the lab's containers
@@ -9,14 +9,12 @@ import { drawnFrom, Scenes, victims } from './scenes.js';
 const seed = Number(process.env['METAL_SEED'] ?? Math.floor(Math.random() * 1e6));
 t.comment(`METAL_SEED=${seed}`);
 const drawn = drawnFrom(seed);
+const one = <T>(of: readonly T[]): T => of[Math.floor(drawn() * of.length)] as T;
 const s = await Scenes.open('rigdrill');
 
 await s.thereAndBack();
 await s.keeperHangs();
-for (let round = 1; round <= 3; round++) {
-  const victim = victims[Math.floor(drawn() * victims.length)] ?? 'source';
-  await s.moment(victim, Math.floor(drawn() * 6_000));
-}
+for (let round = 1; round <= 3; round++) await s.moment(one(victims), one(moments(8)));
 await s.cut('mute');
 await s.cut('deaf');
 await s.powerLoss();

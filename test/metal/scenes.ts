@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap';
 import { migrateArgs } from '../../core/domain/migration.js';
-import type { Op } from '../../core/domain/op.js';
+import { opFinished, type Op } from '../../core/domain/op.js';
 import { Drills, twoCopies } from '../lab/drill.js';
 import { waitFor } from '../lab/harness.js';
 import { Passed } from './passed.js';
@@ -13,10 +13,46 @@ export type Victim = (typeof victims)[number];
 export const times = (most: number): number =>
   Math.min(most, Math.max(1, Math.floor(Number(process.env['METAL_TIMES'] ?? most))));
 
-/** Moments of a migration, ms after it was asked for: eight over six seconds, or `most` of these. */
-export const moments = (most: number): number[] => {
+/** What somebody who is to die in the middle of a migration waits for. */
+export interface Moment {
+  readonly name: string;
+  /** Whether it is there, by what the API says of the operation. */
+  readonly reached: (op: Op) => boolean;
+  /** A shell script that waits in the source for what no API tells. */
+  readonly then?: string;
+}
+
+/** Waits until QEMU has stopped for the last step, as libvirt writes it, or is gone; no program is run meanwhile. */
+const standsStill = `exec 9<> <(:)
+  shopt -s nullglob
+  for (( ; ; )); do
+    said=
+    for f in /run/libvirt/qemu/*.xml; do mapfile -n 10 -t head <"$f"; said+="\${head[*]}"; done
+    [[ $said == *domstatus* && $said != *"<domstatus state='paused' reason='migration'"* ]] || exit 0
+    read -t 0.2 -u 9
+  done`;
+
+/**
+ * A migration from its wish to its end, as far apart as its own steps are, however long they take: eight moments after so many
+ * seconds were all within its first step where a machine was slow.
+ */
+const allMoments: readonly Moment[] = [
+  { name: 'as it is asked for', reached: () => true },
+  { name: 'as its copy may come', reached: (op) => (migrateArgs(op)?.ready ?? null) !== null },
+  { name: 'as it has begun', reached: (op) => op.state === 'running' },
+  { name: 'as its memory is sent', reached: (op) => (op.progress ?? 0) > 0 },
+  { name: 'as half of its memory is sent', reached: (op) => (op.progress ?? 0) >= 0.5 },
+  { name: 'as its guest stands still', reached: (op) => (op.progress ?? 0) > 0, then: standsStill },
+  { name: 'as it is handed over', reached: (op) => (migrateArgs(op)?.handedOver ?? null) !== null },
+  { name: 'as it is done', reached: () => false },
+];
+
+/** `most` of them, over all of it. */
+export const moments = (most: number): Moment[] => {
   const n = times(most);
-  return Array.from({ length: n }, (_, i) => Math.round((i * 8) / n) * 800);
+  return Array.from({ length: n }, (_, i) => Math.floor(((i + 0.5) * 8) / n)).flatMap(
+    (i) => allMoments[i] ?? [],
+  );
 };
 
 /**
@@ -270,28 +306,33 @@ export class Scenes {
     });
   }
 
-  /** @param afterMs - after the migration was asked for */
-  moment(victim: Victim, afterMs: number): Promise<unknown> {
+  moment(victim: Victim, { name, reached, then }: Moment): Promise<unknown> {
     const { d } = this;
-    return this.scene(
-      `a migration loses its ${victim} ${afterMs} ms after it began: one machine is left`,
-      async (t) => {
-        const from = await this.owner();
-        const struck = victim.endsWith('source') ? from : this.other(from);
-        const { op } = await this.migrate(this.other(from));
-        const asked = d.ear.nowMs;
-        await waitFor('its moment', () => d.ear.nowMs - asked >= afterMs, { everyMs: 20 });
-        if (victim.startsWith('agent'))
-          await d.signal(struck, await d.pidOf(struck, 'flotilla-agent'), 'KILL');
-        else {
-          await d.lab.kill(struck);
-          await d.lab.boot(struck);
-        }
-        const end = await d.c.opEnd(op);
-        t.ok(['done', 'failed', 'cancelled'].includes(end.state), `${end.state}: ${end.error?.message}`);
-        await this.settled();
-      },
-    );
+    return this.scene(`a migration loses its ${victim} ${name}: one machine is left`, async (t) => {
+      const from = await this.owner();
+      const struck = victim.endsWith('source') ? from : this.other(from);
+      const agent = await d.pidOf(struck, 'flotilla-agent');
+      const { op } = await this.migrate(this.other(from));
+      const at = await waitFor(
+        'its moment',
+        async () => {
+          const { body } = await d.c.get<Op>(`ops/${op.id}`);
+          return opFinished(body) || reached(body) ? body : null;
+        },
+        { everyMs: 200 },
+      );
+      if (then !== undefined) await d.lab.exec(from, 'bash', '-c', then);
+      if (victim.startsWith('agent')) await d.signal(struck, agent, 'KILL');
+      else {
+        await d.lab.kill(struck);
+        await d.lab.boot(struck);
+      }
+      t.comment(`struck: ${at.state}, ${at.step}`);
+      const end = await d.c.opEnd(op);
+      t.comment(`${end.state}: ${end.error?.message ?? end.step}`);
+      t.ok(opFinished(end), end.state);
+      await this.settled();
+    });
   }
 
   /** Once the controller knows what the VM does: a node's radio is lost for a moment where it has too little CPU. */

@@ -8,4 +8,4 @@ import { moments, Scenes, times, victims } from '../scenes.js';
 const s = await Scenes.open('rigpair', { copies: true });
 await s.storageCut();
 for (let i = 0; i < times(10); i++) await s.thereAndBack();
-for (const victim of victims) for (const ms of moments(8)) await s.moment(victim, ms);
+for (const victim of victims) for (const moment of moments(8)) await s.moment(victim, moment);

@@ -7,4 +7,4 @@ import { moments, Scenes, times, victims } from '../scenes.js';
 
 const s = await Scenes.open('rigmove');
 for (let i = 0; i < times(3); i++) await s.thereAndBack();
-for (const victim of victims) for (const ms of moments(2)) await s.moment(victim, ms);
+for (const victim of victims) for (const moment of moments(2)) await s.moment(victim, moment);
