@@ -398,12 +398,13 @@ export class AgentLoop {
   }
 
   /** The copy of a VM that is this node's now goes on at once, if it was seen standing here; else the next pass sees to it. */
-  private handedOver(id: string, own: Kept<VmOwn>): void {
+  private handedOver(id: string, own: Kept<VmOwn>): boolean {
     const s = this.snapshot;
-    if (s === null || s.recovering !== null || this.stopping.signal.aborted) return;
-    if (this.hypervisorError !== null || this.ledgerError !== null) return;
-    if (this.observed.get(id)?.state !== 'paused') return;
+    if (s === null || s.recovering !== null || this.stopping.signal.aborted) return false;
+    if (this.hypervisorError !== null || this.ledgerError !== null) return false;
+    if (this.observed.get(id)?.state !== 'paused' || this.turns.taken(id)) return false;
     this.vms.look(id, { ...s, owns: new Map(s.owns).set(id, own) }, this.env.clock.nowMs());
+    return this.turns.taken(id);
   }
 
   /** VMs of other nodes: failovers, and what they leave. @returns ms after which to look again */

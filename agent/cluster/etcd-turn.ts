@@ -43,7 +43,8 @@ export class EtcdTurn {
     const store = this.#d.store();
     const file = etcdEnvFile(stateDir);
     const text = await readIfThere(file);
-    if (text === null || store === null) return null;
+    if (text === null) return null;
+    if (store === null) return 'this node knows no ledger yet';
     const settings = Object.entries(crlSettings(stateDir)).map(([k, v]) => `${k}=${v}\n`);
     const lacksCrl = crl && !settings.every((l) => text.includes(l));
     const key = leadKey('etcd-restart');
@@ -53,7 +54,7 @@ export class EtcdTurn {
       return null;
     }
     const [mine, lease] = [live.compare(), live.lease()];
-    if (mine === null || lease === null) return null;
+    if (mine === null || lease === null) return 'this node is not alive in the ledger';
     const holder = await store.ledger.get(key);
     // One's own is of an agent that was cut off here.
     if (holder !== null && holder.value !== name) return `the voter of ${holder.value} starts anew first`;

@@ -118,7 +118,11 @@ export class Revocation {
         const led = this.#d.leads();
         await this.step(s);
         // What another one is to sign is looked at again, until it is overdue.
-        const settled = this.#staleSinceMs === null && this.#leaving.size === 0 && this.#waits === null;
+        const settled =
+          this.#d.store() !== null &&
+          this.#staleSinceMs === null &&
+          this.#leaving.size === 0 &&
+          this.#waits === null;
         if (settled && (await this.#said(s))) this.#done = { snapshot: s, led, atMs: this.#d.clock.nowMs() };
         this.#fault = null;
       } catch (error) {

@@ -175,6 +175,10 @@ export class RpcConnection {
   async #connectSocket(deadlineMs: number): Promise<void> {
     const { connectTo, socketPath } = this.#options;
     const socket = connectTo === undefined ? connectSocket(socketPath) : await connectTo(deadlineMs);
+    if (this.#closeError !== null) {
+      socket.destroy();
+      throw this.#closeError;
+    }
     this.#socket = socket;
     return new Promise((resolve, reject) => {
       const lost = (what: string, code: LibvirtErrorCode, cause?: unknown): void => {

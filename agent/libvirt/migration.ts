@@ -89,7 +89,9 @@ export class Migration implements JobWork<MigrateResult> {
     let result: MigrateResult | null = null;
     let arrived = (): void => undefined;
     const completed = new Promise<void>((resolve) => (arrived = resolve));
+    const died = new AbortController();
     const unlisten = this.#hub.listen((event: HostEvent) => {
+      if (event.type === 'lifecycle' && event.uuid === domain.uuid && event.event === 'stopped') died.abort();
       if (event.type !== 'job-completed' || event.uuid !== domain.uuid) return;
       result = event.result;
       arrived();
@@ -117,7 +119,7 @@ export class Migration implements JobWork<MigrateResult> {
       const moving =
         peer === undefined
           ? this.#amongDaemons(connection)
-          : this.#driven(connection, peer, deadlineMs, cancelled);
+          : this.#driven(connection, peer, deadlineMs, AbortSignal.any([cancelled, died.signal]));
       if (mode === 'post-copy') void this.#switchToPostCopy(connection);
       await moving;
       await Promise.race([completed, later(RESULT_WAIT_MS)]);
@@ -156,12 +158,14 @@ export class Migration implements JobWork<MigrateResult> {
    * The phases of libvirt's protocol 3, driven from here. The machine here stands still from the end of `perform` until
    * `confirm` ends it or lets it go on; should this process die in between it stands still, and nobody resumes it but
    * by a decision. The copy is ended by its daemon when this connection breaks before `finish`.
+   *
+   * @param unwanted - it is cancelled, or there is nothing more to send
    */
   async #driven(
     connection: RpcConnection,
     connectTo: PeerConnector,
     deadlineMs: number,
-    cancelled: AbortSignal,
+    unwanted: AbortSignal,
   ): Promise<void> {
     const domain = this.#domain;
     const flags = migrateFlags(this.#options) | FLAG.changeProtection;
@@ -169,37 +173,43 @@ export class Migration implements JobWork<MigrateResult> {
     const phase = { deadlineMs: PHASE_MS };
     const { counters } = this.#link;
     const peer = new RpcConnection({ socketPath: this.#to.uri, connectTo, counters });
-    await peer.connect(PEER_OPEN_MS);
     const watching = new AbortController();
-    void this.#watchPeer(peer, watching.signal);
+    let sending = false;
     try {
-      const asked = migrateParams(this.#to, this.#options);
-      const begun = await connection.call(
-        'domainMigrateBegin3Params',
-        { domain, params: asked, flags },
-        phase,
-      );
-      const withXml = replaced(asked, 'destination_xml', begun.xml);
-      const toPeer = { params: withXml, cookie: copied(begun.cookie), flags: there };
-      const ready = await peer.call('domainMigratePrepare3Params', toPeer, { deadlineMs: PREPARE_MS });
-      const params = ready.uri === null ? withXml : replaced(withXml, 'migrate_uri', ready.uri);
+      const { params, cookie } = await this.#unless(unwanted, peer, async () => {
+        await peer.connect(PEER_OPEN_MS);
+        // Of a copy that is whole nothing is to be ended.
+        void this.#watchPeer(peer, watching.signal, async () => (sending ? this.abort() : undefined));
+        const asked = migrateParams(this.#to, this.#options);
+        const begun = await connection.call(
+          'domainMigrateBegin3Params',
+          { domain, params: asked, flags },
+          phase,
+        );
+        const withXml = replaced(asked, 'destination_xml', begun.xml);
+        const toPeer = { params: withXml, cookie: copied(begun.cookie), flags: there };
+        const ready = await peer.call('domainMigratePrepare3Params', toPeer, { deadlineMs: PREPARE_MS });
+        const { uri } = ready;
+        return {
+          params: uri === null ? withXml : replaced(withXml, 'migrate_uri', uri),
+          cookie: ready.cookie,
+        };
+      });
       const named = replaced(params, 'destination_name', this.#options.destName ?? domain.name);
       const finish = (cookie: Uint8Array, cancelled: number) =>
         peer.call('domainMigrateFinish3Params', { params: named, cookie, flags: there, cancelled }, phase);
       let sent: { cookie: Uint8Array };
       try {
-        // While QEMU started there was nothing that the daemon here would have ended.
-        if (cancelled.aborted) throw this.#aborted('before it was sent', 'not-sent');
-        const args = { domain, uri: null, params, cookie: copied(ready.cookie), flags };
+        sending = true;
+        const args = { domain, uri: null, params, cookie: copied(cookie), flags };
         sent = await connection.call('domainMigratePerform3Params', args, {
           deadlineMs: deadlineMs + ABORT_GRACE_MS,
         });
+        sending = false;
       } catch (error) {
         // The machine here goes on by itself; what came of the copy is ended.
         await finish(new Uint8Array(), 1).catch(() => undefined);
         throw error;
-      } finally {
-        watching.abort();
       }
       const confirm = (cookie: Uint8Array, cancelled: number) =>
         connection.call(
@@ -213,6 +223,8 @@ export class Migration implements JobWork<MigrateResult> {
       } catch (error) {
         await confirm(new Uint8Array(), 1);
         throw error;
+      } finally {
+        watching.abort();
       }
       const decided = (await this.#options.onArrived?.()) ?? 'go';
       if (decided === 'leave') throw this.#aborted('somebody else decides about it', 'unknown');
@@ -225,18 +237,39 @@ export class Migration implements JobWork<MigrateResult> {
   }
 
   /**
-   * A daemon that fell silent has lost its power, or the network has: nothing is to wait for TCP to find out. What was asked of
-   * it fails, and what is being sent to it ends.
+   * What is done before memory is sent, when the daemon here has nothing to end: is it not wanted any more, the connection to
+   * the other daemon is cut, which ends what it has begun.
    */
-  async #watchPeer(peer: RpcConnection, signal: AbortSignal): Promise<void> {
+  async #unless<T>(unwanted: AbortSignal, peer: RpcConnection, act: () => Promise<T>): Promise<T> {
+    const drop = (): void => peer.close('the migration is not wanted any more');
+    unwanted.addEventListener('abort', drop);
+    let cause: unknown;
+    try {
+      const done = await act();
+      if (!unwanted.aborted) return done;
+    } catch (error) {
+      if (!unwanted.aborted) throw error;
+      cause = error;
+    } finally {
+      unwanted.removeEventListener('abort', drop);
+    }
+    throw this.#aborted('before it was sent', 'not-sent', cause);
+  }
+
+  /**
+   * A daemon that fell silent has lost its power, or the network has: nothing is to wait for TCP to find out. What was asked of
+   * it fails.
+   *
+   * @param end - ends what is being sent to it
+   */
+  async #watchPeer(peer: RpcConnection, signal: AbortSignal, end: () => Promise<void>): Promise<void> {
     while (!signal.aborted) {
       try {
         await peer.call('connectGetHostname', undefined, { deadlineMs: PEER_SILENT_MS });
       } catch {
         if (signal.aborted) return;
         peer.close('the libvirt daemon of the other node does not answer');
-        // Again and again: the daemon here may be busy with the very migration.
-        await this.abort().catch(() => undefined);
+        await end().catch(() => undefined);
       }
       await Promise.race([
         later(PEER_LOOK_MS),

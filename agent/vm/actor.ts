@@ -359,6 +359,8 @@ export class VmActor {
       gen++;
       fence = unarmed;
       await this.own.swap(s, { ...s.own.value, gen, fence });
+      // By what own says now no copy is this node's: a guest that went on as one would be ended as one.
+      await this.own.mark(s, gen);
     }
     await journal;
     if (fence.armed && !(await env.keeper.holds(s.id))) throw staleView(s);

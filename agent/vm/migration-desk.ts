@@ -21,12 +21,11 @@ export class MigrationDesk implements Arrivals {
   private readonly env: AgentEnv;
   private readonly ops: OpBook;
   private readonly wake: () => void;
-  private readonly turns: Turns;
   private readonly source: MigrationSource;
   private readonly target: MigrationTarget;
   /** Since when this agent has known of each, by op, monotonic ms. */
   private readonly known = new Map<string, number>();
-  /** When it was first read that a VM was handed over to this node, and when its guest had gone on, by VM. */
+  /** When it was first read that a VM was handed over to this node, and when its guest had gone on, by op. */
   private readonly handed = new Map<string, number>();
   private readonly goingOn = new Map<string, number>();
   /** Ops whose end is being written. */
@@ -35,9 +34,12 @@ export class MigrationDesk implements Arrivals {
   private readonly awaited = new Map<string, string>();
   /** VMs whose ownership is being read, and whether it rang since. */
   private readonly asked = new Map<string, boolean>();
-  private readonly onHanded: (vmId: string, own: Kept<VmOwn>) => void;
+  private readonly onHanded: (vmId: string, own: Kept<VmOwn>) => boolean;
 
-  /** @param onHanded - told of a VM that was handed over to this node, before the next pass reads that */
+  /**
+   * @param onHanded - told of a VM that was handed over to this node, before the next pass reads that. Returns whether it goes on
+   *   by that; the end of its turn wakes, then.
+   */
   constructor(
     env: AgentEnv,
     ops: OpBook,
@@ -45,11 +47,10 @@ export class MigrationDesk implements Arrivals {
     turns: Turns,
     replicas: ReplicaDesk,
     wake: () => void,
-    onHanded: (vmId: string, own: Kept<VmOwn>) => void,
+    onHanded: (vmId: string, own: Kept<VmOwn>) => boolean,
   ) {
     this.env = env;
     this.ops = ops;
-    this.turns = turns;
     this.wake = wake;
     this.onHanded = onHanded;
     this.source = new MigrationSource(env, ops, own, turns, replicas);
@@ -58,8 +59,9 @@ export class MigrationDesk implements Arrivals {
 
   /** Whoever asked for it waits for its end: so that is not left to the next pass. */
   wentOn(s: Subject): void {
-    this.goingOn.set(s.id, this.env.clock.nowMs());
-    const k = s.snapshot.ops.get(s.own.value.migration?.op ?? '');
+    const op = s.own.value.migration?.op ?? '';
+    this.goingOn.set(op, this.env.clock.nowMs());
+    const k = s.snapshot.ops.get(op);
     const { domain } = s;
     if (k === undefined || !domain?.mark) return;
     this.one(k, s.snapshot, this.env.clock.nowMs(), {
@@ -81,7 +83,10 @@ export class MigrationDesk implements Arrivals {
         continue;
       }
       void this.ask(id, epoch)
-        .catch((e: unknown) => this.env.log.warn(`what was handed over: ${errorRecord(e).message}`))
+        .catch((e: unknown) => {
+          this.env.log.warn(`what was handed over: ${errorRecord(e).message}`);
+          this.wake();
+        })
         .finally(() => this.asked.delete(id));
     }
     return this.awaited.size > 0;
@@ -94,14 +99,15 @@ export class MigrationDesk implements Arrivals {
       const [own, now] = await Promise.all([keptNow(ledger, kinds.vmOwn, id), ledger.get(epochKey)]).catch(
         () => [null, null],
       );
-      const handed = own?.value.owner === node && own.value.migration?.handedOver === true;
+      const m = own?.value.owner === node ? own.value.migration : null;
+      const handed = m?.handedOver === true;
+      let goesOn = false;
       // Else a pass was quicker, or the ledger is another one: what was seen of its machine may be older than what was done.
-      if (handed && !this.handed.has(id) && now?.value === epoch) {
-        this.handed.set(id, clock.nowMs());
-        this.onHanded(id, own);
+      if (own && handed && this.awaited.delete(id) && now?.value === epoch) {
+        this.handed.set(m.op, clock.nowMs());
+        goesOn = this.onHanded(id, own);
       }
-      // The end of its turn rings, too.
-      if (!this.turns.taken(id)) this.wake();
+      if (!goesOn) this.wake();
       if (handed || this.asked.get(id) !== true || !this.awaited.has(id)) return;
     }
   }
@@ -109,9 +115,8 @@ export class MigrationDesk implements Arrivals {
   /** Begins what is due. Never waits. @param atMs - monotonic ms at the answer of that reading */
   look(s: Snapshot, atMs: number, domains: ReadonlyMap<string, Observed>): void {
     const open = [...s.ops.values()].filter((k) => k.value.kind === 'vm.migrate' && !opFinished(k.value));
-    for (const id of this.known.keys()) if (!open.some((k) => k.value.id === id)) this.known.delete(id);
-    for (const map of [this.handed, this.goingOn])
-      for (const vm of map.keys()) if (!open.some((k) => k.value.subject.id === vm)) map.delete(vm);
+    for (const map of [this.known, this.handed, this.goingOn])
+      for (const id of map.keys()) if (!open.some((k) => k.value.id === id)) map.delete(id);
     this.awaited.clear();
     for (const k of open) this.one(k, s, atMs, domains.get(k.value.subject.id) ?? null);
   }
@@ -127,8 +132,8 @@ export class MigrationDesk implements Arrivals {
     const sinceMs = this.known.get(op.id) ?? nowMs;
     this.known.set(op.id, sinceMs);
     const m = own.value.migration;
-    if (m?.op === op.id && m.handedOver && own.value.owner === env.node && !this.handed.has(id))
-      this.handed.set(id, atMs);
+    if (m?.op === op.id && m.handedOver && own.value.owner === env.node && !this.handed.has(op.id))
+      this.handed.set(op.id, atMs);
     if (m?.op === op.id && m.to === env.node && own.value.state === 'migrating')
       this.awaited.set(id, String(snapshot.meta?.value.epoch));
     const s: Subject = { id, spec, own, domain, snapshot };
@@ -154,7 +159,7 @@ export class MigrationDesk implements Arrivals {
         return this.source.follow(k, step.args, s, wantedBack(s, op));
       case 'done':
         return this.write(k, name, 'info', step.step, (o) =>
-          this.ops.finish(o, 'done', step.step, { args: { ...step.args, result: this.result(s) } }),
+          this.ops.finish(o, 'done', step.step, { args: { ...step.args, result: this.result(op.id, s) } }),
         );
       case 'cancelled':
         return this.write(k, name, 'info', step.step, (o) => this.ops.finish(o, 'cancelled', step.step));
@@ -163,10 +168,10 @@ export class MigrationDesk implements Arrivals {
     }
   }
 
-  private result({ id, own }: Subject): MigrateResult {
+  private result(op: string, { own }: Subject): MigrateResult {
     const said = own.value.migration?.['stood'] as { pauseMs?: number | null; totalMs?: number } | undefined;
-    const handed = this.handed.get(id);
-    const wentOn = this.goingOn.get(id);
+    const handed = this.handed.get(op);
+    const wentOn = this.goingOn.get(op);
     const here = handed === undefined || wentOn === undefined ? null : Math.max(0, wentOn - handed);
     const there = said?.pauseMs ?? null;
     return {

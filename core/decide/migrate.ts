@@ -89,6 +89,8 @@ export function decideMigration(v: MigrationView): MigrationStep {
     );
   if (own.state === 'migrating') return own.migration?.op === op.id ? { do: 'follow', args } : { do: 'none' };
   if (op.cancelAsked) return { do: 'cancelled', step: `stays on ${from}` };
+  // It came here by another one, and is not quite there: the machine is not yet known as this node's own.
+  if (v.domain?.active === true && v.domain.mark?.incoming === true) return { do: 'none' };
   if (op.state === 'running')
     return fail('wrong-state', 'stays where it is: its migration was broken off', 'Ask for it again.');
   if (v.spec.power === 'stopped' || v.domain?.active !== true || own.state !== 'running')

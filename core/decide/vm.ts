@@ -116,7 +116,13 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
         why: 'it is the copy of a migration that did not come to its end',
       });
     const paused = spec.power === 'paused';
-    return attempt(paused ? 'paused' : 'running', { do: 'take-in', paused }, 'it has just migrated here');
+    // It waits for no pool that takes no takeover record, if it is to end anyway.
+    const ends =
+      (v.hold ?? null) !== null ||
+      v.ops.some((o) => o.kind === 'vm.delete') ||
+      (spec.power === 'stopped' && domain.state === 'running');
+    if (!ends)
+      return attempt(paused ? 'paused' : 'running', { do: 'take-in', paused }, 'it has just migrated here');
   }
 
   if (v.ops.some((o) => o.kind === 'vm.delete')) {

@@ -158,6 +158,48 @@ export async function migrations(copies: boolean): Promise<void> {
     w.end();
   });
 
+  await t.test('there, back and there again, at once each time: each tells its own pause', async (t) => {
+    const { w, vm } = await cluster(copies);
+    for (const to of ['n2', 'n1', 'n2'] as const) {
+      const op = w.migrate(vm, to);
+      await w.until('it is there', () => opFinished(w.op(op)), 90_000);
+      t.equal(w.op(op).state, 'done', JSON.stringify(w.op(op)));
+      const pauseMs = migrateArgs(w.op(op))?.result?.pauseMs ?? 1e9;
+      t.ok(pauseMs < 500, `to ${to}: ${pauseMs} ms`);
+    }
+    await w.pass(15_000);
+    w.checks.atRest();
+    t.same(w.checks.violations, []);
+    w.end();
+  });
+
+  await t.test(
+    'the keeper there counts it no more as it comes, and the agent dies at each of its acts: a guest that went on goes on',
+    async (t) => {
+      let died = 0;
+      for (let n = 0; n < 24; n++) {
+        const { w, vm } = await cluster(copies);
+        const n2 = w.node('n2');
+        const { agent } = n2;
+        const op = w.migrate(vm, 'n2');
+        await w.pass(3_100);
+        n2.armsNothing = true;
+        n2.dieAt('agent', n, 'after');
+        await w.until('the op ends', () => opFinished(w.op(op)), 90_000);
+        await w.until('it rests', () => w.checks.resting(), 60_000);
+        if (n2.agent !== agent) died++;
+        const [ran, started] = [/web runs on n2/, /web: start → n2/].map((l) =>
+          w.lines.findIndex((x) => l.test(x)),
+        );
+        const well = started === -1 || (ran ?? -1) > (started ?? -1);
+        if (!t.ok(well, `act ${n}: not ended once it had gone on`)) t.comment(w.lines.slice(-60).join('\n'));
+        t.same(w.checks.violations, [], `act ${n}`);
+        w.end();
+      }
+      t.ok(died > 12, `${died} times`);
+    },
+  );
+
   for (const who of ['n1', 'n2'] as const) {
     await t.test(
       `the agent of ${who === 'n1' ? 'the source' : 'the target'} dies at each of its acts`,

@@ -76,6 +76,8 @@ export class ClusterNode {
   keeper: Process | null = null;
   loop: AgentLoop | null = null;
   version = '1';
+  /** Its keeper counts no further machine, nor one anew. */
+  armsNothing = false;
   /** Its agent is of a release that writes a field more into ownership records. */
   nextSchema = false;
   /** Since when keeper and its way to the ledger are well, ms; null: they are not. */
@@ -477,7 +479,12 @@ export class ClusterNode {
         this.#listeners.add(listener);
         return () => void this.#listeners.delete(listener);
       },
-      arm: (vm, o) => ask((k) => k.arm(vm, o)),
+      arm: (vm, o) =>
+        ask((k) => {
+          if (this.armsNothing)
+            throw new FlotillaError('not-armable', 'Its record cannot be written', { hint: 'Make room.' });
+          return k.arm(vm, o);
+        }),
       disarm: (vm) => ask((k) => k.disarm(vm)),
       holds: (vm) => ask((k) => k.holds(vm)),
     };

@@ -59,10 +59,16 @@ export class FakeDaemon {
     const splitter = new FrameSplitter();
     this.sockets.add(socket);
     socket.on('error', () => undefined);
-    socket.on('close', () => this.sockets.delete(socket));
+    const wake = (): void => {
+      for (const look of this.#waiting) look();
+    };
+    socket.on('close', () => {
+      this.sockets.delete(socket);
+      wake();
+    });
     socket.on('data', (chunk) => {
       for (const frame of splitter.push(chunk)) this.#received(socket, frame);
-      for (const wake of this.#waiting) wake();
+      wake();
     });
   }
 

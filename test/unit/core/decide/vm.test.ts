@@ -258,3 +258,21 @@ await t.test('starts need ownership and a lease; ends of a foreign machine need 
   );
   t.pass();
 });
+
+await t.test('a copy that was handed over is taken in, unless it is to end', async (t) => {
+  const migration = { to: 'n1', op: 'x', gen: 2, handedOver: true };
+  const came = { ...own, gen: 3, migration };
+  const mark = { gen: 2, generation: 2, startedMs: 1, incoming: true };
+  const step = (o: Partial<VmView>, state: DomainView['state'] = 'running'): unknown =>
+    decideVm(view({ own: came, domain: { ...domain, mark, state }, ...o }), now).step;
+  const del = { id: 'x', kind: 'vm.delete', state: 'running' } as unknown as VmView['ops'][number];
+  t.match(step({}, 'paused'), { do: 'take-in', paused: false });
+  t.match(step({}), { do: 'take-in' }, 'until the pool has its takeover record');
+  t.match(step({ ops: [del] }), { do: 'destroy', why: 'it is being deleted' });
+  t.match(step({ ops: [del] }, 'paused'), { do: 'destroy' });
+  t.match(step({ hold: 'held' }), { do: 'destroy', why: 'held' });
+  const stopped = { spec: { ...spec, power: 'stopped' as const } };
+  t.match(step(stopped), { do: 'adopt' }, 'which needs no pool; then it is asked to stop');
+  t.match(step(stopped, 'paused'), { do: 'take-in' }, 'it cannot hear the request while it stands still');
+  t.match(step({ own: { ...came, gen: 4 } }), { do: 'destroy', why: /did not come to its end/ });
+});
