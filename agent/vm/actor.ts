@@ -339,6 +339,11 @@ export class VmActor {
   }
 
   private async adopt(s: Subject): Promise<void> {
+    // One that a migration brought is this node's as own stands; by another generation it would be nobody's until it is marked.
+    if (s.domain?.mark?.incoming === true) {
+      await this.own.record(s, s.own.value);
+      return this.own.mark(s, s.own.value.gen);
+    }
     const gen = s.own.value.gen + 1;
     await this.own.swap(s, { ...s.own.value, gen, state: 'running' });
     await this.own.mark(s, gen);
@@ -662,11 +667,11 @@ export class VmActor {
     const now = env.clock.wallMs();
     for (const k of s.snapshot.ops.values()) {
       if (k.value.subject.id !== s.id || opFinished(k.value)) continue;
-      const moves = k.value.kind === 'vm.move-disk';
-      if (k.value.kind !== 'vm.delete' && !moves) continue;
+      const ends = k.value.kind === 'vm.delete';
+      if (!ends && k.value.kind !== 'vm.move-disk' && k.value.kind !== 'vm.migrate') continue;
       const op: Op = {
         ...k.value,
-        state: moves ? 'cancelled' : 'done',
+        state: ends ? 'done' : 'cancelled',
         step: 'deleted',
         progress: 1,
         updatedMs: now,

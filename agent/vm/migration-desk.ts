@@ -102,8 +102,8 @@ export class MigrationDesk implements Arrivals {
       const m = own?.value.owner === node ? own.value.migration : null;
       const handed = m?.handedOver === true;
       let goesOn = false;
-      // Else a pass was quicker, or the ledger is another one: what was seen of its machine may be older than what was done.
-      if (own && handed && this.awaited.delete(id) && now?.value === epoch) {
+      // Once each, as the machine was seen before. Else a pass was quicker, or the ledger is another one.
+      if (own && handed && !this.handed.has(m.op) && this.awaited.delete(id) && now?.value === epoch) {
         this.handed.set(m.op, clock.nowMs());
         goesOn = this.onHanded(id, own);
       }

@@ -77,8 +77,8 @@ export function decideMigration(v: MigrationView): MigrationStep {
     if (v.domain?.active === true && v.domain.mark?.incoming !== true)
       return { do: 'done', args, step: `runs on ${to}` };
     // Its copy died before it could go on: it is started afresh, and that is the end of it.
-    if (v.domain === null || (!v.domain.active && v.spec.power === 'stopped'))
-      return { do: 'done', args, step: `is on ${to}` };
+    const isOff = v.spec.power === 'stopped' || own.state === 'stopped';
+    if (v.domain === null || (!v.domain.active && isOff)) return { do: 'done', args, step: `is on ${to}` };
     return { do: 'none' };
   }
   if (me !== from)

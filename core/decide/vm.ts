@@ -116,11 +116,14 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
         why: 'it is the copy of a migration that did not come to its end',
       });
     const paused = spec.power === 'paused';
-    // It waits for no pool that takes no takeover record, if it is to end anyway.
+    // Is it to end anyway, it waits for no pool that takes no takeover record. One that never went on is not asked to stop, as it
+    // would have to run for that, which the keeper has not allowed yet.
+    const asked = (kind: string): boolean => v.ops.some((o) => o.kind === kind);
+    const wentOn = domain.state === 'running' || domain.reason === 'io-error';
     const ends =
       (v.hold ?? null) !== null ||
-      v.ops.some((o) => o.kind === 'vm.delete') ||
-      (spec.power === 'stopped' && domain.state === 'running');
+      asked('vm.delete') ||
+      (spec.power === 'stopped' && (wentOn || asked('vm.force-stop')));
     if (!ends)
       return attempt(paused ? 'paused' : 'running', { do: 'take-in', paused }, 'it has just migrated here');
   }
@@ -283,7 +286,8 @@ function decideActive(v: VmView, spec: VmSpec, domain: DomainView, nowMs: number
     if (stop === null && timeoutMs === 0)
       return t.answer('stopping', { do: 'destroy', why: 'its stop time-out is 0' });
     // A paused guest cannot hear the request.
-    if (paused && domain.reason === 'user') return t.answer('stopping', { do: 'resume' });
+    if (paused && ['user', 'migration'].includes(domain.reason))
+      return t.answer('stopping', { do: 'resume' });
     if (stop === null) return t.answer('stopping', { do: 'ask-stop', how });
     // The guest agent may be there and deaf: ask in the other way the next time.
     if (nowMs - stop.lastAskMs >= askAgainMs)

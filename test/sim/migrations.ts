@@ -200,6 +200,23 @@ export async function migrations(copies: boolean): Promise<void> {
     },
   );
 
+  await t.test('deleted at one moment after the other: no operation is left open', async (t) => {
+    let ended = 0;
+    for (let afterMs = 3_000; afterMs <= 3_400; afterMs += 20) {
+      const { w, vm } = await cluster(copies, afterMs);
+      const op = w.migrate(vm, 'n2');
+      await w.pass(afterMs);
+      w.deleteVm(vm);
+      await w.until('it is gone', () => w.own(vm) === null, 90_000);
+      await w.pass(15_000);
+      t.ok(opFinished(w.op(op)), `after ${afterMs} ms: ${JSON.stringify(w.op(op))}`);
+      if (w.op(op).state !== 'done') ended++;
+      t.same(w.checks.violations, []);
+      w.end();
+    }
+    t.ok(ended > 0, `${ended} times before its end`);
+  });
+
   for (const who of ['n1', 'n2'] as const) {
     await t.test(
       `the agent of ${who === 'n1' ? 'the source' : 'the target'} dies at each of its acts`,

@@ -25,3 +25,16 @@ await t.test('it begins once its machine is known as this node’s own', async (
   const cancelled = { ...arriving, op: { ...view.op, cancelAsked: true } };
   t.match(decideMigration(cancelled), { do: 'cancelled' });
 });
+
+await t.test('one whose copy does not go on is over', async (t) => {
+  const came = { to: 'n2', op: 'back', gen: 2, handedOver: true };
+  const there = (o: object): unknown =>
+    decideMigration({
+      ...view,
+      me: 'n2',
+      own: { ...view.own, owner: 'n2', migration: came, ...o },
+      domain: { ...view.domain, active: false } as MigrationView['domain'],
+    });
+  t.same(there({}), { do: 'none' }, 'it is started afresh first');
+  t.match(there({ state: 'stopped' }), { do: 'done', step: 'is on n2' }, 'it is held off there');
+});

@@ -274,5 +274,9 @@ await t.test('a copy that was handed over is taken in, unless it is to end', asy
   const stopped = { spec: { ...spec, power: 'stopped' as const } };
   t.match(step(stopped), { do: 'adopt' }, 'which needs no pool; then it is asked to stop');
   t.match(step(stopped, 'paused'), { do: 'take-in' }, 'it cannot hear the request while it stands still');
+  const force = { id: 'x', kind: 'vm.force-stop', state: 'running' } as unknown as VmView['ops'][number];
+  t.match(step({ ...stopped, ops: [force] }, 'paused'), { do: 'adopt' }, 'it need not hear this one');
+  const full = { ...domain, mark, state: 'paused' as const, reason: 'io-error' as const };
+  t.match(step({ ...stopped, domain: full }), { do: 'adopt' }, 'it had gone on until the pool was full');
   t.match(step({ own: { ...came, gen: 4 } }), { do: 'destroy', why: /did not come to its end/ });
 });
