@@ -384,7 +384,7 @@ export class AgentLoop {
       await this.ops.trim(s).catch(() => undefined);
     }
     if (this.hypervisorError === null) {
-      this.usage.look();
+      this.usage.look(this.migrations.ending());
       this.guests.look(this.observed);
       this.hangs.look(this.observed, (id) => this.watchesGuest(id));
     }

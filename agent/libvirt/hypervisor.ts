@@ -195,6 +195,8 @@ export interface StatsOptions extends CallOptions {
   readonly groups?: readonly StatsGroup[];
   /** default: all domains of the daemon, running or not */
   readonly domains?: readonly DomainId[];
+  /** only of those that run: of others the group `block` reads the beginning of each disk, which hangs as long as that does */
+  readonly running?: boolean;
   /** skip what a busy domain cannot tell at once; default true, so that one stuck QEMU does not stop all figures */
   readonly nowait?: boolean;
   readonly raw?: boolean;

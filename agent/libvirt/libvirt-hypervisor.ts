@@ -67,6 +67,7 @@ const AGENT_SYNC_MS = 6_000;
 
 const LIST_ACTIVE_AND_INACTIVE = 3;
 const STATS_NOWAIT = 1 << 29;
+const STATS_ACTIVE = 1 << 0;
 const MEMORY_STATS_MAX = 13;
 
 export interface LibvirtHypervisorOptions {
@@ -243,7 +244,7 @@ export class LibvirtHypervisor implements Hypervisor {
       {
         domains: (o.domains ?? []).map((d) => this.#wire(d)),
         stats: groups.reduce((bits, group) => bits | STATS_BIT[group], 0),
-        flags: o.nowait === false ? 0 : STATS_NOWAIT,
+        flags: (o.nowait === false ? 0 : STATS_NOWAIT) | (o.running === true ? STATS_ACTIVE : 0),
       },
       { deadlineMs: o.deadlineMs ?? DEADLINE_MS.stats },
     );

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { RpcConnection, TIMER_MS_MAX, type PeerConnector } from './client.js';
 import type { DaemonLink } from './daemon-link.js';
 import { LibvirtError } from './error.js';
@@ -271,10 +272,7 @@ export class Migration implements JobWork<MigrateResult> {
         peer.close('the libvirt daemon of the other node does not answer');
         await end().catch(() => undefined);
       }
-      await Promise.race([
-        later(PEER_LOOK_MS),
-        new Promise((go) => signal.addEventListener('abort', go, { once: true })),
-      ]);
+      await sleep(PEER_LOOK_MS, undefined, { signal }).catch(() => undefined);
     }
   }
 

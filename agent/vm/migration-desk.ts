@@ -70,6 +70,11 @@ export class MigrationDesk implements Arrivals {
     });
   }
 
+  /** Whether a machine is about to end here, as its copy elsewhere is whole. */
+  ending(): boolean {
+    return this.source.ending();
+  }
+
   /**
    * Something was written. Was it that a VM is handed over to this node, its guest stands still until that is known here:
    * so its record alone is read, and the pass that is due has time until the guest goes on.

@@ -42,6 +42,8 @@ interface Travel {
   back: FlotillaError | null;
   /** Ends what runs now. */
   end: (() => void) | null;
+  /** The copy is there, and this machine goes, unless it stays. */
+  whole: boolean;
   /** The target's record: its removal has seen that it owns nothing. */
   target: Kept<NodeRecord> | undefined;
 }
@@ -72,6 +74,11 @@ export class MigrationSource {
   /** Whether this agent is at it, and will itself write how it ended. */
   has(vmId: string): boolean {
     return this.travels.has(vmId);
+  }
+
+  /** Whether libvirt has said of some copy that it is whole, and its machine is still here. */
+  ending(): boolean {
+    return [...this.travels.values()].some((t) => t.whole);
   }
 
   /** Swaps own to `migrating` and lets the VM go. Never waits. */
@@ -136,7 +143,18 @@ export class MigrationSource {
     if (this.travels.has(s.id) || !this.turns.begin(s.id)) return;
     const beganMs = this.env.clock.nowMs();
     const target = s.snapshot.nodes.get(args.to);
-    const t: Travel = { op, args, s, own: s.own, beganMs, stoodMs: null, back: null, end: null, target };
+    const t: Travel = {
+      op,
+      args,
+      s,
+      own: s.own,
+      beganMs,
+      stoodMs: null,
+      back: null,
+      end: null,
+      whole: false,
+      target,
+    };
     this.travels.set(s.id, t);
     void act(t)
       .catch((e: unknown) => {
@@ -293,6 +311,7 @@ export class MigrationSource {
    */
   private async decide(t: Travel): Promise<Arrived> {
     t.end = null;
+    t.whole = true;
     for (;;) {
       try {
         return await this.handOver(t);

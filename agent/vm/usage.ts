@@ -25,10 +25,15 @@ export class Usage {
     return this.rates.get(id) ?? null;
   }
 
-  /** Takes the figures if it is time. Never waits. */
-  look(): void {
+  /**
+   * Takes the figures if it is time. Never waits.
+   *
+   * @param ending - some machine here ends just now: libvirt takes it for one that is off before its turn in this comes, and would
+   *   read its disks
+   */
+  look(ending: boolean): void {
     const now = this.env.clock.nowMs();
-    if (this.looking || now - this.lookedMs < everyMs) return;
+    if (ending || this.looking || now - this.lookedMs < everyMs) return;
     this.lookedMs = now;
     this.looking = true;
     void this.take()
@@ -39,7 +44,8 @@ export class Usage {
   }
 
   private async take(): Promise<void> {
-    const all = await this.env.hypervisor.stats();
+    // A disk that is frozen, as another node owns it, would hang the daemon, and this agent with it.
+    const all = await this.env.hypervisor.stats({ running: true });
     const nowMs = this.env.clock.nowMs();
     const here = new Set(all.map((s) => s.uuid));
     for (const id of this.last.keys()) if (!here.has(id)) this.forget(id);

@@ -244,6 +244,11 @@ await t.test('statistics of all domains in one call', async (t) => {
   const raw = (await n1.virsh('domstats', '--nowait', ...GROUPS, 'alpha')).split('\n').slice(1);
   const names = raw.map((line) => line.trim().split('=')[0] ?? '');
   for (const name of names) t.ok(name in (alpha?.raw ?? {}), `has ${name}`);
+  t.ok(all.some((s) => s.uuid === off.uuid));
+  t.notOk(
+    (await h1.stats({ running: true })).some((s) => s.uuid === off.uuid),
+    'nothing is read for one that is off',
+  );
   const some = await h1.stats({ groups: ['state'], domains: [off.uuid] });
   t.equal(some.length, 1);
   t.equal(some[0]?.block, undefined);
