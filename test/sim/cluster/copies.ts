@@ -111,6 +111,7 @@ export interface CopiesParts {
 export class SimCopies {
   readonly #p: CopiesParts;
   readonly #pairs = new Map<string, Pair>();
+  readonly #deleted = new Set<string>();
   /** Who answers the kernel of a node; none: no agent is there. */
   readonly #doors = new Map<string, Door>();
   #ticking = false;
@@ -179,12 +180,17 @@ export class SimCopies {
     return this.#pairs.get(vm)?.copies.has(node) === true;
   }
 
+  /** Somebody asked for its VM to be deleted: its copies go, all of them. */
+  delete(vm: string): void {
+    this.#deleted.add(vm);
+  }
+
   /** Its volume is taken away. */
   remove(node: string, vm: string): void {
     const pair = this.#pair(vm);
     if (pair.copies.get(node)?.open === true) throw new Error(`the copy of ${vm} on ${node} is still open`);
     const others = [...pair.copies].filter(([n, c]) => n !== node && c.whole);
-    if (pair.copies.has(node) && others.length < 2)
+    if (pair.copies.has(node) && others.length < 2 && !this.#deleted.has(vm))
       this.#p.report('safety 13', `the copy of VM ${vm} on ${node} is taken away with no other two there`);
     pair.copies.delete(node);
   }

@@ -559,8 +559,9 @@ export class World {
     this.#ask(`vm.${kind}`, vm);
   }
 
-  /** A VM that is off is deleted with all it has. */
+  /** A VM is deleted with all it has. */
   deleteVm(vm: string): void {
+    this.copies?.delete(vm);
     this.#members.set(this.names.get(vm) ?? vm, vm);
     this.#ask('vm.delete', vm);
   }
