@@ -109,6 +109,8 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     return answer(domain?.state === 'paused' && spec.power === 'paused' ? 'paused' : 'running', none, {
       reason: `migrates to ${own.migration?.to ?? 'another node'}`,
     });
+  const hold = v.hold ?? null;
+  const asked = (kind: string): boolean => v.ops.some((o) => o.kind === kind);
   if (domain?.active === true && domain.mark?.incoming === true) {
     if (copyOf(own, domain.mark, v.me) !== 'mine')
       return answer('starting', {
@@ -118,22 +120,18 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
     const paused = spec.power === 'paused';
     // Is it to end anyway, it waits for no pool that takes no takeover record. One that never went on is not asked to stop, as it
     // would have to run for that, which the keeper has not allowed yet.
-    const asked = (kind: string): boolean => v.ops.some((o) => o.kind === kind);
     const wentOn = domain.state === 'running' || domain.reason === 'io-error';
     const ends =
-      (v.hold ?? null) !== null ||
-      asked('vm.delete') ||
-      (spec.power === 'stopped' && (wentOn || asked('vm.force-stop')));
+      hold !== null || asked('vm.delete') || (spec.power === 'stopped' && (wentOn || asked('vm.force-stop')));
     if (!ends)
       return attempt(paused ? 'paused' : 'running', { do: 'take-in', paused }, 'it has just migrated here');
   }
 
-  if (v.ops.some((o) => o.kind === 'vm.delete')) {
+  if (asked('vm.delete')) {
     if (domain?.active === true) return answer('deleting', { do: 'destroy', why: 'it is being deleted' });
     const d = attempt('deleting', { do: 'delete' });
     return { ...d, phase: 'deleting' };
   }
-  const hold = v.hold ?? null;
   if (hold !== null && domain?.active === true)
     return answer('stopping', { do: 'destroy', why: hold }, { reason: hold });
   const inSpec = new Set(spec.disks.map((d) => d.disk));

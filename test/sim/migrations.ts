@@ -1,6 +1,6 @@
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { migrateArgs } from '../../core/domain/migration.js';
-import { opFinished } from '../../core/domain/op.js';
+import { opFinished, type Op } from '../../core/domain/op.js';
 import type { Death } from './cluster/time.js';
 import { World } from './cluster/world.js';
 
@@ -48,6 +48,14 @@ async function night(
   await w.pass(15_000);
   w.checks.atRest();
   return { w, vm, op, acts };
+}
+
+/** It migrates there, and nothing is amiss. @returns the operation as it ended */
+async function moved(t: Pick<Test, 'equal'>, w: World, vm: string, to: string): Promise<Op> {
+  const op = w.migrate(vm, to);
+  await w.until(`it is on ${to}`, () => opFinished(w.op(op)), 90_000);
+  t.equal(w.op(op).state, 'done', JSON.stringify(w.op(op)));
+  return w.op(op);
 }
 
 const faults: readonly (readonly [string, (w: World) => void])[] = [
@@ -106,9 +114,7 @@ export async function migrations(copies: boolean): Promise<void> {
     if (copies) {
       t.match(w.own(vm), { sync: 'ok', standby: 'n1', copies: [{ node: 'n2' }, { node: 'n1' }] });
       t.same(w.copies?.lacks(vm), []);
-      const back = w.migrate(vm, 'n1');
-      await w.until('it is back', () => opFinished(w.op(back)), 90_000);
-      t.equal(w.op(back).state, 'done', JSON.stringify(w.op(back)));
+      await moved(t, w, vm, 'n1');
       await w.pass(15_000);
       w.checks.atRest();
       t.same(w.checks.violations, []);
@@ -144,13 +150,9 @@ export async function migrations(copies: boolean): Promise<void> {
   await t.test('asked back while its machine is still ending there: it waits for that', async (t) => {
     const { w, vm } = await cluster(copies);
     w.node('n1').host.libvirt.endMs = 3_000;
-    const there = w.migrate(vm, 'n2');
-    await w.until('it is there', () => opFinished(w.op(there)), 90_000);
-    t.equal(w.op(there).state, 'done', JSON.stringify(w.op(there)));
+    await moved(t, w, vm, 'n2');
     t.equal(w.node('n1').host.libvirt.domains.get(vm)?.active, true, 'it has not ended yet');
-    const back = w.migrate(vm, 'n1');
-    await w.until('it is back', () => opFinished(w.op(back)), 90_000);
-    t.equal(w.op(back).state, 'done', JSON.stringify(w.op(back)));
+    await moved(t, w, vm, 'n1');
     t.same(w.runsOn(vm), ['n1']);
     await w.pass(15_000);
     w.checks.atRest();
@@ -161,10 +163,8 @@ export async function migrations(copies: boolean): Promise<void> {
   await t.test('there, back and there again, at once each time: each tells its own pause', async (t) => {
     const { w, vm } = await cluster(copies);
     for (const to of ['n2', 'n1', 'n2'] as const) {
-      const op = w.migrate(vm, to);
-      await w.until('it is there', () => opFinished(w.op(op)), 90_000);
-      t.equal(w.op(op).state, 'done', JSON.stringify(w.op(op)));
-      const pauseMs = migrateArgs(w.op(op))?.result?.pauseMs ?? 1e9;
+      const op = await moved(t, w, vm, to);
+      const pauseMs = migrateArgs(op)?.result?.pauseMs ?? 1e9;
       t.ok(pauseMs < 500, `to ${to}: ${pauseMs} ms`);
     }
     await w.pass(15_000);

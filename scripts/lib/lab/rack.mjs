@@ -17,18 +17,17 @@ import { nodesOf } from './node.mjs';
  */
 export function rackOf(env, kind) {
   const config = configFrom(env, kind);
-  const metal = metalFrom(config, env);
   const fabric = fabricOf(config);
   const cgroup = cgroupOf(config);
-  const machines = machinesOf(config, fabric, metal);
+  const metal = kind === 'metal' ? metalFrom(config, env) : null;
+  const machines = metal && machinesOf(config, fabric, metal);
   const containers = nodesOf(config, cgroup, fabric);
-  const isContainer = (/** @type {string} */ node) =>
-    kind === 'lab' || existsSync(path.join(config.nodeDir(node), 'uuid')); // which no machine has
-  /** @returns {Kind} */
-  const kindOf = (/** @type {string} */ node) => (isContainer(node) ? containers : machines);
+  /** Only containers have a uuid of their own beside them. @param {string} node @returns {Kind} */
+  const kindOf = (node) =>
+    machines === null || existsSync(path.join(config.nodeDir(node), 'uuid')) ? containers : machines;
   const rack = {
     /** Names of nodes that are on. */
-    running: () => [...(kind === 'lab' ? [] : machines.running()), ...cgroup.running()],
+    running: () => [...(machines?.running() ?? []), ...cgroup.running()],
     /** Cuts its power. @param {string} node @returns when that was, ms of the wall clock; null: it was off */
     power: (node) => kindOf(node).power(node),
     /** What runs a command in it. @param {string} node @param {string[]} command */
