@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { z } from 'zod';
-import type { Compare, Write } from '../../agent/ledger/ledger.js';
+import type { Compare, Ledger, TxnResult, Write } from '../../agent/ledger/ledger.js';
 import { FlotillaError } from '../../core/domain/error.js';
 import { epochKey, readRecord, writeRecord, type RecordKind } from '../../core/wire/ledger-keys.js';
 import type { Kept } from '../tables.js';
@@ -8,6 +8,10 @@ import type { ApiDeps } from './context.js';
 
 /** Times a change is planned anew after somebody else wrote in between. More than five means a fight. */
 const attemptsMax = 5;
+
+/** How long a request goes on asking a ledger that does not answer, ms: an election of its leader takes 1 to 2 s. */
+const electionMs = 4_000;
+const askAgainMs = 200;
 
 /** One transaction in the making: what must still hold, and what is written. */
 export class Change {
@@ -77,23 +81,22 @@ export interface Planned<T> {
   readonly answer: () => T;
 }
 
+type Asked = Pick<ApiDeps, 'ledger' | 'view' | 'clock'>;
+
 /**
  * Plans a change from fresh reads and commits it as one transaction; where something it read was changed in
- * between, plans it anew, so that the plan itself says what is wrong now.
+ * between, plans it anew, so that the plan itself says what is wrong now. An election of the ledger costs it time.
  *
  * @throws FlotillaError `edit-conflict` when others were always faster; what the plan throws; `ledger-unavailable`
  *   when nobody knows whether it was done: an Idempotency-Key makes asking again safe
  */
-export async function commit<T>(
-  deps: Pick<ApiDeps, 'ledger' | 'view'>,
-  what: string,
-  plan: () => Promise<Planned<T>>,
-): Promise<T> {
+export async function commit<T>(deps: Asked, what: string, plan: () => Promise<Planned<T>>): Promise<T> {
+  const endMs = deps.clock.nowMs() + electionMs;
   for (let attempt = 1; attempt <= attemptsMax; attempt++) {
-    const { change, answer } = await plan();
+    const { change, answer } = await planned(deps, endMs, plan);
     if (change === null) return answer();
     const { compare, writes } = change.build(deps.view.ledger.epoch);
-    const r = await deps.ledger.txn(compare, writes);
+    const r = await transacted(deps, endMs, compare, writes);
     if (r.done) {
       deps.view.apply(r.revision, writes);
       return answer();
@@ -104,6 +107,63 @@ export async function commit<T>(
     hint: 'Nothing was changed by this request. Look at it again and repeat what is still wanted.',
   });
 }
+
+async function planned<P>({ clock }: Asked, endMs: number, plan: () => Promise<P>): Promise<P> {
+  for (;;) {
+    try {
+      return await plan();
+    } catch (error) {
+      if (!isUnavailable(error) || clock.nowMs() >= endMs) throw error;
+    }
+    await clock.sleep(askAgainMs);
+  }
+}
+
+/**
+ * One transaction, asked for until the ledger says what became of it. Asking again is safe where it compares the
+ * revision of something it writes: of two of them only one can be done.
+ *
+ * @throws FlotillaError `ledger-unavailable`: what it failed by first when its outcome became unknown, and stays so
+ */
+async function transacted(
+  { ledger, clock }: Asked,
+  endMs: number,
+  compare: readonly Compare[],
+  writes: readonly Write[],
+): Promise<TxnResult> {
+  const puts = new Map(writes.flatMap((w) => ('put' in w ? [[w.put, w.value] as const] : [])));
+  const once = compare.some((c) => 'modRevision' in c && puts.has(c.key));
+  let unknown: FlotillaError | null = null;
+  for (;;) {
+    try {
+      const r = await ledger.txn(compare, writes);
+      if (r.done || unknown === null) return r;
+      const revision = await writtenAt(ledger, puts);
+      if (revision !== null) return { done: true, revision };
+      // Somebody else wrote there, before it was done or after.
+      break;
+    } catch (error) {
+      if (!isUnavailable(error)) throw unknown ?? error;
+      if ((error.details as { outcome?: string } | undefined)?.outcome === 'unknown') unknown ??= error;
+      if (clock.nowMs() >= endMs || (unknown !== null && !once)) throw unknown ?? error;
+    }
+    await clock.sleep(askAgainMs);
+  }
+  throw unknown;
+}
+
+/** @returns the revision of the one transaction that wrote all this; null: it does not stand so */
+async function writtenAt(ledger: Ledger, puts: ReadonlyMap<string, string>): Promise<bigint | null> {
+  const entries = await Promise.all([...puts.keys()].map((key) => ledger.get(key)));
+  const revisions = new Set(
+    entries.map((e) => (e?.value === puts.get(e?.key ?? '') ? e?.modRevision : null)),
+  );
+  const [revision] = revisions;
+  return revisions.size === 1 ? (revision ?? null) : null;
+}
+
+const isUnavailable = (e: unknown): e is FlotillaError =>
+  e instanceof FlotillaError && e.code === 'ledger-unavailable';
 
 /** Reads one record afresh. @throws FlotillaError `unreadable-record`, `ledger-unavailable` */
 export async function fresh<S extends z.ZodType>(
