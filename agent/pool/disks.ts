@@ -61,7 +61,8 @@ export class Disks {
             progress: (share, step) => o.progress(share, step),
           });
         else await this.#parts.qemuImg.create(disk.format, temp, disk.sizeBytes, null, signal);
-        await this.#parts.files.publish(temp, path);
+        // Its VM may be another node's by now, which has made the disk, too, and runs on it.
+        await this.#parts.files.publishNew(temp, path);
       });
       o.progress(1, 'ready');
     });

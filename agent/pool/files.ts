@@ -136,6 +136,19 @@ export class Files {
     await this.syncDir(dirname(path));
   }
 
+  /** The same unless there is one by that name already, which another node may have open. */
+  async publishNew(temp: string, path: string): Promise<void> {
+    await within(temp, this.calls.chmod(temp, 0o600));
+    await this.sync(temp);
+    try {
+      await within(path, this.calls.link(temp, path));
+    } catch (e) {
+      if (codeOf(e) !== 'EEXIST') throw e;
+    }
+    await this.remove(temp);
+    await this.syncDir(dirname(path));
+  }
+
   /** Writes a small file whole. */
   async writeText(temp: string, path: string, text: string): Promise<void> {
     const handle = await within(temp, this.calls.open(temp, 'w', 0o600));
@@ -152,17 +165,10 @@ export class Files {
     const handle = await within(temp, this.calls.open(temp, 'wx', 0o600));
     try {
       await within(temp, handle.writeFile(text));
-      await within(temp, handle.sync());
     } finally {
       await handle.close();
     }
-    try {
-      await within(path, this.calls.link(temp, path));
-    } catch (e) {
-      if (codeOf(e) !== 'EEXIST') throw e;
-    }
-    await this.remove(temp);
-    await this.syncDir(dirname(path));
+    await this.publishNew(temp, path);
   }
 
   /** @returns whether there was one */

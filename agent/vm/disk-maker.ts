@@ -41,7 +41,7 @@ export class DiskMaker {
     for (const d of disks) this.jobs.get(d.id)?.abort();
   }
 
-  /** Ends the making of disks that are gone, or whose op was asked to be cancelled. */
+  /** Ends the making of disks that are gone, of another node's VM by now, or whose op was asked to be cancelled. */
   look(s: Snapshot): void {
     if (this.jobs.size === 0) return;
     const asked = new Set(
@@ -51,7 +51,9 @@ export class DiskMaker {
     );
     for (const [id, job] of this.jobs) {
       const disk = s.disks.get(id)?.value;
+      const owner = s.owns.get(disk?.vm ?? '')?.value.owner ?? this.env.node;
       if (disk === undefined || asked.has(disk.vm)) job.abort();
+      else if (owner !== this.env.node) job.abort(notOurs);
     }
   }
 
@@ -109,7 +111,8 @@ export class DiskMaker {
       else await this.env.volumes.makeDisk(disk, pool, from, o);
       await putDisk(this.env, kept, { ...disk, state: 'ready', madeBytes: disk.sizeBytes, error: null });
     } catch (e) {
-      if (this.stopped) return; // made again after the restart
+      // Made again after the restart, or by the node that has the VM now: its record is not this one's to write.
+      if (this.stopped || signal.reason === notOurs) return;
       const error = signal.aborted
         ? new FlotillaError('cancelled', `Making disk ${disk.name} was cancelled`, {
             hint: 'Delete the VM, or remove the disk from it.',
@@ -124,6 +127,9 @@ export class DiskMaker {
     }
   }
 }
+
+/** Why a making ends whose VM went to another node. */
+const notOurs = new Error('its VM has another owner');
 
 /** Writes a disk's record if nobody changed it meanwhile. @returns whether it was written */
 export async function putDisk(env: AgentEnv, kept: Kept<Disk>, disk: Disk): Promise<boolean> {

@@ -51,6 +51,26 @@ await t.test('made twice, also at once, it is made once and keeps what was writt
   t.strictSame(filesBelow(pool.path), [`disks/${disk.id}.raw`]);
 });
 
+await t.test('another node has made it meanwhile, and its guest writes: that stays', async (t) => {
+  const { v, pool, dir } = setUp(t);
+  const image = await importFile(v, pool, source(dir));
+  const disk = diskOf(pool, { format: 'raw', source: { kind: 'image', image: image.id, mode: 'full' } });
+  const path = v.diskPath(disk, pool);
+  let wrote = false;
+  const progress = (): void => {
+    if (!wrote) fs.writeFileSync(path, 'of its guest');
+    wrote = true;
+  };
+  await v.makeDisk(disk, pool, { image, pool }, work({ progress }));
+  t.ok(wrote);
+  t.equal(fs.readFileSync(path, 'utf8'), 'of its guest');
+  t.strictSame(
+    filesBelow(pool.path).filter((f) => f.startsWith('disks/')),
+    [`disks/${disk.id}.raw`],
+    'nothing else is left',
+  );
+});
+
 await t.test('a full copy has the image’s data, in the disk’s own format and size', async (t) => {
   const { v, pool, dir } = setUp(t);
   const image = await importFile(v, pool, source(dir));

@@ -56,3 +56,46 @@ void t.test('a disk that was made since it was looked at is not written over', a
   t.equal(filled, 1);
   t.match(JSON.parse((await ledger.get(key))?.value ?? ''), { state: 'ready' });
 });
+
+void t.test(
+  'its VM goes to another node meanwhile: the making ends, and the record is left to that one',
+  async (t) => {
+    const memory = new MemoryLedger(new FakeClock());
+    const ledger = memory.client('n1');
+    const disk: Disk = { ...wanted, replicas: 1 };
+    const key = kinds.disk.key(disk.id);
+    memory.poke(key, writeRecord(kinds.disk, disk));
+    const modRevision = (await ledger.get(key))?.modRevision ?? 0n;
+    const seen = (owner: string): Snapshot =>
+      ({
+        disks: new Map([[disk.id, { value: disk, modRevision }]]),
+        pools: new Map([[disk.pool, { value: { id: disk.pool } }]]),
+        images: new Map([[id(4), { value: { id: id(4), pool: disk.pool } }]]),
+        owns: new Map([[disk.vm, { value: { owner } }]]),
+        ops: new Map(),
+      }) as unknown as Snapshot;
+    let begun = (): void => undefined;
+    const began = new Promise<void>((resolve) => (begun = resolve));
+    const makeDisk: AgentEnv['volumes']['makeDisk'] = (_disk, _pool, _from, o) =>
+      new Promise((_, reject) => {
+        o.signal.addEventListener('abort', () => reject(new Error('ended')));
+        begun();
+      });
+    const env = { node: 'n1', ledger, volumes: { makeDisk }, log: { error: (m: string) => t.fail(m) } };
+    let ended = (): void => undefined;
+    const end = new Promise<void>((resolve) => (ended = resolve));
+    const maker = new DiskMaker(
+      env as unknown as AgentEnv,
+      {} as OpBook,
+      { paired: () => true, fill: () => Promise.reject(new Error('it has one copy')) },
+      () => ended(),
+    );
+    maker.make(disk, seen('n1'), undefined);
+    await began;
+    maker.look(seen('n1'));
+    t.ok(maker.making([disk]), 'it goes on while the VM is here');
+    maker.look(seen('n2'));
+    await end;
+    t.same(JSON.parse((await ledger.get(key))?.value ?? ''), JSON.parse(writeRecord(kinds.disk, disk)));
+  },
+);
