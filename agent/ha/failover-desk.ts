@@ -6,11 +6,12 @@ import {
   type FailoverWait,
   type WaitCode,
 } from '../../core/decide/failover.js';
-import { freeMiB, reachOf } from '../../core/decide/standby.js';
+import { freeMiB, reachOf, type Reach } from '../../core/decide/standby.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { suspectAfterMs, type Health, type PoolUse } from '../../core/domain/node.js';
 import { migrateArgs } from '../../core/domain/migration.js';
 import { opFinished } from '../../core/domain/op.js';
+import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { announce } from '../announce.js';
 import type { AgentEnv, HeardNode } from '../env.js';
 import type { Snapshot } from '../snapshot.js';
@@ -179,7 +180,7 @@ export class FailoverDesk {
               ? here.domains.get(id)?.active === true
               : this.absences.of(own.owner) === null && (phase === 'running' || phase === 'paused'),
           left: own.owner !== env.node && leftOver(here.domains.get(id)),
-          reach: reachOf(spec, disks, pools),
+          reach: ownersToMake(spec, own, s) ?? reachOf(spec, disks, pools),
         };
       }),
       here: {
@@ -281,4 +282,18 @@ export function strays(
     if (own !== undefined) return own.value.owner !== me && !coming(id, s, me);
     return !s.specs.has(id) && !s.unreadable.some((k) => k.includes(`/${id}/`));
   });
+}
+
+/** A disk half written from a snapshot that only its owner has: nobody else could end that. Null: there is none. */
+function ownersToMake(spec: VmSpec, own: VmOwn, s: Snapshot): Reach | null {
+  for (const { disk: id } of spec.disks) {
+    const disk = s.disks.get(id)?.value;
+    if (disk?.state !== 'wanted' || disk.source.kind !== 'snapshot') continue;
+    if (s.vmSnapshots.get(disk.source.snapshot)?.value.node === own.owner)
+      return {
+        ok: false,
+        why: `disk "${disk.name}" is being made from a snapshot that only ${own.owner} has`,
+      };
+  }
+  return null;
 }

@@ -1,5 +1,5 @@
 import {
-  cannotReplace,
+  notWhole,
   chooseSecond,
   copyPools,
   withSecond,
@@ -145,6 +145,9 @@ export class StandbyDesk {
       if (peer !== args.to) return this.ops.fail(op, refused(x, `${peer} took that place meanwhile`));
       if (x.own.value.sync === 'ok')
         return this.ops.finish(op, 'done', `${peer} has a copy with every write`);
+      if (op.value.cancelAsked)
+        return this.ops.finish(op, 'cancelled', `${peer} has that place, and is copied to`);
+      if (this.dueMs(x.vm, x.replica.value, x.s) === 0) return this.ops.fail(op, lostMeanwhile(x, peer));
       return this.progress(op.value, x);
     }
     if (op.value.cancelAsked) return this.ops.finish(op, 'cancelled', `${peer} stays`);
@@ -265,7 +268,7 @@ export class StandbyDesk {
       return;
     // Seen after own was read: a copy that fails from now on changes own before the swap, or is not given up by it.
     const pair = (await env.replication?.observe())?.pairs.get(vm) ?? null;
-    const why = cannotReplace(x.own.value, env.node, pair);
+    const why = notWhole(x.own.value, env.node, pair);
     if (why !== null) {
       if (op !== null) await this.ops.fail(op, refused(x, why));
       return;
@@ -330,6 +333,11 @@ export class StandbyDesk {
     this.ops.progress(op, share, worst === undefined ? 'nearly done' : worst.text);
   }
 }
+
+const lostMeanwhile = (x: Subject, peer: string): FlotillaError =>
+  new FlotillaError('node-unreachable', `VM "${x.spec.name}": ${peer} was lost before it had a whole copy`, {
+    hint: 'Another node takes its place by itself, where one can; else choose one: flotilla vm standby.',
+  });
 
 const refused = (x: Subject, why: string): FlotillaError =>
   new FlotillaError('wrong-state', `VM "${x.spec.name}" gets no other standby: ${why}`, {

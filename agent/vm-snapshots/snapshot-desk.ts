@@ -6,8 +6,9 @@ import {
   snapshotBytes,
   type SnapshotSubject,
 } from '../../core/decide/vm-snapshot.js';
+import { notWhole } from '../../core/decide/second-node.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
-import { needsSnapshot, type Disk } from '../../core/domain/disk.js';
+import { isReplicated, needsSnapshot, type Disk } from '../../core/domain/disk.js';
 import { opFinished, queuedOp, type Op } from '../../core/domain/op.js';
 import { poolHasNode } from '../../core/domain/pool.js';
 import { formatSize } from '../../core/domain/units.js';
@@ -206,6 +207,12 @@ export class SnapshotDesk {
       domain: subject.domain,
       again: op.state === 'running',
       signal,
+      whole: async () => {
+        if (!s.replicas.has(subject.id) || !parts.some((p) => isReplicated(p.disk))) return;
+        const pair = (await this.env.replication?.observe())?.pairs.get(subject.id) ?? null;
+        const why = notWhole(own.value, this.env.node, pair);
+        if (why !== null) throw refuse(why, 'Take it when its copies are the same again: flotilla vm show.');
+      },
       progress: (share, step) => this.ops.progress(op, share, step),
       mark: async (step) => {
         const now = await this.ops.latest(op.id);

@@ -33,6 +33,8 @@ export interface Taking {
   readonly again: boolean;
   readonly signal: AbortSignal;
   progress(share: number, step: string): void;
+  /** Asked before and after the moment. @throws FlotillaError `wrong-state`: a copy here does not have every write */
+  whole(): Promise<void>;
   /** Written down for good before a mirror begins or a guest's file systems are held: whoever finds it ends that first. */
   mark(step: string): Promise<void>;
 }
@@ -61,12 +63,19 @@ export class SnapshotTaker {
 
   /** @throws FlotillaError, LibvirtError. Nothing is held afterwards, whatever came of it. */
   async take(t: Taking): Promise<Taken> {
+    await t.whole();
     return t.domain?.active === true ? this.running(t) : this.off(t);
+  }
+
+  /** What an earlier try has left is of another moment. */
+  private async afresh(t: Taking): Promise<void> {
+    for (const p of t.parts) await this.env.volumes.removeSnapshot(p.volume, p.pool);
   }
 
   private async off(t: Taking): Promise<Taken> {
     const { volumes, clock } = this.env;
     const used = new Map<string, number>();
+    await this.afresh(t);
     for (const [i, p] of t.parts.entries())
       used.set(
         p.volume.id,
@@ -75,6 +84,7 @@ export class SnapshotTaker {
           progress: (share) => t.progress((i + share) / t.parts.length, `copies disk ${p.disk.name}`),
         }),
       );
+    await t.whole();
     const own = await keptNow(this.env.ledger, kinds.vmOwn, t.spec.id);
     if (own?.value.gen !== t.gen || own.value.state !== 'stopped')
       throw new FlotillaError('wrong-state', `VM "${t.spec.name}" was started while it was snapshotted`, {
@@ -92,6 +102,7 @@ export class SnapshotTaker {
       await this.thaw(t.spec, { once: true });
       for (const p of files) await this.cut(id, devs.get(p.volume.id) ?? '');
     }
+    await this.afresh(t);
     const mirrors: Job<void>[] = [];
     let cutAll = false;
     if (files.length > 0) await t.mark('copies its disks');
@@ -164,6 +175,7 @@ export class SnapshotTaker {
         await volumes.takeSnapshot(p.disk, p.pool, p.volume, { signal: t.signal, progress: () => undefined }),
       );
     }
+    await t.whole();
     return used;
   }
 

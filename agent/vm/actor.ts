@@ -10,7 +10,7 @@ import type { PairSeen, Replica } from '../../core/domain/replica.js';
 import { FenceJudge } from '../drbd/fence-door.js';
 import type { Kept } from '../snapshot.js';
 import { relocateArgsSchema } from '../../core/domain/drain.js';
-import { opFinished, type Op } from '../../core/domain/op.js';
+import { opFinished, type Op, type OpKind } from '../../core/domain/op.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { ledger as kinds, unique, writeRecord } from '../../core/wire/ledger-keys.js';
 import type { AgentEnv } from '../env.js';
@@ -212,14 +212,15 @@ export class VmActor {
         ? null
         : await env.seeds.make(await seedSpec(env.ledger, s.snapshot, spec), networks);
     const cdroms = await this.discs(s);
+    const disks = spec.disks.filter((d) => s.snapshot.disks.get(d.disk)?.value.state === 'ready');
     const hardware = wantedHardware(
-      { ...spec, cdroms },
+      { ...spec, cdroms, disks },
       s.snapshot,
       env.volumes,
       seed,
       env.machine.cpuTune(),
     );
-    for (const { disk: id } of spec.disks) await this.openDisk(id, s);
+    for (const { disk: id } of disks) await this.openDisk(id, s);
     const accel = await env.machine.accel();
     for (const nic of spec.nics) {
       const network = networks.get(nic.network);
@@ -460,6 +461,12 @@ export class VmActor {
         `VM "${name}" is not relocated: ${args?.to ?? 'its target'} is not alive`,
         { hint: 'Choose another node.' },
       );
+    if (node.value.desired !== 'active')
+      throw new FlotillaError(
+        'wrong-state',
+        `VM "${name}" is not relocated: ${args.to} is in maintenance or leaves`,
+        { hint: 'Choose another node, or ask again when that one is active.' },
+      );
     const next: Op = {
       ...op,
       state: 'done',
@@ -666,12 +673,10 @@ export class VmActor {
     if (replica !== undefined) writes.push(...withoutCopy(replica.value, env.node));
     const now = env.clock.wallMs();
     for (const k of s.snapshot.ops.values()) {
-      if (k.value.subject.id !== s.id || opFinished(k.value)) continue;
-      const ends = k.value.kind === 'vm.delete';
-      if (!ends && k.value.kind !== 'vm.move-disk' && k.value.kind !== 'vm.migrate') continue;
+      if (k.value.subject.id !== s.id || opFinished(k.value) || outlivesVm.has(k.value.kind)) continue;
       const op: Op = {
         ...k.value,
-        state: ends ? 'done' : 'cancelled',
+        state: k.value.kind === 'vm.delete' ? 'done' : 'cancelled',
         step: 'deleted',
         progress: 1,
         updatedMs: now,
@@ -706,6 +711,9 @@ export class VmActor {
     );
   }
 }
+
+/** What is ended by those who do it, also when its VM is no more. */
+const outlivesVm: ReadonlySet<OpKind> = new Set(['vm.failover', 'vm.revert', 'vm.export', 'vm.snapshot']);
 
 /** The disk of the VM that its machine calls so. */
 const ofDevice = (s: Subject, device: string): Disk | undefined =>

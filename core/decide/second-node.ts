@@ -35,7 +35,9 @@ export function secondFaults(vm: SecondVm, n: SecondNode): readonly string[] {
   if (n.id === vm.owner) return out;
   if (otherNode(vm.replica, vm.owner) === n.id) return ['has the present second copy'];
   if (vm.replica.former?.some((f) => f.node === n.id) === true)
-    out.push('still has an older copy, which goes when the present ones are the same');
+    out.push(
+      'still has an older copy, which goes when the present ones are the same, or with the pair (move-disk --replicas 1)',
+    );
   if (n.noCopies !== '') out.push(n.noCopies ?? 'has not said whether it can hold copies');
   for (const pool of vm.pools) {
     if (!poolHasNode(pool, n.id)) continue;
@@ -69,10 +71,10 @@ export function chooseSecond(vm: SecondVm, nodes: readonly SecondNode[], asked: 
 }
 
 /**
- * Why the owner may not give the second copy away, or change its place, now; null: it may. Its own copies must be whole by
- * its own sight and by the ledger: else the other one may be the only whole one. @see safety 3
+ * Why nobody may count on the owner's copies alone now, in words; null: one may. They must be whole by its own sight and by the
+ * ledger: else the other one may be the only whole one. @see safety 3
  */
-export function cannotReplace(own: VmOwn, me: string, pair: PairSeen | null): string | null {
+export function notWhole(own: VmOwn, me: string, pair: PairSeen | null): string | null {
   if (own.owner !== me) return `${own.owner} owns it`;
   if (own.state === 'migrating') return 'it migrates';
   if (own.copies.find((c) => c.node === me)?.state !== 'ok') return 'the ledger does not call its copy whole';

@@ -220,9 +220,12 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   function startStep(crashed: boolean): VmDecision {
     if (missing !== undefined)
       return answer('failed', none, { reason: `disk ${missing.disk} has no record in the ledger` });
-    if (broken !== undefined) return answer('failed', none, { reason: broken.error?.message ?? '' });
-    if (unready.length > 0)
-      return answer('creating', none, { reason: v.copies?.making ?? 'its disks are being made' });
+    // One that ran comes back as it was: what was being added to it then is no reason to stay off, and is plugged in later.
+    if (own?.state !== 'running') {
+      if (broken !== undefined) return answer('failed', none, { reason: broken.error?.message ?? '' });
+      if (unready.length > 0)
+        return answer('creating', none, { reason: v.copies?.making ?? 'its disks are being made' });
+    }
     const copied = v.moving?.copied ?? null;
     if (copied !== null) return answer('starting', none, { reason: copied, againMs: 500 });
     const waits = v.lockstep ?? v.copies?.waits ?? null;

@@ -202,6 +202,57 @@ await t.test(
   },
 );
 
+await t.test('a VM that ran is started again without the disk that could not be added to it', async (t) => {
+  const n = new SimNode();
+  n.boot();
+  t.teardown(() => n.stop());
+  const vm = n.createVm();
+  await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+  n.files.failMake = new Error('the pool is full');
+  const disk = addDisk(n, vm.id, 1);
+  await n.until('it cannot be made', () => diskOf(n, disk)?.state === 'failed');
+  n.host.die(vm.id, 'crashed');
+  await n.until('it runs again', () => n.host.starts.length === 2 && n.said.get(vm.id)?.phase === 'running');
+  t.notOk(paths(n, vm.id).includes(disk));
+
+  const stop = n.action('stop', vm.id);
+  await n.until('off', () => n.op(stop).state === 'done');
+  n.action('start', vm.id);
+  await n.until('whoever starts it is told', () => n.said.get(vm.id)?.phase === 'failed');
+  t.equal(n.host.starts.length, 2);
+});
+
+await t.test('no snapshot is taken of a copy that does not have every write', async (t) => {
+  const n = new SimNode();
+  const pairs = new FakePairs(n.clock);
+  n.pairs = pairs;
+  n.peerDesk('n2', pairs);
+  n.boot();
+  t.teardown(() => n.stop());
+  const vm = n.createVm();
+  await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+  addDisk(n, vm.id, 2, n.thinId);
+  await n.until('its pair', () => paths(n, vm.id).includes('/dev/drbd1000') && n.own(vm.id)?.sync === 'ok');
+
+  pairs.loseDrive('n1', 1000, true);
+  const early = n.snapshot(vm.id, 'early', 'crash');
+  await n.until('refused', () => n.op(early.op).state === 'failed');
+  t.match(n.op(early.op).error, { code: 'wrong-state', message: /its copy of volume 0 is Diskless/ });
+
+  pairs.loseDrive('n1', 1000, false);
+  n.files.beforeSnapshot = () => pairs.loseDrive('n1', 1000, true);
+  const torn = n.snapshot(vm.id, 'torn', 'crash');
+  await n.until('refused at the very moment', () => n.op(torn.op).state === 'failed');
+  t.match(n.op(torn.op).error, { code: 'wrong-state', message: /Diskless/ });
+  await n.until('it goes on', () => n.host.domains.get(vm.id)?.state.state === 'running');
+
+  n.files.beforeSnapshot = () => undefined;
+  pairs.loseDrive('n1', 1000, false);
+  const whole = n.snapshot(vm.id, 'whole', 'crash');
+  await n.until('taken', () => n.op(whole.op).state === 'done');
+  t.equal(n.files.snapshots.size, 2, 'and nothing is left of the others');
+});
+
 await t.test('the agent dies at each act of that', async (t) => {
   const whole = await copies(null);
   await whole.n.stop();

@@ -61,6 +61,12 @@ export class FakePairs {
     this.#clock = clock;
   }
 
+  /** A node's drive below is lost, or there again: the pair goes on with the other copy. */
+  loseDrive(node: string, minor: number, lost: boolean): void {
+    if (lost) this.#closed.add(`${node}/${minor}`);
+    else this.#closed.delete(`${node}/${minor}`);
+  }
+
   /** Whether a volume below is there. */
   has(node: string, disk: string): boolean {
     return this.below.has(`${node}/${disk}`);

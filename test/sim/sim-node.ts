@@ -38,6 +38,8 @@ export class FakeFiles {
   readonly disks = new Map<string, number>();
   /** By volume. */
   readonly snapshots = new Map<string, number>();
+  /** When each of them was cut, ms of the wall clock. */
+  readonly cutMs = new Map<string, number>();
   /** Called when a disk is snapshotted: throw to refuse, look to check. */
   beforeSnapshot: (vm: string) => void = () => undefined;
   readonly log: string[] = [];
@@ -82,7 +84,10 @@ function fakeVolumes(files: FakeFiles, clock: Clock): Volumes {
       await Promise.resolve();
       files.log.push(`snapshot ${d.name}`);
       files.beforeSnapshot(d.vm);
+      // One that is there is that already.
+      if (files.snapshots.has(v.id)) return d.sizeBytes;
       files.snapshots.set(v.id, files.disks.get(d.id) ?? 0);
+      files.cutMs.set(v.id, clock.wallMs());
       return d.sizeBytes;
     },
     snapshotDraft: async (v, p) => `${p.path}/snapshots/.${v.id}.tmp`,

@@ -123,6 +123,9 @@ async function life(thin: boolean, death: Death | null): Promise<{ n: SimNode; a
   const until = n.untilOutlived.bind(n);
   const first = n.snapshot(vm.id, 'first');
   await until('taken', () => n.op(first.op).state === 'done');
+  const { takenMs, disks } = n.snapshotsOf(vm.id)[0] ?? {};
+  const cutMs = n.files.cutMs.get(disks?.[0]?.id ?? '');
+  if (thin && cutMs !== takenMs) throw new Error(`its disk is as of ${cutMs}, it says ${takenMs}`);
   await until('it goes on', () => free(n, vm.id));
   const stop = n.action('stop', vm.id);
   await until('off', () => n.op(stop).state === 'done');

@@ -109,6 +109,21 @@ await scene('the second disk is removed while it runs, on both nodes', async (t)
   await d.inSync(vm);
 });
 
+await scene(
+  'power goes when there is room below and the disk is not enlarged: the copy opens again',
+  async (t) => {
+    // As after the standby's agent has made room, and before the owner's has enlarged the pair.
+    const volume = await lab.sh('n2', "lvs --noheadings -o lv_path | grep '/d-' | tr -d ' '");
+    await lab.sh('n2', `lvextend -q -L +4M ${volume}`);
+    await d.inSync(vm);
+    await lab.kill('n2');
+    await waitFor('the ledger calls it behind', async () => (await d.own(vm, 'n1')).sync === 'stale');
+    await d.back('n2');
+    await d.inSync(vm);
+    t.equal(await pairs('n2'), '1');
+  },
+);
+
 await scene('its disk has one copy again, where it runs', async (t) => {
   await move({ replicas: 1 });
   for (const [n, left] of [

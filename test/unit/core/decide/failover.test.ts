@@ -208,6 +208,14 @@ await t.test('a stopped VM is moved after the wait, armed or not', async (t) => 
   t.same(decideFailover(view({ vms: stopped, nodes: [gone('n1', 10), node('n2')] }), now).actions, []);
 });
 
+await t.test('a stopped VM that nobody else could make whole stays where it is', async (t) => {
+  const why = 'disk "root" is being made from a snapshot that only n1 has';
+  const off = vm('v', { state: 'stopped' }, { wanted: false, running: false, reach: { ok: false, why } });
+  const plan = decideFailover(view({ vms: [off] }), now);
+  t.same(plan.actions, []);
+  t.match(plan.waiting, [{ vm: 'v', code: 'no-pool', text: why }]);
+});
+
 await t.test('each reason not to act is said', async (t) => {
   const one = (o: Partial<FailoverView>): string[] => {
     const p = decideFailover(view(o), now);

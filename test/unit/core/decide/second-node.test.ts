@@ -1,6 +1,6 @@
 import t from 'tap';
 import {
-  cannotReplace,
+  notWhole,
   chooseSecond,
   decideFormer,
   secondFaults,
@@ -107,14 +107,14 @@ void t.test('of those that fit another rack comes first, then room, then the nam
 });
 
 void t.test('an owner whose own copy is not whole gives the other one up for nobody', async (t) => {
-  t.equal(cannotReplace(own(), 'n1', pair()), null);
-  t.match(cannotReplace(own(), 'n2', pair()), /n1 owns it/);
-  t.match(cannotReplace(own(), 'n1', null), /cannot be seen/);
+  t.equal(notWhole(own(), 'n1', pair()), null);
+  t.match(notWhole(own(), 'n2', pair()), /n1 owns it/);
+  t.match(notWhole(own(), 'n1', null), /cannot be seen/);
   for (const here of ['Diskless', 'Inconsistent', 'Outdated', 'Failed'] as const)
-    t.match(cannotReplace(own(), 'n1', pair({ volumes: [volume({ here })] })), here);
+    t.match(notWhole(own(), 'n1', pair({ volumes: [volume({ here })] })), here);
   const copies = [{ node: 'n1', state: 'stale', epoch: 1 }];
-  t.match(cannotReplace(own({ copies }), 'n1', pair()), /does not call/);
-  t.match(cannotReplace(own({ state: 'migrating' }), 'n1', pair()), /migrates/);
+  t.match(notWhole(own({ copies }), 'n1', pair()), /does not call/);
+  t.match(notWhole(own({ state: 'migrating' }), 'n1', pair()), /migrates/);
 });
 
 void t.test('what is written: a new epoch, one good copy, and where the old one lies', async (t) => {
