@@ -44,6 +44,7 @@ export class DrainDesk {
       outlook,
       owners: [...s.owns].map(([vm, own]) => [vm, own.value.owner] as const),
       twins: [...s.owns.values()].filter((own) => own.value.lockstep?.twin === args.node).length,
+      unread: s.unreadable.filter((key) => kinds.vmOwn.idOf(key) !== null).length,
       anOp: (id) => s.ops.get(id)?.value,
       vm: (id): DrainSubject | null => {
         const spec = s.specs.get(id)?.value;

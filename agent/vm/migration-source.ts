@@ -89,6 +89,8 @@ export class MigrationSource {
         (e: unknown) => e,
       );
       if (unfit !== null) return this.refuse(k, unfit);
+      const target = s.snapshot.nodes.get(args.to);
+      if (!takesVms(target)) return this.refuse(k, unwilling(s, args.to));
       const gen = s.own.value.gen + 1;
       const op: Op = { ...k.value, state: 'running', step: `begins: ${args.from} → ${args.to}`, progress: 0 };
       op.updatedMs = this.env.clock.wallMs();
@@ -102,7 +104,7 @@ export class MigrationSource {
       const modRevision = await this.own.swap(s, value, {
         compare: [
           { key: kinds.live.key(args.to), createRevision: BigInt(ready.live) },
-          ...stays(s.snapshot.nodes.get(args.to)),
+          asRead(target),
           { key: kinds.op.key(op.id), modRevision: k.modRevision },
         ],
         writes: [{ put: kinds.op.key(op.id), value: writeRecord(kinds.op, op) }],
@@ -332,29 +334,27 @@ export class MigrationSource {
     // One that is called stale changes own: then the swap would not be done either.
     if (t.own.value.copies.length > 0 && t.own.value.sync !== 'ok') return this.remain(t, unlike(t));
     const subject = { ...t.s, own: t.own };
-    const hand = async (waitMs: number | null, live: bigint): Promise<void> => {
-      const also = alive(to, live);
+    const hand = async (waitMs: number | null, live: bigint, target: Kept<NodeRecord>): Promise<void> => {
       await this.own.swap(subject, this.handed(t, waitMs), {
-        compare: [...also.compare, ...stays(t.target)],
+        compare: [{ key: kinds.live.key(to), createRevision: live }, asRead(target)],
       });
     };
     // Armed only as this lease's keeper has said.
-    if (ready?.live !== undefined) {
+    if (ready?.live !== undefined && takesVms(t.target)) {
       const live = BigInt(ready.live);
-      const swapped = await hand(ready.waitMs, live).then(() => true, ifStale);
+      const swapped = await hand(ready.waitMs, live, t.target).then(() => true, ifStale);
       if (swapped !== null) return 'go';
     }
     // Its lease may be another one, or its record was written anew meanwhile.
     const { ledger } = this.env;
     const [live, node] = await Promise.all([ledger.get(kinds.live.key(to)), ledger.get(kinds.node.key(to))]);
     t.target = node === null ? undefined : kept(kinds.node, node);
-    if (live === null || t.target === undefined || t.target.value.desired === 'leaving') {
-      // Its node is gone, and the copy with it or soon, or is leaving: the guest goes on here as if nothing had been.
-      return this.remain(t, lost(t));
-    }
+    // Its node is gone, and the copy with it or soon, or is being emptied: the guest goes on here as if nothing had been.
+    if (live === null || t.target === undefined) return this.remain(t, lost(t));
+    if (!takesVms(t.target)) return this.remain(t, unwilling(t.s, to));
     // It lost its lease and has another one: nobody may count on its keeper until that has armed the VM anew.
     const same = ready?.live !== undefined && BigInt(ready.live) === live.createRevision;
-    await hand(same ? ready.waitMs : null, live.createRevision);
+    await hand(same ? ready.waitMs : null, live.createRevision, t.target);
     return 'go';
   }
 
@@ -410,15 +410,14 @@ const kept = <S extends z.ZodType>(k: { schema: S }, e: LedgerEntry): Kept<z.out
   modRevision: e.modRevision,
 });
 
-const alive = (node: string, createRevision: bigint): { compare: Compare[] } => ({
-  compare: [{ key: kinds.live.key(node), createRevision }],
-});
+const takesVms = (node: Kept<NodeRecord> | undefined): node is Kept<NodeRecord> =>
+  node?.value.desired === 'active';
 
-/** A node that is not leaving, as it was read: should it be removed meanwhile, the swap finds that out. */
-const stays = (node: Kept<NodeRecord> | undefined): Compare[] =>
-  node === undefined || node.value.desired === 'leaving'
-    ? []
-    : [{ key: kinds.node.key(node.value.id), modRevision: node.modRevision }];
+/** Should it be removed meanwhile, or emptied, the swap finds that out. */
+const asRead = (node: Kept<NodeRecord>): Compare => ({
+  key: kinds.node.key(node.value.id),
+  modRevision: node.modRevision,
+});
 
 /** Null: one of the compares did not hold. */
 function ifStale(e: unknown): null {
@@ -434,6 +433,12 @@ const lost = (t: Travel): FlotillaError =>
       hint: 'It goes on where it was. Ask again when that node is back.',
     },
   );
+
+/** Whoever empties a node counts the VMs it owns, and not those on their way. */
+const unwilling = (s: Subject, to: string): FlotillaError =>
+  new FlotillaError('wrong-state', `VM "${s.spec.value.name}" stays: ${to} is in maintenance or leaves`, {
+    hint: 'Choose another node, or ask again when that one is active.',
+  });
 
 const unlike = (t: Travel): FlotillaError =>
   new FlotillaError(

@@ -203,7 +203,13 @@ function checkRemovable(view: View, node: NodeRecord): void {
   }
 }
 
+/** @throws FlotillaError `unreadable-record`: nobody knows whose some VM is */
 function ownsVms(view: View, node: string): boolean {
   for (const { value } of view.ledger.tables.vmOwn.values()) if (value.owner === node) return true;
+  for (const [key, text] of view.ledger.unreadable)
+    if (kinds.vmOwn.idOf(key) !== null)
+      throw new FlotillaError('unreadable-record', `Node ${node} may own the VM of ${key}: ${text}`, {
+        hint: 'A newer or a broken program wrote it. Mend it first: nothing is done with that VM until then.',
+      });
   return false;
 }

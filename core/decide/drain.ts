@@ -80,7 +80,15 @@ export function planDrain(view: Outlook, vms: readonly DrainSubject[], node: str
       const busy = view.openOps(spec.id)[0];
       if (busy !== undefined)
         return line('wait', null, `another operation on it is not finished: ${busy.kind}`);
-      if (spec.power !== 'stopped') return line('wait', null, 'it is being started');
+      const disks = view.disks(spec.id).filter((d) => spec.disks.some((x) => x.disk === d.id));
+      const broken = disks.find((d) => d.state === 'failed');
+      if (broken !== undefined)
+        return line('stays', null, broken.error?.message ?? 'one of its disks could not be made');
+      if (disks.some((d) => d.state === 'wanted')) return line('wait', null, 'its disks are being made');
+      if (spec.power !== 'stopped')
+        return phase === 'failed'
+          ? line('stays', null, 'it is to run, and cannot be started where it is')
+          : line('wait', null, 'it is to run, and is not started yet');
       if (own.copies.length > 0 && own.sync !== 'ok')
         return line('wait', null, 'the copies of its disks are not in sync');
       const local = moves.s.vms[at]?.on;
@@ -179,6 +187,8 @@ export interface DrainView {
   readonly owners: Iterable<readonly [vm: string, owner: string]>;
   /** Twins on the node, which their VMs' owners give up and make anew elsewhere. */
   readonly twins: number;
+  /** VMs of which nobody can read whose they are. */
+  readonly unread: number;
   anOp(id: string): Op | undefined;
 }
 
@@ -313,7 +323,7 @@ function conclude(v: DrainView, vms: DrainVm[], acts: DrainAct[]): DrainStep {
   const count = (s: DrainVm['state']): number => vms.filter((x) => x.state === s).length;
   const moved = count('moved');
   const busy = count('moving') + count('stopping') + vms.filter((x) => x.restart).length;
-  const twins = op.kind === 'node.return' ? 0 : v.twins;
+  const [twins, unread] = op.kind === 'node.return' ? [0, 0] : [v.twins, v.unread];
   const where = op.kind === 'node.return' ? 'back on' : 'away from';
   const counts = [
     `${moved} of ${vms.length} VMs are ${where} ${args.node}`,
@@ -321,6 +331,7 @@ function conclude(v: DrainView, vms: DrainVm[], acts: DrainAct[]): DrainStep {
       count(s) > 0 ? [`${count(s)} ${s === 'stays' ? 'stay' : s === 'waiting' ? 'wait' : s}`] : [],
     ),
     ...(twins > 0 ? [`${twins} twins of others are there still`] : []),
+    ...(unread > 0 ? [`of ${unread} the owner cannot be read`] : []),
   ];
   const out = {
     vms,
@@ -330,12 +341,11 @@ function conclude(v: DrainView, vms: DrainVm[], acts: DrainAct[]): DrainStep {
   };
   if (acts.length > 0 || busy > 0) return { ...out, end: null };
   if (op.cancelAsked) return { ...out, end: { state: 'cancelled' } };
-  if (count('waiting') > 0 || twins > 0) return { ...out, end: null };
+  if (count('waiting') > 0 || twins > 0 || unread > 0) return { ...out, end: null };
   const stay = vms.filter((x) => x.state === 'stays');
-  // What is off and cannot leave does not keep a node from being worked on; it does keep it from leaving.
-  const bars = stay.filter(
-    (x) => op.kind === 'node.return' || args.leave || v.vm(x.vm)?.own.state !== 'stopped',
-  );
+  // What is off, and is to be, does not keep a node from being worked on; it does keep it from leaving.
+  const rests = (s: DrainSubject | null): boolean => s?.own.state === 'stopped' && s.spec.power === 'stopped';
+  const bars = stay.filter((x) => op.kind === 'node.return' || args.leave || !rests(v.vm(x.vm)));
   if (bars.length === 0) return { ...out, end: { state: 'done' } };
   const names = bars.slice(0, 5).map((x) => `"${v.vm(x.vm)?.spec.name ?? x.vm}": ${x.text}`);
   const more = bars.length > 5 ? ` · and ${bars.length - 5} more` : '';

@@ -64,6 +64,7 @@ export function opVerdict(
     }
     case 'vm.relocate':
       if (op.cancelAsked || own.sync === 'stale') return { state: 'cancelled', step: `stays on ${v.me}` };
+      if (broken?.error) return { state: 'failed', error: broken.error };
       return wantsPower('stopped')
         ? null
         : { state: 'cancelled', step: 'it is to run: only what is off is relocated' };

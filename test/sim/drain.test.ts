@@ -141,6 +141,83 @@ await t.test('a node is to leave: it does so when it is empty', async (t) => {
   w.end();
 });
 
+await t.test('whose a VM is cannot be read: the node is not called empty', async (t) => {
+  const { w, vms } = await cluster();
+  const key = `/flotilla/vm/${vms[4]}/own`;
+  const own = w.voters.store.peek(key)?.value ?? '';
+  w.voters.store.poke(key, JSON.stringify({ ...(JSON.parse(own) as object), syncEpoch: 'x' }));
+  const op = w.drain('n1', { leave: true });
+  await w.until(
+    'the others are away',
+    () => /^4 of 4.*of 1 the owner cannot be read/.test(w.op(op).step),
+    300_000,
+  );
+  await w.pass(10_000);
+  t.equal(w.op(op).state, 'running');
+  w.voters.store.poke(key, own);
+  await w.until('the op ends', () => opFinished(w.op(op)), 300_000);
+  t.equal(w.op(op).state, 'done');
+  t.ok(emptied(w));
+  t.same(w.checks.violations, []);
+  w.end();
+});
+
+await t.test(
+  'what is off and has a disk that could not be made keeps a node from leaving, in words',
+  async (t) => {
+    const { w } = await cluster();
+    const [key = '', disk] =
+      w.voters.store
+        .peekAll('/flotilla/disk/')
+        .map((e) => [e.key, JSON.parse(e.value) as { vm: string }] as const)
+        .find(([, d]) => d.vm === w.vms.get('off')) ?? [];
+    const error = { code: 'not-found', message: 'its image is gone', hint: 'h', causes: [] };
+    w.voters.store.poke(key, JSON.stringify({ ...disk, state: 'failed', error }));
+    const calm = w.drain('n1');
+    await w.until('it is empty but for that', () => opFinished(w.op(calm)), 300_000);
+    t.match(w.op(calm), { state: 'done' }, 'which rests');
+    const op = w.drain('n1', { leave: true });
+    await w.until('the op ends', () => opFinished(w.op(op)), 300_000);
+    t.match(w.op(op), { state: 'failed', error: { code: 'in-use', message: /"off": its image is gone/ } });
+    w.edit(w.vms.get('off') ?? '', { power: 'running' });
+    const runs = w.drain('n1');
+    await w.until('that op ends', () => opFinished(w.op(runs)), 300_000);
+    t.match(w.op(runs), { state: 'failed' }, 'it is to run, and would as soon as it can');
+    t.same(w.checks.violations, []);
+    w.end();
+  },
+);
+
+for (const leave of [false, true])
+  await t.test(
+    `VMs on their way to a node that is to be ${leave ? 'left' : 'emptied'} stay, or are taken on from there`,
+    async (t) => {
+      let [arrived, stayed] = [0, 0];
+      for (const afterMs of [0, 500, 1_700, 3_000, 3_050, 3_110, 3_170, 3_230, 3_290, 3_400, 6_000]) {
+        const { w } = await cluster();
+        const web = w.vms.get('web') ?? '';
+        const move = w.migrate(web, 'n2');
+        await w.pass(afterMs);
+        const op = w.drain('n2', { leave });
+        await w.until('the op ends', () => opFinished(w.op(op)), 300_000);
+        const owned = (): boolean => [...w.vms.values()].some((vm) => w.own(vm)?.owner === 'n2');
+        t.notOk(owned(), `after ${afterMs} ms: ${w.op(op).state} ${w.op(op).step}`);
+        await w.until('so does the migration', () => opFinished(w.op(move)), 300_000);
+        const sent = w.checks.seen.some((x) => x.what === 'migrate');
+        if (afterMs === 0) t.notOk(sent, 'it is not even begun');
+        await w.pass(15_000);
+        t.notOk(owned(), `after ${afterMs} ms, later on`);
+        t.equal(w.runsOn(web).length, 1);
+        t.equal(w.op(op).state, 'done');
+        if (w.op(move).state === 'done') arrived++;
+        else stayed++;
+        t.same(w.checks.violations, []);
+        w.end();
+      }
+      t.ok(arrived > 0 && stayed > 0, `${arrived} had arrived, ${stayed} stayed`);
+    },
+  );
+
 for (const who of ['n1', 'n2', 'n3']) {
   await t.test(`the agent of ${who} dies at each of its acts`, async (t) => {
     const whole = await night(who, null);

@@ -165,6 +165,14 @@ void t.test('a node is removed when it owns nothing, is set to leave, and votes 
   t.match(await ask(), { status: 409, body: { code: 'in-use', message: /has 1 snapshots/ } });
   r.memory.poke(kinds.vmSnapshot.key(kept.id), writeRecord(kinds.vmSnapshot, { ...kept, state: 'deleting' }));
   t.match(await ask(), { status: 409, body: { code: 'wrong-state', message: /not set to leave/ } });
+  const dark = '/flotilla/vm/00000000-0000-4000-8000-00000000000d/own';
+  r.memory.poke(dark, '{"owner":7}');
+  await r.view.ledger.refresh();
+  const unread = { status: 500, body: { code: 'unreadable-record', message: new RegExp(dark) } };
+  t.match(await ask(), unread, 'nobody knows whose that VM is');
+  t.match(await r.call('PATCH', '/api/v1/nodes/n2', { desired: 'leaving' }), unread);
+  await r.ledger.txn([], [{ del: dark }]);
+  await r.view.ledger.refresh();
   await r.call('PATCH', '/api/v1/nodes/n2', { desired: 'leaving' });
   const setVoter = async (voter: boolean): Promise<void> => {
     const key = kinds.node.key('n2');
