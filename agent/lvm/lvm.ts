@@ -162,13 +162,14 @@ export function driveFault(d: BlockDevice, signatures: readonly string[]): strin
   return null;
 }
 
-/** Such a drive may be wiped when it is told twice: in use it may never be. */
-export const mayWipe = (d: BlockDevice): boolean =>
+/** Such a drive may be wiped when it is told twice: in use, or of a pool, it may never be. */
+export const mayWipe = (d: BlockDevice, signatures: readonly string[]): boolean =>
   d.type === 'disk' &&
   !d.readOnly &&
   d.mounts.length === 0 &&
   d.children.every((c) => c.type === 'part' && c.mounts.length === 0 && c.children.length === 0) &&
-  d.content !== 'LVM2_member';
+  // The system's own memory of a drive that was just put in may be empty yet.
+  ![d.content, ...signatures].includes('LVM2_member');
 
 export const driveHasData = (device: string, why: string): FlotillaError =>
   new FlotillaError('drive-has-data', `The drive ${device} ${why}`, {

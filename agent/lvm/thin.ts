@@ -175,12 +175,22 @@ export class ThinPools {
   async #probe(pool: Pool): Promise<PoolUse> {
     const { lvm } = this.#o;
     const before = await lvm.look();
-    const changed = await this.#tend(pool, before);
-    return this.#use(pool, changed ? await lvm.look() : before);
+    const { changed, faults } = await this.#tend(pool, before);
+    const use = await this.#use(pool, changed ? await lvm.look() : before);
+    return {
+      ...use,
+      text: [use.text, ...faults]
+        .filter((x) => x !== '')
+        .join('; ')
+        .slice(0, 500),
+    };
   }
 
-  /** Makes what the record names and is not there. @returns whether anything was changed */
-  async #tend(pool: Pool, g: Groups): Promise<boolean> {
+  /** Makes what the record names and is not there. @returns whether anything was changed, and what could not be */
+  async #tend(
+    pool: Pool,
+    g: Groups,
+  ): Promise<{ readonly changed: boolean; readonly faults: readonly string[] }> {
     const { lvm, node } = this.#o;
     const wanted = drivesOn(pool, node);
     const group = g.groups.find((x) => x.vg_name === groupName(pool.id));
@@ -189,7 +199,7 @@ export class ThinPools {
         hint: 'Somebody else made it: rename it, or make the pool anew.',
       });
     if (group === undefined) {
-      if (wanted.length === 0) return false;
+      if (wanted.length === 0) return { changed: false, faults: [] };
       if (await this.#o.had(pool))
         throw new FlotillaError('pool-unavailable', 'its volume group is missing: are its drives there?', {
           hint: 'Bring the drives back; the pool is not made anew while they may hold disks.',
@@ -199,19 +209,26 @@ export class ThinPools {
       await lvm.createGroup(groupName(pool.id), tagOf(pool), devices);
       await this.#o.remember(pool);
       await this.#fill(pool, await lvm.look());
-      return true;
+      return { changed: true, faults: [] };
     }
     await this.#o.remember(pool);
     let changed = false;
+    const faults: string[] = [];
     const present = await lvm.devices();
     for (const d of wanted) {
       const device = resolve(d.drive, present);
       const mine = g.drives.find((p) => p.pv_name === device?.path);
       if (mine?.vg_name === group.vg_name) continue;
-      await lvm.extendGroup(group.vg_name, await this.#empty(d.drive, d.wipe));
-      changed = true;
+      try {
+        await lvm.extendGroup(group.vg_name, await this.#empty(d.drive, d.wipe));
+        changed = true;
+      } catch (e) {
+        // What is there goes on, and is kept up, without it.
+        faults.push(`the drive "${d.drive}" is not taken: ${e instanceof Error ? e.message : String(e)}`);
+      }
     }
-    return (await this.#fill(pool, changed ? await lvm.look() : g)) || changed;
+    const filled = await this.#fill(pool, changed ? await lvm.look() : g);
+    return { changed: filled || changed, faults };
   }
 
   /** Looked at twice: by what the kernel knows, and by what stands on the drive. @returns its device */
@@ -222,9 +239,10 @@ export class ThinPools {
       throw new FlotillaError('not-found', `the drive "${drive}" is not in ${this.#o.node}`, {
         hint: 'See its drives: flotilla node show.',
       });
-    const fault = driveFault(d, await lvm.signatures(d.path));
+    const signatures = await lvm.signatures(d.path);
+    const fault = driveFault(d, signatures);
     if (fault === null) return d.path;
-    if (!wipe || !mayWipe(d)) throw driveHasData(d.path, fault);
+    if (!wipe || !mayWipe(d, signatures)) throw driveHasData(d.path, fault);
     await lvm.wipe(d.path);
     return d.path;
   }

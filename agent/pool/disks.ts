@@ -198,14 +198,17 @@ export class Disks {
   }
 
   async #onto(data: Data, path: string, onto: 'zeros' | 'data', o: WorkOptions): Promise<void> {
-    await this.#parts.qemuImg.convert(
-      data,
-      { format: 'raw', path },
-      {
-        signal: o.signal,
-        progress: (share) => o.progress(share * 0.95, 'copying'),
-        onto,
-      },
+    const { files, qemuImg } = this.#parts;
+    await files.written(path, () =>
+      qemuImg.convert(
+        data,
+        { format: 'raw', path },
+        {
+          signal: o.signal,
+          progress: (share) => o.progress(share * 0.95, 'copying'),
+          onto,
+        },
+      ),
     );
   }
 

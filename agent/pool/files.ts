@@ -191,6 +191,23 @@ export class Files {
     }
   }
 
+  /**
+   * All that is written to a file or device meanwhile is on its drive when this ends. It is held open all the while: qemu-img
+   * flushes nothing, and of what the kernel could not write after that had ended only who had it open before is told.
+   *
+   * @throws Error as `write`; what could not be written
+   */
+  async written<T>(path: string, write: () => Promise<T>): Promise<T> {
+    const handle = await within(path, this.calls.open(path, 'r'));
+    try {
+      const r = await write();
+      await within(path, handle.sync(), syncDeadlineMs);
+      return r;
+    } finally {
+      await handle.close();
+    }
+  }
+
   async syncDir(path: string): Promise<void> {
     const handle = await within(path, this.calls.open(path, constants.O_RDONLY | constants.O_DIRECTORY));
     try {

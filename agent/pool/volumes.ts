@@ -148,12 +148,14 @@ export class Volumes implements VolumesContract {
   }
 
   async copyDisk(from: VolumeAt, to: VolumeAt, o: WorkOptions): Promise<void> {
-    const { qemuImg } = this.#parts;
-    await qemuImg.convert(from, to, {
-      signal: o.signal,
-      progress: (share) => o.progress(share),
-      onto: 'data',
-    });
+    const { files, qemuImg } = this.#parts;
+    await files.written(to.path, () =>
+      qemuImg.convert(from, to, {
+        signal: o.signal,
+        progress: (share) => o.progress(share),
+        onto: 'data',
+      }),
+    );
   }
 
   importImage(image: Image, pool: Pool, o: WorkOptions): Promise<Imported> {

@@ -1,5 +1,6 @@
 import { FlotillaError } from '../../core/domain/error.js';
 import { groupPath, poolHasNode, type Pool, type PoolDrive } from '../../core/domain/pool.js';
+import type { VmSnapshot } from '../../core/domain/vm-snapshot.js';
 import type { PoolCreate } from '../../core/wire/rest.js';
 import { ledger as kinds, unique } from '../../core/wire/ledger-keys.js';
 import { contentMark } from '../tables.js';
@@ -64,7 +65,7 @@ export function poolHandlers(deps: ApiDeps): Some<Names> {
       return commit(deps, `Pool "${params.pool}"`, async () => {
         const kept = await fresh(deps, kinds.pool, id);
         if (kept === null) throw notFound('pool', params.pool);
-        await view.ledger.refresh('disk', 'image');
+        await view.ledger.refresh('disk', 'image', 'vmSnapshot');
         checkIfMatch(ifMatch, contentMark(kept), `Pool "${kept.value.name}"`);
         const next: Pool = {
           ...kept.value,
@@ -103,13 +104,13 @@ export function poolHandlers(deps: ApiDeps): Some<Names> {
         const kept = await fresh(deps, kinds.pool, id);
         if (kept === null) throw notFound('pool', params.pool);
         checkIfMatch(ifMatch, contentMark(kept), `Pool "${kept.value.name}"`);
-        await view.ledger.refresh('disk', 'image');
+        await view.ledger.refresh('disk', 'image', 'vmSnapshot');
         const inside = contents(id);
         if (inside.length > 0) {
           const names = inside.slice(0, 3).map((c) => `"${c.name}"`);
           throw new FlotillaError(
             'in-use',
-            `The pool "${kept.value.name}" holds ${inside.length} disks and images, e.g. ${names.join(', ')}`,
+            `The pool "${kept.value.name}" holds ${inside.length} disks, images and snapshots, e.g. ${names.join(', ')}`,
             { hint: 'Delete them first; a pool is only forgotten when it holds nothing.' },
           );
         }
@@ -167,7 +168,11 @@ export function poolHandlers(deps: ApiDeps): Some<Names> {
 
   function contents(pool: string): { name: string; node: string | null }[] {
     const t = view.ledger.tables;
-    return [...t.disk.values(), ...t.image.values()].map((k) => k.value).filter((v) => v.pool === pool);
+    const holds = (x: VmSnapshot): boolean => x.state !== 'failed' && x.disks.some((d) => d.pool === pool);
+    return [
+      ...[...t.disk.values(), ...t.image.values()].map((k) => k.value).filter((v) => v.pool === pool),
+      ...[...t.vmSnapshot.values()].map((k) => k.value).filter(holds),
+    ];
   }
 
   async function rename(

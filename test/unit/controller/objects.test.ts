@@ -163,6 +163,12 @@ void t.test('a node is removed when it owns nothing, is set to leave, and votes 
   };
   r.memory.poke(kinds.vmSnapshot.key(kept.id), writeRecord(kinds.vmSnapshot, kept));
   t.match(await ask(), { status: 409, body: { code: 'in-use', message: /has 1 snapshots/ } });
+  const inPool = { ...kept, node: null, disks: kept.disks.map((d) => ({ ...d, pool: r.local })) };
+  r.memory.poke(kinds.vmSnapshot.key(kept.id), writeRecord(kinds.vmSnapshot, inPool));
+  t.match(await r.call('DELETE', '/api/v1/pools/local'), {
+    status: 409,
+    body: { code: 'in-use', message: /holds 1 disks, images and snapshots, e.g. "x"/ },
+  });
   r.memory.poke(kinds.vmSnapshot.key(kept.id), writeRecord(kinds.vmSnapshot, { ...kept, state: 'deleting' }));
   t.match(await ask(), { status: 409, body: { code: 'wrong-state', message: /not set to leave/ } });
   const dark = '/flotilla/vm/00000000-0000-4000-8000-00000000000d/own';

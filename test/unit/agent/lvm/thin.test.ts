@@ -93,10 +93,11 @@ void t.test('what may be taken, and what may be wiped', async (t) => {
   t.match(driveFault({ ...empty, children: [{ ...empty, path: '/dev/vdc1', type: 'part' }] }, []), 'in use');
   t.match(driveFault(empty, ['linux_raid_member']), 'linux_raid_member');
   t.match(driveFault({ ...empty, type: 'part' }, []), 'no drive');
-  t.notOk(mayWipe(state), 'what is mounted never');
-  t.ok(mayWipe({ ...empty, content: 'ext4' }));
-  t.notOk(mayWipe({ ...empty, content: 'LVM2_member' }), 'nor a drive of another group');
-  t.notOk(mayWipe({ ...empty, children: [{ ...empty, type: 'raid1', mounts: [] }] }));
+  t.notOk(mayWipe(state, []), 'what is mounted never');
+  t.ok(mayWipe({ ...empty, content: 'ext4' }, ['ext4']));
+  t.notOk(mayWipe({ ...empty, content: 'LVM2_member' }, []), 'nor a drive of another group');
+  t.notOk(mayWipe(empty, ['LVM2_member']), 'also where only the drive itself says so');
+  t.notOk(mayWipe({ ...empty, children: [{ ...empty, type: 'raid1', mounts: [] }] }, []));
 });
 
 /** A node with two drives: the commands as lvm2 takes them, their effect as it reports it. */
@@ -238,6 +239,26 @@ void t.test('a pool is made of its drives, once, and grows by a drive', async (t
   const grown = await n.thin.probe(larger);
   t.ok(grown.totalBytes > 7.4 * GiB, String(grown.totalBytes));
   t.match(n.calls.slice(before), [/^vgextend -- flotilla-abcdef01 \/dev\/vdd$/, /^lvextend --size=/]);
+});
+
+void t.test('a drive that cannot be taken is told, and keeps the pool from nothing', async (t) => {
+  const n = fakeNode();
+  await n.thin.probe(pool);
+  const before = n.calls.length;
+  const drive = (name: string) => ({ node: 'n1', drive: name, wipe: false });
+  const more = { ...pool, drives: [...(pool.drives ?? []), drive('nope'), drive('drive2')] };
+  const use = await n.thin.probe(more);
+  t.match(use, { ok: true, text: /^the drive "nope" is not taken: .*not in n1/ });
+  t.ok(use.totalBytes > 7.4 * GiB, 'the one behind it is');
+  t.match(n.calls.slice(before), [/^vgextend .*vdd$/, /^lvextend --size=/]);
+  n.fill('81.00', '60.00');
+  const full = await n.thin.probe(more);
+  t.match(
+    full,
+    { ok: true, text: /81 % full.*; the drive "nope" is not taken/ },
+    'the warning is there, too',
+  );
+  t.match(n.calls.at(-1), /--poolmetadatasize/, 'and it is kept up');
 });
 
 void t.test('a drive with data is not touched', async (t) => {

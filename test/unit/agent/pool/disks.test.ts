@@ -1,5 +1,8 @@
 import fs from 'node:fs';
+import fsPromises from 'node:fs/promises';
 import t from 'tap';
+import { Files } from '../../../../agent/pool/files.js';
+import { runTool } from '../../../../agent/pool/tool.js';
 import {
   codeOf,
   diskOf,
@@ -189,3 +192,39 @@ await t.test('cancelled in the middle of a copy, nothing of it stays', async (t)
   await v.makeDisk(disk, pool, { image, pool }, work());
   t.equal(infoOf(v.diskPath(disk, pool))['virtual-size'], 128 * MiB, 'asked again, it is made');
 });
+
+await t.test(
+  'a copy is on its drive before the old one may go, and says what could not be written',
+  async (t) => {
+    const { dir, pool } = setUp(t);
+    const did: string[] = [];
+    let fault: Error | null = null;
+    const open: typeof fsPromises.open = async (...args) => {
+      const handle = await fsPromises.open(...args);
+      const { sync } = handle;
+      handle.sync = async () => {
+        did.push(`sync ${String(args[0])}`);
+        if (fault !== null) throw fault;
+        return sync.call(handle);
+      };
+      return handle;
+    };
+    const v = volumesAt(dir, {
+      files: new Files({ ...fsPromises, open }),
+      run: (file, args, o) => {
+        did.push(`${file} ${args[0]}`);
+        return runTool(file, args, o);
+      },
+    });
+    const [from, to] = [diskOf(pool, { format: 'raw' }), diskOf(pool, { format: 'raw' })];
+    for (const disk of [from, to]) await v.makeDisk(disk, pool, null, work());
+    fs.writeFileSync(v.diskPath(from, pool), 'of its guest', { flag: 'r+' });
+    const at = (disk: typeof from) => ({ format: 'raw', path: v.diskPath(disk, pool) }) as const;
+    did.length = 0;
+    await v.copyDisk(at(from), at(to), work());
+    t.strictSame(did, ['qemu-img convert', `sync ${at(to).path}`]);
+    t.match(fs.readFileSync(at(to).path, 'utf8'), /^of its guest/);
+    fault = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    await t.rejects(v.copyDisk(at(from), at(to), work()), { code: 'ENOSPC' });
+  },
+);
