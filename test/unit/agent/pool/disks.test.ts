@@ -201,11 +201,11 @@ await t.test(
     let fault: Error | null = null;
     const open: typeof fsPromises.open = async (...args) => {
       const handle = await fsPromises.open(...args);
-      const { sync } = handle;
+      const sync = handle.sync.bind(handle);
       handle.sync = async () => {
         did.push(`sync ${String(args[0])}`);
         if (fault !== null) throw fault;
-        return sync.call(handle);
+        return sync();
       };
       return handle;
     };
