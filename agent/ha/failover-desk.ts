@@ -284,8 +284,13 @@ export function strays(
   });
 }
 
-/** A disk half written from a snapshot that only its owner has: nobody else could end that. Null: there is none. */
+/**
+ * A disk half written from a snapshot that only its owner has: nobody else could end that. Null: there is none, or the VM is
+ * to be deleted, which any owner can do.
+ */
 function ownersToMake(spec: VmSpec, own: VmOwn, s: Snapshot): Reach | null {
+  for (const { value: o } of s.ops.values())
+    if (o.kind === 'vm.delete' && o.subject.id === spec.id && !opFinished(o)) return null;
   for (const { disk: id } of spec.disks) {
     const disk = s.disks.get(id)?.value;
     if (disk?.state !== 'wanted' || disk.source.kind !== 'snapshot') continue;

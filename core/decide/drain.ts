@@ -86,9 +86,11 @@ export function planDrain(view: Outlook, vms: readonly DrainSubject[], node: str
         return line('stays', null, broken.error?.message ?? 'one of its disks could not be made');
       if (disks.some((d) => d.state === 'wanted')) return line('wait', null, 'its disks are being made');
       if (spec.power !== 'stopped')
-        return phase === 'failed'
-          ? line('stays', null, 'it is to run, and cannot be started where it is')
-          : line('wait', null, 'it is to run, and is not started yet');
+        return line(
+          'wait',
+          null,
+          `it is to run, and ${phase === 'failed' ? 'cannot be started where it is' : 'is not started yet'}`,
+        );
       if (own.copies.length > 0 && own.sync !== 'ok')
         return line('wait', null, 'the copies of its disks are not in sync');
       const local = moves.s.vms[at]?.on;

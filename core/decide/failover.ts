@@ -265,10 +265,6 @@ export function decideFailover(v: FailoverView, nowMs: number): FailoverPlan {
       continue;
     }
     if (!runs) {
-      if (!vm.reach.ok) {
-        wait('no-pool', vm.reach.why);
-        continue;
-      }
       const grace = first === null ? null : graceOf(vm, first, v, nowMs);
       if (grace !== null) {
         wait('standby', grace.text, grace.untilMs);

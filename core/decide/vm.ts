@@ -220,12 +220,15 @@ export function decideVm(v: VmView, nowMs: number): VmDecision {
   function startStep(crashed: boolean): VmDecision {
     if (missing !== undefined)
       return answer('failed', none, { reason: `disk ${missing.disk} has no record in the ledger` });
-    // One that ran comes back as it was: what was being added to it then is no reason to stay off, and is plugged in later.
-    if (own?.state !== 'running') {
-      if (broken !== undefined) return answer('failed', none, { reason: broken.error?.message ?? '' });
-      if (unready.length > 0)
-        return answer('creating', none, { reason: v.copies?.making ?? 'its disks are being made' });
-    }
+    // One that ran comes back as it was: what was being added to it then is no reason to stay off, and is plugged in later. Not
+    // where something is being taken away, for which that may be the substitute; nor while its pair is busy with it.
+    const asItWas =
+      own?.state === 'running' && own.fresh !== true && !v.disks.some((d) => d.state === 'deleting');
+    const beside = asItWas && !v.disks.some((d) => d.state === 'wanted' && isReplicated(d));
+    if (broken !== undefined && !asItWas)
+      return answer('failed', none, { reason: broken.error?.message ?? '' });
+    if (unready.length > 0 && !beside)
+      return answer('creating', none, { reason: v.copies?.making ?? 'its disks are being made' });
     const copied = v.moving?.copied ?? null;
     if (copied !== null) return answer('starting', none, { reason: copied, againMs: 500 });
     const waits = v.lockstep ?? v.copies?.waits ?? null;

@@ -222,6 +222,26 @@ await t.test('a VM that ran is started again without the disk that could not be 
   t.equal(n.host.starts.length, 2);
 });
 
+await t.test('what takes the place of its only disk is waited for, and the old one kept', async (t) => {
+  const n = new SimNode();
+  n.boot();
+  t.teardown(() => n.stop());
+  const vm = n.createVm();
+  await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+  const old = diskOf(n, vm.disk);
+  if (old === null) throw new Error('it has no disk');
+  n.files.failMake = new Error('the pool is full');
+  const disk = addDisk(n, vm.id, 1);
+  n.ledger.poke(kinds.disk.key(old.id), writeRecord(kinds.disk, { ...old, state: 'deleting' }));
+  n.edit(vm.id, { disks: [{ disk, bus: 'virtio' }] });
+  await n.until('it cannot be made', () => diskOf(n, disk)?.state === 'failed');
+  n.host.die(vm.id, 'crashed');
+  await n.until('it says so', () => n.said.get(vm.id)?.phase === 'failed');
+  await n.clock.advance(60_000);
+  t.equal(n.host.starts.length, 1);
+  t.ok(n.files.disks.has(old.id));
+});
+
 await t.test('no snapshot is taken of a copy that does not have every write', async (t) => {
   const n = new SimNode();
   const pairs = new FakePairs(n.clock);

@@ -1,4 +1,4 @@
-import t from 'tap';
+import t, { type Test } from 'tap';
 import type { Disk } from '../../core/domain/disk.js';
 import { opFinished } from '../../core/domain/op.js';
 import type { VmSnapshot } from '../../core/domain/vm-snapshot.js';
@@ -70,57 +70,64 @@ await t.test('its VM is deleted while it copies: no operation is left open', asy
   w.end();
 });
 
-await t.test(
-  'off, and half reverted to a snapshot that its lost owner has: it waits for that one',
-  async (t) => {
-    const w = new World({ seed: 7, nodes: 3, log: true, locks: null, copies: true });
-    w.boot();
-    const vm = w.createVm('off', 'n1', { power: 'stopped' }, 'n2');
-    await w.until('both have every write', () => w.own(vm)?.sync === 'ok');
-    const { store } = w.voters;
-    const of = <T>(prefix: string, is: (x: T) => boolean): readonly [string, T] => {
-      const found = store
-        .peekAll(prefix)
-        .map((e) => [e.key, JSON.parse(e.value) as T] as const)
-        .find(([, x]) => is(x));
-      if (found === undefined) throw new Error(`nothing below ${prefix}`);
-      return found;
-    };
-    const [key, disk] = of<Disk>(kinds.disk.prefix, (d) => d.vm === vm);
-    w.node('n1').powerLoss();
-    const x: VmSnapshot = {
-      id: '00000000-0000-4000-8000-0000000000a1',
-      vm,
-      name: 'x',
-      note: '',
-      node: 'n1',
-      disks: [
-        {
-          id: '00000000-0000-4000-8000-0000000000a2',
-          disk: disk.id,
-          name: disk.name,
-          pool: disk.pool,
-          format: 'raw',
-          bus: 'virtio',
-          sizeBytes: disk.sizeBytes,
-          replicated: true,
-          usedBytes: 0,
-        },
-      ],
-      consistency: 'stopped',
-      state: 'ready',
-      takenMs: 1,
-      keptFor: [],
-      error: null,
-    };
-    store.poke(kinds.vmSnapshot.key(x.id), writeRecord(kinds.vmSnapshot, x));
-    const source = { kind: 'snapshot', snapshot: x.id, volume: x.disks[0]?.id ?? '' } as const;
-    store.poke(key, writeRecord(kinds.disk, { ...disk, state: 'wanted', source }));
-    await w.pass(60_000);
-    t.equal(w.own(vm)?.owner, 'n1');
-    store.poke(key, writeRecord(kinds.disk, disk));
-    await w.until('it goes to its other copy', () => w.own(vm)?.owner === 'n2', 30_000);
-    t.same(w.checks.violations, []);
-    w.end();
-  },
+async function halfReverted(t: Test, deleted: boolean): Promise<void> {
+  const w = new World({ seed: 7, nodes: 3, log: true, locks: null, copies: true });
+  w.boot();
+  const vm = w.createVm('off', 'n1', { power: 'stopped' }, 'n2');
+  await w.until('both have every write', () => w.own(vm)?.sync === 'ok');
+  const { store } = w.voters;
+  const of = <T>(prefix: string, is: (x: T) => boolean): readonly [string, T] => {
+    const found = store
+      .peekAll(prefix)
+      .map((e) => [e.key, JSON.parse(e.value) as T] as const)
+      .find(([, x]) => is(x));
+    if (found === undefined) throw new Error(`nothing below ${prefix}`);
+    return found;
+  };
+  const [key, disk] = of<Disk>(kinds.disk.prefix, (d) => d.vm === vm);
+  w.node('n1').powerLoss();
+  const x: VmSnapshot = {
+    id: '00000000-0000-4000-8000-0000000000a1',
+    vm,
+    name: 'x',
+    note: '',
+    node: 'n1',
+    disks: [
+      {
+        id: '00000000-0000-4000-8000-0000000000a2',
+        disk: disk.id,
+        name: disk.name,
+        pool: disk.pool,
+        format: 'raw',
+        bus: 'virtio',
+        sizeBytes: disk.sizeBytes,
+        replicated: true,
+        usedBytes: 0,
+      },
+    ],
+    consistency: 'stopped',
+    state: 'ready',
+    takenMs: 1,
+    keptFor: [],
+    error: null,
+  };
+  store.poke(kinds.vmSnapshot.key(x.id), writeRecord(kinds.vmSnapshot, x));
+  const source = { kind: 'snapshot', snapshot: x.id, volume: x.disks[0]?.id ?? '' } as const;
+  store.poke(key, writeRecord(kinds.disk, { ...disk, state: 'wanted', source }));
+  await w.pass(60_000);
+  t.equal(w.own(vm)?.owner, 'n1');
+  if (deleted) {
+    w.deleteVm(vm);
+    await w.until('it is gone all the same', () => w.own(vm) === null, 60_000);
+    return w.end();
+  }
+  store.poke(key, writeRecord(kinds.disk, disk));
+  await w.until('it goes to its other copy', () => w.own(vm)?.owner === 'n2', 30_000);
+  t.same(w.checks.violations, []);
+  w.end();
+}
+
+await t.test('off, and half reverted to a snapshot that its lost owner has: it waits for that one', (t) =>
+  halfReverted(t, false),
 );
+await t.test('and is deleted without it', (t) => halfReverted(t, true));
