@@ -185,7 +185,7 @@ export class VmDesk {
     for (const disk of d.make) this.d.maker.make(disk, s, making);
     if (!this.d.turns.free(id)) return idlePassMs;
     this.protections.set(id, this.d.lockstep?.protection(spec.value, own.value) ?? view.ha.arming.ha);
-    if (view.live && s.recovering === null) for (const k of unfinished) this.verdict(k, view, d, s);
+    if (view.live && s.recovering === null) for (const k of unfinished) this.verdict(k, view, d);
     // Files are not removed under the hands of whoever makes them: the making ends first.
     if (d.step.do === 'delete' && this.d.maker.making(view.disks)) {
       this.d.maker.abort(view.disks);
@@ -239,7 +239,7 @@ export class VmDesk {
     }
   }
 
-  private verdict(k: Kept<Op>, view: VmView, d: VmDecision, s: Snapshot): void {
+  private verdict(k: Kept<Op>, view: VmView, d: VmDecision): void {
     const v = opVerdict(k.value, view, d);
     const { id } = k.value;
     if (this.writing.has(id)) return;
@@ -258,8 +258,6 @@ export class VmDesk {
       }
       return;
     }
-    // Whoever goes on as soon as it is done is judged by what the VM is said to be.
-    this.tell(k.value.subject.id, d, s);
     if (v.state === 'failed') write(this.d.ops.fail(k, flotillaError(v.error)));
     else write(this.d.ops.finish(k, v.state, v.step));
   }

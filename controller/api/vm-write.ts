@@ -716,6 +716,8 @@ function endsIn(kind: Op['kind'], power: VmSpec['power']): VmPhase | null {
       return 'running';
     case 'vm.stop':
     case 'vm.force-stop':
+    case 'vm.revert':
+    case 'vm.relocate':
       return 'stopped';
     case 'vm.pause':
       return 'paused';

@@ -33,6 +33,20 @@ void t.test('keep, look, go back, delete', async (t) => {
     err: /--snapshot-before/,
   });
   t.match(await l.run('snapshot', 'revert', 'web', 'first', '--snapshot-before'), { code: 0 });
+  // The ledger tells the end of it before the radio tells the phase.
+  const vm = (await call('GET', 'web')).body as unknown as { id: string; node: string };
+  const lines = l.r.radio.nodes.get(vm.node)?.vms;
+  const line = lines?.get(vm.id);
+  if (lines === undefined || line === undefined) throw new Error('nobody tells of it');
+  const say = (phase: 'creating' | 'stopped', atMs: number): void => {
+    lines.set(vm.id, { ...line, phase, atMs });
+    l.r.radio.news();
+    l.r.view.fold();
+  };
+  say('creating', 1);
+  const start = call('POST', 'web/actions/start');
+  setTimeout(() => say('stopped', Date.now()), 200);
+  t.equal((await start).status, 202);
   const { body } = await call('GET', 'web/snapshots');
   t.match(
     body.items?.map((x) => [x['state'], x['note']]).sort(),
