@@ -10,11 +10,11 @@ import { freeMiB, reachOf, type Reach } from '../../core/decide/standby.js';
 import { errorRecord, FlotillaError } from '../../core/domain/error.js';
 import { suspectAfterMs, type Health, type PoolUse } from '../../core/domain/node.js';
 import { migrateArgs } from '../../core/domain/migration.js';
-import { opFinished } from '../../core/domain/op.js';
+import { opFinished, type Op } from '../../core/domain/op.js';
 import type { VmOwn, VmSpec } from '../../core/domain/vm.js';
 import { announce } from '../announce.js';
 import type { AgentEnv, HeardNode } from '../env.js';
-import type { Snapshot } from '../snapshot.js';
+import type { Kept, Snapshot } from '../snapshot.js';
 import type { Observed } from '../vm/domains.js';
 import type { Turns } from '../vm/turns.js';
 import { valuesOf, type Ownership, type Subject } from '../vm/ownership.js';
@@ -289,16 +289,17 @@ export function strays(
  * to be deleted, which any owner can do.
  */
 function ownersToMake(spec: VmSpec, own: VmOwn, s: Snapshot): Reach | null {
-  for (const { value: o } of s.ops.values())
-    if (o.kind === 'vm.delete' && o.subject.id === spec.id && !opFinished(o)) return null;
-  for (const { disk: id } of spec.disks) {
-    const disk = s.disks.get(id)?.value;
-    if (disk?.state !== 'wanted' || disk.source.kind !== 'snapshot') continue;
-    if (s.vmSnapshots.get(disk.source.snapshot)?.value.node === own.owner)
-      return {
-        ok: false,
-        why: `disk "${disk.name}" is being made from a snapshot that only ${own.owner} has`,
-      };
-  }
-  return null;
+  const disk = spec.disks
+    .flatMap((d) => s.disks.get(d.disk)?.value ?? [])
+    .find(
+      ({ state, source }) =>
+        state === 'wanted' &&
+        source.kind === 'snapshot' &&
+        s.vmSnapshots.get(source.snapshot)?.value.node === own.owner,
+    );
+  if (disk === undefined) return null;
+  const goes = ({ value: o }: Kept<Op>): boolean =>
+    o.kind === 'vm.delete' && o.subject.id === spec.id && !opFinished(o);
+  if ([...s.ops.values()].some(goes)) return null;
+  return { ok: false, why: `disk "${disk.name}" is being made from a snapshot that only ${own.owner} has` };
 }

@@ -140,6 +140,11 @@ export class Files {
   async publishNew(temp: string, path: string): Promise<void> {
     await within(temp, this.calls.chmod(temp, 0o600));
     await this.sync(temp);
+    await this.#linkNew(temp, path);
+  }
+
+  /** What is flushed gets its name, unless that is taken. */
+  async #linkNew(temp: string, path: string): Promise<void> {
     try {
       await within(path, this.calls.link(temp, path));
     } catch (e) {
@@ -165,10 +170,11 @@ export class Files {
     const handle = await within(temp, this.calls.open(temp, 'wx', 0o600));
     try {
       await within(temp, handle.writeFile(text));
+      await within(temp, handle.sync());
     } finally {
       await handle.close();
     }
-    await this.publishNew(temp, path);
+    await this.#linkNew(temp, path);
   }
 
   /** @returns whether there was one */

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { newCopies, newReplica, newVolumes } from '../../core/decide/replica-edit.js';
 import type { Disk } from '../../core/domain/disk.js';
 import type { Replica } from '../../core/domain/replica.js';
@@ -163,17 +163,23 @@ await t.test('disks with two copies are added, grown and removed while the VM ru
   await n.stop();
 });
 
+/** A VM that runs, on a node whose kernel has DRBD, as that of n2. */
+async function running(t: Test) {
+  const n = new SimNode();
+  const pairs = new FakePairs(n.clock);
+  n.pairs = pairs;
+  n.peerDesk('n2', pairs);
+  n.boot();
+  t.teardown(() => n.stop());
+  const vm = n.createVm();
+  await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+  return { n, pairs, vm };
+}
+
 await t.test(
   'copies that are well are looked at seldom, and at once when the kernel tells of a change',
   async (t) => {
-    const n = new SimNode();
-    const pairs = new FakePairs(n.clock);
-    n.pairs = pairs;
-    n.peerDesk('n2', pairs);
-    n.boot();
-    t.teardown(() => n.stop());
-    const vm = n.createVm();
-    await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+    const { n, vm, pairs } = await running(t);
     const inSync = (): boolean => n.own(vm.id)?.sync === 'ok';
     addDisk(n, vm.id, 2, n.thinId);
     await n.until('its pair', () => paths(n, vm.id).includes('/dev/drbd1000') && inSync());
@@ -203,11 +209,7 @@ await t.test(
 );
 
 await t.test('a VM that ran is started again without the disk that could not be added to it', async (t) => {
-  const n = new SimNode();
-  n.boot();
-  t.teardown(() => n.stop());
-  const vm = n.createVm();
-  await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+  const { n, vm } = await running(t);
   n.files.failMake = new Error('the pool is full');
   const disk = addDisk(n, vm.id, 1);
   await n.until('it cannot be made', () => diskOf(n, disk)?.state === 'failed');
@@ -223,11 +225,7 @@ await t.test('a VM that ran is started again without the disk that could not be 
 });
 
 await t.test('what takes the place of its only disk is waited for, and the old one kept', async (t) => {
-  const n = new SimNode();
-  n.boot();
-  t.teardown(() => n.stop());
-  const vm = n.createVm();
-  await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+  const { n, vm } = await running(t);
   const old = diskOf(n, vm.disk);
   if (old === null) throw new Error('it has no disk');
   n.files.failMake = new Error('the pool is full');
@@ -243,14 +241,7 @@ await t.test('what takes the place of its only disk is waited for, and the old o
 });
 
 await t.test('no snapshot is taken of a copy that does not have every write', async (t) => {
-  const n = new SimNode();
-  const pairs = new FakePairs(n.clock);
-  n.pairs = pairs;
-  n.peerDesk('n2', pairs);
-  n.boot();
-  t.teardown(() => n.stop());
-  const vm = n.createVm();
-  await n.until('running', () => n.said.get(vm.id)?.phase === 'running');
+  const { n, vm, pairs } = await running(t);
   addDisk(n, vm.id, 2, n.thinId);
   await n.until('its pair', () => paths(n, vm.id).includes('/dev/drbd1000') && n.own(vm.id)?.sync === 'ok');
 

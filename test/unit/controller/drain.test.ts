@@ -27,17 +27,17 @@ void t.test('can this node go? each VM with where it would go, or what keeps it'
   t.match(d.vms.find((v) => v.name === 'bound')?.text, /local pool "local", which no other node reaches/);
   const off = await vmOf(r, 'off');
   const diskKey = `/flotilla/disk/${off.disks[0]?.id}`;
-  const made1 = JSON.parse(r.memory.peek(diskKey)?.value ?? '{}') as object;
-  const how1 = async (patch: object): Promise<DrainAnswer['vms'][number] | undefined> => {
-    r.memory.poke(diskKey, JSON.stringify({ ...made1, ...patch }));
+  const whole = JSON.parse(r.memory.peek(diskKey)?.value ?? '{}') as object;
+  const howOff = async (patch: object): Promise<DrainAnswer['vms'][number] | undefined> => {
+    r.memory.poke(diskKey, JSON.stringify({ ...whole, ...patch }));
     await r.view.ledger.refresh();
     r.view.fold();
     return (await look()).vms.find((v) => v.name === 'off');
   };
   const error = { code: 'not-found', message: 'Disk root: its image is gone', hint: 'h', causes: [] };
-  t.match(await how1({ state: 'failed', error }), { how: 'stays', text: 'Disk root: its image is gone' });
-  t.match(await how1({ state: 'wanted' }), { how: 'wait', text: 'its disks are being made' });
-  t.match(await how1({}), { how: 'relocate' });
+  t.match(await howOff({ state: 'failed', error }), { how: 'stays', text: 'Disk root: its image is gone' });
+  t.match(await howOff({ state: 'wanted' }), { how: 'wait', text: 'its disks are being made' });
+  t.match(await howOff({}), { how: 'relocate' });
   for (const n of ['n2', 'n3']) {
     const said = r.radio.nodes.get(n);
     if (said !== undefined) said.state = { ...said.state, accel: 'kvm' };
